@@ -33,7 +33,7 @@ from tunesmith.offers import (
 from tunesmith.options import DataOptions, EvaluatorKeys, fields_by_key, table_options
 from tunesmith.plugins import Selection
 from tunesmith_plugins.estimate import hardware, view
-from tunesmith_plugins.estimate.compare_techniques import compare_techniques
+from tunesmith_plugins.estimate.compare_techniques import PlannedLaunch, compare_techniques
 from tunesmith_plugins.estimate.hardware import GIB
 from tunesmith_plugins.estimate.memory_peak import compute_peak
 from tunesmith_torch.runtime.machine import Device, Machine
@@ -265,7 +265,9 @@ def rule_row(
     assumed = Assumptions(sequence=sequence, micro_batch=micro_batch, rows=rows)
     machine = Machine(Device(type="cpu", name="any CPU", memory=None))
     table = hardware.load_hardware(environment={"XDG_CONFIG_HOME": str(folder)})
-    comparison = next(compare_techniques(plan, catalog, ((), ()), assumed, machine, table))
+    comparison = next(
+        compare_techniques(plan, catalog, ((), ()), assumed, PlannedLaunch(machine), table)
+    )
     row = comparison.chosen
     peak, gpu = compute_peak(row.estimates["cuda"]), comparison.cheapest(row)
     assert gpu is not None

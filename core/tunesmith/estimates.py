@@ -44,6 +44,10 @@ class EstimateRequest:
     seed: int = 0
     model_count: int = 1
     """Number of models that an evaluation holds in memory at the same time."""
+    processes: int = 1
+    """Processes that train together."""
+    process_memory: int | None = None
+    """Bytes that each process may take, for options that are ``auto``; None: not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +58,8 @@ class PhaseMemory:
     expected: int
     high: int
     components: Mapping[str, int]
-    """The parts of ``expected``: weights, gradients, optimizer, activations, logits, ...
-
-    Two parts have fixed names, because the GPU's counter of allocated memory does not include them:
-    ``framework`` (the driver's context, loaded libraries) and ``fragmentation``.
-    """
+    """The parts of ``expected``: weights, gradients, optimizer, ... Two names are fixed, as a GPU's
+    counter does not include them: ``framework`` (driver, libraries) and ``fragmentation``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +68,8 @@ class Estimate:
 
     method: Literal["analytic", "traced"]
     memory: Mapping[str, PhaseMemory]
-    """By phase, in their order: ``load``, ``train``, ``evaluate``, ``merge`` and others.
-
-    ``merge`` is the memory for merging the adapter into its base, which is no part of the run.
-    """
+    """By phase, in order: ``load``, ``train``, ``evaluate`` and others. ``merge``, merging the
+    adapter into its base, is no part of the run. Of several processes, the memory of each."""
     flops: float
     """Floating-point operations of the training run, recomputation included."""
     steps: int

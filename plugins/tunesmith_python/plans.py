@@ -53,6 +53,7 @@ def estimate(
     set: Mapping[str, Any] | None = None,
     assume: Assumptions | None = None,
     quick: bool = False,
+    processes: int = 1,
 ) -> JSON:
     """Estimate memory (bytes), time (seconds) and cost (US dollars), as ``tunesmith plan`` does.
 
@@ -61,6 +62,7 @@ def estimate(
         set: overrides by dotted key.
         assume: sizes to plan with instead of the data.
         quick: only the analytic estimate; no training step is traced.
+        processes: processes that train together; memory is that of each.
 
     Returns:
         The object that ``tunesmith plan --json`` prints, ``tunesmith.plan/1``.
@@ -71,14 +73,15 @@ def estimate(
         EnvironmentProblem: the base model's ``config.json`` is not on this machine.
     """
     from tunesmith_plugins.estimate import command, hardware, view
-    from tunesmith_plugins.estimate.compare_techniques import compare_techniques
+    from tunesmith_plugins.estimate.compare_techniques import PlannedLaunch, compare_techniques
     from tunesmith_plugins.estimate.offer import EstimateOptions
     from tunesmith_torch.runtime.machine import detect_machine
 
     plan, catalog = api.load_plan(run_file, sets=set or {})
     data = command.load_records(plan) if assume is None else ((), ())
     prices = hardware.load_hardware(plan.table(EstimateOptions).prices)
-    estimates = compare_techniques(plan, catalog, data, assume, detect_machine(), prices)
+    launch = PlannedLaunch(detect_machine(), processes)
+    estimates = compare_techniques(plan, catalog, data, assume, launch, prices)
     first = next(estimates)
     last = first if quick else (deque(estimates, maxlen=1) or [first])[-1]
     return view.to_json(last)

@@ -90,6 +90,7 @@ class RecordedRollouts(RolloutGenerator):
 
 def _train_grpo(case: rank_cases.Case, change: Any, **shared: Any) -> None:
     shared |= {"monitor__every": 1000, "loss__num_iterations": 2, "loss__kl_coef": 0.05}
+    shared |= {"learning_rate": 1e-4}  # high for a policy
     rank_cases.policy(case, "grpo", change, **shared)
 
 

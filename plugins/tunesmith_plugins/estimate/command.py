@@ -17,7 +17,11 @@ from tunesmith.plan import Plan
 from tunesmith.records import Record
 from tunesmith.text import suggest_name
 from tunesmith_plugins.estimate import blocks, hardware, view
-from tunesmith_plugins.estimate.compare_techniques import TechniqueComparison, compare_techniques
+from tunesmith_plugins.estimate.compare_techniques import (
+    PlannedLaunch,
+    TechniqueComparison,
+    compare_techniques,
+)
 from tunesmith_plugins.estimate.offer import EstimateOptions
 from tunesmith_torch.runtime import machine
 
@@ -47,15 +51,23 @@ EXAMPLE = "--assume sequence=1024,rows=10000"
     flag_value="resolved",
     help="Print the run file with every option and its default, and exit.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 4096),
+    default=1,
+    show_default=True,
+    help="Processes that train together (torchrun --nproc-per-node): memory is that of each.",
+)
 @json_option
 @common_options
 @pass_state
-def command(
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     run_file: Path,
     sets: tuple[str, ...],
     assumptions: tuple[str, ...],
     mode: str | None,
+    processes: int,
     as_json: bool,
 ) -> None:
     """Estimate memory, time and cost of a run before training, and list the GPUs it fits on.
@@ -71,7 +83,8 @@ def command(
         return
     data = load_records(plan) if assumed is None else ((), ())
     table = hardware.load_hardware(plan.table(EstimateOptions).prices)
-    comparisons = compare_techniques(plan, catalog, data, assumed, machine.detect_machine(), table)
+    launch = PlannedLaunch(machine.detect_machine(), processes)
+    comparisons = compare_techniques(plan, catalog, data, assumed, launch, table)
     show(next(comparisons), comparisons, mode == "quick", as_json)
 
 

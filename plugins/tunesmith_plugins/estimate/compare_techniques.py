@@ -17,7 +17,13 @@ from tunesmith.plan import Plan
 from tunesmith.records import Record
 from tunesmith_plugins.estimate.calibration import Calibration, read_calibration
 from tunesmith_plugins.estimate.hardware import Gpu, Hardware, Range
-from tunesmith_plugins.estimate.memory_peak import Fit, MemoryPeak, check_fit, compute_peak
+from tunesmith_plugins.estimate.memory_peak import (
+    Fit,
+    MemoryPeak,
+    check_fit,
+    compute_peak,
+    memory_of_process,
+)
 from tunesmith_plugins.estimate.request import (
     Technique,
     build_request,
@@ -33,6 +39,20 @@ from tunesmith_torch.runtime.machine import Device, DeviceType, Machine
 THIS_MACHINE = "this machine"
 TRACING_SECONDS = 8.0
 """Seconds after which no further technique is traced; the chosen one is always traced."""
+
+
+@dataclass(frozen=True)
+class PlannedLaunch:
+    """The machine and the number of processes that a run is planned for."""
+
+    machine: Machine
+    processes: int = 1
+
+    def device(self, device_type: DeviceType, here: Device) -> Device:
+        """Return this machine's device, or one of the type of which nothing else is known."""
+        if device_type == here.type:
+            return here
+        return Device(type=device_type, name=device_type, memory=None)
 
 
 @dataclass
@@ -60,7 +80,9 @@ class TechniqueComparison:
     plan: Plan
     hardware: Hardware
     this_device: Device
-    """The device of this machine that the plan would use."""
+    """The device of this machine that the plan would use, with the memory of one process."""
+    processes: int
+    """Processes that train together; memory is that of each."""
     calibration: Calibration
     target_type: DeviceType
     """The type of device that the plan is for."""
@@ -157,7 +179,7 @@ def compare_techniques(
     catalog: Catalog,
     data: tuple[Sequence[Record], Sequence[Record]],
     assumed: Assumptions | None,
-    machine: Machine,
+    launch: PlannedLaunch,
     hardware: Hardware,
 ) -> Iterator[TechniqueComparison]:
     """Yield the comparison with analytic estimates, then again after each better estimate.
@@ -168,16 +190,18 @@ def compare_techniques(
         EnvironmentProblem: the model's config.json is not on this machine.
     """
     began = time.monotonic()
-    here = machine.select_device(plan.run.device)
+    here = launch.machine.select_device(plan.run.device)
     target_type = _target_device_type(plan, here, assumed)
     device_types: list[DeviceType] = list(dict.fromkeys([target_type, "cuda", here.type]))
-    requests = _build_requests(plan, device_types, data, assumed)
+    devices = {device_type: launch.device(device_type, here) for device_type in device_types}
+    requests = _build_requests(plan, devices, launch.processes, data, assumed)
     rows = [_build_row(technique, plan, requests) for technique in catalog.offers(TechniqueOffer)]
     rows = [row for row in rows if row.chosen or row.technique.offer.estimate is not None]
     comparison = TechniqueComparison(
         plan=plan,
         hardware=hardware,
-        this_device=here,
+        this_device=replace(here, memory=memory_of_process(here, launch.processes)),
+        processes=launch.processes,
         calibration=read_calibration(here),
         target_type=target_type,
         requests=requests,
@@ -195,7 +219,8 @@ def compare_techniques(
 
 def _build_requests(
     plan: Plan,
-    device_types: Sequence[DeviceType],
+    devices: Mapping[DeviceType, Device],
+    processes: int,
     data: tuple[Sequence[Record], Sequence[Record]],
     assumed: Assumptions | None,
 ) -> dict[DeviceType, EstimateRequest]:
@@ -207,8 +232,8 @@ def _build_requests(
     if plan.technique.offer.estimate is None and not plan.found_model.config:
         return {}
     return {
-        device_type: build_request(plan, device_type, *data, assumed)
-        for device_type in device_types
+        device_type: build_request(plan, device, processes, *data, assumed)
+        for device_type, device in devices.items()
     }
 
 

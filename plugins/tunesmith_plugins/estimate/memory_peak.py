@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tunesmith.estimates import Estimate
+from tunesmith_torch.runtime.machine import Device
 
 Fit = Literal["yes", "maybe", "no"]
 
@@ -30,11 +31,21 @@ class MemoryPeak:
 
 AFTER_RUN_PHASE = "merge"
 """Phase that is not part of a run: ``tunesmith merge`` may be used after it."""
+RANK_0_PHASE = "evaluate by rank 0"
+"""Phase of one of several processes on a CPU: the memory of all is free for it by then."""
+
+
+def memory_of_process(device: Device, processes: int) -> int | None:
+    """Return the bytes that each process may take: its own GPU's, or its share of the memory."""
+    if device.memory is None or device.type == "cuda":
+        return device.memory
+    return device.memory // processes
 
 
 def compute_peak(estimate: Estimate) -> MemoryPeak:
-    """Compute the peak of a run over all its phases."""
-    phases = {name: m for name, m in estimate.memory.items() if name != AFTER_RUN_PHASE}
+    """Compute the peak of a run, or of each of its processes, over all phases."""
+    others = (AFTER_RUN_PHASE, RANK_0_PHASE)
+    phases = {name: m for name, m in estimate.memory.items() if name not in others}
     phases = phases or dict(estimate.memory)
     binding = max(phases, key=lambda name: phases[name].expected)
     return MemoryPeak(

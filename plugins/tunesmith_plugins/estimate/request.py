@@ -17,14 +17,16 @@ from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Record
 from tunesmith_plugins.estimate.calibration import Calibration
 from tunesmith_plugins.estimate.hardware import Hardware, Range
-from tunesmith_torch.runtime.machine import Device, DeviceType
+from tunesmith_plugins.estimate.memory_peak import RANK_0_PHASE, memory_of_process
+from tunesmith_torch.runtime.machine import Device
 
 Technique = Offered[TechniqueOffer[Any]]
 
 
-def build_request(
+def build_request(  # noqa: PLR0913 - the last two are for special cases
     plan: Plan,
-    device_type: DeviceType,
+    device: Device,
+    processes: int,
     train: Sequence[Record],
     heldout: Sequence[Record],
     assumed: Assumptions | None = None,
@@ -32,7 +34,8 @@ def build_request(
 ) -> EstimateRequest:
     """Build the request with everything that a technique needs for an estimate.
 
-    ``config`` is the model's config.json, where it is not known from the plan.
+    ``device``: of unknown memory, if it is not of this machine. ``config`` is the model's
+    config.json, where it is not known from the plan.
 
     Raises:
         EnvironmentProblem: the model's config.json is not on this machine.
@@ -50,9 +53,11 @@ def build_request(
         train=train,
         heldout=heldout,
         assumed=assumed,
-        device=device_type,
+        device=device.type,
         seed=plan.run.seed,
         model_count=max(map(_models_needed, plan.evaluators), default=1),
+        processes=processes,
+        process_memory=memory_of_process(device, processes),
     )
 
 
@@ -87,8 +92,17 @@ def iterate_estimates(
             return
         if better is None:
             return
-        last = better
-        yield better
+        last = _name_phases(better, request)
+        yield last
+
+
+def _name_phases(estimate: Estimate, request: EstimateRequest) -> Estimate:
+    """Return the estimate of several processes on a CPU with the phase of one of them named so."""
+    if request.processes == 1 or request.device != "cpu":
+        return estimate
+    names = {"evaluate": RANK_0_PHASE}
+    memory = {names.get(phase, phase): part for phase, part in estimate.memory.items()}
+    return replace(estimate, memory=memory)
 
 
 def first_estimate(

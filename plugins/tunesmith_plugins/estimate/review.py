@@ -6,6 +6,9 @@ traced.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from tunesmith import distributed
 from tunesmith.contracts import Finding, ReviewResult
 from tunesmith.errors import TunesmithError
 from tunesmith.estimates import Estimate, EstimateRequest
@@ -28,6 +31,8 @@ from tunesmith_plugins.estimate.savings import Saving, find_savings
 from tunesmith_torch.runtime import machine
 from tunesmith_torch.runtime.machine import Device
 
+AUTO_CHOICE = 'parallel = "auto"'
+"""Beginning of the note of an estimate that has chosen the way in which processes train."""
 UNTRACKED_COMPONENTS = ("framework", "fragmentation")
 """Components of an estimate that a GPU's counter of allocated memory does not include."""
 
@@ -41,10 +46,12 @@ def review_memory(review: ModelReview) -> ReviewResult:
     if plan.technique.offer.estimate is None:
         return ReviewResult()
     device = machine.detect_machine().select_device(plan.run.device)
+    processes = distributed.world_size()
     try:
         request = build_request(
-            plan, device.type, review.train, review.heldout, config=review.config
+            plan, device, processes, review.train, review.heldout, config=review.config
         )
+        device = replace(device, memory=request.process_memory)
         decision = _decide_fit(plan, request, device)
     except TunesmithError as error:  # a failed estimate must not end a run that may well fit
         text = f"memory could not be predicted: {error.message}"
@@ -54,8 +61,9 @@ def review_memory(review: ModelReview) -> ReviewResult:
     estimate, peak, fit = decision
     findings = []
     if fit != "yes":
-        warning = Finding(level="warning", where="memory", message=_warning_text(peak, device, fit))
-        refusal = _refusal(review, request, peak, device, warning) if fit == "no" else warning
+        need = _describe_need(peak, device, request.processes, fit)
+        warning = Finding(level="warning", where="memory", message=need)
+        refusal = _refusal(review, request, decision, device, warning) if fit == "no" else warning
         findings.append(refusal)
     return ReviewResult(findings=findings, forecast=_build_forecast(plan, estimate, peak, device))
 
@@ -107,12 +115,14 @@ def _build_forecast(plan: Plan, estimate: Estimate, peak: MemoryPeak, device: De
 def _refusal(
     review: ModelReview,
     request: EstimateRequest,
-    peak: MemoryPeak,
+    decision: tuple[Estimate, MemoryPeak, Fit],
     device: Device,
     if_forced: Finding,
 ) -> Finding:
     """Return the error of a run that cannot fit, with the changes that would help."""
+    estimate, peak, _ = decision
     limit = device.memory or 0
+    choices = [note for note in estimate.notes if note.startswith(AUTO_CHOICE)]
     component = review.plan.technique
     savings = find_savings(component.offered, component.config, request, peak, limit)
     changes = [_describe_saving(saving) for saving in savings]
@@ -125,10 +135,11 @@ def _refusal(
     return Finding(
         level="error",
         where="",
-        message=f"not enough memory: the run needs at least {_size(peak.low)}, probably "
-        f"{_size(peak.expected)}; {device.name} has {_size(limit)} free",
+        message=f"not enough memory: {_who(request.processes)} needs at least {_size(peak.low)}, "
+        f"probably {_size(peak.expected)}; {_free(device, request.processes)}",
         hint="\n  ".join(
             [
+                *choices,
                 title,
                 *changes,
                 "`tunesmith plan RUN.toml` shows which GPUs it fits on; "
@@ -173,14 +184,25 @@ def _untracked_bytes(estimate: Estimate, device: Device) -> int:
     return sum(components.get(name, 0) for name in UNTRACKED_COMPONENTS)
 
 
-def _warning_text(peak: MemoryPeak, device: Device, fit: Fit) -> str:
-    free = f"{device.name} has {_size(device.memory or 0)} free"
+def _describe_need(peak: MemoryPeak, device: Device, processes: int, fit: Fit) -> str:
+    free, who = _free(device, processes), _who(processes)
     if fit == "no":
-        return f"not enough memory, started by --force: needs at least {_size(peak.low)}; {free}"
+        need = f"needs at least {_size(peak.low)}"
+        need = need if processes == 1 else f"{who} {need}"
+        return f"not enough memory, started by --force: {need}; {free}"
     return (
-        f"memory may run out: the run needs {_size(peak.low)} to {_size(peak.high)}, probably "
+        f"memory may run out: {who} needs {_size(peak.low)} to {_size(peak.high)}, probably "
         f"{_size(peak.expected)}; {free}"
     )
+
+
+def _who(processes: int) -> str:
+    return "the run" if processes == 1 else f"each of {processes} processes"
+
+
+def _free(device: Device, processes: int) -> str:
+    each = "" if processes == 1 else " for each"
+    return f"{device.name} has {_size(device.memory or 0)} free{each}"
 
 
 def _describe_saving(saving: Saving) -> str:

@@ -41,9 +41,9 @@ def build_blocks(comparison: TechniqueComparison) -> list[Block]:
         found.append(TextLine(f"{row.name} {row.problem}", "warning"))
     else:
         found += [
-            TextLine(_work_text(estimate), "dim"),
+            TextLine(_work_text(estimate, comparison.processes), "dim"),
             TextLine(),
-            *_memory_tables(estimate),
+            *_memory_tables(estimate, comparison.processes),
             TextLine(),
         ]
     found += [*_fit_table(comparison), TextLine(), *_cost_table(comparison)]
@@ -62,22 +62,24 @@ def _title_text(comparison: TechniqueComparison, estimate: Estimate | None) -> s
     return f"{title}, for {device} ({estimate.method})"
 
 
-def _work_text(estimate: Estimate) -> str:
+def _work_text(estimate: Estimate, processes: int) -> str:
     tokens = f"{format_count(estimate.tokens, 'token')} in {format_count(estimate.steps, 'step')}"
+    each = f", of each of {processes} processes" if processes > 1 else ""
     return (
         f"{tokens}; longest row {format_count(estimate.longest_row, 'token')}, at most "
-        f"{format_count(estimate.micro_batch_tokens, 'token')} per micro-batch"
+        f"{format_count(estimate.micro_batch_tokens, 'token')} per micro-batch{each}"
     )
 
 
-def _memory_tables(estimate: Estimate) -> Iterator[Block]:
+def _memory_tables(estimate: Estimate, processes: int) -> Iterator[Block]:
     """Yield a table of all phases, and one of the components of the peak phase."""
+    title = "memory by phase" if processes == 1 else "memory of each process"
     peak = compute_peak(estimate)
     rows: list[list[Cell]] = []
     for phase, memory in estimate.memory.items():
         name: Cell = (f"{phase} (peak)", "strong") if phase == peak.phase else phase
         rows.append([name, *(format_bytes(n) for n in (memory.low, memory.expected, memory.high))])
-    yield TableBlock(["memory by phase", "low", "expected", "high"], rows, right=(1, 2, 3))
+    yield TableBlock([title, "low", "expected", "high"], rows, right=(1, 2, 3))
     yield TextLine()
     yield _component_table(peak.phase, estimate.memory[peak.phase])
 
@@ -193,6 +195,7 @@ def list_notes(comparison: TechniqueComparison) -> list[str]:
     memory = (
         f"{format_bytes(here.memory)} available" if here.memory is not None else "memory unknown"
     )
+    memory += " for each process" if comparison.processes > 1 else ""
     cores = f", {format_count(here.cores, 'core')}" if here.cores else ""
     found.append(f"{THIS_MACHINE}: {one_line(here.name)}{cores}, {memory}")
     found += _calibration_notes(comparison, estimate)
@@ -279,6 +282,7 @@ def to_json(comparison: TechniqueComparison) -> dict[str, Any]:
         "model": comparison.plan.found_model.description,
         "technique": comparison.chosen.name,
         "device": comparison.target_type,
+        "processes": comparison.processes,
         "memory": {name: _phases_json(estimate) for name, estimate in found.items()},
         "peak": {name: _peak_json(estimate) for name, estimate in found.items()},
         "work": {name: _work_json(estimate) for name, estimate in found.items()},

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tunesmith.estimates import Estimate, PhaseMemory
-from tunesmith_torch.memory_estimate import constants
+from tunesmith_torch.memory_estimate import constants, per_rank
 from tunesmith_torch.memory_estimate.model_shape import ModelShape
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, RowLengths
@@ -83,6 +83,7 @@ def estimate(setting: EstimateSetting) -> Estimate:
     parts = {
         "load": loading_memory(setting),
         "train": training_memory(setting),
+        **({"gather": gathering_memory(setting)} if setting.is_sharded else {}),
         "evaluate": evaluation_memory(setting),
     }
     if setting.adapter is not None:
@@ -95,7 +96,7 @@ def estimate(setting: EstimateSetting) -> Estimate:
         tokens=workload.tokens,
         longest_row=workload.longest_row,
         micro_batch_tokens=workload.micro_batch_tokens,
-        notes=workload.notes,
+        notes=(*workload.notes, *setting.notes),
     )
 
 
@@ -127,21 +128,19 @@ def training_memory(setting: EstimateSetting) -> MemoryParts:
     of the backward pass, with all gradients and one layer's temporaries.
     """
     shape, w = setting.shape, setting.compute_bytes
-    trainable = setting.trainable_parameters
     lora = setting.adapter is not None
-    static = {"weights": setting.base_bytes}
-    if lora:
-        static["adapter"] = trainable * 4  # in fp32, so it needs no masters
-    elif w != 4:
-        static["masters"] = trainable * 4
-    static["optimizer"] = round(trainable * setting.moment_bytes)
+    static = stored_memory(setting)
     activations, working = activation_bytes(setting), layer_backward_bytes(setting)
-    gradients = trainable * 4
+    gradients = setting.trainable_parameters * 4
+    if setting.is_sharded:
+        gradients //= setting.processes
+        static["gathered"] = per_rank.Shards(setting).gathered
     head = _head_bytes(setting)
     # With several micro-batches, the gradients of earlier ones exist during the forward pass.
     accumulated = gradients if setting.workload.accumulates_gradients else 0
     forward = accumulated + activations + max(working, head["logits"])
-    backward = gradients + working + (0 if lora else shape.embedding_weights * (w + 4))
+    embeddings = 0 if lora or setting.is_sharded else shape.embedding_weights * (w + 4)
+    backward = gradients + max(working + embeddings, per_rank.sum_buffer_bytes(setting))
     if forward >= backward:
         static["gradients"] = accumulated
         temporaries = max(0, working - head["logits"])
@@ -152,6 +151,31 @@ def training_memory(setting: EstimateSetting) -> MemoryParts:
         dynamic["logits"] = 0  # they are freed before the backward pass reaches the first layers
     tensors = sum(static.values()) + sum(dynamic.values())
     return MemoryParts(static, dynamic, _framework_and_fragmentation(setting, tensors))
+
+
+def stored_memory(setting: EstimateSetting) -> dict[str, int]:
+    """Return what a process holds between two steps: weights, masters and optimizer state."""
+    trainable = setting.trainable_parameters
+    static = {"weights": setting.base_bytes}
+    if setting.adapter is not None:
+        static["adapter"] = trainable * 4  # in fp32, so it needs no masters
+    elif setting.compute_bytes != 4 and not setting.is_sharded:
+        static["masters"] = trainable * 4
+    static["optimizer"] = round(trainable * setting.moment_bytes)
+    if setting.is_sharded:
+        shards = per_rank.Shards(setting)
+        static = {name: shards.part(size) for name, size in static.items()}
+        static["weights"] = shards.weights
+    return static
+
+
+def gathering_memory(setting: EstimateSetting) -> MemoryParts:
+    """Return the memory of a process while it holds a sharded model whole.
+
+    That is when dev rows are evaluated and when the artifact is saved.
+    """
+    static = {**stored_memory(setting), "whole weights": per_rank.Shards(setting).whole}
+    return MemoryParts(static, {}, _framework_and_fragmentation(setting, sum(static.values())))
 
 
 def evaluation_memory(setting: EstimateSetting) -> MemoryParts:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from tunesmith.estimates import Estimate, EstimateRequest, PhaseMemory
 from tunesmith.records import Record, UnpairedPreference
-from tunesmith_torch.memory_estimate import analytic, constants
+from tunesmith_torch.memory_estimate import analytic, constants, per_rank
+from tunesmith_torch.memory_estimate.parallel_choice import build_setting
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.techniques import (
     analytic_estimate,
@@ -130,7 +131,7 @@ class Stage:
         needs a frozen copy.
         """
         grouping = policy_grouping(options, request.device)
-        setting = EstimateSetting.from_request(options, request, grouping)
+        setting = build_setting(options, request, grouping)
         models = {"reward model": reward_model_bytes} if reward_model_bytes else {}
         if options.adapt == "full" and options.needs_reference:
             models["reference"] = setting.shape.parameters * setting.compute_bytes
@@ -179,7 +180,10 @@ def _combine_stages(stages: Sequence[Stage], estimates: Sequence[Estimate]) -> E
             memory["rollout"] = _rollout_memory(stage, stage.policy)
             weights = stage.setting.shape.active_layer_weights
             flops += 2.0 * weights * estimate.tokens * ROLLOUT_FORWARD_PASSES
-        memory[stage.name] = _with_resident_models(estimate.memory["train"], stage.resident_models)
+        for phase, name in (("train", stage.name), ("gather", f"{stage.name}, gather")):
+            if phase in estimate.memory:
+                part = estimate.memory[phase]
+                memory[name] = _with_resident_models(part, stage.resident_models)
         flops += estimate.flops
     memory = dict(_with_earlier_stage_memory(memory, stages[-1].setting.device))
     return Estimate(
@@ -236,8 +240,9 @@ def _rollout_memory(stage: Stage, policy: PolicyOptions) -> PhaseMemory:
     )
     cache = kv_bytes_per_token(*cache_sizes) * cached_tokens
     merged = analytic.merged_weights_memory(setting, rows * policy.generation.max_new_tokens)
-    static = {**analytic.training_memory(setting).static, **merged}
-    static.pop("gradients", None)  # they are released after each step
+    static = {**analytic.stored_memory(setting), **merged}
+    if setting.is_sharded:
+        static["whole weights"] = per_rank.Shards(setting).whole
     parts = analytic.MemoryParts(
         {**static, **stage.resident_models},
         {

@@ -37,6 +37,10 @@ class EstimateSetting:
     """The seed of the run, by which rows are sampled."""
     model_count: int
     """Models that an evaluation holds in memory at the same time."""
+    processes: int = 1
+    """Processes that train together; the memory is that of each."""
+    notes: tuple[str, ...] = ()
+    """Choices that the estimate has made for ``auto``, as sentences."""
 
     @classmethod
     def from_request(
@@ -55,7 +59,13 @@ class EstimateSetting:
             workload=guess_workload(options, request, shape.context_length, grouping),
             seed=request.seed,
             model_count=request.model_count,
+            processes=request.processes,
         )
+
+    @property
+    def is_sharded(self) -> bool:
+        """True if each process holds a part of the weights."""
+        return self.processes > 1 and self.options.parallel == "sharded"
 
     @property
     def method(self) -> Method:

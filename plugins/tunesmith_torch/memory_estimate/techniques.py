@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from tunesmith.errors import TunesmithError
 from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
 from tunesmith_torch.memory_estimate import analytic
+from tunesmith_torch.memory_estimate.parallel_choice import build_setting
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
 from tunesmith_torch.options.training import TrainingOptions
@@ -23,7 +24,7 @@ def estimate_supervised(
     options: TrainingOptions, request: EstimateRequest, grouping: Grouping = SINGLE_COMPLETION
 ) -> Iterator[Estimate]:
     """Yield two estimates: one by arithmetic, then one of exact row lengths and a traced step."""
-    setting = EstimateSetting.from_request(options, request, grouping)
+    setting = build_setting(options, request, grouping)
     yield analytic_estimate(setting, request)
     yield refined_estimate(setting, request)[1]
 
@@ -104,6 +105,11 @@ def memory_savings(options: OptionsT, table: str = "technique") -> Sequence[Memo
     if options.max_length > 512:
         shorter = options.max_length // 2
         add(f"rows of more than {shorter} tokens are left out", max_length=shorter)
+    if options.parallel == "data" and options.can_be_sharded:
+        shards = options.model_copy(update={"parallel": "sharded"})
+        cost = "processes communicate more; a single one saves nothing"
+        setting = f'{table}.parallel = "sharded"'
+        savings.append(MemorySaving(changes=(setting,), cost=cost, config=shards))
     adapter = options.adaptation.adapter
     if adapter is not None and adapter.rank > 8:
         rank = max(8, adapter.rank // 2)

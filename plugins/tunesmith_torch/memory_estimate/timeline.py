@@ -140,6 +140,24 @@ class Timeline:
             scaled.add(position, event)
         return scaled
 
+    def with_block(self, label: str, size: int, part: str) -> Timeline:
+        """Return the timeline with a block that exists in phases whose names contain ``part``.
+
+        It is allocated when such a phase begins, and freed when another one follows.
+        """
+        numbers, live, changed = count(-1, -1), 0, Timeline()
+        for run in self.runs:
+            inside = part in run.position.phase
+            if inside and not live:
+                live = next(numbers)
+                changed.add(run.position, AllocationEvent(live, size, label))
+            elif live and not inside:
+                changed.add(run.position, AllocationEvent(live, -1))
+                live = 0
+            for event in run.events:
+                changed.add(run.position, event)
+        return changed
+
     def repeat_step(self, prefix: str, new_prefix: str) -> Timeline:
         """Return the timeline with its step a second time.
 

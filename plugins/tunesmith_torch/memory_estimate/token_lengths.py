@@ -29,6 +29,7 @@ from tunesmith_torch.optim.schedule import BatchOrder
 from tunesmith_torch.options.training import SupervisedOptions, TrainingOptions
 from tunesmith_torch.prefix.common_prefix import common_prefix_length
 from tunesmith_torch.prefix.completion_groups import tokenize_preferences
+from tunesmith_torch.runtime.distributed import split_evenly
 
 MAX_STEPS_LAID_OUT = 2000
 """Steps whose micro-batches are laid out; further steps hardly bring a larger one."""
@@ -64,6 +65,7 @@ def exact_workload(
         rows,
         request.seed,
         grouping,
+        processes=request.processes,
         heldout=[
             *map(_example_lengths, examples),
             *_group_lengths(template, preferences),
@@ -71,7 +73,7 @@ def exact_workload(
         notes=tuple(notes),
     )
     workload = replace(workload, common_prefix_tokens=common_prefix_tokens)
-    return _with_actual_micro_batches(workload, rows, options, request.seed)
+    return _with_actual_micro_batches(workload, rows, options, request)
 
 
 def _tokenize_rows(
@@ -109,18 +111,30 @@ def _group_lengths(template: Template, records: Sequence[Record]) -> list[RowLen
 
 
 def _with_actual_micro_batches(
-    workload: Workload, rows: Sequence[RowLengths], options: TrainingOptions, seed: int
+    workload: Workload,
+    rows: Sequence[RowLengths],
+    options: TrainingOptions,
+    request: EstimateRequest,
 ) -> Workload:
-    """Return the workload with the largest micro-batch that occurs, not the largest possible."""
+    """Return the workload with the largest micro-batch that occurs, not the largest possible.
+
+    With several processes, it is the largest of any of them.
+    """
     batch_size = options.batch_size or AUTO_BATCH_SIZE
     budget = options.micro_batch_tokens or AUTO_MICRO_BATCH_TOKENS
-    order = BatchOrder(len(rows), batch_size, options.epochs, seed, options.max_steps)
+    order = BatchOrder(len(rows), batch_size, options.epochs, request.seed, options.max_steps)
     # Packing counts the common prefix once for each micro-batch, so rows are split without it.
     own_tokens = np.array(workload.row_tokens) - workload.common_prefix_tokens
     split = pack if options.packing else padded_batches
     largest: tuple[int, tuple[RowLengths, ...]] = (0, ())
     accumulates_gradients = False
-    for _, row_indices in islice(order.batches(), MAX_STEPS_LAID_OUT):
+    own_rows = (
+        [batch[i] for i in share]
+        for _, batch in islice(order.batches(), MAX_STEPS_LAID_OUT)
+        for share in split_evenly([workload.row_tokens[i] for i in batch], request.processes)
+        if share
+    )
+    for row_indices in own_rows:
         batch_tokens = own_tokens[row_indices]
         micro_batches = split(
             batch_tokens, max(budget - workload.common_prefix_tokens, int(batch_tokens.max()))

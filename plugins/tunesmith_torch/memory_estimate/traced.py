@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from tunesmith.estimates import Estimate, PhaseMemory
-from tunesmith_torch.memory_estimate import analytic, constants
+from tunesmith_torch.memory_estimate import analytic, constants, per_rank
 from tunesmith_torch.memory_estimate.allocator_replay import CudaAllocator, GlibcHeap, replay
 from tunesmith_torch.memory_estimate.setting import FP32_MOMENT_BYTES, EstimateSetting
 from tunesmith_torch.memory_estimate.timeline import Timeline
@@ -15,15 +15,16 @@ from tunesmith_torch.memory_estimate.trace import trace_step
 REPLAY_MARGIN = {"cuda": 0.02, "cpu": 0.03}
 """Share that an allocator may hold in addition to the replay: kernels' workspaces that no table
 has, and gaps that smaller micro-batches leave before the largest one."""
-STATIC_COMPONENTS = ("weights", "masters", "adapter", "optimizer", "gradients")
+STATIC_COMPONENTS = ("weights", "masters", "adapter", "optimizer", "gradients", "gathered")
 
 
 def estimate(setting: EstimateSetting) -> Estimate:
     """Return the analytic estimate with the training phase replaced by the traced one."""
     by_arithmetic = analytic.estimate(setting)
-    train = memory_of_timeline(
-        trace_step(setting).timeline, setting.device, setting.workload.length_factors
-    )
+    timeline = trace_step(setting).timeline
+    if setting.processes > 1:
+        timeline = of_one_rank(timeline, setting)
+    train = memory_of_timeline(timeline, setting.device, setting.workload.length_factors)
     if setting.device == "cpu" and setting.workload.has_ragged_rows:
         train = with_varied_shapes(train)
     if setting.device == "cpu" and setting.options.gradient_checkpointing:
@@ -31,6 +32,20 @@ def estimate(setting: EstimateSetting) -> Estimate:
     if setting.device == "cpu" and setting.moment_bytes != FP32_MOMENT_BYTES:
         train = _with_widened_moments(train, setting)
     return replace(by_arithmetic, method="traced", memory={**by_arithmetic.memory, "train": train})
+
+
+def of_one_rank(timeline: Timeline, setting: EstimateSetting) -> Timeline:
+    """Return the allocations of one of several processes, from those of a single one."""
+    buffer = per_rank.sum_buffer_bytes(setting)
+    if not setting.is_sharded:
+        return timeline.with_block("temporaries", buffer, ".clip") if buffer else timeline
+    shards = per_rank.Shards(setting)
+    for label in STATIC_COMPONENTS:
+        timeline = timeline.scale_label(label, 1 / setting.processes)
+    if setting.adapter is None:  # the parts are fp32 masters themselves
+        timeline = timeline.scale_label("masters", 0)
+        timeline = timeline.scale_label("weights", 4 / setting.compute_bytes)
+    return timeline.with_block("gathered", shards.gathered, ".")
 
 
 def memory_of_timeline(

@@ -145,9 +145,7 @@ def guess_workload(
     """Return the workload guessed from characters or from assumptions; imports nothing heavy."""
     limit = min(options.max_length, context_length)
     if request.assumed is not None or not request.train:
-        return assume_workload(
-            options, request.assumed or DEFAULT_ASSUMPTIONS, limit, request.seed, grouping
-        )
+        return assume_workload(options, request, limit, grouping)
     few, usual, many = CHARACTERS_PER_TOKEN
     train, heldout_sample = sample_if_large(request.train), sample_if_large(request.heldout)
     if grouping.sampled_completions is None:
@@ -168,6 +166,7 @@ def guess_workload(
         rows,
         request.seed,
         grouping,
+        processes=request.processes,
         length_factors=(usual / many, usual / few + DEFAULT_SYSTEM_PROMPT_TOKENS / mean),
         heldout=heldout,
         notes=(note,),
@@ -182,13 +181,12 @@ def repeat_rows(sample: Sequence[RowLengths], factor: float) -> list[RowLengths]
 
 def assume_workload(
     options: TrainingOptions,
-    rows: Assumptions,
+    request: EstimateRequest,
     limit: int,
-    seed: int,
     grouping: Grouping = SINGLE_COMPLETION,
 ) -> Workload:
     """Return the workload of rows that are all of one assumed length."""
-    notes = []
+    rows, notes = request.assumed or DEFAULT_ASSUMPTIONS, []
     sequence, count = rows.sequence, rows.rows
     if sequence is None:
         sequence = min(DEFAULT_ASSUMPTIONS.sequence or limit, limit)
@@ -205,8 +203,9 @@ def assume_workload(
     return build_workload(
         options,
         [row] * count,
-        seed,
+        request.seed,
         grouping,
+        processes=request.processes,
         budget=budget,
         heldout=(RowLengths(sequence - trained, (trained,)),) * min(count, 64),
         notes=tuple(notes),
@@ -223,18 +222,22 @@ def build_workload(  # noqa: PLR0913 - all but the first three have a meaningful
     seed: int,
     grouping: Grouping = SINGLE_COMPLETION,
     *,
+    processes: int = 1,
     budget: int | None = None,
     length_factors: tuple[float, float] = (1.0, 1.0),
     heldout: Sequence[RowLengths] = (),
     notes: tuple[str, ...] = (),
 ) -> Workload:
-    """Return the workload of these rows, with the largest micro-batch that the options allow."""
+    """Return the workload of these rows, with the largest micro-batch that the options allow.
+
+    Several processes distribute the rows of a batch, the longest to different ones.
+    """
     batch_size = options.batch_size or AUTO_BATCH_SIZE
     order = BatchOrder(len(rows), batch_size, options.epochs, seed, options.max_steps)
     budget = budget or options.micro_batch_tokens or AUTO_MICRO_BATCH_TOKENS
     row_tokens = [grouping.token_count(row) for row in rows]
     by_tokens = sorted(range(len(rows)), key=row_tokens.__getitem__, reverse=True)
-    longest = [rows[index] for index in by_tokens[:batch_size]]
+    longest = [rows[index] for index in by_tokens[: -(-batch_size // processes)]]
     mean_batch_tokens = sum(row_tokens) / len(row_tokens) * min(batch_size, len(row_tokens))
     full_epoch = order.steps >= order.steps_per_epoch
     epochs = order.steps / order.steps_per_epoch
@@ -247,7 +250,7 @@ def build_workload(  # noqa: PLR0913 - all but the first three have a meaningful
         tokens=round(sum(row_tokens) * epochs),
         micro_batch=_largest_micro_batch(longest, budget, grouping, packed=options.packing),
         # A part of an epoch may have larger batches than the mean.
-        accumulates_gradients=mean_batch_tokens > budget or not full_epoch,
+        accumulates_gradients=mean_batch_tokens / processes > budget or not full_epoch,
         length_factors=(low * MIN_SAMPLED_SHARE, high)
         if grouping.sampled_completions
         else length_factors,

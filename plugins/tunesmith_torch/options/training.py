@@ -80,7 +80,7 @@ AutoBool = Annotated[
     _AUTO_BOOL_SCHEMA,
 ]
 """True, False, or None for ``auto``: decided when the run begins."""
-Parallel = Literal["data", "sharded"]
+Parallel = Literal["auto", "data", "sharded"]
 """The way in which several processes train one model."""
 AutoRows = Annotated[int, Field(ge=0, le=65536), *_AUTO_INT, _auto_int_schema(65536)]
 AutoTokens = Annotated[int, Field(ge=0, le=2**30), *_AUTO_INT, _auto_int_schema(2**30)]
@@ -328,8 +328,8 @@ class TrainingOptions(Options):
         default="data",
         description=(
             'How several processes train: "data" keeps all weights in each of them, "sharded" a '
-            "part of every weight, its gradient and its optimizer state. Without effect in a "
-            "single process."
+            'part of every weight, its gradient and its optimizer state. "auto" shards if a whole '
+            "model in each may not fit into memory. Without effect in a single process."
         ),
     )
     chat_template: ChatTemplateOptions = Field(

@@ -169,21 +169,25 @@ def world_size() -> int:
 
 
 def my_share(sizes: Sequence[int]) -> list[int]:
-    """Return the indices of this rank's items of a batch, which is split as evenly as possible.
+    """Return the indices of this rank's items of a batch, by :func:`split_evenly`."""
+    if _group is None:
+        return list(range(len(sizes)))
+    return split_evenly(sizes, _group.world_size)[_group.rank]
+
+
+def split_evenly(sizes: Sequence[int], ranks: int) -> list[list[int]]:
+    """Return the indices of each rank's items of a batch, with sizes as even as possible.
 
     The largest items go first, each to the rank with the smallest load (Graham 1969, "Bounds on
     multiprocessing timing anomalies"); items of equal size go to the ranks in turn.
     """
-    if _group is None:
-        return list(range(len(sizes)))
-    ranks = range(_group.world_size)
-    shares: list[list[int]] = [[] for _ in ranks]
-    loads = [0 for _ in ranks]
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
     for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
-        rank = min(ranks, key=lambda rank: (loads[rank], len(shares[rank]), rank))
+        rank = min(range(ranks), key=lambda rank: (loads[rank], len(shares[rank]), rank))
         shares[rank].append(index)
         loads[rank] += sizes[index]
-    return sorted(shares[_group.rank])
+    return [sorted(share) for share in shares]
 
 
 def seed_worker_rank(seed: int, step: int) -> None:

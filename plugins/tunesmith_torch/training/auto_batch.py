@@ -22,6 +22,7 @@ from tunesmith.events import Notice
 from tunesmith.storage import write_atomic
 from tunesmith.text import format_bytes
 from tunesmith_torch.memory_estimate import analytic
+from tunesmith_torch.memory_estimate.parallel_choice import MEMORY_SHARE
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.workload import AUTO_BATCH_SIZE, Grouping
 from tunesmith_torch.models.foreign_code import read_object
@@ -35,8 +36,6 @@ GroupingOf = Callable[[Any, str], Grouping]
 
 CHOSEN_FILE = "chosen.json"
 """File in the job's folder that stores the chosen values."""
-MEMORY_SHARE = 0.9
-"""Share of the free memory that the upper bound of a step's estimate may take."""
 TOKEN_CANDIDATES = tuple(MIN_MICRO_BATCH_TOKENS * 2**power for power in range(6, -1, -1))
 """Sizes of a micro-batch to try, largest first; above 32 768 tokens no GPU is busier."""
 
@@ -62,8 +61,8 @@ def _load_or_choose(job: Job[Any], grouping: GroupingOf) -> tuple[dict[str, int]
     path = job.out / CHOSEN_FILE
     if path.is_file():
         return read_object(path), "as chosen when the run began"
-    free = _free_bytes(pick_device(job.device))
-    request = _estimate_request(job)
+    request = build_request(job)
+    free = request.process_memory
     chosen = choose_batch(job.config, request, free, grouping(job.config, request.device))
     write_atomic(path, json.dumps(chosen) + "\n")
     return chosen, "free memory is unknown" if free is None else f"{format_bytes(free)} are free"
@@ -103,7 +102,8 @@ def choose_batch(
     return chosen
 
 
-def _estimate_request(job: Job[Any]) -> EstimateRequest:
+def build_request(job: Job[Any]) -> EstimateRequest:
+    """Return the request for an estimate of this training, with the memory that is free now."""
     config = read_object(Path(job.model) / "config.json")
     device = pick_device(job.device)
     return EstimateRequest(
@@ -114,6 +114,8 @@ def _estimate_request(job: Job[Any]) -> EstimateRequest:
         assumed=None,
         device="cuda" if device.type == "cuda" else "cpu",
         seed=job.seed,
+        processes=distributed.world_size(),
+        process_memory=_free_bytes(device),
     )
 
 

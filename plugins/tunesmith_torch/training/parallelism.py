@@ -24,6 +24,7 @@ from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.fingerprint import fingerprint
 from tunesmith_torch.options.training import Parallel
 from tunesmith_torch.runtime import distributed, sharding
+from tunesmith_torch.runtime.malloc import trim_heap
 from tunesmith_torch.runtime.memory import is_out_of_memory
 
 Loss = Callable[[Any], Tensor]
@@ -87,6 +88,8 @@ def parallelize(adapted: AdaptedModel, loss: Loss, parallel: Parallel) -> Iterat
 
     mesh = distributed.device_mesh(adapted.base.model.device)
     sharded = sharding.shard(adapted.model, blocks, compute, mesh, adapted.precision.dtype)
+    if mesh.device_type == "cpu":
+        trim_heap()  # of the whole model, which the training loop would keep for itself
     with distributed.collectives(), torch.no_grad():
         sharded(None)  # FSDP finds its root in the first pass
     yield ShardedParallelism(sharded)

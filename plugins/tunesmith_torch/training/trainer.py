@@ -60,6 +60,7 @@ from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import Precision, pick_device, pick_precision
 from tunesmith_torch.runtime.memory import peak_bytes, reset_peak
 from tunesmith_torch.training.auto_batch import resolve_auto
+from tunesmith_torch.training.auto_parallel import resolve_parallel
 from tunesmith_torch.training.loop import BatchCounts, Objective, run_training_loop
 from tunesmith_torch.training.monitor import NO_MONITOR, TrainingMonitor
 from tunesmith_torch.training.row_losses import RowObjective
@@ -214,7 +215,7 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
         TrainingError: see :func:`tunesmith_torch.training.loop.run_training_loop`.
     """
     with distributed.all_ranks(job):
-        job = resolve_auto(job, task.grouping)
+        job = resolve_auto(resolve_parallel(job, task.grouping), task.grouping)
         session, data = _open_session(job, task)
         job = session.job
         started = time.perf_counter()
@@ -375,6 +376,7 @@ def _training_started_event(
             "batch_size": options.batch_size,
             "micro_batch_tokens": options.micro_batch_tokens,
             "layout": session.layout.kind,
+            **({"parallel": options.parallel} if distributed.world_size() > 1 else {}),
         },
         first_step=newest.step if newest else 0,
     )

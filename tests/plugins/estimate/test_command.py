@@ -80,6 +80,23 @@ def test_memory_by_phase_and_component(plan: Plan) -> None:
     assert found["work"]["saving"]["method"] == "traced"
 
 
+def test_several_processes_share_the_memory_of_a_cpu(plan: Plan) -> None:
+    found = answer(plan("--json", "--processes", "4"))
+    assert found["processes"] == 4
+    assert found["this_machine"]["available"] == GIB
+    assert found["fits"]["saving"]["this machine"] == "no"  # four times 1.1 GiB in 4 GiB
+    shown = plan("--processes", "4").stdout
+    assert "of each of 4 processes" in shown and "memory of each process" in shown
+    assert "1.0 GiB available for each process" in shown
+    assert plan("--processes", "0").exit_code == 2
+
+
+def test_each_process_has_a_gpu_of_its_own(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    has(monkeypatch, 4 * GIB, Device(type="cuda", name="a GPU", memory=24 * GIB))
+    found = answer(plan("--json", "--processes", "4"))
+    assert found["this_machine"]["available"] == 24 * GIB
+
+
 def test_merging_is_shown_but_is_not_part_of_the_peak(plan: Plan) -> None:
     found = answer(plan("--json"))
     assert found["memory"]["saving"]["merge"]["expected"] > 4 * GIB

@@ -114,6 +114,30 @@ def test_a_run_that_cannot_fit_is_refused_with_both_sizes_and_hints(
     assert report["forecast"]["refused"] and report["run"]["exit_code"] == 4
 
 
+def test_the_memory_of_ranks_is_that_of_each(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    review = review_of(here)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    has(monkeypatch, 4 * GIB)
+    (refusal,) = review_memory(review).findings
+    assert refusal.level == "error"
+    assert "each of 8 processes needs at least" in refusal.message
+    assert "512.0 MiB free for each" in refusal.message
+    assert refusal.if_forced is not None and "each of 8" in refusal.if_forced.message
+
+
+def test_rank_0_evaluates_with_the_memory_of_all(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    review = review_of(here, "evaluators.0.other_models=2")  # 3000 MiB, and training 1100
+    has(monkeypatch, 2 * GIB)
+    assert [finding.level for finding in review_memory(review).findings] == ["error"]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    has(monkeypatch, 4 * GIB)
+    assert not review_memory(review).findings
+
+
 def test_another_technique_that_would_fit_is_named(
     tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
 ) -> None:

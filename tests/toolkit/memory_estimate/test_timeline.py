@@ -78,6 +78,21 @@ def test_the_peak_is_split_by_label() -> None:
     assert timeline.peak_by_label()["activations"] == 50  # the last one, at the end of backward
 
 
+def test_a_block_exists_in_the_phases_that_are_named() -> None:
+    timeline = _model(5).with_labels({})
+    for part, grows in (("0.", 1000), (".backward", 1000), ("weights", 0)):
+        with_block = timeline.with_block("gathered", 1000 if grows else 10, part)
+        assert with_block.peak_bytes() == timeline.peak_bytes() + grows, part
+        assert with_block.peak_by_label().get("gathered", 0) == grows
+    after, before = (
+        list(line.allocation_curve())[-1][1]
+        for line in (timeline.with_block("gathered", 1000, ".backward"), timeline)
+    )
+    assert after == before  # freed when the step begins
+    twice = timeline.repeat_step("0.", "1.").with_block("sums", 5, ".step")
+    assert sum(event.label == "sums" for _, event in twice) == 2
+
+
 def test_a_label_can_be_scaled() -> None:
     timeline = _model(5).with_labels({})
     assert timeline.scale_label("weights", 0.5).peak_bytes() == timeline.peak_bytes() - 250

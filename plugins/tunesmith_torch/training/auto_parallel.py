@@ -1,0 +1,49 @@
+"""Choose between copies of the model and a sharded one when the run file says ``"auto"``.
+
+The choice depends on the number of processes and the memory that each may take, so a training has
+one for each number of processes: it is made when training first begins with so many, announced in
+an event, and written to the run folder. A training that is resumed with as many processes keeps it,
+whatever is free by then; with another number it may train in the other way, from the same
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+from tunesmith.contracts import Job
+from tunesmith.events import JSON, Notice
+from tunesmith.storage import write_atomic
+from tunesmith_torch.memory_estimate.parallel_choice import ParallelChoice, choose_parallel
+from tunesmith_torch.models.foreign_code import read_object
+from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.runtime import distributed
+from tunesmith_torch.training.auto_batch import GroupingOf, build_request
+
+PARALLEL_FILE = "parallel.json"
+"""File in the job's folder with the choice for each number of processes."""
+
+
+def resolve_parallel(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
+    """Return the job with ``"data"`` or ``"sharded"`` in place of ``"auto"``."""
+    options: TrainingOptions = job.config
+    if options.parallel != "auto":
+        return job
+    choice = distributed.rank_0_first(lambda: _load_or_choose(job, grouping))
+    if distributed.world_size() > 1:
+        job.emit(Notice(level="info", source="technique.parallel", message=str(choice)))
+    return replace(job, config=options.model_copy(update={"parallel": choice.parallel}))
+
+
+def _load_or_choose(job: Job[Any], grouping: GroupingOf) -> ParallelChoice:
+    """Return the stored choice for this number of processes, or choose and store it."""
+    path, processes = job.out / PARALLEL_FILE, str(distributed.world_size())
+    stored: JSON = read_object(path) if path.is_file() else {}
+    if processes in stored:
+        return ParallelChoice(**stored[processes])
+    request = build_request(job)
+    choice = choose_parallel(job.config, request, grouping(job.config, request.device))
+    write_atomic(path, json.dumps({**stored, processes: asdict(choice)}, indent=2) + "\n")
+    return choice
