@@ -250,5 +250,5 @@ def test_rounding_must_not_make_the_metric_worse(
     metric = certificate["metric"]
     assert metric["difference"] == pytest.approx(0.0)
     assert metric["before"] == metric["after"] == pytest.approx(0.9885)
-    assert "share 0.989, exported 0.989, difference +0.000" in certificate["checks"]["metric"]
+    assert "share 0.989, exported 0.989, difference 0.000" in certificate["checks"]["metric"]
     assert 0 < certificate["mean_kl_nats"] < gate.MAX_KL["rounded"]
