@@ -43,7 +43,10 @@ def test_the_file_is_written_with_the_next_command(project: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--on", "slurm"], "tunesmith slurm submit"),
+        (["--on", "slurm", "--no-plugin", "slurm"], "pip install tunesmith-slurm"),
+        (["--on", "ray", "--no-plugin", "ray"], "pip install tunesmith-ray"),
+        (["--on", "ray", "--volume", "runs"], "--volume: goes with kubernetes, skypilot, dstack"),
+        (["--on", "slurm", "--output", "a"], "--output: goes with"),
         (["--on", "dstack", "--gpus", "many"], "cloud.gpus: must be a number"),
         (["--on", "dstack", "--set", "cloud.iamge=a"], "cloud.iamge: unknown key"),
         (["--on", "dstack", "--gpus", "1", "--set", "run.device=cpu"], "run.device is cpu"),
@@ -59,3 +62,36 @@ def test_mistakes_are_named(project: Path, arguments: list[str], message: str) -
 def test_a_job_without_a_volume_is_warned_of(project: Path, tmp_path: Path) -> None:
     result = call(project / "run.toml", "--on", "dstack", "--output", tmp_path / "job.yaml")
     assert "lost with its machine" in result.output
+
+
+SUBMITTER = """
+import click
+
+from tunesmith.hookspecs import hookimpl
+from tunesmith.offers import CommandOffer
+
+
+@click.command("submit", context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1)
+def command(words):
+    click.echo(repr(words))
+    return 75
+
+
+@hookimpl
+def tunesmith_commands():
+    return [CommandOffer(name="ray submit", summary="Execute a run.", load=lambda: command)]
+"""
+
+
+def test_a_cluster_with_a_plugin_of_its_own_gets_the_run(project: Path, tmp_path: Path) -> None:
+    """With its arguments, and its exit code is that of the command."""
+    (tmp_path / "submitter.py").write_text(SUBMITTER)
+    common = ("--plugin", str(tmp_path / "submitter.py"), "--no-plugin", "ray")
+    words = ["submit", str(project / "run.toml"), "--on", "ray", "--set", "run.seed=5",
+             "--gpus", "2", "--dry-run"]  # fmt: skip
+    result = CliRunner().invoke(app, [*common, *words])
+    assert result.exit_code == 75, result.output
+    assert result.stdout.strip() == repr(
+        (str(project / "run.toml"), "--set", "run.seed=5", "--gpus", "2", "--dry-run")
+    )

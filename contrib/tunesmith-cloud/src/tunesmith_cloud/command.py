@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 import yaml
-from pydantic import ValidationError
+from click import Group
 
 from tunesmith import api
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, pass_state, set_option
-from tunesmith.config.problems import convert_problems
-from tunesmith.errors import ConfigError, UsageError
-from tunesmith.options import from_table
+from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
 from tunesmith_cloud.launchers import LAUNCHERS, Work, name_job
 from tunesmith_cloud.options import CloudOptions
-from tunesmith_torch.runtime.launch import refuse_unsuitable_job
+from tunesmith_torch.runtime.launch import override_options, refuse_unsuitable_job
+
+SUBMITTERS = ("slurm", "ray")
+"""Clusters to which a plugin of their own submits, by its command ``tunesmith NAME submit``."""
 
 
 @click.command("submit")
 @click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
 @click.option(
-    "--on", "launcher", required=True, type=click.Choice([*LAUNCHERS, "slurm"]),
+    "--on", "launcher", required=True, type=click.Choice([*LAUNCHERS, *SUBMITTERS]),
     help="What executes the job.",
 )  # fmt: skip
 @set_option
@@ -54,27 +55,26 @@ def command(  # noqa: PLR0913 - click passes each option by name
     cpus: int | None,
     memory: int | None,
     volume: str | None,
-) -> None:
+) -> object:
     """Write the job file of a run, and print the command that submits it.
 
     The job creates the run folder on its volume, or continues it after an interruption. Nothing is
-    submitted from here, and no account is needed.
+    submitted from here, and no account is needed. Only --on slurm and --on ray submit the run: they
+    are `tunesmith slurm submit` and `tunesmith ray submit`.
     """
-    if launcher == "slurm":
-        raise UsageError(
-            "--on slurm: jobs of Slurm are submitted by a plugin of their own",
-            hint="pip install tunesmith-slurm, then: tunesmith slurm submit RUN.toml",
-        )
-    plan, _ = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
     flags = {"image": image, "gpus": gpus, "cpus": cpus, "memory": memory, "volume": volume}
-    options = override_options(plan.table(CloudOptions), flags)
+    if launcher in SUBMITTERS:
+        refuse_flags(launcher, {**flags, "gpus": None, "name": name, "output": output})
+        return submit_to(launcher, submit_words(run_file, sets, gpus, dry_run=dry_run))
+    plan, _ = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
+    options = override_options(plan.table(CloudOptions), flags, "cloud")
     refuse_unsuitable_job(plan, options.gpus, options.gpu_count, table="cloud", hint="--gpus 1")
     job = name_job(name or plan.name)
     work = Work(job, run_file.name, f"{options.mount.rstrip('/')}/{job}", sets)
     text = write_yaml(LAUNCHERS[launcher].build(work, options), launcher)
     if dry_run:
         render.print_text(text.rstrip("\n"))
-        return
+        return None
     path = output or run_file.with_name(f"{job}.{launcher}.yaml")
     write_atomic(path, text)
     render.print_text(f"job file: {path}")
@@ -88,19 +88,48 @@ def command(  # noqa: PLR0913 - click passes each option by name
         f"\nsubmit it, in {run_file.parent}:\n  {LAUNCHERS[launcher].start} "
         f"{render.shell_path(path)}"
     )
+    return None
 
 
-def override_options(options: CloudOptions, flags: Mapping[str, str | int | None]) -> CloudOptions:
-    """Return the options with the flags that were given.
+def refuse_flags(launcher: str, flags: Mapping[str, object]) -> None:
+    """Refuse flags that a cluster with a plugin of its own does not have here.
 
     Raises:
-        ConfigError: a flag has a value that it cannot have.
+        UsageError: one was given.
     """
-    given = {key: value for key, value in flags.items() if value is not None}
-    try:
-        return from_table(CloudOptions, {**options.model_dump(mode="json"), **given})
-    except ValidationError as error:
-        raise ConfigError(list(convert_problems(error, "cloud", CloudOptions))) from None
+    given = [name for name, value in flags.items() if value is not None]
+    if given:
+        raise UsageError(
+            f"--{given[0]}: goes with {', '.join(LAUNCHERS)}, not with --on {launcher}",
+            hint=f"tunesmith {launcher} submit --help lists its flags",
+        )
+
+
+def submit_words(
+    run_file: Path, sets: Sequence[str], gpus: str | None, *, dry_run: bool
+) -> list[str]:
+    """Return the arguments of the command that submits to a cluster."""
+    words = [str(run_file), *(word for value in sets for word in ("--set", value))]
+    words += ["--gpus", gpus] if gpus else []
+    return [*words, *(["--dry-run"] if dry_run else [])]
+
+
+def submit_to(launcher: str, words: list[str]) -> object:
+    """Call ``tunesmith NAME submit`` of the cluster's plugin; return what it returns.
+
+    Raises:
+        UsageError: the plugin is not installed.
+    """
+    root = click.get_current_context().find_root()
+    group = root.command.get_command(root, launcher) if isinstance(root.command, Group) else None
+    if not isinstance(group, Group):
+        raise UsageError(
+            f"--on {launcher}: the plugin that submits there is not installed",
+            hint=f"pip install tunesmith-{launcher}",
+        )
+    with group.make_context(launcher, ["submit", *words], parent=root) as context:
+        found: object = group.invoke(context)
+    return found
 
 
 def write_yaml(content: dict[str, object], launcher: str) -> str:

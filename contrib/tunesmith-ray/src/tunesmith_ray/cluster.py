@@ -1,0 +1,250 @@
+"""The only module that calls Ray: connections, the supervisor's actor, and its workers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from tunesmith.errors import EnvironmentProblem
+from tunesmith.text import one_line
+from tunesmith_ray.options import LOCAL
+from tunesmith_ray.supervisor import Codes, supervise
+from tunesmith_ray.work import Meeting, Work
+from tunesmith_ray.worker import PATIENCE_SECONDS, Worker
+
+NAMESPACE = "tunesmith"
+POLL_SECONDS = 1.0
+ANSWER_SECONDS = 60.0
+"""Seconds in which an actor must answer."""
+CONNECT_SECONDS = 10.0
+START_HINT = "start a cluster with `ray start --head`, or use --address local"
+HEAD = {"node:__internal_head__": 0.001}
+"""A share of what only the head has: if that is lost, so is the cluster."""
+
+
+@contextmanager
+def connect(address: str | None) -> Iterator[None]:
+    """Connect to a cluster inside the block, or start a Ray on this machine.
+
+    Raises:
+        EnvironmentProblem: there is no cluster, or it has other versions.
+    """
+    # No statistics leave this machine: a Ray that is started here would send some.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    found = address or os.environ.get("RAY_ADDRESS") or "auto"
+    refuse_silent_head(found)
+    try:
+        ray.init(
+            address=found,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level="ERROR",
+            **({"include_dashboard": False} if address == LOCAL else {}),
+        )
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise EnvironmentProblem(
+            f"ray.address: {one_line(str(error), 300)}",
+            hint=START_HINT,
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def refuse_silent_head(address: str) -> None:
+    """Refuse an address HOST:PORT at which nobody listens: Ray itself tries for five minutes.
+
+    Raises:
+        EnvironmentProblem: no connection is possible.
+    """
+    host, _, port = address.rpartition(":")
+    if "//" in address or not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise EnvironmentProblem(
+            f"ray.address: no Ray cluster answers at {address}: {error}", hint=START_HINT
+        ) from None
+
+
+def find_shortage(work: Work) -> str:
+    """Return what all machines together have less of than the workers ask for; "" if nothing."""
+    there = ray.cluster_resources()
+    for name, count in work.resources().items():
+        if count * work.workers > there.get(name, 0):
+            return (
+                f"the workers ask for {count * work.workers:g} {name}, and all machines of the "
+                f"cluster have {there.get(name, 0):g}: the run waits for further ones"
+            )
+    return ""
+
+
+class Supervisor:
+    """The actor that supervises a run. It outlives the command that has created it.
+
+    Ray creates it again if its process is lost; it then goes on with the job that it finds.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.cancelled = threading.Event()
+        self.thread = threading.Thread(target=self._supervise, daemon=True)
+        self.thread.start()
+
+    def is_alive(self) -> bool:
+        """Return True if it has not ended yet."""
+        return self.thread.is_alive()
+
+    def cancel(self) -> None:
+        """Stop the run."""
+        self.cancelled.set()
+
+    def _supervise(self) -> None:
+        start = WorkersOnRay(self.cancelled.is_set)
+        try:
+            supervise(self.work, start, self.cancelled.is_set)
+        finally:
+            ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+
+def create_supervisor(name: str, work: Work) -> Any:
+    """Start the supervisor of a run; return its handle."""
+    actor = ray.remote(Supervisor).options(
+        name=name, namespace=NAMESPACE, lifetime="detached", num_cpus=0, resources=HEAD,
+        max_restarts=-1, max_concurrency=2,
+    )  # fmt: skip
+    return actor.remote(work)
+
+
+def find_supervisor(name: str) -> Any | None:
+    """Return the supervisor of a run; None if it has ended."""
+    try:
+        return ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        return None
+
+
+def is_alive(supervisor: Any) -> bool:
+    """Return False if the supervisor has ended; one that is being created again is alive."""
+    try:
+        return bool(ray.get(supervisor.is_alive.remote(), timeout=ANSWER_SECONDS))
+    except GetTimeoutError:
+        return True
+    except RayActorError:
+        return False
+
+
+def cancel(supervisor: Any) -> None:
+    """Ask a supervisor to stop its run.
+
+    Raises:
+        EnvironmentProblem: it does not answer.
+    """
+    try:
+        ray.get(supervisor.cancel.remote(), timeout=ANSWER_SECONDS)
+    except RayError as error:
+        raise EnvironmentProblem(
+            f"the supervisor of the run: {one_line(str(error), 300)}"
+        ) from None
+
+
+class WorkersOnRay:
+    """Starts the workers of a run as actors of Ray, in a placement group."""
+
+    def __init__(self, is_cancelled: Callable[[], bool]) -> None:
+        self.is_cancelled = is_cancelled
+
+    def __call__(self, work: Work, has_begun: Callable[[Sequence[str]], None]) -> Codes:
+        """Start all processes once, and wait for them; see ``supervisor.StartWorkers``."""
+        bundles = [work.resources() for _ in range(work.workers)]
+        group = placement_group(bundles, strategy=work.placement.upper())
+        try:
+            if not self._wait_for_machines(group):
+                return []
+            return self._run(work, group, has_begun)
+        finally:
+            remove_placement_group(group)  # it ends what is left of its workers
+
+    def _wait_for_machines(self, group: Any) -> bool:
+        """Return False if the run was cancelled before there were any."""
+        ready = group.ready()
+        while not ray.wait([ready], timeout=POLL_SECONDS)[0]:
+            if self.is_cancelled():
+                return False
+        return True
+
+    def _run(self, work: Work, group: Any, has_begun: Callable[[Sequence[str]], None]) -> Codes:
+        workers = [create_worker(work, number, group) for number in range(work.workers)]
+        try:
+            places = ray.get([worker.find_place.remote() for worker in workers])
+        except RayActorError:
+            return [None] * work.process_count  # a machine was lost meanwhile
+        has_begun([place.host for place in places])
+        meeting = Meeting(places[0].address, str(places[0].port), uuid.uuid4().hex)
+        running = {worker.run.remote(meeting): n for n, worker in enumerate(workers)}
+        return self._collect(work, workers, running)
+
+    def _collect(self, work: Work, workers: Sequence[Any], running: dict[Any, int]) -> Codes:
+        """Wait for all workers, and stop the others when one has failed or the run is cancelled."""
+        codes: dict[int, Sequence[int | None]] = {}
+        was_cancelled = False
+        while pending := [ref for ref, number in running.items() if number not in codes]:
+            for ref in ray.wait(pending, timeout=POLL_SECONDS)[0]:
+                codes[running[ref]] = found = get_codes(ref, work)
+                if any(code != 0 for code in found):
+                    ask_to_stop(workers, PATIENCE_SECONDS)
+            if self.is_cancelled() and not was_cancelled:
+                was_cancelled = True
+                ask_to_stop(workers, 0)
+        return [code for number in range(work.workers) for code in codes[number]]
+
+
+def create_worker(work: Work, number: int, group: Any) -> Any:
+    """Create the actor of a worker in its part of the placement group."""
+    strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
+    typed = {k: v for k, v in work.resources().items() if k not in ("CPU", "GPU")}
+    actor = ray.remote(RayWorker).options(
+        num_cpus=work.cpus, num_gpus=work.gpus, resources=typed, scheduling_strategy=strategy,
+        max_restarts=0, max_concurrency=2,
+    )  # fmt: skip
+    return actor.remote(work, number)
+
+
+class RayWorker(Worker):
+    """A worker as an actor of Ray."""
+
+    def __init__(self, work: Work, number: int) -> None:
+        super().__init__(work, number, ray.util.get_node_ip_address())
+
+
+def get_codes(ref: Any, work: Work) -> Sequence[int | None]:
+    """Return the exit codes of a worker that has ended; None for each process if it was lost."""
+    try:
+        found: Sequence[int | None] = ray.get(ref)
+    except RayActorError:
+        return [None] * work.processes
+    return found
+
+
+def ask_to_stop(workers: Sequence[Any], seconds: float) -> None:
+    """Ask workers to stop their processes after so many seconds; those that are lost do not."""
+    for worker in workers:
+        worker.stop.remote(seconds)
+
+
+def name_supervisor(folder: Path) -> str:
+    """Return a new name for the supervisor of a run."""
+    return f"{folder.name}-{uuid.uuid4().hex[:8]}"

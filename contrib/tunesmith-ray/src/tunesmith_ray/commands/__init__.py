@@ -1,0 +1,1 @@
+"""The commands ``tunesmith ray ...``, one module for each."""

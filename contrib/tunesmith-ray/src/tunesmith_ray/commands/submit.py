@@ -1,0 +1,202 @@
+"""``tunesmith ray submit``: execute a run on a Ray cluster."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesmith import api
+from tunesmith.cli import render
+from tunesmith.cli.common import (
+    CliState,
+    common_options,
+    json_option,
+    pass_state,
+    set_option,
+    trust_option,
+)
+from tunesmith.errors import UsageError
+from tunesmith.plan import Plan
+from tunesmith.storage import RunFolder
+from tunesmith_ray.follow import read_end, wait_for_job
+from tunesmith_ray.job_file import Job, find_job
+from tunesmith_ray.options import FLAGS, LOCAL, RayOptions
+from tunesmith_ray.work import Work
+from tunesmith_ray.worker import log_path
+from tunesmith_torch.runtime.launch import (
+    create_run,
+    given_flags,
+    open_run,
+    option_flags,
+    override_options,
+    planned_folder,
+    refuse_unsuitable_job,
+)
+
+SHOWN_LINES = 30
+"""Lines of the log of a process that has failed."""
+
+
+@click.command("submit")
+@click.argument("run", metavar="RUN.toml|RUN", type=click.Path(path_type=Path))
+@set_option
+@option_flags(RayOptions, FLAGS, "ray")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Run folder to create; default: a new folder below [run] folder.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be started, and do nothing.")
+@click.option("--detach", is_flag=True, help="Return at once; see `tunesmith ray status`.")
+@trust_option
+@json_option
+@common_options
+@pass_state
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
+    state: CliState,
+    run: Path,
+    sets: tuple[str, ...],
+    out: Path | None,
+    dry_run: bool,
+    detach: bool,
+    as_json: bool,
+) -> int:
+    """Execute a run on a Ray cluster, or continue the folder of a run that was interrupted.
+
+    The run folder is created here, on a file system that all machines see. Without --detach, the
+    command shows progress, and ends with the report and the exit code of the run; Ctrl-C stops the
+    run after its step. If a process or a machine is lost, the run continues at its last checkpoint.
+    """
+    folder, plan = open_run(run, sets=sets, out=out, files=state.files, disabled=state.disabled)
+    flags = given_flags(click.get_current_context())
+    options = override_options(plan.table(RayOptions), flags, "ray")
+    check_run(plan, options, detach=detach)
+    path = folder.path if folder else planned_folder(plan, out)
+    if dry_run:
+        show_work(Work.from_options(path, options), options)
+        return 0
+    from tunesmith_ray import cluster  # Ray itself is imported only here
+
+    with cluster.connect(options.address):
+        if folder:
+            refuse_second_job(folder.path)
+        check_resources(cluster.find_shortage(Work.from_options(path, options)), options)
+        folder = folder or create_run(plan, out)
+        supervisor = begin(folder, options)
+        if detach:
+            show_begin(folder, as_json)
+            return 0
+        render.print_note(f"run folder: {folder.path}")
+        job = wait_for_job(
+            folder.path,
+            is_alive=lambda: cluster.is_alive(supervisor),
+            cancel=lambda: cluster.cancel(supervisor),
+        )
+    show_report(folder, as_json)
+    return show_end(folder, job)
+
+
+def check_run(plan: Plan, options: RayOptions, *, detach: bool) -> None:
+    """Refuse a run that the workers could not execute.
+
+    Raises:
+        UsageError: its technique trains with one process, and there are several; it trains on
+            another device than the workers have; or Ray would end with this command.
+        EnvironmentProblem: the weights of the model are missing.
+    """
+    api.refuse_unrunnable(plan)
+    refuse_unsuitable_job(
+        plan, options.gpus, options.process_count, table="ray", hint="--workers 1 --processes 1"
+    )
+    if detach and options.address == LOCAL:
+        raise UsageError(
+            "--detach: a Ray that is started for one run ends with this command",
+            hint="start one with `ray start --head`, and leave --address out",
+        )
+
+
+def check_resources(shortage: str, options: RayOptions) -> None:
+    """Warn if the cluster lacks something, or refuse it where no machine can join.
+
+    Raises:
+        UsageError: this machine, as a cluster for one run, has too little.
+    """
+    if not shortage:
+        return
+    if options.address == LOCAL:
+        raise UsageError(shortage.partition(":")[0], hint="ask for less, such as --cpus 1")
+    render.print_note(f"warning: {shortage}", style="warning")
+
+
+def refuse_second_job(run: Path) -> None:
+    """Refuse a run that is on this cluster already.
+
+    Raises:
+        UsageError: its supervisor is alive.
+    """
+    from tunesmith_ray import cluster
+
+    job = find_job(run)
+    if job and job.is_active and cluster.find_supervisor(job.name):
+        raise UsageError(
+            f"{run}: the run is on the cluster already, it is {job.state}",
+            hint="tunesmith ray cancel stops it",
+        )
+
+
+def begin(folder: RunFolder, options: RayOptions) -> Any:
+    """Write the job into the run folder and start its supervisor; return that."""
+    from tunesmith_ray import cluster
+
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    job = Job(cluster.name_supervisor(folder.path), options.address, now)
+    job.write(folder.path)
+    return cluster.create_supervisor(job.name, Work.from_options(folder.path, options))
+
+
+def show_work(work: Work, options: RayOptions) -> None:
+    """Print what would be started."""
+    for name, value in work.describe(options.address):
+        render.print_text(f"{name + ':':<21}{value}")
+
+
+def show_begin(folder: RunFolder, as_json: bool) -> None:
+    """Print the run folder and the command that is useful next."""
+    if as_json:
+        content = {"schema": "tunesmith.ray-submit/1", "folder": str(folder.path)}
+        render.print_json(content)
+        return
+    render.print_text(f"run folder: {folder.path}")
+    render.print_note(
+        f"\nsee how it goes:\n  tunesmith ray status {render.shell_path(folder.path)}"
+    )
+
+
+def show_report(folder: RunFolder, as_json: bool) -> None:
+    """Print what `tunesmith report` prints, where that command is installed."""
+    root = click.get_current_context().find_root()
+    report = (
+        root.command.get_command(root, "report") if isinstance(root.command, click.Group) else None
+    )
+    if report:
+        words = [str(folder.path), *(["--json"] if as_json else [])]
+        with report.make_context("report", words, parent=root) as below:
+            report.invoke(below)
+
+
+def show_end(folder: RunFolder, job: Job) -> int:
+    """Print why a run has not finished, with the log of the process; return its exit code."""
+    if job.state == "finished":
+        return 0
+    render.print_note(f"\nrun {job.state}: {job.reason}", style="bad")
+    if job.failed_rank is not None:
+        path = log_path(folder.path, job.failed_rank)
+        render.print_note(f"\nthe end of {path}:\n")
+        for line in read_end(path, SHOWN_LINES):
+            render.print_note(f"  {line}")
+    run = render.shell_path(folder.path)
+    render.print_note(f"\ncontinue the run:\n  tunesmith ray submit {run}")
+    return job.exit_code or 1

@@ -1,0 +1,104 @@
+"""Follow a run on the cluster from the terminal: its state, and what rank 0 prints."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tunesmith.cli import render
+from tunesmith_ray.job_file import Job, find_job
+from tunesmith_ray.worker import log_path
+
+POLL_SECONDS = 0.3
+ALIVE_SECONDS = 10.0
+"""Seconds between two questions to the cluster whether the supervisor is alive."""
+
+
+@dataclass
+class Follower:
+    """Prints the lines that a log gets."""
+
+    path: Path
+    position: int = 0
+    rest: bytes = b""
+
+    @classmethod
+    def from_end(cls, path: Path) -> Follower:
+        """Return a follower of what comes after what the file has now."""
+        return cls(path, path.stat().st_size if path.is_file() else 0)
+
+    def print_new(self) -> None:
+        """Print the lines that were completed since the last call."""
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as stream:
+            stream.seek(self.position)
+            new = stream.read()
+        self.position += len(new)
+        *lines, self.rest = (self.rest + new).split(b"\n")
+        for line in lines:
+            render.print_note(line.decode(errors="replace").rstrip("\r"))
+
+
+def wait_for_job(
+    folder: Path,
+    *,
+    is_alive: Callable[[], bool],
+    cancel: Callable[[], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> Job:
+    """Show how the job of a run goes until it has ended; return it. Ctrl-C cancels it once.
+
+    ``is_alive`` asks for the supervisor, which alone ends a job: one whose supervisor was lost, say
+    with the cluster, is returned as failed.
+    """
+    follower = Follower.from_end(log_path(folder, 0))
+    shown: tuple[object, ...] = ()
+    checked, was_cancelled = time.monotonic(), False
+    while True:
+        try:
+            job = find_job(folder)
+            assert job is not None
+            if shown != (now := (job.state, job.starts)):
+                shown = now
+                show_state(job)
+            follower.print_new()
+            if not job.is_active:
+                return job
+            if time.monotonic() - checked > ALIVE_SECONDS:
+                checked = time.monotonic()
+                if not is_alive() and (job := find_job(folder) or job).is_active:
+                    return lose(job)
+            sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            if was_cancelled:
+                raise
+            was_cancelled = True
+            render.print_note("\nstopping after this step; press again to leave the run alone\n")
+            cancel()
+
+
+def lose(job: Job) -> Job:
+    """Return the job as one whose supervisor is gone."""
+    return replace(job, state="failed", exit_code=1, reason="the supervisor was lost")
+
+
+def show_state(job: Job) -> None:
+    """Print a state that a job has reached."""
+    if job.state == "waiting" and job.reason:
+        render.print_note(f"{job.reason}: start {job.starts}", style="warning")
+    elif job.state == "waiting":
+        render.print_note("waiting for machines")
+    elif job.state == "running":
+        render.print_note(f"running on {', '.join(dict.fromkeys(job.hosts))}")
+
+
+def read_end(path: Path, lines: int) -> Sequence[str]:
+    """Return the last lines of a file; none if there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        return [line.rstrip("\n") for line in deque(stream, maxlen=lines)]

@@ -1,0 +1,70 @@
+"""The begin of a process of a run: it becomes ``tunesmith resume``, as under torchrun.
+
+``python -m tunesmith_ray.rank --parent PID RUN`` binds its life to that of the worker that has
+started it, and replaces itself. A worker that is lost leaves no process behind that trains, or
+keeps the run locked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tunesmith.errors import TunesmithError
+from tunesmith_torch.runtime.launch import wait_for_lock
+
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that this process gets when its parent ends. It outlives exec."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Become the process of the run; return an exit code only if that fails."""
+    parser = argparse.ArgumentParser("tunesmith_ray.rank")
+    parser.add_argument("--parent", type=int, required=True, help="process of the worker")
+    parser.add_argument("--wait", action="store_true", help="wait until nobody works on the run")
+    parser.add_argument("folder", type=Path)
+    parsed = parser.parse_args(arguments)
+    end_with_parent(parsed.parent)
+    if parsed.wait:
+        try:
+            wait_for_lock(parsed.folder, report)
+        except TunesmithError as error:
+            report(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
+            return error.exit_code
+    command = [sys.executable, *resume_arguments(parsed.folder)]
+    return os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+
+
+def build_command(folder: Path, rank: int) -> list[str]:
+    """Return the command with which this process, a worker, starts a process of the run."""
+    command = [sys.executable, "-P", "-m", "tunesmith_ray.rank", "--parent", str(os.getpid())]
+    # A rank 0 on a machine that Ray has lost may still be alive, and have the run locked.
+    return [*command, *(["--wait"] if rank == 0 else []), str(folder)]
+
+
+def resume_arguments(folder: Path) -> list[str]:
+    """Return the arguments of python that begin the run or continue it."""
+    return ["-P", "-m", "tunesmith", "resume", str(folder)]
+
+
+def end_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when its parent ends; elsewhere than on Linux do nothing."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended before
+        os._exit(128 + signal.SIGKILL)
+
+
+def report(text: str) -> None:
+    """Print a line into the log of the process."""
+    print(f"tunesmith-ray: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The supervisor of a run: it starts the workers, and starts them again when one is lost.
+
+Ray loses what a lost process had not reported yet, so nothing is reported to it: the run folder
+owns checkpoints and events. A start is ``tunesmith resume`` in every process, whether the run has
+begun or not, and the supervisor decides by exit codes alone.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+from tunesmith.signals import STOP_SIGNALS
+from tunesmith_ray.job_file import Job, State, find_job
+from tunesmith_ray.work import Work
+
+Codes = Sequence[int | None]
+"""The exit code of each process by rank; None: its worker was lost."""
+TIME_LIMIT = 75
+"""The exit code of a run that has reached ``max_minutes``."""
+Verdict = Literal["finished", "failed", "stopped", "lost"]
+
+
+class StartWorkers(Protocol):
+    """Start all processes of a run once, wait for them, and return their exit codes."""
+
+    def __call__(self, work: Work, has_begun: Callable[[Sequence[str]], None]) -> Codes:
+        """``has_begun`` gets the machines of the workers; no code at all: it was cancelled."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of one start."""
+
+    verdict: Verdict
+    exit_code: int
+    failed_rank: int | None = None
+    reason: str = ""
+
+
+def supervise(work: Work, start: StartWorkers, is_cancelled: Callable[[], bool]) -> Job:
+    """Start the run until it has ended, or has lost processes too often; return the job at its end.
+
+    Each change of the job is in the run folder. A supervisor that is started again itself counts
+    the start that it finds there.
+    """
+    folder = Path(work.folder)
+    job = find_job(folder)
+    if job is None:
+        raise RuntimeError(f"{folder}: the job is gone")
+    while job.is_active:
+        job = replace(job, state="waiting", starts=job.starts + 1, hosts=())
+        job.write(folder)
+
+        def has_begun(hosts: Sequence[str], job: Job = job) -> None:
+            replace(job, state="running", hosts=tuple(hosts)).write(folder)
+
+        try:
+            outcome = judge(start(work, has_begun), is_cancelled())
+        except Exception as error:  # of Ray, or a bug: whoever waits must not wait forever
+            outcome = Outcome("failed", 1, reason=f"{type(error).__name__}: {error}")
+        job = settle(find_job(folder) or job, outcome, work)
+        job.write(folder)
+    return job
+
+
+def judge(codes: Codes, is_cancelled: bool) -> Outcome:
+    """Return how a start has ended, from the exit codes of its processes.
+
+    Rank 0 reports for all, unless it was only asked to stop because another one has failed. A
+    process that a signal has ended was lost, say with its machine, or because memory ran out.
+    """
+    if not codes:
+        return Outcome("stopped", 128 + signal.SIGTERM, reason="cancelled before it began")
+    if codes[0] == 0:
+        return Outcome("finished", 0)
+    stop_codes = {128 + number for number in STOP_SIGNALS}
+    lost = [rank for rank, code in enumerate(codes) if code is None or code > 128]
+    lost = [rank for rank in lost if codes[rank] not in stop_codes]
+    if is_cancelled:
+        return Outcome("stopped", codes[0] or 128 + signal.SIGKILL, reason="cancelled")
+    if lost:
+        code = codes[lost[0]]
+        how = "its worker was lost" if code is None else f"ended by {name_signal(code - 128)}"
+        return Outcome("lost", code or 128 + signal.SIGKILL, lost[0], f"rank {lost[0]}: {how}")
+    failed = [rank for rank, code in enumerate(codes) if code and code not in stop_codes]
+    rank = failed[0] if failed else 0
+    if rank == 0 and codes[0] in {TIME_LIMIT, *stop_codes}:
+        return Outcome("stopped", codes[0] or 1, reason="the run has stopped before its end")
+    return Outcome("failed", codes[rank] or 1, rank, f"rank {rank}: exit code {codes[rank]}")
+
+
+def name_signal(number: int) -> str:
+    """Return the name of a signal, or its number where it has none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def settle(job: Job, outcome: Outcome, work: Work) -> Job:
+    """Return the job after a start: active if the run is to be started again."""
+    ended = replace(job, failed_rank=outcome.failed_rank, reason=outcome.reason)
+    if outcome.verdict == "lost":
+        if job.starts <= work.max_failures:
+            return replace(ended, state="waiting")
+        reason = f"{outcome.reason}; it was started {job.starts} times"
+        return replace(ended, state="failed", exit_code=outcome.exit_code, reason=reason)
+    state: State = outcome.verdict
+    return replace(ended, state=state, exit_code=outcome.exit_code)

@@ -1,0 +1,114 @@
+"""The work of a cluster: the processes of a run, and what each worker needs, as plain values."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith.distributed import SHARED_FOLDER
+from tunesmith_ray.options import RayOptions
+from tunesmith_ray.rank import resume_arguments
+from tunesmith_torch.runtime.launch import parse_gpus
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """The place at which the processes of one start find each other."""
+
+    address: str
+    """Address of the machine of rank 0."""
+    port: str
+    id: str
+    """Different for each start: a process of an earlier one must not be taken for one of this."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run and the workers that it asks for."""
+
+    folder: str
+    """The run folder, absolute; every machine sees it there."""
+    workers: int = 1
+    processes: int = 1
+    """Processes of each worker."""
+    cpus: int = 1
+    gpus: int = 0
+    gpu_type: str = ""
+    """Ray's type of accelerator; "" for any."""
+    placement: str = "pack"
+    max_failures: int = 3
+    grace_seconds: int = 120
+
+    @classmethod
+    def from_options(cls, folder: Path, options: RayOptions) -> Work:
+        """Return the work of a run with these options."""
+        gpus = parse_gpus(options.gpus)
+        return cls(
+            folder=str(folder.absolute()),
+            workers=options.workers,
+            processes=options.processes_per_worker,
+            cpus=options.cpus,
+            gpus=gpus.count,
+            gpu_type=gpus.type,
+            placement=options.placement,
+            max_failures=options.max_failures,
+            grace_seconds=options.grace_seconds,
+        )
+
+    @property
+    def process_count(self) -> int:
+        return self.workers * self.processes
+
+    def resources(self) -> dict[str, float]:
+        """Return what each worker reserves, by Ray's names."""
+        found: dict[str, float] = {"CPU": self.cpus}
+        if self.gpus:
+            found["GPU"] = self.gpus
+            if self.gpu_type:  # a share of it, as Ray itself asks for a type
+                found[f"accelerator_type:{self.gpu_type}"] = 0.001
+        return found
+
+    def environment(self, worker: int, index: int, meeting: Meeting) -> Mapping[str, str]:
+        """Return the variables of the process with this index among those of its worker.
+
+        They are those that torchrun would set. Each worker counts as a machine of its own: it may
+        have GPUs that others on the same machine do not see.
+        """
+        # The folder in which Ray was started is no place for modules: it may have a json.py.
+        variables = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(self.threads)}
+        if self.process_count == 1:
+            return variables
+        return {
+            **variables,
+            "RANK": str(worker * self.processes + index),
+            "WORLD_SIZE": str(self.process_count),
+            "LOCAL_RANK": str(index),
+            "LOCAL_WORLD_SIZE": str(self.processes),
+            "GROUP_RANK": str(worker),
+            "MASTER_ADDR": meeting.address,
+            "MASTER_PORT": meeting.port,
+            "TORCHELASTIC_RUN_ID": meeting.id,
+            SHARED_FOLDER: str(Path(self.folder) / "ray"),
+        }
+
+    @property
+    def threads(self) -> int:
+        """Threads of each process: its share of the worker's cores."""
+        return max(1, self.cpus // self.processes)
+
+    def describe(self, address: str | None) -> list[tuple[str, str]]:
+        """Return what a dry run shows, each with its name."""
+        each = ", ".join(f"{name} {count:g}" for name, count in self.resources().items())
+        variables = self.environment(0, 0, Meeting("ADDRESS", "PORT", "START"))
+        shown = " ".join(f"{name}={value}" for name, value in variables.items())
+        return [
+            ("cluster", address or "RAY_ADDRESS, or that of this machine"),
+            ("workers", f"{self.workers} with {each} each, placement {self.placement}"),
+            ("processes", f"{self.process_count}, {self.processes} on each worker"),
+            ("run folder", self.folder),
+            ("command", shlex.join(["python", *resume_arguments(Path(self.folder))])),
+            ("variables of rank 0", shown),
+            ("started again", f"at most {self.max_failures} times, if a process or node is lost"),
+        ]

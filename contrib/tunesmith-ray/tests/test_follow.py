@@ -1,0 +1,104 @@
+"""What the terminal shows of a run on the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tunesmith_ray import follow
+from tunesmith_ray.follow import Follower, read_end, show_state, wait_for_job
+from tunesmith_ray.job_file import Job, find_job
+
+JOB = Job("a-1", None, "2026-01-01T00:00:00+00:00")
+
+
+def test_a_follower_prints_whole_lines_from_the_end_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rank-0.log"
+    path.write_text("before\n")
+    follower = Follower.from_end(path)
+    for text in ("one\ntw", "o\n", "\x1b[2Jthree\n", "rest"):
+        with path.open("a") as stream:
+            stream.write(text)
+        follower.print_new()
+    printed = capsys.readouterr().err
+    assert printed.splitlines()[:2] == ["one", "two"] and "before" not in printed
+    assert "\x1b" not in printed and "rest" not in printed
+
+
+def test_a_log_that_does_not_exist_yet_is_shown_from_its_beginning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    follower = Follower.from_end(tmp_path / "log")
+    follower.print_new()
+    (tmp_path / "log").write_text("one\n")
+    follower.print_new()
+    assert capsys.readouterr().err == "one\n"
+
+
+def wait(folder: Path, *steps: Callable[[], None], is_alive: bool = True) -> tuple[Job, list[str]]:
+    """Wait for the job while these steps happen; return it and what was cancelled."""
+    left, cancelled = list(steps), list[str]()
+
+    def sleep(seconds: float) -> None:
+        left.pop(0)()
+
+    job = wait_for_job(
+        folder, is_alive=lambda: is_alive, cancel=lambda: cancelled.append("once"), sleep=sleep
+    )
+    return job, cancelled
+
+
+def test_it_waits_until_the_job_has_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    JOB.write(tmp_path)
+    states = [
+        replace(JOB, state="waiting", starts=1),
+        replace(JOB, state="running", starts=1, hosts=("n1", "n1", "n2")),
+        replace(JOB, state="waiting", starts=2, reason="rank 0: ended by SIGKILL"),
+        replace(JOB, state="finished", starts=2, exit_code=0),
+    ]
+    job, cancelled = wait(tmp_path, *(lambda job=job: job.write(tmp_path) for job in states))
+    assert job == find_job(tmp_path) and job.exit_code == 0 and not cancelled
+    assert capsys.readouterr().err.splitlines() == [
+        "waiting for machines", "running on n1, n2", "rank 0: ended by SIGKILL: start 2",
+    ]  # fmt: skip
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_cancels_once_and_leaves_the_second_time(tmp_path: Path) -> None:
+    JOB.write(tmp_path)
+    stopped = replace(JOB, state="stopped", exit_code=143)
+    job, cancelled = wait(tmp_path, interrupt, lambda: stopped.write(tmp_path))
+    assert job.exit_code == 143 and cancelled == ["once"]
+    JOB.write(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        wait(tmp_path, interrupt, interrupt)
+
+
+def test_a_supervisor_that_is_lost_ends_the_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "ALIVE_SECONDS", -1.0)
+    JOB.write(tmp_path)
+    job, _ = wait(tmp_path, is_alive=False)
+    assert (job.state, job.exit_code, job.reason) == ("failed", 1, "the supervisor was lost")
+
+
+def test_the_end_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("a\nb\nc\n")
+    assert list(read_end(tmp_path / "log", 2)) == ["b", "c"]
+    assert not read_end(tmp_path / "none", 2)
+
+
+def test_a_submitted_job_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    show_state(JOB)
+    assert not capsys.readouterr().err

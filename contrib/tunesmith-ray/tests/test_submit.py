@@ -1,0 +1,130 @@
+"""Commands without a cluster: what a dry run shows, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tunesmith.cli.app import app
+from tunesmith_ray import tunesmith_commands
+from tunesmith_ray.commands import cancel, logs, status, submit
+from tunesmith_ray.job_file import Job, find_job, open_job
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["ray", *map(str, arguments)])
+
+
+def refuse(*arguments: str | Path) -> str:
+    result = call(*arguments)
+    assert result.exit_code not in (0, 1), result.output
+    return result.stderr
+
+
+def test_each_offer_loads_its_command() -> None:
+    loaded = {offer.name: offer.load() for offer in tunesmith_commands()}
+    modules = {"submit": submit, "status": status, "logs": logs, "cancel": cancel}
+    assert loaded == {f"ray {name}": module.command for name, module in modules.items()}
+
+
+def test_a_dry_run_shows_the_work_and_needs_no_ray(project: Path, tmp_path: Path) -> None:
+    before = sorted(project.rglob("*"))
+    code = "import sys; sys.modules['ray'] = None; from tunesmith.cli.app import app; app()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "ray", "submit", str(project / "run.toml"), "--dry-run",
+         "--out", str(tmp_path / "run"), "--workers", "3", "--gpus", "A100:2"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert "3 with CPU 1, GPU 2, accelerator_type:A100 0.001 each" in lines["workers"]
+    assert lines["processes"].strip() == "6, 2 on each worker"
+    assert lines["run folder"].strip() == str(tmp_path / "run")
+    assert f"tunesmith resume {tmp_path / 'run'}" in lines["command"]
+    assert sorted(project.rglob("*")) == before and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workers", "0"], "ray.workers"),
+        (["--gpus", "many"], "ray.gpus: must be a number"),
+        (["--set", "ray.adress=a"], "ray.adress: unknown key"),
+        (["--set", "ray.placement=near"], "ray.placement"),
+        (["--gpus", "2", "--set", "run.device=cpu"], "run.device is cpu"),
+        (["--set", "run.device=cuda"], "ray.gpus is 0, and run.device is cuda"),
+        (["--address", "local", "--detach"], "ends with this command"),
+    ],
+)
+def test_mistakes_are_named(
+    project: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    out = tmp_path / "run"
+    assert message in refuse("submit", project / "run.toml", "--out", out, "--dry-run", *arguments)
+    assert not out.exists()
+
+
+# --------------------------------------------------------------------------- the job of a run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run whose job has failed."""
+    (tmp_path / "lock").touch()
+    job = Job("a-1", None, "now", "failed", 4, ("n1", "n2"), 137, 1, "rank 1: ended by SIGKILL")
+    job.write(tmp_path)
+    return tmp_path
+
+
+def test_the_job_is_read_as_it_was_written(run: Path) -> None:
+    folder, job = open_job(run)
+    assert folder.path == run and (job.state, job.failed_rank, job.starts) == ("failed", 1, 4)
+
+
+def test_status_shows_a_job_that_has_ended_without_a_cluster(run: Path) -> None:
+    result = call("status", run)
+    assert result.exit_code == 0, result.stderr
+    assert "state:      failed\n" in result.stdout and "machines:   n1, n2\n" in result.stdout
+    assert "run:        not begun\n" in result.stdout
+    assert f"tunesmith ray logs {run} --rank 1" in result.stderr
+    content = json.loads(call("status", run, "--json").stdout)
+    assert (content["schema"], content["exit_code"]) == ("tunesmith.ray-status/1", 137)
+
+
+def test_logs_are_shown_from_their_end_and_cannot_control_the_terminal(run: Path) -> None:
+    assert "rank 1 was not started" in refuse("logs", run, "--rank", "1")
+    lines = [f"line {n}" for n in range(200)]
+    (run / "ray" / "rank-1.log").write_text("\n".join([*lines, "\x1b[2Jred"]) + "\n")
+    printed = call("logs", run, "--rank", "1", "--lines", "3").stdout.splitlines()
+    assert printed[:2] == ["line 198", "line 199"] and "\x1b" not in printed[2]
+
+
+def test_a_job_that_has_ended_cannot_be_cancelled(run: Path) -> None:
+    assert "the run has ended: failed" in call("cancel", run).stdout
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "cancel"])
+def test_a_folder_without_a_job_is_refused(command: str, tmp_path: Path) -> None:
+    assert "is not the folder of a run" in refuse(command, tmp_path)
+    (tmp_path / "lock").touch()
+    assert "no job was submitted" in refuse(command, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"name": "a", "state": "running"}'])
+def test_a_damaged_file_of_the_job_is_named(run: Path, content: str) -> None:
+    (run / "ray" / "job.json").write_text(content)
+    assert "job.json: is not what tunesmith wrote" in refuse("cancel", run)
+
+
+def test_an_unknown_state_is_damage(run: Path) -> None:
+    path = run / "ray" / "job.json"
+    content: dict[str, Any] = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "state": "lost"}))
+    assert "is not what tunesmith wrote" in refuse("status", run)
+    assert find_job(run.parent) is None

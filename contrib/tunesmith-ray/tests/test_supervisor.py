@@ -1,0 +1,119 @@
+"""The supervisor without a cluster: what it makes of exit codes, and what it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from tunesmith_ray.job_file import Job, find_job
+from tunesmith_ray.supervisor import Codes, Outcome, judge, name_signal, supervise
+from tunesmith_ray.work import Work
+
+JOB = Job("a-1", None, "2026-01-01T00:00:00+00:00")
+
+
+@pytest.mark.parametrize(
+    ("codes", "is_cancelled", "verdict", "exit_code", "rank"),
+    [
+        ([0, 0], False, "finished", 0, None),
+        ([0, None], False, "finished", 0, None),  # lost after the end of the run
+        ([0, 1], True, "finished", 0, None),
+        ([1, None], False, "lost", 137, 1),  # rank 0 has noticed
+        ([None, None], False, "lost", 137, 0),
+        ([1, 137], False, "lost", 137, 1),
+        ([139, 1], False, "lost", 139, 0),
+        ([5, 0], False, "failed", 5, 0),
+        ([143, 3], False, "failed", 3, 1),  # rank 0 was asked to stop, because rank 1 has failed
+        ([143, 0], False, "stopped", 143, None),
+        ([75, 0], False, "stopped", 75, None),
+        ([143, 0], True, "stopped", 143, None),
+        ([None, None], True, "stopped", 137, None),
+        ([], True, "stopped", 143, None),
+    ],
+)
+def test_a_start_is_judged_by_its_exit_codes(
+    codes: Codes, is_cancelled: bool, verdict: str, exit_code: int, rank: int | None
+) -> None:
+    outcome = judge(codes, is_cancelled)
+    assert (outcome.verdict, outcome.exit_code, outcome.failed_rank) == (verdict, exit_code, rank)
+
+
+def test_a_lost_process_is_described() -> None:
+    assert judge([137, 1], False).reason == "rank 0: ended by SIGKILL"
+    assert judge([1, None], False).reason == "rank 1: its worker was lost"
+    assert name_signal(200) == "signal 200"
+
+
+class Starts:
+    """A cluster on which each start ends with the next exit codes."""
+
+    def __init__(self, folder: Path, *codes: Codes | Exception) -> None:
+        self.folder, self.codes = folder, list(codes)
+        self.states: list[tuple[str, int]] = []
+
+    def __call__(self, work: Work, has_begun: Callable[[Sequence[str]], None]) -> Codes:
+        self.note()
+        has_begun(["n1", "n2"])
+        self.note()
+        found = self.codes.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def note(self) -> None:
+        job = find_job(self.folder)
+        assert job is not None
+        self.states.append((job.state, job.starts))
+
+
+def run(folder: Path, *codes: Codes | Exception, failures: int = 3) -> tuple[Job, Starts]:
+    starts = Starts(folder, *codes)
+    JOB.write(folder)
+    job = supervise(Work(str(folder), max_failures=failures), starts, lambda: False)
+    assert find_job(folder) == job
+    return job, starts
+
+
+def test_a_lost_process_is_started_again_and_an_error_is_not(tmp_path: Path) -> None:
+    job, starts = run(tmp_path, [1, None], [0, 0])
+    assert (job.state, job.starts, job.exit_code, list(job.hosts)) == (
+        "finished", 2, 0, ["n1", "n2"]
+    )  # fmt: skip
+    assert starts.states == [("waiting", 1), ("running", 1), ("waiting", 2), ("running", 2)]
+    job, starts = run(tmp_path, [5, 0], [0, 0])
+    assert (job.state, job.starts, job.exit_code) == ("failed", 1, 5)
+    assert len(starts.codes) == 1
+
+
+def test_it_is_started_again_so_often_and_no_more(tmp_path: Path) -> None:
+    job, _ = run(tmp_path, [137], [137], [137], failures=1)
+    assert (job.state, job.starts, job.exit_code, job.failed_rank) == ("failed", 2, 137, 0)
+    assert job.reason == "rank 0: ended by SIGKILL; it was started 2 times"
+    assert run(tmp_path, [137], [0], failures=0)[0].state == "failed"
+
+
+def test_an_error_of_ray_ends_the_job(tmp_path: Path) -> None:
+    job, _ = run(tmp_path, ValueError("no such placement"))
+    assert (job.state, job.exit_code) == ("failed", 1)
+    assert job.reason == "ValueError: no such placement"
+
+
+def test_a_supervisor_that_is_created_again_counts_the_start_before(tmp_path: Path) -> None:
+    """And does nothing for a job that has ended."""
+    Job("a-1", None, "", state="running", starts=2, hosts=("n1",)).write(tmp_path)
+    job = supervise(Work(str(tmp_path)), Starts(tmp_path, [0]), lambda: False)
+    assert (job.state, job.starts) == ("finished", 3)
+    again = Starts(tmp_path, [0])
+    assert supervise(Work(str(tmp_path)), again, lambda: False) == job
+    assert len(again.codes) == 1
+
+
+def test_a_job_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the job is gone"):
+        supervise(Work(str(tmp_path)), Starts(tmp_path), lambda: False)
+
+
+def test_an_outcome_has_no_rank_unless_one_has_failed() -> None:
+    assert Outcome("finished", 0).failed_rank is None

@@ -1,0 +1,75 @@
+"""The work of a cluster: what each worker reserves, and the variables of its processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith_ray.options import RayOptions
+from tunesmith_ray.work import Meeting, Work
+
+MEETING = Meeting("10.0.0.1", "29500", "start-1")
+
+
+def work(**values: Any) -> Work:
+    return Work.from_options(Path("/runs/a"), RayOptions(**values))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"CPU": 4}),
+        ({"cpus": 2, "gpus": 2}, {"CPU": 2, "GPU": 2}),
+        ({"gpus": "A100:1"}, {"CPU": 4, "GPU": 1, "accelerator_type:A100": 0.001}),
+    ],
+)
+def test_a_worker_reserves_what_is_asked_for(
+    options: dict[str, Any], expected: dict[str, float]
+) -> None:
+    assert work(**options).resources() == expected
+
+
+def test_a_single_process_has_none_of_the_variables_of_torchrun() -> None:
+    assert work(cpus=8).environment(0, 0, MEETING) == {
+        "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "8",
+    }  # fmt: skip
+
+
+def test_processes_are_numbered_over_all_workers() -> None:
+    """And each worker counts as a machine, with its GPUs numbered from 0."""
+    both = work(workers=2, gpus=2, cpus=8)
+    found = [both.environment(worker, index, MEETING) for worker in (0, 1) for index in (0, 1)]
+    assert [each["RANK"] for each in found] == ["0", "1", "2", "3"]
+    assert [each["LOCAL_RANK"] for each in found] == ["0", "1", "0", "1"]
+    assert [each["GROUP_RANK"] for each in found] == ["0", "0", "1", "1"]
+    same = {key: found[0][key] for key in found[0] if "RANK" not in key}
+    assert all(same.items() <= each.items() for each in found)
+    assert same == {
+        "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "4", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "start-1",
+    }  # fmt: skip
+    assert found[0]["TUNESMITH_RANKS"] == "/runs/a/ray"
+
+
+def test_more_processes_than_cores_have_a_thread_each() -> None:
+    assert work(cpus=1, processes=3).threads == 1
+
+
+def test_each_option_but_the_address_reaches_the_work() -> None:
+    changed: dict[str, Any] = {
+        "workers": 2, "gpus": 1, "processes": 2, "cpus": 2, "placement": "spread",
+        "max_failures": 1, "grace_seconds": 5,
+    }  # fmt: skip
+    assert {*changed, "address"} == set(RayOptions.model_fields)
+    for key, value in changed.items():
+        assert work(**{key: value}) != work(), key
+
+
+def test_a_description_shows_command_and_resources() -> None:
+    facts = dict(work(workers=2, gpus="A100:1").describe("head:6379"))
+    assert facts["cluster"] == "head:6379" and "GPU 1" in facts["workers"]
+    assert facts["command"] == "python -P -m tunesmith resume /runs/a"
+    assert "WORLD_SIZE=2" in facts["variables of rank 0"]
+    assert "RANK" not in dict(work().describe(None))["variables of rank 0"]
