@@ -38,14 +38,18 @@ def test_the_times_of_a_run_are_read_without_its_first_steps(tmp_path: Path) -> 
 
 def test_a_launcher_that_fails_has_its_error_and_the_others_go_on(tmp_path: Path) -> None:
     cases = [
-        Case("works", 1, lambda out: run(EVENTS, out)),
+        Case("tunesmith run", 1, lambda out: run(EVENTS, out)),
         Case("fails", 2, lambda out: run("raise SystemExit('no | cluster')", out)),
     ]
     found = measure(cases, tmp_path, rounds=2, environment=os.environ)
-    assert len(found["works|1"]) == 2 and "exit code 1: no | cluster" in found["fails|2"]
+    assert len(found["tunesmith run|1"]) == 2 and "exit code 1: no | cluster" in found["fails|2"]
     lines = render_table(found).splitlines()
-    assert lines[2].startswith("| works | 1 | ") and lines[2].endswith("| +0.0 | 500.0 | 20 |")
+    assert lines[2].startswith("| tunesmith run | 1 | ") and lines[2].endswith(
+        "| +0.0 | 500.0 | 20 |"
+    )
     assert lines[3].startswith("| fails | 2 | exit code 1: no / cluster")
+    without = render_table({"works|1": found["tunesmith run|1"]})
+    assert without.endswith(" | - | 500.0 | 20 |")
     assert {line.count("|") for line in lines} == {8}
 
 
