@@ -171,24 +171,6 @@ def test_a_lost_worker_leaves_no_process_behind(
     assert_nothing_was_lost(run, undisturbed, committed)
 
 
-def test_a_cancelled_run_stops_after_its_step_and_can_be_submitted_again(
-    nodes: ThreeNodes, project: Path, undisturbed: Path
-) -> None:
-    run = project / "runs" / "cancelled"
-    call(nodes, project, "submit", "run.toml", "--out", str(run), *TWO, "--detach")
-    wait_for_step(run, 7)
-    refused = call(nodes, project, "submit", str(run), *TWO, code=2)[1]
-    assert "the run is on the cluster already" in refused
-    call(nodes, project, "cancel", str(run))
-    wait_for_end(run)
-    status = json.loads(call(nodes, project, "status", str(run), "--json")[0])
-    assert (status["state"], status["run"], status["exit_code"]) == ("stopped", "stopped", 143)
-    call(nodes, project, "submit", str(run), *TWO)
-    steps = [event["step"] for event in events(run, "step-finished")]
-    assert steps == sorted(set(steps)) and steps[-1] == 40
-    assert (run / WEIGHTS).read_bytes() == (undisturbed / WEIGHTS).read_bytes()
-
-
 def test_ctrl_c_stops_the_run_with_a_checkpoint(nodes: ThreeNodes, project: Path) -> None:
     run = project / "runs" / "interrupted"
     submit = start(nodes, project, "submit", "run.toml", "--out", str(run), *TWO)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith.events import RunFinished
+from tunesmith.storage import EventLog
+from tunesmith.testing import sample_event
 from tunesmith_ray.job_file import Job, find_job
 from tunesmith_ray.supervisor import Codes, Outcome, judge, name_signal, supervise
 from tunesmith_ray.work import Work
@@ -92,6 +95,16 @@ def test_it_is_started_again_so_often_and_no_more(tmp_path: Path) -> None:
     assert (job.state, job.starts, job.exit_code, job.failed_rank) == ("failed", 2, 137, 0)
     assert job.reason == "rank 0: ended by SIGKILL; it was started 2 times"
     assert run(tmp_path, [137], [0], failures=0)[0].state == "failed"
+
+
+def test_a_run_that_ends_just_when_it_is_stopped_is_finished(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    with EventLog(tmp_path / "events.jsonl") as log:
+        finished = sample_event(RunFinished, status="ok", exit_code=0)
+        log.append({"time": 1.0, **finished.to_json()})
+    for codes in ([143, 0], [None, None]):
+        job, _ = run(tmp_path, codes)
+        assert (job.state, job.exit_code, job.starts) == ("finished", 0, 1)
 
 
 def test_an_error_of_ray_ends_the_job(tmp_path: Path) -> None:

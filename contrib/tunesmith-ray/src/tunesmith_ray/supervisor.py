@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+from tunesmith import api
+from tunesmith.errors import TunesmithError
 from tunesmith.signals import STOP_SIGNALS
 from tunesmith_ray.job_file import Job, State, find_job
 from tunesmith_ray.work import Work
@@ -63,6 +65,8 @@ def supervise(work: Work, start: StartWorkers, is_cancelled: Callable[[], bool])
             outcome = judge(start(work, has_begun), is_cancelled())
         except Exception as error:  # of Ray, or a bug: whoever waits must not wait forever
             outcome = Outcome("failed", 1, reason=f"{type(error).__name__}: {error}")
+        if has_finished(folder):  # also if it was lost or stopped just then
+            outcome = Outcome("finished", 0)
         job = settle(find_job(folder) or job, outcome, work)
         job.write(folder)
     return job
@@ -112,3 +116,11 @@ def settle(job: Job, outcome: Outcome, work: Work) -> Job:
         return replace(ended, state="failed", exit_code=outcome.exit_code, reason=reason)
     state: State = outcome.verdict
     return replace(ended, state=state, exit_code=outcome.exit_code)
+
+
+def has_finished(folder: Path) -> bool:
+    """Return True if the run folder holds a finished run, however its processes have ended."""
+    try:
+        return api.read_report(folder).status == "ok"
+    except TunesmithError:
+        return False
