@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import ceil, floor
 
 from tunesmith.errors import GateError
 from tunesmith.events import JSON, TUNED, GateChecked, Measured
@@ -28,11 +29,8 @@ def check_gate(
                 f'gate.must_beat: tuned must be better than {baseline}, but is "{outcome}"'
             )
     failures += _missed_bounds(gate, [event for event in measured if event.model == TUNED])
-    failures += [
-        f"{event.stage}: {event.message}"
-        for event in inner
-        if not event.passed and not event.accepted
-    ]
+    refused = (event for event in inner if not event.passed and not event.accepted)
+    failures += [f"{event.stage}: {event.message}" for event in refused]
     if failures:
         hint = "the trained model is kept; `tunesmith report RUN` shows all scores"
         raise GateError("\n".join(failures), hint=hint)
@@ -46,7 +44,9 @@ def _missed_bounds(gate: GateOptions, tuned: Sequence[Measured]) -> Iterator[str
             yield f"{where}: the metric was not measured"
         for event in events:
             met = event.value >= bound if event.higher_is_better else event.value <= bound
-            limit = "at least" if event.higher_is_better else "at most"
+            # Rounded away from the bound: "at least 0.9, got 0.900" would explain nothing.
+            limit, cut = ("at least", floor) if event.higher_is_better else ("at most", ceil)
             if not met or event.details.get("holds") is False:
                 reason = f"; {event.details['finding']}" if "finding" in event.details else ""
-                yield f"{where}: must be {limit} {bound:g}, got {event.value:.3f}{reason}"
+                value = cut(event.value * 1_000) / 1_000
+                yield f"{where}: must be {limit} {bound:g}, got {value:.3f}{reason}"

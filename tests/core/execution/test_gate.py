@@ -46,8 +46,8 @@ def test_a_gate_that_is_met(options: dict[str, object]) -> None:
             {"must_beat": ["few-shot"]},
             'gate.must_beat: tuned must be better than few-shot, but is "unclear"',
         ),
-        ({"at_least": {"score": 0.81}}, "gate.at_least.score: must be at least 0.81, got 0.8"),
-        ({"at_least": {"loss": 0.59}}, "gate.at_least.loss: must be at most 0.59, got 0.6"),
+        ({"at_least": {"score": 0.81}}, "gate.at_least.score: must be at least 0.81, got 0.800"),
+        ({"at_least": {"loss": 0.59}}, "gate.at_least.loss: must be at most 0.59, got 0.600"),
         ({"at_least": {"bleu": 0.1}}, "gate.at_least.bleu: the metric was not measured"),
     ],
 )
@@ -61,8 +61,8 @@ def test_a_gate_that_is_not_met(options: dict[str, object], message: str) -> Non
     ("holds", "bound", "message"),
     [
         (True, 0.05, ""),
-        (False, 0.05, "gate.at_least.harm: must be at most 0.05, got 0.02; not enough texts"),
-        (True, 0.01, "gate.at_least.harm: must be at most 0.01, got 0.02; not enough texts"),
+        (False, 0.05, "gate.at_least.harm: must be at most 0.05, got 0.020; not enough texts"),
+        (True, 0.01, "gate.at_least.harm: must be at most 0.01, got 0.020; not enough texts"),
     ],
 )
 def test_the_test_of_a_margin_must_hold_too(holds: bool, bound: float, message: str) -> None:
@@ -87,3 +87,15 @@ def test_must_beat_fails_for_a_baseline_without_evaluation() -> None:
     tuned = measured("score", 1.0)
     with pytest.raises(GateError, match='better than base, but is "not measured"'):
         check_gate(GateOptions(must_beat=["base"]), [tuned], {})
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "bound", "message"),
+    [("score", 0.8998, 0.9, "at least 0.9, got 0.899"), ("loss", 0.60001, 0.6, "0.6, got 0.601")],
+)
+def test_a_missed_bound_differs_from_what_is_shown(
+    metric: str, value: float, bound: float, message: str
+) -> None:
+    event = measured(metric, value, higher=metric == "score")
+    with pytest.raises(GateError, match=message):
+        check_gate(GateOptions(at_least={metric: bound}), [event], {})
