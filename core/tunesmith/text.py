@@ -149,7 +149,7 @@ def suggest_name(word: str, known: Iterable[str]) -> str | None:
     prefixed = [name for name in names if name.startswith(normalized)]
     if normalized not in names and len(prefixed) == 1 and len(normalized) >= 2:
         return names[prefixed[0]]
-    close = get_close_matches(normalized, names, n=1)
+    close = get_close_matches(normalized, names, n=1, cutoff=0.61)
     return names[close[0]] if close else None
 
 

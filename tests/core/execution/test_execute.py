@@ -188,7 +188,7 @@ def test_the_gate_reads_the_evaluator_that_it_names(bench: Bench) -> None:
     gate = {"at_least": {"right": {"right": 0.9}, "right-2": {"right": 0.9}}}
     with pytest.raises(GateError) as caught:
         bench.run(evaluators=two, gate=gate)
-    assert caught.value.message == "gate.at_least.right-2.right: must be at least 0.9, got 0"
+    assert caught.value.message == "gate.at_least.right-2.right: must be at least 0.9, got 0.000"
 
 
 # --------------------------------------------------------------------------- stopping, resuming
