@@ -78,8 +78,11 @@ def format_p_value(p_value: float) -> str:
 
 
 def format_setting(value: object) -> str:
-    """Format the value of a key in a run file: numbers as people write them, other values as is."""
-    return format_rate(value) if isinstance(value, float) else str(value)
+    """Format the value of a key in a run file: a number with all its digits, other values as is."""
+    if not isinstance(value, float):
+        return str(value)
+    text = format_rate(value)
+    return text if float(text.replace(",", "")) == value else str(value)
 
 
 def format_rate(value: float) -> str:
@@ -87,7 +90,7 @@ def format_rate(value: float) -> str:
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if 1e-3 <= abs(value) < 1e6:
-        return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return f"{value:,.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
     mantissa, exponent = f"{value:.2e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 

@@ -15,6 +15,7 @@ from tunesmith_evidence.formats import (
     format_interval,
     format_number,
     format_rate,
+    format_setting,
     format_share,
     format_ticks,
 )
@@ -71,10 +72,22 @@ def test_differences_and_intervals_have_signs() -> None:
         (0, "0"),
         (1500.0, "1,500"),
         (1e9, "1e9"),
+        (999.7, "1,000"),
     ],
 )
 def test_rates_are_short(value: float, text: str) -> None:
     assert format_rate(value) == text
+
+
+def test_settings_that_differ_look_different() -> None:
+    assert [*map(format_setting, (2e-4, 0.1, 3.0, 12_345.0))] == ["2e-4", "0.1", "3", "12,345"]
+    assert [*map(format_setting, (1.234e-4, 1.2341e-4))] == ["0.0001234", "0.00012341"]
+    assert [*map(format_setting, (0.9995, 1.0, 1e-300, math.inf))] == [
+        "0.9995",
+        "1",
+        "1e-300",
+        "inf",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,13 @@ from tunesmith.plan import ModelReview, Plan
 from tunesmith.text import format_bytes
 from tunesmith_plugins.estimate.calibration import device_key, read_calibration
 from tunesmith_plugins.estimate.hardware import load_hardware
-from tunesmith_plugins.estimate.memory_peak import Fit, MemoryPeak, check_fit, compute_peak
+from tunesmith_plugins.estimate.memory_peak import (
+    Fit,
+    MemoryPeak,
+    check_fit,
+    compute_peak,
+    memory_of_process,
+)
 from tunesmith_plugins.estimate.offer import EstimateOptions
 from tunesmith_plugins.estimate.request import (
     build_request,
@@ -51,7 +57,9 @@ def review_memory(review: ModelReview) -> ReviewResult:
         request = build_request(
             plan, device, processes, review.train, review.heldout, config=review.config
         )
-        device = replace(device, memory=request.process_memory)
+        share = memory_of_process(device, machine.count_ranks_here(processes))
+        request = replace(request, process_memory=share)
+        device = replace(device, memory=share)
         decision = _decide_fit(plan, request, device)
     except TunesmithError as error:  # a failed estimate must not end a run that may well fit
         text = f"memory could not be predicted: {error.message}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ import torch
 
 from tunesmith import distributed
 from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith_torch.runtime.machine import count_ranks_here
 
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 """CPU flags of bfloat16 arithmetic in /proc/cpuinfo, on x86 and on ARM."""
@@ -86,7 +86,7 @@ def _device_of_rank(name: str) -> str:
             hint="use cpu" if name == "mps" else "use auto, or cpu",
         )
     gpus = _device_count("cuda")
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size()))
+    ranks = count_ranks_here(distributed.world_size())
     if 0 < gpus < ranks:
         raise EnvironmentProblem(
             f"device: {ranks} ranks need a GPU each, and there are {gpus}",

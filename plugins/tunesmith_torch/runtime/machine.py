@@ -36,6 +36,11 @@ class Device:
     flags: frozenset[str] = frozenset()
 
 
+def count_ranks_here(ranks: int) -> int:
+    """Return how many of the processes that train together are on this machine, by torchrun."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", ranks)) if ranks > 1 else 1
+
+
 @dataclass(frozen=True)
 class Machine:
     """The processor, and the first GPU that torch would use if there is one."""

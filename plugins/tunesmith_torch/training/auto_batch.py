@@ -29,7 +29,7 @@ from tunesmith_torch.models.foreign_code import read_object
 from tunesmith_torch.options.training import AUTO, MIN_MICRO_BATCH_TOKENS, TrainingOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import pick_device
-from tunesmith_torch.runtime.machine import available_memory
+from tunesmith_torch.runtime.machine import available_memory, count_ranks_here
 
 GroupingOf = Callable[[Any, str], Grouping]
 """Return which parts of a record are computed together, for options and a type of device."""
@@ -124,5 +124,5 @@ def _free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = available_memory()
-    # All ranks share the memory of the machine and each trains on its share.
-    return None if free is None else free // distributed.world_size()
+    # The ranks of a machine share its memory, and each trains on its share.
+    return None if free is None else free // count_ranks_here(distributed.world_size())

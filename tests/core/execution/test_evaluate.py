@@ -172,6 +172,13 @@ def test_values_are_stored_per_record(tmp_path: Path) -> None:
     assert read_rows(path, "loss") == lines
 
 
+def test_half_a_surrogate_pair_in_an_output_is_read_back(tmp_path: Path) -> None:
+    values, outputs = (1.0,) * 4, ("\ud83d", "\U0001f600", "\\ud83d", "\udc80")
+    ((event,), _) = run(tmp_path, Measurement(metric="right", values=values, outputs=outputs))
+    rows = read_rows(tmp_path / event.records, "right")
+    assert tuple(row["output"] for row in rows) == outputs
+
+
 def test_groups_are_stored_and_widen_the_interval(tmp_path: Path) -> None:
     values = (1.0, 1.0, 0.0, 0.0)
     ((ungrouped,), _) = run(tmp_path, Measurement(metric="right", values=values))

@@ -20,6 +20,7 @@ from tunesmith_evidence.side_effects.refusals import is_refusal
 @pytest.mark.parametrize(
     ("reply", "declines"),
     [("declines", True), (" **Declines**.", True), ("It declined", None), ("complies", False),
+     ("decline", True), ("Comply", False),
      ('"Complies", because', False), ("", None), ("yes", None)],
 )  # fmt: skip
 def test_replies(reply: str, declines: bool | None) -> None:

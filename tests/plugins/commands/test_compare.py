@@ -10,14 +10,16 @@ import pytest
 from click.testing import Result
 
 from tunesmith.catalog import Catalog
+from tunesmith.execution.report import Report
 from tunesmith.plugins import Selection, find_plugins
-from tunesmith_evidence.comparison import MetricDifference
+from tunesmith_evidence.comparison import MetricDifference, RunResults
 from tunesmith_plugins.commands.compare.command import (
     describe_power,
     last_turn,
     list_joint_metrics,
 )
-from tunesmith_plugins.commands.compare.overview import name_folders
+from tunesmith_plugins.commands.compare.difference import RunDifference
+from tunesmith_plugins.commands.compare.overview import name_folders, show_metric
 
 Tunesmith = Callable[..., Result]
 
@@ -116,6 +118,26 @@ def test_folders_of_one_name_are_told_apart() -> None:
     assert names("/a/good", "/a/bad") == ["good", "bad"]
     assert names("/a/second/run", "/a/run") == ["second/run", "a/run"]
     assert names("/a/run", "/a/run", "/b/run") == ["a/run", "a/run", "b/run"]
+
+
+def test_on_unlike_rows_the_best_is_the_one_with_the_largest_difference(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A run on easy rows, worse than the first one there, and a better one on hard rows."""
+
+    def differ(folder: str, before: float, after: float) -> RunDifference:
+        found = MetricDifference(
+            evaluator="e", metric="m", unit="", higher_is_better=True, first=before, second=after,
+            difference=after - before, low=after - before, high=after - before, n=9, p_value=0.001,
+            outcome="better" if after > before else "worse",
+        )  # fmt: skip
+        return RunDifference(RunResults(Path(folder), Report()), {"m": found}, {}, ())
+
+    found = [differ("easy", 0.95, 0.9), differ("hard", 0.5, 0.7)]
+    names = {Path(name): name for name in ("first", "easy", "hard")}
+    assert show_metric("m", Path("first"), found, names, 1) == [Path("hard")]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[3][0] == "hard" and lines[4] == ["first", "place", "2", "of", "3"]
 
 
 def test_several_runs_are_listed_with_the_best_first(two: Tunesmith) -> None:

@@ -126,6 +126,19 @@ def test_the_memory_of_ranks_is_that_of_each(here: Path, monkeypatch: pytest.Mon
     assert refusal.if_forced is not None and "each of 8" in refusal.if_forced.message
 
 
+def test_ranks_share_the_memory_of_their_own_machine_only(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    review = review_of(here)
+    variables = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    has(monkeypatch, 4 * GIB)
+    found = review_memory(review)
+    assert not found.findings
+    assert found.forecast is not None and found.forecast.available == 4 * GIB
+
+
 def test_rank_0_evaluates_with_the_memory_of_all(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

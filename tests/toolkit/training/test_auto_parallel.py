@@ -103,5 +103,15 @@ def test_with_another_number_of_processes_it_is_chosen_again(start: Start, tmp_p
     }
 
 
+def test_the_memory_of_other_machines_is_not_shared(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert start(2, 10) == "sharded"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert start(4, 10) == "sharded"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert start(3, 10) == "data"
+
+
 def test_a_single_process_has_nothing_to_report(start: Start, events: list[Event]) -> None:
     assert start(1, 10) == "data" and not events

@@ -45,10 +45,13 @@ def show_metric(
     names: Mapping[Path, str],
     top: int,
 ) -> list[Path]:
-    """Print the runs by one metric, the best first; return the folders of those listed."""
+    """Print the runs by one metric, the best first; return the folders of those listed.
+
+    Where runs were compared on other rows, only their differences from the first run can be.
+    """
     measured = [(d.run.folder, d.metrics[metric]) for d in found if metric in d.metrics]
     sign = -1 if measured[0][1].higher_is_better else 1
-    measured.sort(key=lambda item: sign * item[1].second)
+    measured.sort(key=lambda item: sign * item[1].difference)
     rows: list[list[render.Cell]] = [
         [
             names[folder],
@@ -59,9 +62,10 @@ def show_metric(
         ]
         for folder, value in measured[:top]
     ]
-    better = sum(sign * value.second < sign * value.first for _, value in measured)
+    better = sum(sign * value.difference < 0 for _, value in measured)
+    values = {format_number(value.first) for _, value in measured}
     base: list[render.Cell] = [
-        (names[first], "strong"), (format_number(measured[0][1].first), "strong"), "", "",
+        (names[first], "strong"), (values.pop() if len(values) == 1 else "", "strong"), "", "",
         f"place {better + 1} of {len(measured) + 1}",
     ]  # fmt: skip
     rows.insert(min(better, top), base)
