@@ -96,10 +96,15 @@ def format_rate(value: float) -> str:
 
 
 def format_share(share: float) -> str:
-    """Format a share of a whole: "0.36 %", "12 %", "100 %"; "<0.01 %" if it is tiny."""
+    """Format a share of a whole: "0.36 %", "12 %", "100 %"; "<0.01 %" if it is tiny.
+
+    What is not the whole is never "100 %", but "99.7 %".
+    """
     percent = 100 * share
     if 0 < percent < 0.005:
         return "<0.01 %"
+    if 99.5 <= percent < 100:
+        return f"{math.floor(10 * percent) / 10:.1f} %"
     return f"{percent:.{2 if 0 < percent < 1 else 1 if 0 < percent < 10 else 0}f} %"
 
 

@@ -92,7 +92,16 @@ def test_settings_that_differ_look_different() -> None:
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(0, "0 %"), (0.00001, "<0.01 %"), (0.0036, "0.36 %"), (0.042, "4.2 %"), (0.12, "12 %")],
+    [
+        (0, "0 %"),
+        (0.00001, "<0.01 %"),
+        (0.0036, "0.36 %"),
+        (0.042, "4.2 %"),
+        (0.12, "12 %"),
+        (0.997, "99.7 %"),
+        (0.9999, "99.9 %"),
+        (1, "100 %"),
+    ],
 )
 def test_shares(share: float, text: str) -> None:
     assert format_share(share) == text

@@ -32,10 +32,10 @@ from tunesmith.storage.manifest import (
     verify_folder,
 )
 from tunesmith.storage.run_folder import RunFolder
-from tunesmith.storage.run_lock import LockHolder, lock
+from tunesmith.storage.run_lock import LEASE, LockHolder, lock
 
 __all__ = [
-    "MANIFEST", "Checkpoint", "Checkpoints", "Disk", "EventLog", "FileChecksum", "FileProblem",
-    "LockHolder", "Manifest", "RunFolder", "commit_folder", "free_bytes", "is_inside", "lock",
-    "read_events", "read_known_events", "read_manifest", "verify_folder", "write_atomic",
+    "LEASE", "MANIFEST", "Checkpoint", "Checkpoints", "Disk", "EventLog", "FileChecksum",
+    "FileProblem", "LockHolder", "Manifest", "RunFolder", "commit_folder", "free_bytes",
+    "is_inside", "lock", "read_events", "read_known_events", "read_manifest", "verify_folder", "write_atomic",
 ]  # fmt: skip

@@ -216,7 +216,7 @@ def _in_use_error(folder: Path) -> UsageError:
             break
         time.sleep(0.01)
     hint = "wait until that process has ended, or stop it"
-    if holder and not holder.is_local():
+    if holder is None or not holder.is_local():
         silent = format_duration(time.time() - _last_sign(folder))
         hint += f"; if its machine (silent for {silent}) is dead, `tunesmith unlock {folder}`"
     return UsageError(f"{folder}: run is in use by {holder or 'another process'}", hint=hint)

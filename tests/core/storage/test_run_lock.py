@@ -230,6 +230,16 @@ def test_an_unreadable_lease_is_taken_if_nobody_touches_it(
     assert "sign of life of its user" in capsys.readouterr().err
 
 
+def test_an_unreadable_lease_without_locks_names_the_command_that_frees_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_flock(monkeypatch, FLOCK_ERRORS[0])
+    (tmp_path / "lease").write_bytes(b"")  # the power failed before its content was written
+    with pytest.raises(UsageError) as caught:
+        lock(tmp_path).__enter__()
+    assert f"tunesmith unlock {tmp_path}" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("error", [*FLOCK_ERRORS, None])
 def test_without_locks_of_the_file_system_a_run_has_one_holder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int | None

@@ -8,7 +8,7 @@ import click
 
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState, common_options, pass_state
-from tunesmith.storage import LockHolder, RunFolder, lock
+from tunesmith.storage import LEASE, LockHolder, RunFolder, lock
 
 
 @click.command("unlock")
@@ -23,10 +23,11 @@ def command(state: CliState, run: Path) -> None:
     without a sign of life of its process; one that lives keeps it (exit code 2).
     """
     folder = RunFolder.open(run).path
-    holder = LockHolder.read(folder)
+    was_locked, holder = (folder / LEASE).exists(), LockHolder.read(folder)
     with lock(folder, take_over=True):
         pass
-    if holder is None:
-        render.print_text(f"{folder}: the run was not locked")
+    if was_locked:
+        by = holder or "a process whose name could not be read"
+        render.print_text(f"{folder}: the run was locked by {by}; it is free now")
     else:
-        render.print_text(f"{folder}: the run was locked by {holder}; it is free now")
+        render.print_text(f"{folder}: the run was not locked")
