@@ -37,5 +37,6 @@ from tunesmith.storage.run_lock import LEASE, LockHolder, lock
 __all__ = [
     "LEASE", "MANIFEST", "Checkpoint", "Checkpoints", "Disk", "EventLog", "FileChecksum",
     "FileProblem", "LockHolder", "Manifest", "RunFolder", "commit_folder", "free_bytes",
-    "is_inside", "lock", "read_events", "read_known_events", "read_manifest", "verify_folder", "write_atomic",
+    "is_inside", "lock", "read_events", "read_known_events", "read_manifest", "verify_folder",
+    "write_atomic",
 ]  # fmt: skip
