@@ -1,0 +1,1 @@
+"""The commands ``tunesmith remote ...``, one module for each."""

@@ -1,0 +1,39 @@
+"""``tunesmith remote pull``: fetch a run from a bucket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tunesmith.cli import render
+from tunesmith.cli.common import common_options
+from tunesmith.storage import Checkpoints, RunFolder
+from tunesmith.text import format_bytes
+
+
+@click.command("pull")
+@click.argument("url", metavar="URL")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@common_options
+def command(url: str, run: Path) -> None:
+    """Fetch the newest intact state of a run from URL into the new folder RUN.
+
+    Every file is compared with its checksum. A damaged checkpoint is left out, with a warning.
+    """
+    from tunesmith_remote.bucket import Bucket
+    from tunesmith_remote.pull import pull_run
+
+    bucket = Bucket(url)
+    pulled = pull_run(bucket, run)
+    for problem in pulled.problems:
+        render.print_note(f"warning: {problem}", style="warning")
+    snapshot = pulled.snapshot
+    render.print_text(
+        f"{run}: snapshot {snapshot.number} of {snapshot.created}, from {snapshot.host}, "
+        f"{len(snapshot.files)} files, {format_bytes(pulled.size)}"
+    )
+    steps = Checkpoints(RunFolder.open(run).checkpoints).steps()
+    if steps:
+        render.print_text(f"newest checkpoint: step {steps[-1]}")
+    render.print_note(f"\ncontinue the run:\n  tunesmith resume {render.shell_path(run)}")

@@ -1,0 +1,42 @@
+"""``tunesmith remote push``: copy what is new in a run folder to a bucket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tunesmith.cli import render
+from tunesmith.cli.common import common_options
+from tunesmith.errors import UsageError
+from tunesmith.storage import RunFolder
+from tunesmith.text import format_bytes
+from tunesmith_remote.snapshot import find_mirror
+
+
+@click.command("push")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("url", metavar="[URL]", required=False)
+@common_options
+def command(run: Path, url: str | None) -> None:
+    """Copy what is new in a run folder to URL, such as s3://bucket/runs/tickets.
+
+    Without URL, to the place where the folder was pushed last. The run may train meanwhile.
+    Credentials and endpoint come from the environment, as AWS_PROFILE and AWS_ENDPOINT_URL.
+    """
+    from tunesmith_remote.bucket import Bucket
+    from tunesmith_remote.push import push_run
+
+    mirror = find_mirror(RunFolder.open(run).path)
+    place = url or (mirror and mirror.url)
+    if not place:
+        raise UsageError(f"{run}: was never pushed", hint="name a URL: s3://bucket/runs/NAME")
+    bucket = Bucket(place)
+    pushed = push_run(run, bucket)
+    for name, reason in pushed.damaged.items():
+        render.print_note(f"warning: {name} is damaged, not pushed: {reason}", style="warning")
+    count = len(pushed.snapshot.files)
+    render.print_text(
+        f"{bucket.url}: snapshot {pushed.snapshot.number}, {count} files, "
+        f"{format_bytes(pushed.uploaded)} uploaded"
+    )

@@ -1,0 +1,224 @@
+"""Push a run folder: upload what a bucket lacks, then create a snapshot, then delete what is old.
+
+The folder may be in use. Committed folders (checkpoints, artifacts) are taken as their manifests
+describe them, every other file is read once, as it is at that moment. The event log is read at a
+moment between two commits: it names no artifact that the snapshot lacks, and lacks no step that a
+checkpoint in the snapshot has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tunesmith.errors import IntegrityError, UsageError
+from tunesmith.storage import MANIFEST, RunFolder, read_manifest, verify_folder
+from tunesmith_remote.bucket import Bucket
+from tunesmith_remote.snapshot import (
+    OBJECTS,
+    Mirror,
+    Snapshot,
+    StoredFile,
+    find_mirror,
+    is_checkpoint,
+    is_left_out,
+    list_numbers,
+    name_of,
+    read_snapshots,
+)
+
+KEPT = 2
+"""Snapshots that are kept: who pulls the one before the newest can finish."""
+ATTEMPTS = 5
+"""Times to begin again when the run deletes an old checkpoint that is being uploaded."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """The result of a push. ``damaged``: checkpoints that were left out, with the reason."""
+
+    snapshot: Snapshot
+    uploaded: int
+    """Bytes."""
+    damaged: Mapping[str, str]
+
+
+def push_run(run: Path, bucket: Bucket) -> Pushed:
+    """Push a run folder to its mirror.
+
+    Raises:
+        UsageError: it is no run folder, or the mirror is that of another one.
+        IntegrityError: an artifact is damaged.
+        EnvironmentProblem: the bucket cannot be used; its newest snapshot is intact.
+    """
+    folder = RunFolder.open(run)
+    mirror = find_mirror(run)
+    if mirror is None or mirror.url != bucket.url:
+        mirror = Mirror(url=bucket.url, writer=secrets.token_hex(8))
+        require_own(bucket, mirror)  # before the folder names it
+        mirror.write(run)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _Push(folder, bucket, mirror).run()
+        except FileNotFoundError as error:
+            if attempt == ATTEMPTS:
+                raise UsageError(f"{error}: was deleted while it was uploaded") from None
+    raise AssertionError
+
+
+def require_own(bucket: Bucket, mirror: Mirror) -> list[int]:
+    """Return the numbers of all snapshots, if the newest intact one is of this copy of the run.
+
+    Raises:
+        UsageError: another run, or another copy of this one, has pushed to the URL.
+    """
+    numbers = list_numbers(bucket)
+    newest = next((found for _, found in read_snapshots(bucket, numbers) if found), None)
+    if newest and newest.writer != mirror.writer and newest.seal != mirror.follows:
+        raise UsageError(
+            f"{bucket.url}: the run {newest.run} was pushed there by {newest.host} at "
+            f"{newest.created}, and this folder does not continue it",
+            hint="pull it into a new folder and continue there, or push to another URL",
+        )
+    return numbers
+
+
+@dataclass
+class _Push:
+    """One attempt to push."""
+
+    folder: RunFolder
+    bucket: Bucket
+    mirror: Mirror
+    files: dict[str, StoredFile] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
+    uploaded: int = 0
+
+    def run(self) -> Pushed:
+        """Upload, create the snapshot, delete.
+
+        Raises:
+            FileNotFoundError: a file was deleted meanwhile.
+        """
+        numbers = require_own(self.bucket, self.mirror)
+        stored = self.bucket.list_sizes(OBJECTS)
+        state = read_state(self.folder)
+        for path, manifest in state.committed.items():
+            self._add_committed(path, manifest, stored)
+        for path in state.loose:
+            content = state.log if path == self.folder.events else path.read_bytes()
+            self._add_loose(path, content, stored)
+        snapshot = Snapshot(
+            number=max(numbers, default=0) + 1,
+            run=self.folder.id,
+            writer=self.mirror.writer,
+            host=socket.gethostname(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            files=dict(sorted(self.files.items())),
+        )
+        if not self.bucket.create(snapshot.name, snapshot.encode()):
+            raise UsageError(
+                f"{self.bucket.url}: another machine pushes to it at this moment",
+                hint="only one copy of a run can be continued and pushed",
+            )
+        self._delete_old([*numbers, snapshot.number], stored)
+        return Pushed(snapshot, self.uploaded, self.damaged)
+
+    def _add_committed(self, path: Path, content: bytes, stored: Mapping[str, int]) -> None:
+        """Upload the files of a committed folder, verified unless the bucket has all of them."""
+        name = path.relative_to(self.folder.path).as_posix()
+        try:
+            manifest = read_manifest(path)
+        except IntegrityError as error:
+            self._leave_out(path, name, error.message)
+            return
+        if (path / MANIFEST).read_bytes() != content:  # it was replaced
+            raise FileNotFoundError(path)
+        files = {MANIFEST: _describe(content)}
+        files |= {n: StoredFile(size=f.size, sha256=f.sha256) for n, f in manifest.files.items()}
+        missing = {n: f for n, f in files.items() if stored.get(f.sha256) != f.size}
+        if missing and (problems := verify_folder(path)):
+            self._leave_out(path, name, str(problems[0]))
+            return
+        for file, entry in missing.items():
+            self.bucket.upload(path / file, entry.name)
+            self.uploaded += entry.size
+        self.files |= {f"{name}/{file}": entry for file, entry in files.items()}
+
+    def _leave_out(self, path: Path, name: str, reason: str) -> None:
+        if not path.exists():
+            raise FileNotFoundError(path)
+        if not is_checkpoint(name):  # the log relies on it
+            raise IntegrityError(f"{path}: {reason}")
+        self.damaged[name] = reason
+
+    def _add_loose(self, path: Path, content: bytes, stored: Mapping[str, int]) -> None:
+        entry = _describe(content)
+        if stored.get(entry.sha256) != entry.size:
+            self.bucket.write(entry.name, content)
+            self.uploaded += entry.size
+        self.files[path.relative_to(self.folder.path).as_posix()] = entry
+
+    def _delete_old(self, numbers: list[int], stored: Mapping[str, int]) -> None:
+        """Delete old snapshots, and of the objects from before this push those that none needs."""
+        kept = [s for _, s in read_snapshots(self.bucket, numbers[-KEPT:]) if s]
+        needed = {sha256 for snapshot in kept for sha256 in snapshot.object_sizes()}
+        for number in numbers[:-KEPT]:
+            self.bucket.delete(name_of(number))
+        for sha256 in stored.keys() - needed:
+            self.bucket.delete(f"{OBJECTS}/{sha256}")
+
+
+def _describe(content: bytes) -> StoredFile:
+    return StoredFile(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+@dataclass(frozen=True)
+class FolderState:
+    """Single files of a run folder, committed folders with their manifests, and the event log."""
+
+    loose: list[Path]
+    committed: dict[Path, bytes]
+    log: bytes
+
+
+def read_state(folder: RunFolder) -> FolderState:
+    """List a run folder, and read its event log while nothing is committed.
+
+    Raises:
+        FileNotFoundError: a folder was deleted meanwhile, or something is always committed.
+    """
+    for _ in range(ATTEMPTS):
+        loose, committed = list_files(folder.path)
+        log = folder.events.read_bytes() if folder.events.is_file() else b""
+        loose, again = list_files(folder.path)
+        if committed == again:
+            return FolderState(loose, committed, log)
+    raise FileNotFoundError(folder.path)
+
+
+def list_files(run: Path) -> tuple[list[Path], dict[Path, bytes]]:
+    """Return the single files of a run folder, and its committed folders with their manifests."""
+    loose: list[Path] = []
+    committed: dict[Path, bytes] = {}
+    for here, folders, names in os.walk(run):
+        path = Path(here)
+        if path != run and MANIFEST in names:
+            committed[path] = (path / MANIFEST).read_bytes()
+            folders.clear()
+            continue
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        loose += [file for file in _mirrored(run, path, names) if file.is_file()]
+    return loose, committed
+
+
+def _mirrored(run: Path, folder: Path, names: list[str]) -> Iterator[Path]:
+    for path in (folder / name for name in sorted(names)):
+        if not path.is_symlink() and not is_left_out(path.relative_to(run).as_posix()):
+            yield path

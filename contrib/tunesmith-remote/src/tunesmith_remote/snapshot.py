@@ -1,0 +1,152 @@
+"""Snapshots: which files a run had at one moment, and how they are stored in a bucket.
+
+::
+
+    s3://bucket/runs/tickets/
+      objects/SHA256            the content of a file, under its hash; never changed
+      snapshots/00000012.json   path, size and hash of every file of the run, and a seal
+
+A snapshot is created after all its objects, by one request that fails if its number is taken. So an
+upload that stops anywhere leaves the snapshot before, and of two machines that push, one fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from tunesmith.storage import is_inside, write_atomic
+from tunesmith_remote.bucket import Bucket
+
+OBJECTS, SNAPSHOTS = "objects", "snapshots"
+REMEMBERED = "remote.json"
+"""File of a run folder that names its mirror; it is not mirrored."""
+LEFT_OUT = frozenset({"lock", "lease", REMEMBERED})
+"""Files of a run folder that belong to one machine."""
+_NAME = re.compile(r"(\d{8,})\.json")
+
+
+def _check_path(path: str) -> str:
+    """Return a path below the run folder, of a file that is mirrored."""
+    if not is_inside(path) or is_left_out(path):
+        raise ValueError("is not a file of a run")
+    return path
+
+
+def is_left_out(path: str) -> bool:
+    """Return True for what belongs to one machine, is being written, or failed verification."""
+    return path in LEFT_OUT or any(part.startswith(".") for part in path.split("/"))
+
+
+def is_checkpoint(name: str) -> bool:
+    """Return True for a checkpoint: a run can do without it if it has an older one."""
+    return PurePosixPath(name).parent.name == "checkpoints"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class StoredFile(_Strict):
+    """Size in bytes and SHA-256 of a file; the object with its content is named by the hash."""
+
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @property
+    def name(self) -> str:
+        """The name of the object."""
+        return f"{OBJECTS}/{self.sha256}"
+
+
+class Snapshot(_Strict):
+    """The files of a run by their path, and who has stored them. ``created``: UTC, ISO 8601."""
+
+    format: Literal[1] = 1
+    number: int = Field(ge=1)
+    run: str
+    writer: str
+    """Random name of the copy of the run folder that was pushed."""
+    host: str
+    created: str
+    files: Mapping[Annotated[str, AfterValidator(_check_path)], StoredFile]
+
+    @property
+    def name(self) -> str:
+        """The name of its object."""
+        return name_of(self.number)
+
+    @property
+    def seal(self) -> str:
+        """SHA-256 over everything else."""
+        return hashlib.sha256(_encode(self.model_dump())).hexdigest()
+
+    def encode(self) -> bytes:
+        """Return the content of its object."""
+        return _encode({**self.model_dump(), "seal": self.seal}) + b"\n"
+
+    def object_sizes(self) -> dict[str, int]:
+        """Return the size of each object by its hash."""
+        return {file.sha256: file.size for file in self.files.values()}
+
+
+def _encode(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True, indent=1).encode()
+
+
+def decode(content: bytes, number: int) -> Snapshot | None:
+    """Return a snapshot; None if it is not exactly what was stored under this number."""
+    try:
+        document = json.loads(content)
+        document.pop("seal")
+        snapshot = Snapshot.model_validate(document)
+    except (ValueError, ValidationError, KeyError, AttributeError, TypeError):
+        return None
+    return snapshot if snapshot.encode() == content and snapshot.number == number else None
+
+
+def list_numbers(bucket: Bucket) -> list[int]:
+    """Return the numbers of all snapshots, oldest first, whether they are intact or not."""
+    found = (_NAME.fullmatch(name) for name in bucket.list_sizes(SNAPSHOTS))
+    return sorted(int(name[1]) for name in found if name)
+
+
+def name_of(number: int) -> str:
+    """Return the name of the object of a snapshot."""
+    return f"{SNAPSHOTS}/{number:08d}.json"
+
+
+def read_snapshots(bucket: Bucket, numbers: list[int]) -> Iterator[tuple[int, Snapshot | None]]:
+    """Yield the snapshots, newest first; None for one that is damaged."""
+    for number in reversed(numbers):
+        content = bucket.read(name_of(number))
+        if content is not None:  # else it was deleted meanwhile
+            yield number, decode(content, number)
+
+
+class Mirror(_Strict):
+    """The content of ``remote.json``: the mirror of this copy of a run folder."""
+
+    url: str
+    writer: str
+    """Random name of this copy of the folder."""
+    follows: str = ""
+    """Seal of the snapshot that this copy was pulled from; empty if it was not."""
+
+    def write(self, folder: Path) -> None:
+        """Write it into a run folder."""
+        write_atomic(folder / REMEMBERED, json.dumps(self.model_dump(), indent=1) + "\n")
+
+
+def find_mirror(folder: Path) -> Mirror | None:
+    """Return the mirror that a run folder names; None if there is none."""
+    try:
+        return Mirror.model_validate_json((folder / REMEMBERED).read_bytes())
+    except (OSError, ValidationError):
+        return None

@@ -1,0 +1,31 @@
+"""The table ``[remote]``."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from tunesmith.options import from_table
+from tunesmith_remote.options import RemoteOptions
+
+
+def test_a_url_loses_its_last_slash() -> None:
+    assert from_table(RemoteOptions, {"url": "s3://bucket/runs/"}).url == "s3://bucket/runs"
+    assert from_table(RemoteOptions, {}).url is None
+    assert from_table(RemoteOptions, {"url": "abfs://c@account.dfs/runs"}).url
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("bucket/runs", "must be like s3://bucket/path"),
+        ("s3://", "must be like"),
+        ("", "must be like"),
+        ("simplecache::s3://bucket/runs", "must be like"),
+        ("ftp://me:password@host/runs", "holds a secret"),
+        ("s3://AKIAZZ01234567890QQQ/runs", "holds a secret"),
+    ],
+)
+def test_what_is_no_place_or_holds_a_secret_is_refused(url: str, reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        from_table(RemoteOptions, {"url": url})
