@@ -304,6 +304,21 @@ def test_of_two_copies_of_a_run_one_goes_on(url: str, tmp_path: Path) -> None:
     assert read_run(tmp_path / "c") == read_run(tmp_path / "a")
 
 
+def test_a_copy_elsewhere_does_not_end_the_first_mirror(memory_url: str, tmp_path: Path) -> None:
+    """A run is pushed to one place, once to another, and to the first again."""
+    first, second = Bucket(f"{memory_url}/first"), Bucket(f"{memory_url}/second")
+    run = make_run(tmp_path / "run")
+    for number, bucket in enumerate([first, second, first, second]):
+        add_step(run, 30 + number)
+        push_run(run, bucket)
+        pull_run(bucket, tmp_path / str(number))
+        assert read_run(tmp_path / str(number)) == read_run(run)
+    add_step(tmp_path / "3", 40)
+    push_run(tmp_path / "3", second)
+    with pytest.raises(UsageError, match="does not continue it"):
+        push_run(run, second)
+
+
 def test_of_two_pushes_at_the_same_moment_one_is_refused(url: str, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     push_run(run, Bucket(url))

@@ -60,7 +60,8 @@ def push_run(run: Path, bucket: Bucket) -> Pushed:
     folder = RunFolder.open(run)
     mirror = find_mirror(run)
     if mirror is None or mirror.url != bucket.url:
-        mirror = Mirror(url=bucket.url, writer=secrets.token_hex(8))
+        known = mirror or Mirror(url=bucket.url, writer=secrets.token_hex(8))
+        mirror = known.model_copy(update={"url": bucket.url})
         require_own(bucket, mirror)  # before the folder names it
         mirror.write(run)
     for attempt in range(1, ATTEMPTS + 1):
