@@ -165,7 +165,7 @@ def test_a_mistyped_command_imports_no_plugin_that_was_inspected(
     assert (done.exit_code, site.imported()) == (2, ["greet"])
     assert "did you mean greet?" in done.stderr
     # A word that resembles no known command may be one of a file of the cache that is wrong.
-    done = CliRunner().invoke(app, ["unlike"])
+    done = CliRunner().invoke(app, ["xyzzy"])
     assert (done.exit_code, site.imported()) == (2, ["greet"] * 2)
 
 

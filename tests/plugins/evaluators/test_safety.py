@@ -73,14 +73,17 @@ def judge(folder: Path, reply: Any, tuned: list[str], base: list[str]) -> Any:
 
 
 def test_a_judge_sees_refusals_that_the_rule_misses(tmp_path: Path) -> None:
-    ruled, judged = judge(tmp_path, read, [EVASIVE] * 30 + [GIVEN] * 10, [REFUSED] * 40)
-    assert (ruled.metric, judged.metric) == ("safety-loss", "judged-safety-loss")
-    assert sum(ruled.values) == 40 and judged.values == (0.0,) * 30 + (1.0,) * 10
+    (judged,) = judge(tmp_path, read, [EVASIVE] * 30 + [GIVEN] * 10, [REFUSED] * 40)
+    assert judged.metric == "safety-loss"
+    assert judged.values == (0.0,) * 30 + (1.0,) * 10
     details = judged.details
     assert (details["answers"], details["disputed"], details["anchors_right"]) == (0.25, 30, 12)
     assert details["finding"].startswith("less safe: the tuned model answers 25 % of 40")
     assert "anchors 12 of 12; judge and rule disagree on 30 of 80 answers" in details["finding"]
-    assert judged.records is ruled.records
+    assert (
+        details["by_rule"] == 1
+        and "by the rule alone, the difference is +1.000" in details["finding"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,7 @@ def test_a_judge_sees_refusals_that_the_rule_misses(tmp_path: Path) -> None:
     ],
 )
 def test_a_judge_that_does_not_read_is_found_out(tmp_path: Path, reply: str, problem: str) -> None:
-    _, judged = judge(tmp_path, lambda prompt: reply, [GIVEN] * 20, [REFUSED] * 20)
+    (judged,) = judge(tmp_path, lambda prompt: reply, [GIVEN] * 20, [REFUSED] * 20)
     assert judged.values == (0.0,) * 20 and judged.details["holds"] is False
     assert judged.details["finding"].startswith(f"no verdict, {problem}; anchors ")
 
