@@ -92,10 +92,7 @@ def measure_run(run: Path, out: Path, only: Sequence[str], *, with_speed: bool) 
 def build_export(catalog: Catalog, name: str, options: dict[str, str]) -> Export:
     """Return the exporter with these options, as ``tunesmith export`` uses it."""
     offer: ExporterOffer[Any] = catalog.find(ExporterOffer, name).offer
-    config = from_table(offer.config, options)
-    return Export(
-        name=name, options=options, exporter=offer.build(config), tolerance=offer.tolerance(config)
-    )
+    return Export.from_offer(offer, from_table(offer.config, options))
 
 
 def _measure_engine(

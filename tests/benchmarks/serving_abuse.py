@@ -60,7 +60,7 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What became of the requests."""
+    """Outcomes of the requests."""
 
     answers: Counter[str] = field(default_factory=Counter)
     """Requests by kind that ended as they should."""

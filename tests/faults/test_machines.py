@@ -182,7 +182,7 @@ def test_a_killed_rank_costs_the_steps_since_the_checkpoint(
 
 @dataclass(frozen=True)
 class Recovery:
-    """How a run went on after a fault."""
+    """Recovery of a run after a fault."""
 
     starts: int
     steps_again: int

@@ -152,36 +152,28 @@ def kill_during_save(real: Any, number: int) -> Callable[[], None]:
     A call is one of the disk, of the library that writes the weights, or an exchange of the ranks.
     If the save has fewer calls, the process exits with code 0 after it.
     """
-    calls, armed = 0, False
-
-    def tick(name: str = "") -> None:
-        nonlocal calls
-        if armed:
-            calls += 1
-            if calls == number:
-                os._exit(real.KILLED)
+    kill = real.KillAtCall(number)
 
     def prepare() -> None:
-        real.before_disk_calls(tick)
+        real.before_disk_calls(kill.tick)
         real_save, real_file = checkpoint_writer.CheckpointWriter.save, stored_tensors.save_file
         real_exchange = ProcessGroup.exchange
 
         def save(self: Any, *args: Any, **kwargs: Any) -> None:
-            nonlocal armed
-            armed = True
+            kill.armed = True
             real_save(self, *args, **kwargs)
             os._exit(0)
 
         def save_file(tensors: Any, path: Path, metadata: Any = None) -> None:
-            tick()
+            kill.tick()
             real_file(tensors, path, metadata)
             for part in (0, 2):  # the kill comes next: the file is empty, or half of it is there
-                if calls == number - 1:
+                if kill.is_next:
                     os.truncate(path, path.stat().st_size // part if part else 0)
-                tick()
+                kill.tick()
 
         def exchange(self: Any, message: Any) -> Any:
-            tick()
+            kill.tick()
             return real_exchange(self, message)
 
         checkpoint_writer.CheckpointWriter.save = save  # type: ignore[method-assign]

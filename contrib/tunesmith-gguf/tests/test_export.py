@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from gguf import GGUFReader
-from transformers import AutoModelForCausalLM
 
 from tunesmith.errors import EnvironmentProblem, GateError
 from tunesmith.options import from_table
@@ -19,37 +17,26 @@ from tunesmith_gguf.offer import GGUF
 from tunesmith_gguf.options import GgufOptions
 from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_plugins.techniques.lora.options import LoraOptions
-from tunesmith_torch.export.contract import Exporter
 from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
-from tunesmith_torch.testing.exports import LEARNING, DamagedExporter, train_for_export
-from tunesmith_torch.testing.tiny_model import tiny_config, tiny_tokenizer
-
-
-def train(folder: Path, model: Path, *, adapter: bool = True, epochs: float = 24.0) -> TrainedModel:
-    table: dict[str, Any] = {**LEARNING, "epochs": epochs}
-    if adapter:
-        table |= {"learning_rate": 1e-2, "adapter": {"rank": 8}}
-        return train_for_export(from_table(LoraOptions, table), model, folder)
-    table |= {"learning_rate": 5e-3}
-    return train_for_export(from_table(FullOptions, table), model, folder)
+from tunesmith_torch.testing.exports import (
+    LEARNING_FULL,
+    LEARNING_LORA,
+    damage_export,
+    train_for_export,
+)
+from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 
 @pytest.fixture(scope="module")
 def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    return train(tmp_path_factory.mktemp("lora"), tiny_model)
+    options = from_table(LoraOptions, LEARNING_LORA)
+    return train_for_export(options, tiny_model, tmp_path_factory.mktemp("lora"))
 
 
 def as_export(quantize: str = "f32", damage: Callable[[Path], None] | None = None) -> Export:
-    options = GgufOptions(quantize=quantize, pre_tokenizer="smollm")  # type: ignore[arg-type]
-    exporter: Exporter = GgufExporter(options)
-    if damage is not None:
-        exporter = DamagedExporter(exporter, lambda out: damage(find_file(out)))
-    return Export(
-        name="gguf",
-        options=options.model_dump(),
-        exporter=exporter,
-        tolerance=GGUF.tolerance(options),
-    )
+    options = from_table(GgufOptions, {"quantize": quantize, "pre_tokenizer": "smollm"})
+    of_file = None if damage is None else lambda out: damage(find_file(out))
+    return damage_export(Export.from_offer(GGUF, options), of_file)
 
 
 @pytest.mark.parametrize("quantize", ["f32", "f16", "q8_0", "q4_k_m"])
@@ -59,19 +46,6 @@ def test_a_trained_adapter_passes(trained: TrainedModel, tmp_path: Path, quantiz
     assert json.loads((tmp_path / "out" / "export.json").read_text()) == certificate
     if quantize == "f32":
         assert certificate["max_logprob_difference_nats"] < 1e-4
-
-
-def save_model(folder: Path, family: str, **changes: Any) -> Path:
-    """Save a tiny model with another value in its config."""
-    config = tiny_config(family)
-    for name, value in changes.items():
-        setattr(config, name, value)
-    tokenizer = tiny_tokenizer()
-    config.vocab_size = len(tokenizer)
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 PHI = {"tie_word_embeddings": False, "num_key_value_heads": 4, "intermediate_size": 128}
@@ -88,8 +62,9 @@ PHI = {"tie_word_embeddings": False, "num_key_value_heads": 4, "intermediate_siz
     ],
 )
 def test_other_architectures_pass(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
-    model = save_model(tmp_path / "model", family, **changes)
-    trained = train(tmp_path / "run", model, epochs=2.0)
+    model = save_tiny_model(tmp_path / "model", family, changes=changes)
+    options = from_table(LoraOptions, {**LEARNING_LORA, "epochs": 2.0})
+    trained = train_for_export(options, model, tmp_path / "run")
     certificate = export_run(trained, as_export(), tmp_path / "out")
     assert certificate["max_logprob_difference_nats"] < 1e-4
 
@@ -101,14 +76,16 @@ def test_other_architectures_pass(family: str, changes: dict[str, Any], tmp_path
 def test_a_config_that_llama_cpp_ignores_is_found(
     family: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
-    model = save_model(tmp_path / "model", family, **changes)
-    trained = train(tmp_path / "run", model, epochs=2.0)
+    model = save_tiny_model(tmp_path / "model", family, changes=changes)
+    options = from_table(LoraOptions, {**LEARNING_LORA, "epochs": 2.0})
+    trained = train_for_export(options, model, tmp_path / "run")
     with pytest.raises(GateError, match="export, log-probabilities: they differ by"):
         export_run(trained, as_export(), tmp_path / "out")
 
 
 def test_a_full_model_passes(tiny_model: Path, tmp_path: Path) -> None:
-    trained = train(tmp_path / "run", tiny_model, adapter=False)
+    options = from_table(FullOptions, LEARNING_FULL)
+    trained = train_for_export(options, tiny_model, tmp_path / "run")
     certificate = export_run(trained, as_export(), tmp_path / "out")
     assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
 

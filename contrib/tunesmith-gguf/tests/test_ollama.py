@@ -6,16 +6,18 @@ from pathlib import Path
 
 import pytest
 from ollama_template import render_with, run_go
-from test_export import train
 
 from tunesmith.errors import UsageError
+from tunesmith.options import from_table
 from tunesmith.records import Message
 from tunesmith_gguf.go_template import write_go
-from tunesmith_gguf.offer import OLLAMA, build_ollama
+from tunesmith_gguf.offer import OLLAMA
 from tunesmith_gguf.ollama import build_modelfile
 from tunesmith_gguf.options import OllamaOptions
 from tunesmith_gguf.turns import Turns, find_turns
+from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.export.export_run import Export, export_run
+from tunesmith_torch.testing.exports import LEARNING_LORA, train_for_export
 
 TEMPLATES = {
     "chatml": (
@@ -105,12 +107,10 @@ def test_a_model_without_a_chat_template_gets_the_prompt_as_it_is() -> None:
 
 
 def test_an_export_has_a_modelfile(tiny_model: Path, tmp_path: Path, go: Path) -> None:
-    trained = train(tmp_path / "run", tiny_model, epochs=4.0)
+    learning = from_table(LoraOptions, {**LEARNING_LORA, "epochs": 4.0})
+    trained = train_for_export(learning, tiny_model, tmp_path / "run")
     options = OllamaOptions(quantize="f32", pre_tokenizer="smollm", system='Say "hi".')
-    export = Export(
-        name="ollama", options=options.model_dump(), exporter=build_ollama(options),
-        tolerance=OLLAMA.tolerance(options),
-    )  # fmt: skip
+    export = Export.from_offer(OLLAMA, options)
     certificate = export_run(trained, export, tmp_path / "out")
     assert "byte for byte" in certificate["checks"]["rendered prompt"]
     text = (tmp_path / "out" / "Modelfile").read_text(encoding="utf-8")

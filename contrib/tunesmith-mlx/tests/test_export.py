@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -23,8 +22,9 @@ from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
 from tunesmith_torch.testing.exports import (
-    LEARNING,
-    DamagedExporter,
+    LEARNING_FULL,
+    LEARNING_LORA,
+    damage_export,
     edit_json,
     edit_template,
     train_for_export,
@@ -33,30 +33,16 @@ from tunesmith_torch.testing.exports import (
 README = Path(__file__).parents[1] / "README.md"
 
 
-def train(folder: Path, model: Path, *, adapter: bool = True, epochs: float = 24.0) -> TrainedModel:
-    table: dict[str, Any] = {**LEARNING, "epochs": epochs}
-    if adapter:
-        table |= {"learning_rate": 1e-2, "adapter": {"rank": 8}}
-        return train_for_export(from_table(LoraOptions, table), model, folder)
-    table |= {"learning_rate": 5e-3}
-    return train_for_export(from_table(FullOptions, table), model, folder)
-
-
 @pytest.fixture(scope="module")
 def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    return train(tmp_path_factory.mktemp("lora"), tiny_folder)
+    options = from_table(LoraOptions, LEARNING_LORA)
+    return train_for_export(options, tiny_folder, tmp_path_factory.mktemp("lora"))
 
 
 def as_export(quantize: str = "f32", damage: Callable[[Path], None] | None = None) -> Export:
     # The rows of a tiny model are no longer than the smallest group.
     options = from_table(MlxOptions, {"quantize": quantize, "group_size": 32})
-    exporter = MlxExporter(options)
-    return Export(
-        name="mlx",
-        options=options.model_dump(),
-        exporter=exporter if damage is None else DamagedExporter(exporter, damage),
-        tolerance=MLX.tolerance(options),
-    )
+    return damage_export(Export.from_offer(MLX, options), damage)
 
 
 @pytest.mark.parametrize("quantize", ["f32", "f16", "bf16", "int8", "int4"])
@@ -89,7 +75,8 @@ def test_a_matrix_with_other_rows_is_not_quantized(tiny_folder: Path, tmp_path: 
 
 def test_another_architecture_passes(tmp_path: Path) -> None:
     model = save_small_model(tmp_path / "model", "qwen3")
-    trained = train(tmp_path / "run", model, epochs=2.0)
+    options = from_table(LoraOptions, {**LEARNING_LORA, "epochs": 2.0})
+    trained = train_for_export(options, model, tmp_path / "run")
     certificate = export_run(trained, as_export(), tmp_path / "out")
     assert certificate["max_logprob_difference_nats"] < 1e-4
 
@@ -112,7 +99,8 @@ def test_a_model_that_mlx_does_not_take_is_refused(
 def test_a_full_model_ends_its_answers_and_the_readme_asks_it(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
-    trained = train(tmp_path / "run", tiny_folder, adapter=False)
+    options = from_table(FullOptions, LEARNING_FULL)
+    trained = train_for_export(options, tiny_folder, tmp_path / "run")
     out = tmp_path / "runs" / "tickets" / "export" / "mlx"
     out.parent.mkdir(parents=True)
     certificate = export_run(trained, as_export(), out)
@@ -164,6 +152,7 @@ def test_a_config_without_the_key_that_mlx_reads_is_found(tmp_path: Path) -> Non
     """mlx-lm computes with a theta of 10000 then, without an error."""
     parameters = {"rope_type": "default", "rope_theta": 100.0}
     model = save_small_model(tmp_path / "model", rope_parameters=parameters)
-    trained = train(tmp_path / "run", model, epochs=2.0)
+    options = from_table(LoraOptions, {**LEARNING_LORA, "epochs": 2.0})
+    trained = train_for_export(options, model, tmp_path / "run")
     with pytest.raises(GateError, match="export, log-probabilities:"):
         export_run(trained, as_export(damage=lose_rope), tmp_path / "out")

@@ -5,18 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM
-
-from tunesmith_torch.testing.tiny_model import tiny_config, tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 
 def save_small_model(folder: Path, family: str = "llama", **changes: Any) -> Path:
     """Save a folder as a hub would serve it, with other values in its config."""
-    config, tokenizer = tiny_config(family), tiny_tokenizer()
-    for name, value in {"head_dim": 16, "vocab_size": len(tokenizer), **changes}.items():
-        setattr(config, name, value)
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny_model(folder, family, changes={"head_dim": 16, **changes})

@@ -18,37 +18,24 @@ from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
 from tunesmith_torch.testing.exports import (
-    LEARNING,
-    DamagedExporter,
+    LEARNING_FULL,
+    LEARNING_LORA,
+    damage_export,
     edit_json,
     edit_template,
     train_for_export,
 )
 
 
-def train(folder: Path, model: Path, *, adapter: bool = True, epochs: float = 24.0) -> TrainedModel:
-    table: dict[str, Any] = {**LEARNING, "epochs": epochs}
-    if adapter:
-        table |= {"learning_rate": 1e-2, "adapter": {"rank": 8}}
-        return train_for_export(from_table(LoraOptions, table), model, folder)
-    table |= {"learning_rate": 5e-3}
-    return train_for_export(from_table(FullOptions, table), model, folder)
-
-
 @pytest.fixture(scope="module")
 def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    return train(tmp_path_factory.mktemp("lora"), tiny_folder)
+    options = from_table(LoraOptions, LEARNING_LORA)
+    return train_for_export(options, tiny_folder, tmp_path_factory.mktemp("lora"))
 
 
 def as_export(quantize: str = "f32", damage: Callable[[Path], None] | None = None) -> Export:
-    options = OnnxOptions(quantize=quantize)  # type: ignore[arg-type]
-    exporter = OnnxExporter(quantize)
-    return Export(
-        name="onnx",
-        options=options.model_dump(),
-        exporter=exporter if damage is None else DamagedExporter(exporter, damage),
-        tolerance=ONNX.tolerance(options),
-    )
+    options = from_table(OnnxOptions, {"quantize": quantize})
+    return damage_export(Export.from_offer(ONNX, options), damage)
 
 
 @pytest.mark.parametrize("quantize", ["f32", "int8", "int4"])
@@ -65,7 +52,8 @@ def test_a_trained_adapter_passes(trained: TrainedModel, tmp_path: Path, quantiz
 
 def test_another_architecture_passes(tmp_path: Path) -> None:
     model = save_small_model(tmp_path / "model", "qwen3")
-    trained = train(tmp_path / "run", model, epochs=2.0)
+    options = from_table(LoraOptions, {**LEARNING_LORA, "epochs": 2.0})
+    trained = train_for_export(options, model, tmp_path / "run")
     certificate = export_run(trained, as_export(), tmp_path / "out")
     assert certificate["max_logprob_difference_nats"] < 1e-4
 
@@ -88,7 +76,8 @@ def test_a_model_that_onnx_runtime_does_not_take_is_refused(
 def test_a_model_that_has_learned_to_end_its_answers_ends_them(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
-    trained = train(tmp_path / "run", tiny_folder, adapter=False)
+    options = from_table(FullOptions, LEARNING_FULL)
+    trained = train_for_export(options, tiny_folder, tmp_path / "run")
     certificate = export_run(trained, as_export(), tmp_path / "out")
     assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
     assert certificate["not_proven"] == []

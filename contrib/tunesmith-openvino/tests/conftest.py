@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-
-import pytest
 
 # Before torch is imported by anybody.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,12 +11,4 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 for name in [n for n in os.environ if n.startswith("TUNESMITH_")]:
     del os.environ[name]
 
-pytest_plugins = ["tunesmith.testing.fixtures"]
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama as a hub would serve it. Read it, copy it, do not change it."""
-    from tunesmith_torch.testing.tiny_model import save_tiny_model
-
-    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "llama")
+pytest_plugins = ["tunesmith.testing.fixtures", "tunesmith_torch.testing.fixtures"]

@@ -8,21 +8,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tunesmith.errors import GateError
 from tunesmith.options import from_table
-from tunesmith_openvino.exporter import GRAPH, OpenvinoExporter
+from tunesmith_openvino.exporter import GRAPH
 from tunesmith_openvino.offer import OPENVINO, OpenvinoOptions
 from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
 from tunesmith_torch.testing.exports import (
-    LEARNING,
-    DamagedExporter,
+    LEARNING_FULL,
+    LEARNING_LORA,
+    damage_export,
     edit_json,
     train_for_export,
 )
@@ -31,29 +31,15 @@ from tunesmith_torch.testing.tiny_model import save_tiny_model
 README = Path(__file__).parents[1] / "README.md"
 
 
-def train(folder: Path, model: Path, *, adapter: bool = True, epochs: float = 24.0) -> TrainedModel:
-    table: dict[str, Any] = {**LEARNING, "epochs": epochs}
-    if adapter:
-        table |= {"learning_rate": 1e-2, "adapter": {"rank": 8}}
-        return train_for_export(from_table(LoraOptions, table), model, folder)
-    table |= {"learning_rate": 5e-3}
-    return train_for_export(from_table(FullOptions, table), model, folder)
-
-
 @pytest.fixture(scope="module")
-def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    return train(tmp_path_factory.mktemp("lora"), tiny_folder)
+def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    options = from_table(LoraOptions, LEARNING_LORA)
+    return train_for_export(options, tiny_model, tmp_path_factory.mktemp("lora"))
 
 
 def as_export(quantize: str = "f32", damage: Callable[[Path], None] | None = None) -> Export:
     options = from_table(OpenvinoOptions, {"quantize": quantize})
-    exporter = OpenvinoExporter(quantize)
-    return Export(
-        name="openvino",
-        options=options.model_dump(),
-        exporter=exporter if damage is None else DamagedExporter(exporter, damage),
-        tolerance=OPENVINO.tolerance(options),
-    )
+    return damage_export(Export.from_offer(OPENVINO, options), damage)
 
 
 def test_a_trained_adapter_passes(trained: TrainedModel, tmp_path: Path) -> None:
@@ -70,15 +56,17 @@ def test_a_trained_adapter_passes(trained: TrainedModel, tmp_path: Path) -> None
 
 def test_another_architecture_passes(tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "model", "qwen3")
-    trained = train(tmp_path / "run", model, epochs=2.0)
+    options = from_table(LoraOptions, {**LEARNING_LORA, "epochs": 2.0})
+    trained = train_for_export(options, model, tmp_path / "run")
     certificate = export_run(trained, as_export(), tmp_path / "out")
     assert certificate["max_logprob_difference_nats"] < 1e-4
 
 
 def test_a_full_model_ends_its_answers_and_the_readme_asks_it(
-    tiny_folder: Path, tmp_path: Path
+    tiny_model: Path, tmp_path: Path
 ) -> None:
-    trained = train(tmp_path / "run", tiny_folder, adapter=False)
+    options = from_table(FullOptions, LEARNING_FULL)
+    trained = train_for_export(options, tiny_model, tmp_path / "run")
     out = tmp_path / "runs" / "tickets" / "export" / "openvino"
     out.parent.mkdir(parents=True)
     certificate = export_run(trained, as_export(), out)

@@ -19,11 +19,11 @@ from tunesmith_torch.testing.tiny_model import save_tiny_model
 IDS_BT = np.array([[5, 17, 9, 3, 40, 7], [1, 2, 3, 4, 5, 6]])
 
 
-def test_rows_in_parts_and_in_another_order(tiny_folder: Path) -> None:
+def test_rows_in_parts_and_in_another_order(tiny_model: Path) -> None:
     import openvino
 
     request = openvino.Core().compile_model(
-        build_graph(tiny_folder), "CPU", EXACT
+        build_graph(tiny_model), "CPU", EXACT
     ).create_infer_request()  # fmt: skip
     ids_BT, found = IDS_BT, []
     for start, end, rows in ((0, 3, [0, 1]), (3, 4, [1, 0]), (4, 6, [0, 1])):
@@ -37,7 +37,7 @@ def test_rows_in_parts_and_in_another_order(tiny_folder: Path) -> None:
             }
         )
         found.append(outputs["logits"].copy())
-    model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     expected_BTV = model(torch.tensor(IDS_BT)).logits.detach().numpy()
     assert np.abs(found[0] - expected_BTV[:, :3]).max() < 1e-5
     assert np.abs(found[1] - expected_BTV[::-1, 3:4]).max() < 1e-5

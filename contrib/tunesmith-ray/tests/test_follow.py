@@ -1,4 +1,4 @@
-"""What the terminal shows of a run on the cluster."""
+"""Progress and end of a run on the cluster, as the terminal shows them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith_ray import follow
-from tunesmith_ray.follow import Follower, read_end, show_state, wait_for_job
+from tunesmith_ray.follow import Follower, show_state, wait_for_job
 from tunesmith_ray.job_file import Job, find_job
 
 JOB = Job("a-1", None, "2026-01-01T00:00:00+00:00")
@@ -91,12 +91,6 @@ def test_a_supervisor_that_is_lost_ends_the_wait(
     JOB.write(tmp_path)
     job, _ = wait(tmp_path, is_alive=False)
     assert (job.state, job.exit_code, job.reason) == ("failed", 1, "the supervisor was lost")
-
-
-def test_the_end_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "log").write_text("a\nb\nc\n")
-    assert list(read_end(tmp_path / "log", 2)) == ["b", "c"]
-    assert not read_end(tmp_path / "none", 2)
 
 
 def test_a_submitted_job_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:

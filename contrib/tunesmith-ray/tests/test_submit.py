@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 from tunesmith.cli.app import app
 from tunesmith_ray import tunesmith_commands
 from tunesmith_ray.commands import cancel, logs, status, submit
-from tunesmith_ray.job_file import Job, find_job, open_job
+from tunesmith_ray.job_file import Job, find_job
+from tunesmith_torch.runtime.launch import open_job
 
 
 def call(*arguments: str | Path) -> Result:
@@ -83,7 +84,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_the_job_is_read_as_it_was_written(run: Path) -> None:
-    folder, job = open_job(run)
+    folder, job = open_job(run, find_job, "ray")
     assert folder.path == run and (job.state, job.failed_rank, job.starts) == ("failed", 1, 4)
 
 

@@ -44,7 +44,7 @@ COMPLYING = (
 
 @dataclass(frozen=True)
 class JudgedRefusals:
-    """What a judge says about answers, and how far it can be trusted."""
+    """Verdicts of a judge about answers, and the anchors that test the judge."""
 
     declines: tuple[bool | None, ...]
     """For each answer; None if the reply was no verdict."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from torch import nn
 
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.errors import IntegrityError
+from tunesmith.offers import ExporterOffer
+from tunesmith.options import Options
 from tunesmith.records import Record
 from tunesmith.storage import commit_folder, verify_folder
 from tunesmith.storage.manifest import MANIFEST
@@ -40,6 +42,7 @@ _NOT_COPIED = frozenset({ADAPTER_WEIGHTS, "adapter_config.json", "README.md", MA
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model")
 """Files of a base model that converters of its tokenizer read; transformers does not save them."""
 
+OptionsT = TypeVar("OptionsT", bound=Options)
 Merge = Callable[[Path, Path, Path, MergeOptions, torch.dtype], None]
 Measure = Callable[[TextModel], Sequence[Measurement]]
 Announce = Callable[[str], None]
@@ -72,6 +75,16 @@ class Export:
     exporter: Exporter
     tolerance: float | None
     """Largest difference of a log-probability, in nats; None: weights are rounded."""
+
+    @classmethod
+    def from_offer(cls, offer: ExporterOffer[OptionsT], options: OptionsT) -> Export:
+        """Return the exporter of an offer with these options."""
+        return cls(
+            name=offer.name,
+            options=options.model_dump(mode="json", exclude_none=True),
+            exporter=offer.build(options),
+            tolerance=offer.tolerance(options),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

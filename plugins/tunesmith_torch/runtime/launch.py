@@ -1,9 +1,10 @@
-"""Parts of plugins that start runs on clusters: options, run folders, and the lock of a run."""
+"""Parts of plugins that start runs on clusters: options, run folders, and jobs."""
 
 from __future__ import annotations
 
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder, lock, write_atomic
 
 F = TypeVar("F", bound=Callable[..., Any])
+JobT = TypeVar("JobT")
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 LOCK_SECONDS = 300.0
@@ -205,3 +207,34 @@ def wait_for_lock(
                 raise
             report(f"waiting for {left:.0f} seconds at most: {error.message}")
             sleep(min(LOCK_POLL_SECONDS, left))
+
+
+# --------------------------------------------------------------------------- jobs
+
+
+def open_job(
+    folder: Path, find: Callable[[Path], JobT | None], launcher: str
+) -> tuple[RunFolder, JobT]:
+    """Open a run folder and its newest job, which ``find`` returns; None: none was submitted.
+
+    ``launcher`` is the name of the group of commands.
+
+    Raises:
+        UsageError: it is not the folder of a run, or no job was submitted.
+    """
+    run = RunFolder.open(folder)
+    found = find(run.path)
+    if found is None:
+        raise UsageError(
+            f"{folder}: no job was submitted for this run",
+            hint=f"tunesmith {launcher} submit takes a run file, or the folder of a run",
+        )
+    return run, found
+
+
+def read_end(path: Path, lines: int) -> Sequence[str]:
+    """Return the last lines of a file; none if there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        return [line.rstrip("\n") for line in deque(stream, maxlen=lines)]

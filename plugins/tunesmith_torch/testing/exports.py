@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tunesmith.contracts import Job
 from tunesmith.records import Completion, Record
 from tunesmith.storage import Checkpoints
 from tunesmith_torch.export.contract import Engine, Exporter
-from tunesmith_torch.export.export_run import TrainedModel
+from tunesmith_torch.export.export_run import Export, TrainedModel
 from tunesmith_torch.models.merging import MergeOptions
 from tunesmith_torch.options.training import SupervisedOptions
 from tunesmith_torch.training import trainer
@@ -22,6 +23,10 @@ from tunesmith_torch.training.supervised import SupervisedTask
 
 LEARNING = {"epochs": 24.0, "batch_size": 4, "precision": "fp32"}
 """Options with which a tiny model learns the answer, at a rate of 1e-2 (LoRA) or 5e-3 (full)."""
+LEARNING_LORA = {**LEARNING, "learning_rate": 1e-2, "adapter": {"rank": 8}}
+"""The same as a table of the technique lora."""
+LEARNING_FULL = {**LEARNING, "learning_rate": 5e-3}
+"""The same as a table of the technique full."""
 
 
 def make_records(answer: str) -> tuple[Record, ...]:
@@ -68,6 +73,13 @@ class DamagedExporter:
     def open(self, out: Path) -> AbstractContextManager[Engine]:
         """Load the files into the engine."""
         return self.exporter.open(out)
+
+
+def damage_export(export: Export, damage: Callable[[Path], None] | None) -> Export:
+    """Return an export whose files are damaged after they are written; None: the export itself."""
+    if damage is None:
+        return export
+    return replace(export, exporter=DamagedExporter(export.exporter, damage))
 
 
 def edit_template(old: str, new: str) -> Callable[[Path], None]:

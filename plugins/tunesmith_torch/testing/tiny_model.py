@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -80,11 +80,13 @@ def tiny_tokenizer(
     )
 
 
-def tiny_config(family: str = "llama", *, vocabulary: int = 512) -> PretrainedConfig:
+def tiny_config(
+    family: str = "llama", *, vocabulary: int = 512, changes: Mapping[str, object] | None = None
+) -> PretrainedConfig:
     """Return the smallest config with every feature of its family.
 
     It has several layers and heads, fewer key-value heads than heads, and tied embeddings.
-    ``family`` is a ``model_type``.
+    ``family`` is a ``model_type``; ``changes`` are other values, by the name of the attribute.
     """
     config: PretrainedConfig = CONFIG_MAPPING[family](
         vocab_size=vocabulary,
@@ -100,28 +102,44 @@ def tiny_config(family: str = "llama", *, vocabulary: int = 512) -> PretrainedCo
         eos_token_id=2,
         pad_token_id=2,
     )
+    for name, value in (changes or {}).items():
+        setattr(config, name, value)
     return config
 
 
-def tiny_model(family: str = "llama", *, seed: int = 0, vocabulary: int = 512) -> PreTrainedModel:
+def tiny_model(
+    family: str = "llama",
+    *,
+    seed: int = 0,
+    vocabulary: int = 512,
+    changes: Mapping[str, object] | None = None,
+) -> PreTrainedModel:
     """Return a causal language model with about 30 000 random weights.
 
-    Torch's global random state is not changed.
+    ``changes`` are other values of its config. Torch's global random state is not changed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            tiny_config(family, vocabulary=vocabulary), dtype=torch.float32
+            tiny_config(family, vocabulary=vocabulary, changes=changes), dtype=torch.float32
         )
     return model.eval()
 
 
 def save_tiny_model(
-    folder: Path, family: str = "llama", *, seed: int = 0, template: str | None = CHATML
+    folder: Path,
+    family: str = "llama",
+    *,
+    seed: int = 0,
+    template: str | None = CHATML,
+    changes: Mapping[str, object] | None = None,
 ) -> Path:
-    """Save a folder like a hub's: config, safetensors weights, tokenizer, chat template."""
+    """Save a folder like a hub's: config, safetensors weights, tokenizer, chat template.
+
+    ``changes`` are other values of the config.
+    """
     tokenizer = tiny_tokenizer(template=template)
-    model = tiny_model(family, seed=seed, vocabulary=len(tokenizer))
+    model = tiny_model(family, seed=seed, vocabulary=len(tokenizer), changes=changes)
     with no_progress_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""What plugins that start runs on clusters share."""
+"""Shared parts of plugins that start runs on clusters."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from tunesmith import api
 from tunesmith.errors import ConfigError, UsageError
 from tunesmith.events import RunFinished
 from tunesmith.options import Options
-from tunesmith.storage import EventLog, lock
+from tunesmith.storage import EventLog, RunFolder, lock
 from tunesmith.testing import sample_event
 from tunesmith_torch.runtime.launch import (
     GpuRequest,
     Gpus,
     create_run,
     given_flags,
+    open_job,
     open_run,
     option_flags,
     override_options,
     parse_gpus,
     planned_folder,
+    read_end,
     refuse_unsuitable_job,
     wait_for_lock,
 )
@@ -172,3 +174,18 @@ def test_a_start_waits_for_a_process_that_still_has_the_run(tmp_path: Path) -> N
 def test_a_folder_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         wait_for_lock(tmp_path / "gone", print)
+
+
+def test_the_end_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("a\nb\nc\n")
+    assert list(read_end(tmp_path / "log", 2)) == ["b", "c"]
+    assert not read_end(tmp_path / "none", 2)
+
+
+def test_a_job_is_opened_with_its_run(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "x").path
+    folder, job = open_job(run, lambda path: f"job of {path.name}", "slurm")
+    assert (folder.path, job) == (run, f"job of {run.name}")
+    with pytest.raises(UsageError, match="no job was submitted") as caught:
+        open_job(run, lambda path: None, "slurm")
+    assert "tunesmith slurm submit" in str(caught.value.hint)

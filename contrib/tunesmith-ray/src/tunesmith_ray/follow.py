@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -94,11 +93,3 @@ def show_state(job: Job) -> None:
         render.print_note("waiting for machines")
     elif job.state == "running":
         render.print_note(f"running on {', '.join(dict.fromkeys(job.hosts))}")
-
-
-def read_end(path: Path, lines: int) -> Sequence[str]:
-    """Return the last lines of a file; none if there is no file."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        return [line.rstrip("\n") for line in deque(stream, maxlen=lines)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from tunesmith.errors import UsageError
-from tunesmith.storage import RunFolder, write_atomic
+from tunesmith.storage import write_atomic
 
 SCHEMA = "tunesmith.ray-job/1"
 State = Literal["submitted", "waiting", "running", "finished", "failed", "stopped"]
@@ -73,19 +73,3 @@ def find_job(folder: Path) -> Job | None:
     if not is_sound:
         raise UsageError(f"{path}: is not what tunesmith wrote", hint="delete it")
     return job
-
-
-def open_job(folder: Path) -> tuple[RunFolder, Job]:
-    """Open a run folder and its newest job.
-
-    Raises:
-        UsageError: it is not the folder of a run, or no job was submitted.
-    """
-    run = RunFolder.open(folder)
-    found = find_job(run.path)
-    if found is None:
-        raise UsageError(
-            f"{folder}: no job was submitted for this run",
-            hint="tunesmith ray submit takes a run file, or the folder of a run",
-        )
-    return run, found

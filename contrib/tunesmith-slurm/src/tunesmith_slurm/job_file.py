@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tunesmith.errors import UsageError
-from tunesmith.storage import RunFolder, write_atomic
+from tunesmith.storage import write_atomic
 
 SCHEMA = "tunesmith.slurm-job/1"
 
@@ -53,19 +53,3 @@ def find_job(folder: Path) -> SubmittedJob | None:
     if not (isinstance(job, str) and job.isascii() and job.isdigit()):
         raise UsageError(f"{path}: `job` is no number of a job", hint="delete it")
     return SubmittedJob(job, str(submitted))
-
-
-def open_job(folder: Path) -> tuple[RunFolder, SubmittedJob]:
-    """Open a run folder and its newest job.
-
-    Raises:
-        UsageError: it is not the folder of a run, or no job was submitted.
-    """
-    run = RunFolder.open(folder)
-    found = find_job(run.path)
-    if found is None:
-        raise UsageError(
-            f"{folder}: no job was submitted for this run",
-            hint="tunesmith slurm submit takes a run file, or the folder of a run",
-        )
-    return run, found

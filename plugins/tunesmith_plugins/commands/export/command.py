@@ -85,12 +85,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     trained = find_trained(folder, plan, catalog)
     target = folder.path / "export" / to if out is None else out.expanduser().absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    export = Export(
-        name=offered.offer.name,
-        options=options.model_dump(mode="json", exclude_none=True),
-        exporter=offered.offer.build(options),
-        tolerance=offered.offer.tolerance(options),
-    )
+    export = Export.from_offer(offered.offer, options)
     with lock(folder.path):
         certificate = export_run(trained, export, target, announce=render.print_note)
     if as_json:

@@ -8,7 +8,8 @@ import click
 
 from tunesmith.cli import render
 from tunesmith.cli.common import common_options
-from tunesmith_ray.job_file import open_job
+from tunesmith_ray.job_file import find_job
+from tunesmith_torch.runtime.launch import open_job
 
 
 @click.command("cancel")
@@ -19,7 +20,7 @@ def command(run: Path) -> None:
 
     The processes have the time of ray.grace_seconds for it.
     """
-    _, job = open_job(run)
+    _, job = open_job(run, find_job, "ray")
     if not job.is_active:
         render.print_text(f"the run has ended: {job.state}")
         return

@@ -9,9 +9,9 @@ import click
 from tunesmith.cli import render
 from tunesmith.cli.common import common_options
 from tunesmith.errors import UsageError
-from tunesmith_ray.follow import read_end
-from tunesmith_ray.job_file import open_job
+from tunesmith_ray.job_file import find_job
 from tunesmith_ray.worker import log_path
+from tunesmith_torch.runtime.launch import open_job, read_end
 
 
 @click.command("logs")
@@ -29,7 +29,7 @@ from tunesmith_ray.worker import log_path
 @common_options
 def command(run: Path, rank: int, lines: int) -> None:
     """Print the end of what a process of a run has printed, over all its starts."""
-    folder, _ = open_job(run)
+    folder, _ = open_job(run, find_job, "ray")
     path = log_path(folder.path, rank)
     if not path.is_file():
         raise UsageError(

@@ -11,7 +11,8 @@ from tunesmith.cli import render
 from tunesmith.cli.common import common_options, json_option
 from tunesmith.execution.report import Report
 from tunesmith_ray.follow import lose
-from tunesmith_ray.job_file import Job, open_job
+from tunesmith_ray.job_file import Job, find_job
+from tunesmith_torch.runtime.launch import open_job
 
 
 @click.command("status")
@@ -20,7 +21,7 @@ from tunesmith_ray.job_file import Job, open_job
 @common_options
 def command(run: Path, as_json: bool) -> None:
     """Show where a run is executed, how often it was started, and how far it has got."""
-    folder, job = open_job(run)
+    folder, job = open_job(run, find_job, "ray")
     if job.is_active:
         job = check_supervisor(job)
     report = api.read_report(folder.path)

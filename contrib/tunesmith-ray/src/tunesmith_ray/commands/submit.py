@@ -21,7 +21,7 @@ from tunesmith.cli.common import (
 from tunesmith.errors import UsageError
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
-from tunesmith_ray.follow import read_end, wait_for_job
+from tunesmith_ray.follow import wait_for_job
 from tunesmith_ray.job_file import Job, find_job
 from tunesmith_ray.options import FLAGS, LOCAL, RayOptions
 from tunesmith_ray.work import Work
@@ -33,6 +33,7 @@ from tunesmith_torch.runtime.launch import (
     option_flags,
     override_options,
     planned_folder,
+    read_end,
     refuse_unsuitable_job,
 )
 

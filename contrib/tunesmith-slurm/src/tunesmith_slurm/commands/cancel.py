@@ -9,7 +9,8 @@ import click
 from tunesmith.cli import render
 from tunesmith.cli.common import common_options
 from tunesmith_slurm import programs
-from tunesmith_slurm.job_file import open_job
+from tunesmith_slurm.job_file import find_job
+from tunesmith_torch.runtime.launch import open_job
 
 
 @click.command("cancel")
@@ -20,7 +21,7 @@ def command(run: Path) -> None:
 
     Slurm waits for it for the cluster's KillWait, by default 30 seconds.
     """
-    _, job = open_job(run)
+    _, job = open_job(run, find_job, "slurm")
     state = programs.query_job(job.job)
     if not state.is_active:
         render.print_text(f"job {job.job} has ended: {state.state.lower()}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from pathlib import Path
 
 import click
@@ -10,7 +9,8 @@ import click
 from tunesmith.cli import render
 from tunesmith.cli.common import common_options
 from tunesmith.errors import UsageError
-from tunesmith_slurm.job_file import open_job
+from tunesmith_slurm.job_file import find_job
+from tunesmith_torch.runtime.launch import open_job, read_end
 
 
 @click.command("logs")
@@ -25,7 +25,7 @@ from tunesmith_slurm.job_file import open_job
 @common_options
 def command(run: Path, lines: int) -> None:
     """Print the end of what the newest job of a run has printed, over all its starts."""
-    folder, job = open_job(run)
+    folder, job = open_job(run, find_job, "slurm")
     path = job.log(folder.path)
     if not path.is_file():
         raise UsageError(
@@ -33,6 +33,5 @@ def command(run: Path, lines: int) -> None:
             hint=f"tunesmith slurm status {render.shell_path(run)} shows whether it waits",
         )
     render.print_note(f"{path}\n")
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        for line in deque(stream, maxlen=lines):
-            render.print_text(line.rstrip("\n"))
+    for line in read_end(path, lines):
+        render.print_text(line)

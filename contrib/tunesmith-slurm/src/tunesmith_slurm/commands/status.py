@@ -11,8 +11,9 @@ from tunesmith.cli import render
 from tunesmith.cli.common import common_options, json_option
 from tunesmith.execution.report import Report
 from tunesmith_slurm import programs
-from tunesmith_slurm.job_file import SubmittedJob, open_job
+from tunesmith_slurm.job_file import SubmittedJob, find_job
 from tunesmith_slurm.programs import JobState
+from tunesmith_torch.runtime.launch import open_job
 
 
 @click.command("status")
@@ -21,7 +22,7 @@ from tunesmith_slurm.programs import JobState
 @common_options
 def command(run: Path, as_json: bool) -> None:
     """Show the job of a run as Slurm sees it, and how far the run has got."""
-    folder, job = open_job(run)
+    folder, job = open_job(run, find_job, "slurm")
     state = programs.query_job(job.job)
     report = api.read_report(folder.path)
     if as_json:
