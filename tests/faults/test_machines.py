@@ -87,8 +87,13 @@ class Machines:
         subprocess.run(command, check=True, capture_output=True)
 
     def wait(self) -> list[int]:
+        """Wait for both torchruns, and return their exit codes, with their output if one failed."""
         codes = [agent.wait(400) for agent in self.agents]
         self.agents.clear()
+        for number, code in enumerate(codes):
+            if code:
+                print((self.folder / f"agent-{number}.log").read_text(errors="replace"))
+                print(self.read_output(number))
         return codes
 
     def read_output(self, number: int) -> str:
