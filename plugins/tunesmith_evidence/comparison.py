@@ -197,12 +197,13 @@ def pair_rows(first: RunResults, second: RunResults, evaluator: str, metric: str
 
 
 def _by_content(rows: Sequence[JSON], metric: str) -> dict[RowKey, JSON]:
-    seen: Counter[tuple[str, float]] = Counter()
+    seen: dict[tuple[str, float], int] = {}
     keyed: dict[RowKey, JSON] = {}
     for row in rows:
-        key = (row_key(row), float(row[metric]["weight"]))
-        keyed[*key, seen[key]] = row
-        seen[key] += 1
+        content = row_key(row), float(row[metric]["weight"])
+        number = seen.get(content, 0)
+        keyed[*content, number] = row
+        seen[content] = number + 1
     return keyed
 
 

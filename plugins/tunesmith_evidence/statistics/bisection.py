@@ -9,6 +9,8 @@ def bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
     """Find the point in [low, high] from which on `holds` is true."""
     for _ in range(60):
         middle = (low + high) / 2
+        if middle in (low, high):  # no number lies between them
+            break
         if holds(middle):
             high = middle
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 from tunesmith.statistics.distributions import NORMAL, student_quantile
 from tunesmith_evidence.statistics.bisection import bisect
@@ -43,6 +44,7 @@ def minimum_detectable(
     return max(floor, _connor(n, discordant, confidence, power))
 
 
+@cache  # comparisons of many runs ask for the same rows again and again
 def _clean_floor(n: int, confidence: float, power: float) -> float:
     """Compute the smallest share of improved records that McNemar's test detects.
 

@@ -11,9 +11,7 @@ from pydantic import Field, model_validator
 
 from tunesmith.contracts import Finding, RunContext
 from tunesmith.records import Message
-from tunesmith_evidence.judging.endpoint import Endpoint
 from tunesmith_evidence.judging.pairwise import Ask
-from tunesmith_evidence.prompting.choice_model import ChoiceModel
 from tunesmith_torch.compare.other_model import ComparisonOptions
 
 
@@ -57,6 +55,9 @@ def open_judge(
     A judge without an endpoint is a model reference, run folder or artifact: it answers with the
     most probable of the labels. ``option`` names the key with the judge's name in errors.
     """
+    # Not above: offers import this module, and these import urllib.request, or torch.
+    from tunesmith_evidence.judging.endpoint import Endpoint
+    from tunesmith_evidence.prompting.choice_model import ChoiceModel
     from tunesmith_torch.compare.open_by_name import open_by_name
 
     if options.endpoint is not None:
