@@ -174,7 +174,7 @@ class RivalOffer(ComponentOffer[C]):
     reserved: ClassVar[frozenset[str]] = frozenset({"tuned", "use", "rows", "budget"})
     build: Callable[[C], Rival]
     solution: Literal["prompt", "classifier"]
-    """What a team would use instead of a tuned model."""
+    """Alternative that a team would use instead of a tuned model."""
     cost: int
     """Order of the costs of an answer in production: of equally good rivals the cheapest counts."""
     needs_model: bool = False

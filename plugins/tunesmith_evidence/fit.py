@@ -37,7 +37,7 @@ from tunesmith_evidence.statistics.ranks import probability_below
 FitState = Literal["memorised", "overfitted", "underfitted", "fitted"]
 
 MEMORISED_AUC = 0.75
-"""AUC from which on training rows are said to be memorised."""
+"""AUC from which on training rows count as memorised."""
 MIN_ROWS = 10
 """Rows of each kind below which an AUC says nothing."""
 TAIL = 1 / 3

@@ -22,7 +22,7 @@ MAX_UNCLEAR = 0.1
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """Errors after a number of training rows, or the reason why they cannot be said."""
+    """Errors after a number of training rows, or the reason why they cannot be estimated."""
 
     rows: int
     """Training rows for which the error is predicted."""

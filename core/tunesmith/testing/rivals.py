@@ -164,7 +164,7 @@ def does_not_depend_on_other_prompts(subject: Subject) -> None:
 
 @check("rival")
 def knows_only_its_training_rows(subject: Subject) -> None:
-    """What a rival was built from before, with rows that are held out now, has no effect."""
+    """A rival built before, with rows that are held out now, has no effect."""
     # Other checks have shown it their records, so these are new.
     records = [
         replace(record, prompt=f"{record.prompt}, once more")

@@ -17,7 +17,7 @@ NO_LANGUAGE = "zxx"
 
 
 def identify_language(text: str) -> str:
-    """Return the ISO 639 code of the language of a text; empty if it cannot be told.
+    """Return the ISO 639 code of the language of a text; empty if it is not recognised.
 
     Code, tables and texts of a few words have none.
 

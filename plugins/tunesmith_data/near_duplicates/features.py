@@ -145,7 +145,7 @@ def _find_names(texts: list[str], starts: Indices) -> Bits:
     """Return which of the words that begin at these positions of the joined texts are names."""
     if not all(map(str.isascii, texts)):
         folded = zip(texts, _fold_texts(texts), strict=True)
-        # Where folding changes the length of a text, its names cannot be told.
+        # Where folding changes the length of a text, its names cannot be found.
         texts = [text if len(text) == len(other) else other for text, other in folded]
     joined = "\n".join([*texts, "", "", ""])
     codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)

@@ -104,7 +104,7 @@ class WordDifference:
 
 
 def compare_words(one: str, other: str) -> WordDifference:
-    """Compare two texts word by word; values are told from other words by their form."""
+    """Compare two texts word by word; values are distinguished from other words by their form."""
     first, second = _split_words(one), _split_words(other)
     common = other_words = 0
     codes = SequenceMatcher(None, first, second, autojunk=False).get_opcodes()

@@ -57,7 +57,7 @@ class TaskPrompt:
 
 
 def read_task(task: RivalTask) -> TaskPrompt:
-    """Return what can be said and shown about a task, by its training rows."""
+    """Describe a task, with examples, by its training rows."""
     examples = read_examples(task.train, task.seed)
     answers = [example.answer for example in examples]
     kind = task_kind(answers)

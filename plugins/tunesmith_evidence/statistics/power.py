@@ -80,7 +80,7 @@ def _connor(n: int, discordant: float, confidence: float, power: float) -> float
 def rows_needed(
     n: int, error: float, distance: float, *, confidence: float = 0.95, power: float = 0.8
 ) -> int:
-    """Compute the rows with which a difference is told from a limit, if both stay as measured.
+    """Compute the rows that show a difference from a limit, if both stay as measured.
 
     Args:
         n: the rows on which it was measured.

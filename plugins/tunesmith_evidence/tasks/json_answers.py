@@ -57,7 +57,7 @@ def _flatten(path: Path, value: Any) -> list[tuple[Path, str]]:
 
 @dataclass(frozen=True)
 class Style:
-    """The way in which a JSON text is written."""
+    """The formatting of a JSON text."""
 
     comma: str = ", "
     colon: str = ": "

@@ -12,7 +12,7 @@ MOST_ROWS = 1_000_000
 
 
 def count_rows_needed(contest: Contest, margin: float, proof: float) -> int | None:
-    """Return how many held-out rows would decide, rounded up; None if that cannot be said.
+    """Return how many held-out rows would decide, rounded up; None if that cannot be estimated.
 
     It is the number with which, in four of five runs, the interval of the difference excludes 0
     if the measured advantage is the margin or more, and else is below the margin. It supposes that

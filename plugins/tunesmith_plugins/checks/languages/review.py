@@ -25,7 +25,7 @@ BY_DESIGN = 0.2
 
 @dataclass(frozen=True)
 class Languages:
-    """The languages of a row; empty where they cannot be told."""
+    """The languages of a row; empty where they are not recognised."""
 
     record: Record
     prompt: str
@@ -80,12 +80,14 @@ def _find_rare(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
 
 def _find_answers(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
     """Report answers in another language than their prompts."""
-    told = [row for row in rows if row.prompt and row.answer]
-    found = [row for row in told if row.prompt != row.answer]
+    readable = [row for row in rows if row.prompt and row.answer]
+    found = [row for row in readable if row.prompt != row.answer]
     if not found:
         return
-    is_intended = len(found) >= BY_DESIGN * len(told)
-    message = f"{_share(len(found), len(told))} answers are in another language than their prompt"
+    is_intended = len(found) >= BY_DESIGN * len(readable)
+    message = (
+        f"{_share(len(found), len(readable))} answers are in another language than their prompt"
+    )
     yield Finding(
         level="info" if is_intended else "warning",
         where="data languages",

@@ -23,7 +23,7 @@ class Listed(BaseModel):
     api: str
     """Version of the plugin API that it declares; empty: none."""
     kit: dict[str, int] | None
-    """How many checks of the conformance kit it passed and failed; None: not recorded."""
+    """Numbers of checks of the conformance kit that it passed and failed; None: not recorded."""
     keywords: list[str]
 
 

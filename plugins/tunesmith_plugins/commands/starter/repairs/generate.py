@@ -78,7 +78,7 @@ TEAMS = {
         "nobody can use the elevator, its doors stay open",
     ),
 }
-"""What can be wrong, by the code of the team that repairs it."""
+"""Possible faults, by the code of the team that repairs them."""
 HELDOUT_TEAMS = {
     "HTG": (
         "none of the radiators gets warm",
