@@ -430,7 +430,7 @@ class ReviewResult:
 
 @dataclass(frozen=True, kw_only=True)
 class FoundModel:
-    """A base model that a plugin recognised; nothing is read or downloaded yet.
+    """A base model that a plugin recognized; nothing is read or downloaded yet.
 
     ``fetch`` returns the folder with ``config.json`` and safetensors weights. It may be slow
     (download, dequantize) and is called once, when the run needs the weights.

@@ -147,7 +147,7 @@ def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | N
     """Find the base model for a reference.
 
     ``reference`` is the value of ``[model] base``: a folder, a GGUF file, a hub id, or anything
-    else that a plugin recognises. Return None for another. The first result that is not None
+    else that a plugin recognizes. Return None for another. The first result that is not None
     counts; built-in plugins are called last. Do nothing slow here, but in ``fetch`` of the
     :class:`tunesmith.contracts.FoundModel`. Plain functions only: a generator is refused.
     """

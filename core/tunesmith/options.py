@@ -75,7 +75,7 @@ class RunOptions(Options):
         max_length=60,
         pattern=r"^[A-Za-z0-9._-]*$",
     )
-    seed: int = Field(42, ge=0, lt=2**31, description="Seed of split, initialisation and order.")
+    seed: int = Field(42, ge=0, lt=2**31, description="Seed of split, initialization and order.")
     folder: DataPath = Field("runs", description="Folder in which the run folder is created.")
     device: str = Field(
         "auto",
@@ -96,7 +96,7 @@ class ModelOptions(Options):
         min_length=1,
         description=(
             "The base model: a folder, a GGUF file, wheel:PACKAGE for a GGUF file inside an "
-            "installed wheel, a hub id, or anything an installed plugin recognises."
+            "installed wheel, a hub id, or anything an installed plugin recognizes."
         ),
     )
     revision: str | None = Field(None, description="Commit or tag, for models that have revisions.")

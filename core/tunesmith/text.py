@@ -207,7 +207,7 @@ SECRET_MARKS = tuple(mark for _, marks, _ in _RULES for mark in marks)
 def redact(s: str) -> str:
     """Replace secrets by `[redacted:KIND]`, in text that is logged, stored or shown.
 
-    Secrets are recognised by their form (tokens of model hubs, clouds and forges, JSON web tokens,
+    Secrets are recognized by their form (tokens of model hubs, clouds and forges, JSON web tokens,
     private keys), by their position (a password in a URL, a token after "Bearer") and by the name
     that they are assigned to (`WANDB_API_KEY=`). Not a guarantee: a secret of unknown form passes.
     """

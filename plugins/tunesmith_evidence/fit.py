@@ -112,7 +112,7 @@ def _find_memorised(folder: Path, report: Report, values: dict[str, float]) -> F
         if auc >= MEMORISED_AUC:
             return "memorised", (
                 f"in {format_share(auc)} of all pairs of a training and a held-out row, the "
-                f"training row has the lower {trained.metric} (a model that generalises: about "
+                f"training row has the lower {trained.metric} (a model that generalizes: about "
                 "50 %); train for fewer epochs, with a lower learning rate, or with more rows"
             )
     return None

@@ -1,7 +1,7 @@
 """A single-file plugin with all components of a run and no tensors, for tests of the core.
 
 The data is a file of lines ``prompt<TAB>answer``. The base model has no answers. The tuned model
-has memorized the training answers and, with ``generalises``, answers other prompts in capitals.
+has memorized the training answers and, with ``generalizes``, answers other prompts in capitals.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class ByHeartOptions(Options):
     mode: Literal["well", "raise", "diverge", "interrupt"] = Field(
         "well", description="Fault at the third step."
     )
-    generalises: bool = Field(True, description="Answer unknown prompts too.")
+    generalizes: bool = Field(True, description="Answer unknown prompts too.")
 
 
 class ByHeart:
@@ -178,7 +178,7 @@ class ByHeart:
         answers = json.loads((artifact / "answers.json").read_text())
         return (
             UppercaseModel(answers=answers)
-            if self.options.generalises
+            if self.options.generalizes
             else FakeTextModel(answers=answers)
         )
 

@@ -147,7 +147,7 @@ def test_the_report_reads_a_log_of_an_earlier_version(tmp_path: Path) -> None:
     assert content["evaluations"][0]["value"] == 1.5
 
 
-def test_lines_of_an_earlier_version_are_recognised() -> None:
+def test_lines_of_an_earlier_version_are_recognized() -> None:
     unchanged = {"run-started", "training-started", "measured", "run-finished"}
     for line in earlier_lines():
         assert is_of_earlier_version(line) == (line["event"] not in unchanged), line["event"]

@@ -21,4 +21,4 @@ def bad(good: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run on the same data whose tuned model answers no held-out prompt."""
     folder = tmp_path_factory.mktemp("bad")
     changed = tables(good.path.parent)
-    return tunesmith.run(changed, set={"technique.generalises": False}, out=folder / "run")
+    return tunesmith.run(changed, set={"technique.generalizes": False}, out=folder / "run")

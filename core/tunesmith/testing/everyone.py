@@ -284,7 +284,7 @@ _DUNDERS = {"__init__", "__call__", "__getattr__"}
 def require_unpatched(before: Attributes, subject: Subject) -> None:
     """Require that no function or class of a library was replaced; additions are allowed.
 
-    A patch that was made before is recognised by its code, which is in the plugin's folder.
+    A patch that was made before is recognized by its code, which is in the plugin's folder.
     """
     plugin_folder = str(Path(subject.module.__file__).parent)
     replaced = [

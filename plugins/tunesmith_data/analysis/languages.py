@@ -17,7 +17,7 @@ NO_LANGUAGE = "zxx"
 
 
 def identify_language(text: str) -> str:
-    """Return the ISO 639 code of the language of a text; empty if it is not recognised.
+    """Return the ISO 639 code of the language of a text; empty if it is not recognized.
 
     Code, tables and texts of a few words have none.
 

@@ -1,6 +1,6 @@
 """Find texts that were made from one template: the same words in the same order, but for values.
 
-A template has slots, ``Cancel order [number] of [date]``. What stands in a slot is recognised by
+A template has slots, ``Cancel order [number] of [date]``. What stands in a slot is recognized by
 its form (numbers, quotes, paths, addresses, placeholders, capitalised names), or because few texts
 have it. The words that are left are the text's skeleton. Two texts are from one template if their
 skeletons are equal, or if they are equal without one word of each, so that a slot may also hold a

@@ -1,4 +1,4 @@
-"""Kinds of tasks, recognised by the answers of training rows.
+"""Kinds of tasks, recognized by the answers of training rows.
 
 ``classes``: a few short answers that recur. ``objects``: JSON objects with common keys. ``text``:
 anything else.

@@ -58,7 +58,7 @@ def write(here: Path, text: str) -> None:
     (here / "data.tsv").write_text("\n".join([plain, *rows]) + "\n", newline="")
     (here / "run.toml").write_text(
         '[model]\nbase = "fake:one"\n[data]\nuse = "lines"\ntrain = "data.tsv"\n'
-        '[technique]\nuse = "by-heart"\ngeneralises = false\n'
+        '[technique]\nuse = "by-heart"\ngeneralizes = false\n'
         f"[baselines]\nsystem_prompt = {json.dumps(plain)}\n"
     )
 

@@ -28,7 +28,7 @@ Tunesmith = Callable[..., Result]
 def two(tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch) -> Tunesmith:
     """The command, with a good run and one that learned nothing, of the same data."""
     monkeypatch.setenv("TUNESMITH_PLUGINS", "fake_plugin,compare,runs")
-    sets = ["--set", "technique.generalises=false", "--set", "run.name=other"]
+    sets = ["--set", "technique.generalizes=false", "--set", "run.name=other"]
     assert tunesmith("run", "run.toml", "--out", "good").exit_code == 0
     assert tunesmith("run", "run.toml", "--out", "bad", *sets).exit_code == 0
     return tunesmith
@@ -44,7 +44,7 @@ def test_runs_are_compared_row_by_row(two: Tunesmith) -> None:
     assert (same["first"], same["second"], same["difference"]) == (0, 1, 1)
     assert (same["won"], same["lost"], same["n"]) == (4, 0, 4)
     assert same["p_value"] == same["p_value_holm"] == 0.125
-    assert comparison["options"] == {"technique.generalises": {"first": False, "second": True}}
+    assert comparison["options"] == {"technique.generalizes": {"first": False, "second": True}}
     assert len(comparison["rows"]) == 4 and comparison["rows"][0]["gain"] == 1
 
 
@@ -53,7 +53,7 @@ def test_text(two: Tunesmith) -> None:
     assert done.exit_code == 0, done.output
     for text in (
         "good minus bad", "+1.000", "unclear", "4 won, 0 lost of 4 rows, p = 0.125 (Holm)",
-        "technique.generalises: False -> True", "4 rows won", "0 rows lost", "prompt:   say",
+        "technique.generalizes: False -> True", "4 rows won", "0 rows lost", "prompt:   say",
         "expected: SAY",
     ):  # fmt: skip
         assert text in done.stdout
@@ -141,7 +141,7 @@ def test_on_unlike_rows_the_best_is_the_one_with_the_largest_difference(
 
 
 def test_several_runs_are_listed_with_the_best_first(two: Tunesmith) -> None:
-    sets = ["--set", "technique.generalises=false"]
+    sets = ["--set", "technique.generalizes=false"]
     for name in "cdefg":
         assert two("run", "run.toml", "--out", name, *sets).exit_code == 0
     done = two("compare", "bad", "good", *"cdefg", "--top", "2")
@@ -152,7 +152,7 @@ def test_several_runs_are_listed_with_the_best_first(two: Tunesmith) -> None:
     assert [line.split()[0] for line in lines[3:6]] == ["good", "bad", "c"]
     assert "place 2 of 7" in lines[4] and lines[6] == "and 4 more runs: --top 0"
     settings = lines.index("what differs in the run files")
-    assert lines[settings + 1].split() == ["run", "technique.generalises"]
+    assert lines[settings + 1].split() == ["run", "technique.generalizes"]
     assert [line.split() for line in lines[settings + 3 : settings + 6]] == [
         ["bad", "False"], ["good", "True"], ["c", "False"],
     ]  # fmt: skip

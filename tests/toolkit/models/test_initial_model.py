@@ -20,7 +20,7 @@ from tunesmith_torch.options.training import TrainingOptions
 
 
 def artifact(folder: Path, kind: str = "adapter", weights: bytes = b"weights") -> Path:
-    """Write a folder with the files by which an artifact is recognised."""
+    """Write a folder with the files by which an artifact is recognized."""
     names = {"adapter": "adapter_config.json", "model": "config.json"}
 
     def write(path: Path) -> None:

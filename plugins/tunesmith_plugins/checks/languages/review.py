@@ -25,7 +25,7 @@ BY_DESIGN = 0.2
 
 @dataclass(frozen=True)
 class Languages:
-    """The languages of a row; empty where they are not recognised."""
+    """The languages of a row; empty where they are not recognized."""
 
     record: Record
     prompt: str

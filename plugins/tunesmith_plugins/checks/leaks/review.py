@@ -171,5 +171,5 @@ def _similarity(match: Match) -> str:
 
 
 def _quote(record: Record) -> str:
-    # Masked before it is cut: half of an address or a number is not recognised.
+    # Masked before it is cut: half of an address or a number is not recognized.
     return f'"{one_line(mask_personal_data(prompt_text(record)[:INPUT_LIMIT]), EXCERPT)}"'

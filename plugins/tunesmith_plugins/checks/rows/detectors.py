@@ -98,7 +98,7 @@ def search(pattern: str, *, in_answer: bool = False, flags: re.RegexFlag = re.NO
 def around(text: str, match: re.Match[str]) -> str:
     """Return the text from a few characters before a match on, without personal data."""
     start, end = match.span()
-    # Masked before it is cut: half of an address or a number is not recognised.
+    # Masked before it is cut: half of an address or a number is not recognized.
     before = mask_personal_data(text[max(0, start - MASKED) : start])[-CONTEXT:]
     after = mask_personal_data(text[end : end + MASKED])[: 2 * CONTEXT]
     return ("…" if start > CONTEXT else "") + before + match.group() + after

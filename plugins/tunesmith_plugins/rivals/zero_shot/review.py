@@ -10,7 +10,7 @@ from tunesmith.plan import Plan
 from tunesmith.records import Record
 
 SAMPLE = 200
-"""Training rows by which JSON answers are recognised."""
+"""Training rows by which JSON answers are recognized."""
 
 
 def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:

@@ -62,8 +62,8 @@ REFUSED = {
     "peft_layers_to_transform": "training of some layers is not offered",
     "lora_rank_pattern": "one rank for all layers is offered",
     "lora_alpha_pattern": "one alpha for all layers is offered",
-    "peft_init_lora_weights": "this initialisation is not offered",
-    "loftq_config": "this initialisation is not offered",
+    "peft_init_lora_weights": "this initialization is not offered",
+    "loftq_config": "this initialization is not offered",
     "peft": "further settings of peft are not offered",
     "relora": "ReLoRA is not offered",
     "relora_steps": "ReLoRA is not offered",
@@ -83,7 +83,7 @@ REFUSED = {
     "chat_template_kwargs": "set technique.chat_template.kwargs",
     "default_system_message": "set data.system",
     "eot_tokens": "the end of an answer is that of the chat template",
-    "qat": "training for a quantisation is not offered",
+    "qat": "training for a quantization is not offered",
     "pretraining_dataset": "see the data loader text",
     "use_pose": "the positions of the model are not changed",
     "overrides_of_model_config": "the config of the model is not changed",
@@ -159,7 +159,7 @@ def _translate_method(t: Translation) -> None:
         t.set(key, "technique.quantization.bits", bits or 4)
     for key in ("load_in_4bit", "load_in_8bit"):
         if key not in t.outcomes and t.is_on(key):
-            t.refuse(key, "a quantised model is offered below LoRA only")
+            t.refuse(key, "a quantized model is offered below LoRA only")
         elif key not in t.outcomes:
             t.ignore(key, "it is off")
     if adapt != "full":

@@ -55,7 +55,7 @@ REFUSED = {
     "disable_shuffling": "rows are always shuffled",
     "adapter_name_or_path": "set technique.from to begin with an adapter",
     "freeze_trainable_layers": "training of some layers is not offered",
-    "pissa_init": "this initialisation is not offered",
+    "pissa_init": "this initialization is not offered",
     "pref_ftx": "a supervised term beside the preference loss is not offered",
     "ref_model": "the reference is the model that training begins with",
     "rope_scaling": "the positions of the model are not changed",
