@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.errors import EnvironmentProblem, RunStopped, UsageError
 from tunesmith.signals import restore_handlers, set_stop_handlers
 
 STARTUP_TIMEOUT = 600.0
@@ -34,7 +35,7 @@ STARTUP_TIMEOUT = 600.0
 POLL_SECONDS = 0.05  # between two checks of the state of rank 0
 SHARED_FOLDER = "TUNESMITH_RANKS"  # the variable with the folder of several machines
 STALE_SECONDS = 86_400  # the age at which unlocked rendezvous files are deleted
-_TRAINING_SUFFIX = ".training"
+_TRAINING_SUFFIX, _ENDED_SUFFIX = ".training", ".ended"
 
 
 class EndedByRankZero(Exception):
@@ -120,8 +121,8 @@ def announce_rank_zero(folder: Path, launch: Launch | None = None) -> Iterator[N
     launch = launch or current_launch()
     path = launch.rendezvous_path()
     _delete_stale_files(path.parent)
-    with suppress(FileNotFoundError):
-        Path(f"{path}{_TRAINING_SUFFIX}").unlink()
+    for suffix in (_TRAINING_SUFFIX, _ENDED_SUFFIX):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
     new = path.with_name(f"{path.name}.{os.getpid()}")
     fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
@@ -131,6 +132,8 @@ def announce_rank_zero(folder: Path, launch: Launch | None = None) -> Iterator[N
         new.replace(path)
         yield
     finally:
+        if isinstance(sys.exception(), RunStopped | None):
+            Path(f"{path}{_ENDED_SUFFIX}").touch()
         launch.run_number += 1
         os.close(fd)
 
@@ -179,8 +182,14 @@ class RankZero:
         return True
 
     def wait_for_end(self) -> None:
-        """Wait until rank 0 has ended, with or without an error."""
+        """Wait until rank 0 has ended.
+
+        Raises:
+            EnvironmentProblem: it failed, on several machines; a torchrun restarts only failed ranks.
+        """
         fcntl.lockf(self._fd, fcntl.LOCK_SH)
+        if has_several_machines() and not Path(f"{self._path}{_ENDED_SUFFIX}").exists():
+            raise EnvironmentProblem(f"rank {rank()}: rank 0 failed or was killed; see its output")
 
     @contextmanager
     def exit_with_rank_zero(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,13 +53,15 @@ def launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Launch:
     return replace(Launch.of_process(os.getpid()), folder=tmp_path)
 
 
-def start_worker(tmp_path: Path, program: str = WORKER) -> subprocess.Popen[str]:
+def start_worker(
+    tmp_path: Path, program: str = WORKER, changes: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    variables = {"RANK": "1", "LOCAL_RANK": "1", "TMPDIR": str(tmp_path), **(changes or {})}
     return subprocess.Popen(
         [sys.executable, "-c", program],
-        env={**os.environ, **torchrun_variables(RANK="1", LOCAL_RANK="1", TMPDIR=str(tmp_path))},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+        env={**os.environ, **torchrun_variables(**variables)},
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
 
 
 def test_without_torchrun_there_is_one_rank() -> None:
@@ -181,6 +184,51 @@ def test_a_failed_worker_rank_leaves_no_thread_and_no_open_file(
     with distributed.announce_rank_zero(tmp_path / "run", launch):
         worker = start_worker(tmp_path, FAILING_WORKER)
         assert worker.communicate(timeout=30)[0] == "1 False\n"
+
+
+RANK_ZERO = """
+import os, signal, sys
+from pathlib import Path
+from tunesmith import distributed
+from tunesmith.errors import DataError, RunStopped
+with distributed.announce_rank_zero(Path("run")):
+    for line in sys.stdin:
+        exec(line)
+"""
+
+
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize(
+    ("end", "is_failure"),
+    [
+        ("", False),
+        ("raise RunStopped('time')", False),
+        ("raise DataError('rows', 'none')", True),
+        ("os.kill(os.getpid(), signal.SIGKILL)", True),
+    ],
+)
+def test_a_worker_rank_of_another_machine_fails_if_rank_0_does(
+    tmp_path: Path, end: str, is_failure: bool, trains: bool
+) -> None:
+    """Otherwise its torchrun would not start it again, and that of rank 0 would wait for it."""
+    machine = {"LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0", distributed.SHARED_FOLDER: str(tmp_path)}
+    rank_zero = subprocess.Popen(
+        [sys.executable, "-c", RANK_ZERO],
+        env={**os.environ, **torchrun_variables(**machine)},
+        stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    worker = start_worker(
+        tmp_path, WORKER.replace("with ", "print(1, flush=True)\nwith ", 1), machine
+    )
+    assert worker.stdout is not None
+    assert rank_zero.stdin is not None
+    worker.stdout.readline()
+    if trains:
+        print("distributed.signal_training_start()", file=rank_zero.stdin, flush=True)
+        worker.stdout.readline()
+    rank_zero.communicate(f"{end}\n", timeout=30)
+    worker.communicate(timeout=30)
+    assert worker.returncode == int(is_failure)
 
 
 def test_a_worker_rank_gives_up_if_rank_0_does_not_start(launch: Launch) -> None:

@@ -215,6 +215,25 @@ def read_recovery(run: Path, fault: float) -> Recovery:
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("event", ["data-loaded", "training-finished"])
+def test_rank_zero_killed_before_or_after_training(
+    faults: Any, machines: Machines, tmp_path: Path, event: str
+) -> None:
+    """The other rank only waits then, and still both are started again."""
+    run = make_run(tmp_path, "run")
+    machines.start(run)
+    log = run / "events.jsonl"
+    wait_until(lambda: log.is_file() and f'"{event}"' in log.read_text(encoding="utf-8"))
+    os.kill(machines.find_worker(0), signal.SIGKILL)
+    assert machines.wait() == [0, 0]
+    events = [json.loads(line)["event"] for line in log.open(encoding="utf-8")]
+    assert events.count("run-started") == 2
+    assert events.count("training-finished") == 1
+    check_results(run, tmp_path)
+    faults.count_trials(f"rank 0 of two machines killed after {event}")
+
+
+@pytest.mark.faults
 def test_a_lost_machine_is_noticed_and_replaced(
     faults: Any, machines: Machines, tmp_path: Path
 ) -> None:

@@ -127,8 +127,9 @@ class _Reader:
             return None
         assert run and model and found and data_options and data and split and technique
         assert baselines and gate and plugins
+        stem = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.runfile.stem)[:60]
         return Plan(
-            run=run.model_copy(update={"name": run.name or _run_name(self.runfile.stem)}),
+            run=run.model_copy(update={"name": run.name or stem or "run"}),
             model=model,
             found_model=found,
             data=data,
@@ -366,7 +367,3 @@ def _offers(plan: Plan) -> Iterator[ComponentOffer[Any]]:
         yield from (component.offer for component in plan.rivals)
     yield from (component.offer for component in plan.evaluators)
     yield from (component.offer for component in plan.reporters)
-
-
-def _run_name(stem: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in stem)[:60] or "run"

@@ -103,8 +103,10 @@ class Checkpoints:
             best=best,
             previous={"step": previous.step, "seal": previous.seal} if previous else None,
         )
+        kept = self.steps()
+        expected = manifest.folder_size(self._path(kept[-1])) if kept else 0
         manifest.commit_with_manifest(
-            target, write, manifest_without_files, expected=self._newest_size(), disk=self._disk
+            target, write, manifest_without_files, expected=expected, disk=self._disk
         )
         self._rotate(step)
         return target
@@ -170,10 +172,6 @@ class Checkpoints:
             with suppress(IntegrityError, EnvironmentProblem, OSError):
                 return read_manifest(self._path(earlier), disk=self._disk)
         return None
-
-    def _newest_size(self) -> int:
-        steps = self.steps()
-        return manifest.folder_size(self._path(steps[-1])) if steps else 0
 
     def _is_marked_best(self, step: int) -> bool | None:
         """Return True if the step was saved as best; None if its manifest cannot be read."""

@@ -32,8 +32,9 @@ class RunFolder:
         """Create a folder below ``root``, named after the time and ``name``, durable on return."""
         with atomic.explained(root):
             atomic.make_folder(root, disk)
+            plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
             while True:
-                path = root / _run_id(name)
+                path = root / f"{datetime.now():%Y-%m-%d_%H%M}_{plain}_{secrets.token_hex(2)}"
                 with suppress(FileExistsError):  # of another process
                     disk.mkdir(path)
                     break
@@ -90,8 +91,3 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
-
-
-def _run_id(name: str) -> str:
-    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
-    return f"{datetime.now():%Y-%m-%d_%H%M}_{plain}_{secrets.token_hex(2)}"
