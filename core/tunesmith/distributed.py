@@ -185,7 +185,7 @@ class RankZero:
         """Wait until rank 0 has ended.
 
         Raises:
-            EnvironmentProblem: it failed, on several machines; a torchrun restarts only failed ranks.
+            EnvironmentProblem: it failed, on several machines: torchrun restarts only failed ones.
         """
         fcntl.lockf(self._fd, fcntl.LOCK_SH)
         if has_several_machines() and not Path(f"{self._path}{_ENDED_SUFFIX}").exists():
