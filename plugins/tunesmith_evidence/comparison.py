@@ -114,12 +114,14 @@ class MetricDifference:
     detectable: float | None = None
     """Smallest difference that these rows show in four of five cases, at the measured spread; None
     if they are too few for any."""
+    confidence: float = 0.95
+    """Of the interval, between 0 and 1."""
 
     @property
     def is_clear(self) -> bool:
         """True if the difference is clear beside all others that were tested."""
         p_value = self.p_value if self.p_value_holm is None else self.p_value_holm
-        return self.outcome != "unclear" and p_value < 0.05
+        return self.outcome != "unclear" and p_value < 1 - self.confidence
 
 
 def find_obstacles(first: RunResults, second: RunResults, catalog: Catalog) -> list[str]:
@@ -270,6 +272,7 @@ def compare_pairs(measured: Measured, pairs: PairedRows, confidence: float) -> M
         won=sum(gain > 0 for gain in gains),
         lost=sum(gain < 0 for gain in gains),
         detectable=found.detectable if math.isfinite(found.detectable) else None,
+        confidence=confidence,
     )
 
 

@@ -149,6 +149,12 @@ def _find_underfitted(
             continue
         gain = _gain(read_pairs(folder, base, tuned))
         values |= {"gain": gain.value, "gain_low": gain.low}
+        if gain.high < 0:
+            return "underfitted", (
+                f"the {trained.metric} on held-out rows is {format_number(-gain.value)} "
+                f"{format_interval(-gain.high, -gain.low)} above that of {BASE}, the base model "
+                "with its prompt; train for more epochs, or with another learning rate"
+            )
         if gain.low <= 0:
             return "underfitted", (
                 f"the {trained.metric} on held-out rows is not clearly below that of the base "

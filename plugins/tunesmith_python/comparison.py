@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tunesmith import api
 from tunesmith.events import JSON
-from tunesmith_evidence.comparison import MetricDifference, RunResults, compare_metrics
+from tunesmith_evidence.comparison import MetricDifference, RunResults, adjust, compare_metrics
 from tunesmith_evidence.formats import format_difference, format_interval, format_number
 from tunesmith_python.html import table_to_html
 
@@ -50,7 +50,7 @@ class RunComparison(Mapping[str, MetricDifference]):
                 format_difference(found.difference),
                 format_interval(found.low, found.high, signed=True),
                 f"{found.n}",
-                found.outcome,
+                found.outcome if found.is_clear else "unclear",
             ]
             for name, found in self.differences.items()
         ]
@@ -61,7 +61,8 @@ def compare_runs(first: Path, second: Path, *, confidence: float = 0.95) -> RunC
     """Compare the tuned models of two runs by every metric that both measured.
 
     A row is the same if its prompt, its expected answer and its weight are: so a loss per token is
-    compared only where both models count the same tokens.
+    compared only where both models count the same tokens. ``p_value_holm`` and ``is_clear`` are
+    adjusted for the number of metrics.
 
     Args:
         first: the run folder that is subtracted.
@@ -73,4 +74,6 @@ def compare_runs(first: Path, second: Path, *, confidence: float = 0.95) -> RunC
         IntegrityError: a file of values is lost or damaged.
     """
     runs = [RunResults(folder, api.read_report(folder)) for folder in (first, second)]
-    return RunComparison(first, second, compare_metrics(*runs, confidence=confidence))
+    found = compare_metrics(*runs, confidence=confidence)
+    differences = dict(zip(found, adjust([*found.values()]), strict=True))
+    return RunComparison(first, second, differences)

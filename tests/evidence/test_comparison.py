@@ -83,6 +83,19 @@ def test_runs_that_were_scored_alike(tmp_path: Path) -> None:
     assert len(list_changed_rows(first, second, ("exact", "exact"))) == 8
 
 
+def test_what_is_clear_is_so_at_the_confidence_of_the_comparison(tmp_path: Path) -> None:
+    """Six rows won and none lost: p is 0.031, enough for 95 %, too much for 99 %, and back."""
+    first = results(tmp_path / "a", [0.0] * 10)
+    second = results(tmp_path / "b", [1.0] * 6 + [0.0] * 4)
+
+    def is_clear(confidence: float, together: int = 1) -> bool:
+        (found,) = compare_metrics(first, second, confidence=confidence).values()
+        return adjust([found] * together)[0].is_clear
+
+    assert [is_clear(0.95), is_clear(0.98)] == [True, False]
+    assert [is_clear(0.95, 2), is_clear(0.9, 2)] == [False, True]
+
+
 def test_each_obstacle_is_named(tmp_path: Path) -> None:
     first = results(tmp_path / "a", [0.0, 1.0])
     rows = results(tmp_path / "rows", [0.0, 1.0], prompts=["q0", "new"])

@@ -137,6 +137,16 @@ def test_a_model_that_is_as_good_as_the_base(tmp_path: Path) -> None:
     assert state(tmp_path, report(tmp_path, base=None)) == "fitted"
 
 
+def test_a_model_that_is_worse_than_the_base(tmp_path: Path) -> None:
+    """The numbers are positive, and a higher learning rate alone is no advice."""
+    losses = [1.0 + n / 100 for n in range(60)]
+    found = report(tmp_path, train=losses, tuned=losses, base=[loss - 0.5 for loss in losses])
+    diagnosis = diagnose_fit(tmp_path, found)
+    assert diagnosis is not None and diagnosis.state == "underfitted"
+    assert "is 0.500 [0.500, 0.500] above that of zero-shot" in diagnosis.sentence
+    assert "another learning rate" in diagnosis.sentence
+
+
 def test_the_base_model_may_have_been_asked_for_some_rows_only(tmp_path: Path) -> None:
     """Row by row: the losses grow with the row's number, and the base has the last rows."""
     tuned = [float(n) for n in range(60)]

@@ -31,6 +31,7 @@ def test_the_difference_is_this_run_minus_the_other(good: Run, bad: Run) -> None
     found = good.compare(bad)["same"]
     assert (found.first, found.second, found.difference, found.n) == (0.0, 1.0, 1.0, 8)
     assert found.low > 0 and found.outcome == "better" and found.p_value == 2 / 2**8
+    assert found.p_value_holm == len(good.compare(bad)) * found.p_value and found.is_clear
     back = bad.compare(good)["same"]
     assert back.difference == -1.0 and back.outcome == "worse"
     assert math.isclose(back.low, -found.high) and math.isclose(back.high, -found.low)

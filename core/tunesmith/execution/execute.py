@@ -316,7 +316,7 @@ class _ModelPhases:
 
     def _open_model(self, phase: str, artifact: Path | None) -> TextModel:
         gc.collect()
-        with self.emit.phase(phase):
+        with self.emit.phase(phase), attribute_errors_to(self.plan.technique.offered.plugin):
             return self.technique.open(self.model, artifact, device=self.plan.run.device)
 
     def _evaluate(

@@ -101,7 +101,7 @@ def describe_stage(report: Report, stage: str) -> dict[str, str]:
 
 def format_epochs(epochs: float) -> str:
     """Format a number of passes over the rows: "1 epoch", "2.5 epochs"."""
-    return "1 epoch" if epochs == 1 else f"{epochs:.3g} epochs"
+    return "1 epoch" if epochs == 1 else f"{format_rate(epochs)} epochs"
 
 
 def _peak_rate(rates: list[float]) -> str:

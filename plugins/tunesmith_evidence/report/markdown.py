@@ -7,6 +7,7 @@ people; the characters of other text that could be markup are escaped.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tunesmith_evidence.fit import diagnose_fit
 from tunesmith_evidence.formats import format_count, format_date, format_interval, format_number
 from tunesmith_evidence.report.answers import AnswerRow, Answers, read_answers
 from tunesmith_evidence.report.curves import build_loss_curve
+from tunesmith_evidence.report.ending import describe_ending
 from tunesmith_evidence.report.facts import (
     describe_stage,
     format_reproduction,
@@ -43,6 +45,7 @@ def render_markdown(report: Report, folder: Path, max_rows: int) -> str:
     headline = find_headline(report, status)
     parts = [
         *render_headline(report, headline, status),
+        *_render_ending(report, folder),
         *_render_scores(report),
         *_render_notices(report),
         *_render_gates(report),
@@ -69,8 +72,19 @@ def render_headline(report: Report, headline: Headline, status: str) -> Iterator
         yield f"It would change with: {escape(headline.would_change, 400)}"
     when = f", started {format_date(started.started)}" if started else ""
     yield f"Status: {escape(status + when)}"
-    if finished and finished.error:
+    if finished and finished.error and finished.verdict:
         yield code(finished.error, 1_000)
+
+
+def _render_ending(report: Report, folder: Path) -> Iterator[str]:
+    ending = describe_ending(folder, report)
+    if ending is None:
+        return
+    yield f"**{escape(ending.what, 1_000)}**"
+    lines = [f"- Where: {escape(ending.where, 200)}"]
+    lines += [f"- To do: {escape(ending.hint, 1_000)}"] if ending.hint else []
+    command = redact(ending.format_command(shlex.quote(str(folder))))
+    yield "\n".join([*lines, f"- Then: {code(command, 400)}"])
 
 
 def render_table(headers: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> str:

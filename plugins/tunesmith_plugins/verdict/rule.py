@@ -268,10 +268,18 @@ def _find_sufficient_rival(case: Case) -> Ruling | None:
         f"{what} is enough: the interval of the difference is below the margin",
         f"fine-tuning was not worth it: {what} is enough ({cheapest.name}), "
         f"{case.numbers.compare(cheapest)}; the margin is {case.numbers.plain(margin)}",
-        f"a margin of {case.numbers.plain(max(cheapest.advantage().high, 0.0))} or less in "
-        "[verdict], or a better tuned model",
+        _describe_other_margin(case, cheapest),
         cheapest,
     )
+
+
+def _describe_other_margin(case: Case, contest: Contest) -> str:
+    """Return what would change that a rival is enough: a margin must be above 0."""
+    high = contest.advantage().high
+    if high <= 0:
+        return "a better tuned model; no margin would change it"
+    margin = f"{format_rate(high)} {case.numbers.unit}".rstrip()
+    return f"a margin below {margin} in [verdict], or a better tuned model"
 
 
 def _find_no_evidence(case: Case, strongest: Contest | None) -> Ruling:

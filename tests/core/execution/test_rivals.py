@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 from pydantic import Field
-from tests.fixtures.python.bench import RIGHT, ZERO_SHOT, Bench, catalog_of, offering, rows
+from tests.fixtures.python.bench import (
+    RIGHT,
+    ZERO_SHOT,
+    Bench,
+    catalog_of,
+    echo_plugin,
+    offering,
+    rows,
+)
 
 from tunesmith.contracts import RivalTask, RivalVariant
 from tunesmith.errors import ConfigError, PluginError, UsageError
@@ -216,6 +224,17 @@ def test_a_fault_of_a_rival_names_its_plugin(tmp_path: Any) -> None:
     bench = Bench(tmp_path, catalog_of(table=offering("rivals", broken)))
     with pytest.raises(PluginError, match="table"):
         bench.run(baselines={"use": ["table"]})
+
+
+def test_a_base_model_that_cannot_be_opened_is_the_fault_of_the_technique(tmp_path: Any) -> None:
+    """Not of the rival that asks for it first."""
+
+    def fail(*_: object, **__: object) -> FakeTextModel:
+        raise NotImplementedError
+
+    bench = Bench(tmp_path, catalog_of(echo=echo_plugin(open=fail)))
+    with pytest.raises(PluginError, match=r'"file:echo".*NotImplementedError.*\(test_rivals'):
+        bench.run(baselines={"use": ["zero-shot"]})
 
 
 def test_a_resumed_run_takes_the_variant_that_was_chosen(table_bench: Bench) -> None:

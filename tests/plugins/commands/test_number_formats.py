@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +77,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tables["technique"] = {"use": "lora", "max_steps": 6, "learning_rate": 3e-5}
     (folder / "other.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
     tunesmith.run(folder / "other.toml", out=folder / "second")
+    tables["advise"] = {
+        "volume": 20_000, "latency_limit": 0.5, "knowledge_changes": "weekly", "price_per_hour": 2.5
+    }  # fmt: skip
+    tables["reporters"] = [{"use": "console", "progress": "plain"}]
+    (folder / "shown.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
+    shutil.copytree(folder / "second", folder / "failed")
+    log = folder / "failed" / "events.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    log.write_text("".join(line for line in lines if "-finished" not in line), encoding="utf-8")
     return folder
 
 
@@ -96,7 +106,9 @@ def read_output(project: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str)
         "compare first second first", "failures first", "verify first", "check run.toml",
         "plan run.toml", "ladder run.toml --out ladder", "evaluate first --data rows.jsonl",
         "seeds first --count 2", "merge first --out merged", "data stats run.toml",
-        "data check run.toml", "doctor",
+        "data check run.toml", "doctor", "run shown.toml --out third",
+        "advise shown.toml --out advice", "export first --to safetensors --out exported",
+        "report failed",
     ],
 )  # fmt: skip
 def test_numbers_of_commands(project: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:

@@ -69,6 +69,9 @@ def test_report_of_a_run_that_was_killed(tunesmith: Tunesmith, finished: Path) -
     done = tunesmith("report", finished)
     assert done.exit_code == 0
     assert "unfinished" in done.stdout
+    first = done.stdout.splitlines()[1:4]
+    assert "killed" in first[0] and first[1].startswith("where: ")
+    assert first[2] == "then: tunesmith resume done"
     assert "tunesmith resume done" in done.stderr
 
 

@@ -210,6 +210,31 @@ def test_nothing_is_cut_at_80_columns(terminal: Terminal, monkeypatch: pytest.Mo
     assert all("…" not in line[30:] and len(line) <= 80 for line in shown)
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+def test_variants_of_a_rival_are_told_apart(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    names = [f"random-shots k=8, draw {n}" for n in (1, 2)]
+    with LiveReporter(terminal, NO_LOG) as live:
+        for name in names:
+            live.report(PhaseStarted(phase=f"choosing: {name}", total=10))
+            assert name in render(live)
+            live.report(PhaseEnded(phase=f"choosing: {name}", seconds=2.0))
+    assert all(name in terminal.getvalue() for name in names)
+
+
+def test_a_batch_that_takes_long_has_a_clock(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with LiveReporter(terminal, NO_LOG) as live:
+        live.report(PhaseStarted(phase="zero-shot: exact-match", total=10))
+        now[0] = 75.0
+        assert "0/10  1 min 15 s" in render(live)
+
+
 def test_a_resumed_run_goes_on_where_it_was(terminal: Terminal, tmp_path: Path) -> None:
     """First loss and curve are those of the whole training, also of the plain lines."""
     log = tmp_path / "events.jsonl"

@@ -216,7 +216,8 @@ def test_is_used_by_default() -> None:
 def test_a_run_without_a_verdict_begins_with_its_status(tmp_path: Path) -> None:
     events = list(sample_run("out of memory", status="failed"))
     text = outline(page(tmp_path, events)).text.partition("started 1 Jan 2026")[2]
-    assert text.index("out of memory") < text.index("FAILED") < text.index("All scores")
+    assert text.index("FAILED") < text.index("out of memory") < text.index("All scores")
+    assert text.index("where") < text.index("tunesmith run") < text.index("All scores")
 
 
 def write_answers(folder: Path, values: dict[str, list[int]]) -> list[Measured]:

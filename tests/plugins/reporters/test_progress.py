@@ -14,6 +14,7 @@ from tunesmith.events import (
     Forecast,
     Measured,
     ModelResolved,
+    PhaseStarted,
     RivalChosen,
     RunFinished,
     RunStarted,
@@ -95,25 +96,48 @@ def run_of(*events: Event) -> RunProgress:
 
 
 BEFORE = [
-    sample_event(RunStarted),
+    sample_event(RunStarted, plan={"baselines": {"rows": 50}}),
     sample_event(DataLoaded, heldout=100),
     sample_event(Forecast, seconds=[50.0, 150.0]),
     sample_event(ModelResolved),
-    *[sample_event(RivalChosen, rival=name) for name in ("majority", "zero-shot", "shots")],
+    # Classifiers, and prompts that took 0.5 s and 2 s for each of 40 rows.
+    *[
+        sample_event(
+            RivalChosen,
+            rival=name,
+            variant="v",
+            solution=solution,
+            variants=[{"name": "v", "score": 0.5, "rows": 40, "seconds": 40 * seconds}],
+        )
+        for name, solution, seconds in (
+            ("majority", "classifier", 0.0),
+            ("zero-shot", "prompt", 0.5),
+            ("shots", "prompt", 2.0),
+        )
+    ],
 ]
+MAJORITY = sample_event(Measured, model="majority", n=100, seconds=0.0)
 ZERO_SHOT = sample_event(Measured, model="zero-shot", n=50, seconds=10.0)
 
 
 def test_the_time_of_a_run_is_that_of_its_parts() -> None:
     run = run_of(*BEFORE)
     assert run.part == "rivals" and math.isnan(run.seconds_left(0.0, 0.0))
-    # Two rivals are left; the training is predicted to take 100 s, and twice the rows twice 10 s.
+    # A rival that takes no time says nothing about the others, which are measured on 50 rows.
+    run.add(MAJORITY, 0.0)
+    assert run.seconds_left(0.0, math.nan) == 50 * 0.5 + 50 * 2.0 + 100.0
+    run.add(sample_event(PhaseStarted, phase="zero-shot: exact-match"), 0.0)
+    assert run.seconds_left(5.0, math.nan) == 20.0 + 50 * 2.0 + 100.0
+    assert run.seconds_left(5.0, 33.0) == 33.0 + 50 * 2.0 + 100.0
+    # The tuned model answers twice the rows in twice 10 s.
     run.add(ZERO_SHOT, 0.0)
-    assert run.seconds_left(0.0, 0.0) == 2 * 10.0 + 100.0 + 20.0
+    assert run.seconds_left(0.0, math.nan) == 50 * 2.0 + 100.0 + 20.0
     run.add(sample_event(TrainingStarted), 0.0)
     assert run.part == "training" and run.seconds_left(0.0, 30.0) == 30.0 + 20.0
     run.add(sample_event(TrainingFinished), 0.0)
-    assert run.part == "evaluation" and run.seconds_left(0.0, 0.0) == 20.0
+    assert run.part == "evaluation" and run.seconds_left(0.0, math.nan) == 20.0
+    run.add(sample_event(PhaseStarted, phase="tuned: sample"), 0.0)
+    assert [run.seconds_left(5.0, left) for left in (math.nan, 8.0)] == [15.0, 8.0]
     run.add(sample_event(Measured), 0.0)
     assert run.seconds_left(0.0, 0.0) == 0.0
 

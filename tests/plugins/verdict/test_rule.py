@@ -74,6 +74,21 @@ def test_small_classifier_and_prompt(case: Case) -> None:
     assert verdict["sentence"].startswith("fine-tuning was not worth it: a small classifier is")
 
 
+def test_no_margin_is_named_that_would_not_change_the_word(case: Case) -> None:
+    """Where the tuned model is worse, no margin helps; else the one that is named does."""
+    case.rival("linear", right(0.95, 400))
+    case.model("tuned", right(0.85, 400))
+    assert case.judge()["would_change"] == "a better tuned model; no margin would change it"
+    case.rival("linear", right(0.99, 10_000))
+    case.model("tuned", right(0.991, 10_000))
+    verdict = case.judge()
+    margin = verdict["would_change"].split()[3]
+    expected = f"a margin below {margin} in [verdict], or a better tuned model"
+    assert verdict["would_change"] == expected
+    assert 0.001 < float(margin) < 0.02
+    assert case.judge(margin=float(margin) - 0.0001)["word"] != verdict["word"]
+
+
 def test_a_clear_advantage_below_the_margin_is_not_worth_it(case: Case) -> None:
     """100 of 10,000 rows better and none worse: clear, and less than 0.02."""
     case.rival("linear", right(0.90, 10_000))

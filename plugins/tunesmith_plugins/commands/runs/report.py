@@ -112,8 +112,9 @@ def show(report: Report, folder: RunFolder, failures: int) -> None:
     when = f", started {format_date(started.started)}" if started else ""
     status = find_status(folder.path, report)
     render.print_text(f"{one_line(folder.id)}: {status}{when}", style="strong")
-    if finished is not None and finished.error:
-        render.print_text(f"{finished.status}: {finished.error}", style="bad")
+    if finished is not None and finished.error and finished.verdict:
+        render.print_paragraph(f"{finished.status}: {finished.error}", style="bad")
+    view.show_ending(folder.path, report)
     view.show_verdict(report)
     view.show_data(report)
     view.show_notices(report)

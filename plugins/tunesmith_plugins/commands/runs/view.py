@@ -11,6 +11,7 @@ from tunesmith.execution.report import Report
 from tunesmith.text import format_count, one_line
 from tunesmith_evidence.fit import diagnose_fit
 from tunesmith_evidence.formats import format_interval, format_number
+from tunesmith_evidence.report.ending import describe_ending
 from tunesmith_evidence.report.headline import list_comparisons
 from tunesmith_evidence.report.status import find_status
 
@@ -142,16 +143,30 @@ def find_report_pages(folder: Path, report: Report) -> list[Path]:
     return [page for page in pages if page.suffix == ".html" and page.is_file()]
 
 
+def show_ending(folder: Path, report: Report) -> None:
+    """Print why a run has no result, in which part of it that happened, and what to do."""
+    ending = describe_ending(folder, report)
+    if ending is None:
+        return
+    style = "bad" if report.status == "failed" else "warning"
+    for line in ending.what.splitlines():
+        render.print_paragraph(line, style=style)
+    render.print_paragraph(f"where: {ending.where}")
+    for line in ending.hint.splitlines():
+        render.print_paragraph(f"to do: {line}", style="strong")
+    render.print_text(f"then: {ending.format_command(render.shell_path(folder))}\n")
+
+
 def show_next_commands(folder: Path, report: Report) -> None:
     """Print the commands that a user probably needs next."""
     run = render.shell_path(folder)
     commands = []
+    if (ending := describe_ending(folder, report)) is not None:
+        commands.append(ending.format_command(run))
     if report.training_finished.get("") is not None:
         commands += [f"tunesmith chat {run} --compare base", f"tunesmith report {run}"]
         if report.finished and report.finished.verdict.get("winner"):
             commands.insert(0, f"tunesmith chat {run} --winner")
-    elif find_status(folder, report) in ("failed", "unfinished"):
-        commands.append(f"tunesmith resume {run}")
     if commands:
         render.print_note("\nnext commands:")
     for command in commands:

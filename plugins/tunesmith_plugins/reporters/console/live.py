@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -50,7 +51,9 @@ from tunesmith_plugins.reporters.console.progress import (
 )
 from tunesmith_plugins.reporters.console.sparkline import ASCII_BLOCKS, BLOCKS, sparkline
 
-LABEL_WIDTH, DURATION_WIDTH = 30, 11
+MIN_LABEL_WIDTH, MAX_LABEL_WIDTH, DURATION_WIDTH = 30, 44, 11
+CHOOSING = "choosing: "
+"""Begin of the phases in which variants of rivals are compared; it is dropped for want of room."""
 MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 28
 COUNT_WIDTH = 34
 """Columns right of the bar that are reserved for count, speed and time left."""
@@ -203,12 +206,12 @@ class LiveReporter:
     def _print_phase(self, phase: _FinishedPhase) -> None:
         row = Table.grid(padding=(0, 1))
         row.add_column(no_wrap=True, style="green")
-        row.add_column(width=LABEL_WIDTH, no_wrap=True)
+        row.add_column(width=self._label_width, no_wrap=True)
         row.add_column(width=DURATION_WIDTH, no_wrap=True, justify="right")
         row.add_column()
         row.add_row(
             Text(self._check_mark),
-            Text(one_line(phase.name, LABEL_WIDTH)),
+            Text(self._label(phase.name)),
             Text(format_duration(phase.seconds)),
             Text(safe_text(", ".join(phase.metrics))),
         )
@@ -223,7 +226,9 @@ class LiveReporter:
         """Render the current phase and the run. The thread of the display calls this."""
         now = time.monotonic()
         training, phase = self._training, self._phase
-        current = training.seconds_left if training else 0.0
+        left_of_phase = math.nan if phase is None else self._progress.seconds_left(now)
+        is_trained = self._run.part == "training"
+        current = training.seconds_left if training else 0.0 if is_trained else left_of_phase
         if training is not None:
             rows = self._render_training(training, now)
         elif phase is not None:
@@ -278,8 +283,11 @@ class LiveReporter:
         seconds = progress.seconds_per_unit(now)
         speed = f"{1 / seconds:.1f} {one_line(phase.unit, 12)}/s" if seconds > 0.001 else ""
         time_left = event_text.format_time_left(progress.seconds_left(now))
+        # A batch of long prompts takes minutes: the clock shows that something happens.
+        clock = format_duration(round(elapsed)) if elapsed >= 1 and not time_left else ""
         bar = self._render_bar(done, phase.total)
-        return self._render_row(phase.phase, bar, [f"{done:,}/{phase.total:,}", time_left, speed])
+        parts = [f"{done:,}/{phase.total:,}", time_left or clock, speed]
+        return self._render_row(phase.phase, bar, parts)
 
     def _render_run(self, now: float, current: float) -> list[RenderableType]:
         """Render the bar of the whole run, and the path of its stages if it has any."""
@@ -301,15 +309,15 @@ class LiveReporter:
 
     def _render_row(self, name: str, bar: ProgressBar | None, parts: Sequence[str]) -> Table:
         """Render a label, a bar, and as many of the parts as there is room for."""
-        width = INDENT + LABEL_WIDTH + 1 + (self._bar_width + 1 if bar else 0)
+        width = INDENT + self._label_width + 1 + (self._bar_width + 1 if bar else 0)
         shown = [part for part in parts if part]
         while len(shown) > 1 and len("  ".join(shown)) > self._console.width - width:
             shown.pop()
         row = Table.grid(padding=(0, 1))
-        row.add_column(width=INDENT + LABEL_WIDTH, no_wrap=True)
+        row.add_column(width=INDENT + self._label_width, no_wrap=True)
         row.add_column(width=self._bar_width if bar else 0)
         row.add_column(no_wrap=True, overflow="ellipsis")
-        label = Text(f"{'':{INDENT}}{one_line(name, LABEL_WIDTH)}")
+        label = Text(f"{'':{INDENT}}{self._label(name)}")
         row.add_row(label, bar or Text(""), Text(safe_text("  ".join(shown))))
         return row
 
@@ -322,8 +330,18 @@ class LiveReporter:
             finished_style="green",
         )
 
+    def _label(self, name: str) -> str:
+        """Return the name of a phase; the end of a long one tells it from others."""
+        width = self._label_width
+        return one_line(name if len(name) <= width else name.removeprefix(CHOOSING), width)
+
+    @property
+    def _label_width(self) -> int:
+        room = self._console.width - INDENT - COUNT_WIDTH - 2 - MIN_BAR_WIDTH
+        return max(MIN_LABEL_WIDTH, min(MAX_LABEL_WIDTH, room))
+
     @property
     def _bar_width(self) -> int:
         """Width of the bar that leaves room for the label and the count."""
-        room = self._console.width - INDENT - LABEL_WIDTH - COUNT_WIDTH - 2
+        room = self._console.width - INDENT - self._label_width - COUNT_WIDTH - 2
         return min(MAX_BAR_WIDTH, max(MIN_BAR_WIDTH, room))

@@ -17,6 +17,7 @@ from tunesmith.events import (
     Measured,
     ModelResolved,
     Monitored,
+    PhaseStarted,
     RivalChosen,
     RunFinished,
     RunStarted,
@@ -172,7 +173,13 @@ class RunProgress:
     """The part that the run is in; empty before it starts and after it has ended."""
     _training_seconds: float = math.nan
     _training_started: float = math.nan
-    _rivals: int = 0
+    _rivals: dict[str, float] = field(default_factory=dict)
+    """Seconds that each rival will take that is not measured yet; NaN if they are unknown."""
+    _rows: int = 0
+    """Most held-out rows for a rival that asks the model; 0: all."""
+    _phase: tuple[str, str] = "", ""
+    """The model that is measured now, and the evaluator."""
+    _phase_started: float = math.nan
     _measured: int = 0
     _measuring: float = 0.0
     _evaluation: dict[str, float] = field(default_factory=dict)
@@ -186,6 +193,7 @@ class RunProgress:
             case RunStarted():
                 self.started, self.part = now, "data"
                 self.stages = find_stages(event.plan)
+                self._rows = find_rival_rows(event.plan)
             case DataLoaded():
                 self._heldout, self.part = event.heldout, "checks of the data"
             case ModelResolved():
@@ -195,7 +203,10 @@ class RunProgress:
             case Forecast() if event.seconds:
                 self._training_seconds = sum(event.seconds) / 2
             case RivalChosen() if not event.skipped:
-                self._rivals += 1
+                self._rivals[event.rival] = self._predict_rival(event)
+            case PhaseStarted():
+                model, _, evaluator = event.phase.partition(": ")
+                self._phase, self._phase_started = (model, evaluator), now
             case Measured():
                 self._add_measured(event)
             case TrainingStarted():
@@ -219,6 +230,7 @@ class RunProgress:
         if event.model == TUNED:
             self._evaluation[key] = 0.0
         elif self.part == "rivals":
+            self._rivals.pop(event.model, None)
             self._measured += 1
             self._measuring += event.seconds
             rows = self._heldout / max(event.n, 1)
@@ -226,26 +238,55 @@ class RunProgress:
             seconds = event.seconds * rows if event.model == "zero-shot" else 0.0
             self._evaluation[key] = max(self._evaluation.get(key, 0.0), seconds)
 
+    def _predict_rival(self, event: RivalChosen) -> float:
+        """Return the seconds that a rival will take on the held-out rows, from those so far."""
+        chosen = next((v for v in event.variants if v["name"] == event.variant), None)
+        if chosen is None or not chosen.get("rows"):
+            return math.nan
+        rows = min(self._rows, self._heldout) if self._rows and event.solution == "prompt" else 0
+        return float(chosen["seconds"] / chosen["rows"]) * (rows or self._heldout)
+
+    def _rivals_left(self, now: float, current: float) -> float:
+        """Return the time for the rivals that are not measured yet; NaN if it is unknown."""
+        if not self._measured:
+            return math.nan
+        left, mean = 0.0, self._measuring / self._measured
+        for name, predicted in self._rivals.items():
+            seconds = predicted if math.isfinite(predicted) else mean
+            left += self._shorten(seconds, now, current) if name == self._phase[0] else seconds
+        return left
+
+    def _evaluation_left(self, now: float, current: float) -> float:
+        """Return the time for the evaluations of the tuned model that are not finished."""
+        here = [key for key in self._evaluation if key.startswith(f"{self._phase[1]}\n")]
+        others = sum(seconds for key, seconds in self._evaluation.items() if key not in here)
+        if self._phase[0] != TUNED or not here:
+            return sum(self._evaluation.values())
+        return others + self._shorten(sum(self._evaluation[key] for key in here), now, current)
+
+    def _shorten(self, seconds: float, now: float, current: float) -> float:
+        """Return what is left of a predicted time: what the phase says, else without its age."""
+        if math.isfinite(current):
+            return current
+        return max(0.0, seconds - (now - self._phase_started))
+
     def seconds_left(self, now: float, current: float) -> float:
         """Return the time until the end of the run; NaN if too little is known.
 
-        ``current``: seconds that the training of the present stage will still take.
+        ``current``: seconds that the present phase, or the training of the present stage, will
+        still take; NaN if they are unknown.
         """
         evaluation = sum(self._evaluation.values())
         match self.part:
             case "rivals":
-                if not self._rivals or not self._measured:
-                    return math.nan
-                others = max(0, self._rivals - self._measured)
-                left = others * self._measuring / self._measured
-                return left + self._training_seconds + evaluation
+                return self._rivals_left(now, current) + self._training_seconds + evaluation
             case "training":
                 if len(self.finished) + 1 < len(self.stages):  # later stages are in the forecast
                     left = self._training_seconds - (now - self._training_started)
                     current = max(current, left) if math.isfinite(left) else math.nan
                 return current + evaluation
             case "evaluation":
-                return evaluation
+                return self._evaluation_left(now, current)
             case _:
                 return math.nan
 
@@ -264,6 +305,13 @@ def find_stages(plan: dict[str, Any]) -> list[str]:
     return [
         name for name, table in tables if isinstance(table, dict) and table.get("skip") is False
     ]
+
+
+def find_rival_rows(plan: dict[str, Any]) -> int:
+    """Return the most held-out rows for a rival that asks the model; 0 if all are for it."""
+    baselines = plan.get("baselines", {})
+    rows = baselines.get("rows") if isinstance(baselines, dict) else None
+    return rows if isinstance(rows, int) else 0
 
 
 def describe_path(run: RunProgress, current: str, marks: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -28,6 +29,7 @@ from tunesmith_evidence.formats import (
 from tunesmith_evidence.report.answers import AnswerRow, Answers, read_answers
 from tunesmith_evidence.report.charts import IntervalBar, draw_curve, draw_intervals
 from tunesmith_evidence.report.curves import build_loss_curve, build_other_curves
+from tunesmith_evidence.report.ending import describe_ending
 from tunesmith_evidence.report.facts import (
     describe_stage,
     format_reproduction,
@@ -101,6 +103,7 @@ def render_page(report: Report, folder: Path, max_answers: int) -> str:
         report=report,
         status=status,
         headline=find_headline(report, status),
+        ending=describe_ending(folder, report),
         comparisons=list(list_comparisons(verdict)),
         metrics=list(_metric_sections(report)),
         gates=list(report.gates.values()),
@@ -135,6 +138,7 @@ def _build_environment() -> Environment:
         duration=format_duration,
         number=format_number,
         count=format_count,
+        quote=shlex.quote,
     )
     environment.globals["interval"] = format_interval
     return environment
