@@ -22,10 +22,7 @@ STOP_SIGNALS = (
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
 )
 URGENT_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Signals that end the process at once if the run is to stop already.
-
-The others may come more than once.
-"""
+"""Signals that end the process at once if the run is to stop already; others may be repeated."""
 
 
 def set_stop_handlers(handler: Any) -> dict[int, Any]:
@@ -79,10 +76,12 @@ class StopSignalHandler:
             if number not in URGENT_SIGNALS:
                 return
             # A file or folder that is being written has a temporary name, which is never read.
+            with suppress(OSError):  # the live display has hidden the cursor
+                os.write(2, b"\n\x1b[?25h" * os.isatty(2))
             os._exit(128 + number)
         self.received = number
         text = "stopping after this step"
         text += "; press again to stop at once" if number == signal.SIGINT else ""
-        # The live display overwrites the last two lines, so they are left empty.
+        # The live display overwrites up to five lines, so they are left empty.
         with suppress(OSError):  # the terminal may be closed
-            os.write(2, f"\n{text}\n\n".encode())
+            os.write(2, ("\n" + text + "\n" * (5 if os.isatty(2) else 1)).encode())

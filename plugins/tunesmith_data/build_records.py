@@ -161,7 +161,7 @@ def _answer(view: RowView, text: str) -> Message:
 def _prompt_messages(view: RowView) -> tuple[Message, ...]:
     """Return the prompt column as messages, from text or from a list of messages."""
     value = view.value("prompt")
-    if isinstance(value, list):
+    if isinstance(value, list) or (isinstance(value, dict) and "messages" in value):
         return parse_messages(value, f"`{view.columns['prompt']}`")
     return (Message("user", _instruction(view, "prompt")),)
 

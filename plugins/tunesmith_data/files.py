@@ -246,7 +246,8 @@ def _check_head(stream: ByteStream, name: str) -> None:
     # Every second byte of English UTF-16 is NUL; a quarter is more than any text in UTF-8 has.
     sample = head[:256]
     if sample.startswith(UTF16_BOMS) or 4 * sample.count(0) >= len(sample):
-        hint = "convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW"
+        hint = "save it as UTF-8 (Excel: the type CSV UTF-8), or convert it: "
+        hint += "iconv -f UTF-16 -t UTF-8 FILE > NEW"
         raise DataError(name, "is not UTF-8; it looks like UTF-16", hint=hint)
     if head.startswith(UTF8_BOM):
         stream.read(len(UTF8_BOM))

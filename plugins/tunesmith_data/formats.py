@@ -91,10 +91,13 @@ FORMATS: tuple[Format, ...] = (
     Format(
         "preference",
         "preference pairs",
-        {"chosen": ("chosen", "chosen_messages"), "rejected": ("rejected", "rejected_messages")},
+        {
+            "chosen": ("chosen", "chosen_messages", "preferred_output"),
+            "rejected": ("rejected", "rejected_messages", "non_preferred_output"),
+        },
         build_preference,
         {
-            "prompt": ("prompt", "question", "instruction", "conversations", "messages"),
+            "prompt": ("prompt", "question", "instruction", "conversations", "messages", "input"),
             "input": ("input", "context"),
             **_OPENING,
         },

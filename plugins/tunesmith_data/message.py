@@ -49,6 +49,8 @@ _CHANGES_TRAINING = re.compile(
 )
 """Part of the name of a key that may change what is learned."""
 
+_WITHOUT_EFFECT = ("id", "parallel_tool_calls")
+"""Keys beside the messages of an object that change nothing of what is learned."""
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _REASONING_TYPES = ("reasoning", "thinking")
 _PART_VALUES = ("text", "value", "content", "reasoning", "thinking")
@@ -65,7 +67,7 @@ def parse_messages(value: object, name: str, *, split_inline: bool = True) -> tu
         RowError: not a list of messages, or a message with a key that cannot be used.
     """
     if isinstance(value, dict):
-        value = [value]
+        value = _unwrap(value, name) if "messages" in value else [value]
     if not isinstance(value, list):
         raise RowError(f"{name} is {json_type(value)}, not a list of messages")
     messages: list[Message] = []
@@ -77,6 +79,16 @@ def parse_messages(value: object, name: str, *, split_inline: bool = True) -> tu
             else:
                 messages.append(message)
     return tuple(messages)
+
+
+def _unwrap(value: Mapping[str, object], name: str) -> object:
+    """Return the messages of an object that holds them, as OpenAI's ``input`` does."""
+    others = [key for key in value if key != "messages" and key not in _WITHOUT_EFFECT]
+    if others:
+        raise RowError(
+            f"{name} has more than its messages", f"{', '.join(others)}: move it beside {name}"
+        )
+    return value["messages"]
 
 
 def unused_keys(value: object) -> list[str]:

@@ -131,5 +131,6 @@ def not_utf8_error(raw: bytes, position: int) -> RowError:
     return RowError(
         "not UTF-8",
         f"byte {position + 1} of the row is 0x{byte.hex()}{guess}",
-        hint="convert the file: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW",
+        hint="save it as UTF-8 (Excel: the type CSV UTF-8), or convert it: "
+        "iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW",
     )

@@ -3,14 +3,15 @@
 Rows are collected for what failed on one half of the held-out rows; the other half, which nobody
 looked at, decides. There the slices are tested that were chosen on the first half alone: whether
 they also looked weak on the second half plays no part, or a slice that was weak by bad luck would
-seem to be repaired by good luck.
+seem to be repaired by good luck. A slice that is better, but still worse than the other rows, is
+not repaired.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tunesmith.events import TUNED
@@ -20,6 +21,7 @@ from tunesmith_evidence.comparison import RunResults, pair_rows
 from tunesmith_evidence.slices.candidates import Slice, find_candidates
 from tunesmith_evidence.slices.discover import (
     MAX_OVERLAP,
+    compute_weakness,
     find_weak_slices,
     overlap,
     split_in_halves,
@@ -39,7 +41,7 @@ class SliceChange:
 
     name: str
     is_target: bool
-    """True if rows were collected for it."""
+    """True if it looked weak on the first half, so that rows were to be collected for it."""
     n: int
     """Number of rows that both runs answered."""
     before: float
@@ -105,9 +107,17 @@ def judge_repair(
         for _, _, members in tested
     ]
     adjusted = adjust_p_values([found.p_value for found in comparisons])
-    return [
+    child = [replace(row, value=after.get(row.number, row.value)) for row in before]
+    sign = 1.0 if higher_is_better else -1.0
+    changes = [
         _describe(before, part, is_target, members, found, p)
         for (part, is_target, members), found, p in zip(tested, comparisons, adjusted, strict=True)
+    ]
+    return [
+        replace(change, outcome="better")
+        if change.outcome == "repaired" and compute_weakness(child, usable, part, sign) < ALPHA
+        else change
+        for change, (part, _, _) in zip(changes, tested, strict=True)
     ]
 
 

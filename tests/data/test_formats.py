@@ -85,6 +85,14 @@ def test_alpaca(tmp_path: Path) -> None:
         assert (record.prompt, record.completion) == ("do", "a")
 
 
+def test_messages_in_an_object_are_found_and_nothing_beside_them_is_lost(tmp_path: Path) -> None:
+    nested = {"messages": turns("q", "a")}
+    record = load_one(tmp_path, {"conversation": nested})
+    assert isinstance(record, Chat) and record.messages == (USER, Message("assistant", "a"))
+    with pytest.raises(DataError, match="`conversation` has more than its messages"):
+        load_one(tmp_path, {"conversation": {**nested, "tools": []}})
+
+
 def test_plain_text(tmp_path: Path) -> None:
     record = load_one(tmp_path, {"text": " as it stands\n"})
     assert isinstance(record, Text)
@@ -102,13 +110,26 @@ def test_plain_text(tmp_path: Path) -> None:
             "rejected": turns("q", "bad")[1:],
         },
         {"prompt": "q", "chosen": turns("q", "good"), "rejected": turns("q", "bad")},
+        {
+            "input": {"messages": turns("q"), "parallel_tool_calls": True},
+            "preferred_output": turns("q", "good")[1:],
+            "non_preferred_output": turns("q", "bad")[1:],
+        },
         {"chosen": turns("q", "good"), "rejected": turns("q", "bad")},
         {
             "chosen": "\n\nHuman: q\n\nAssistant: good",
             "rejected": "\n\nHuman: q\n\nAssistant: bad",
         },
     ],
-    ids=["text", "prompt list", "lists", "full conversations", "no prompt", "transcript"],
+    ids=[
+        "text",
+        "prompt list",
+        "lists",
+        "full conversations",
+        "objects",
+        "no prompt",
+        "transcript",
+    ],
 )
 def test_preferences(tmp_path: Path, row: object) -> None:
     record = load_one(tmp_path, row)

@@ -60,6 +60,18 @@ def test_a_repair_is_recognized_and_damage_elsewhere_is_named() -> None:
     assert repaired >= 23 and damaged >= 23
 
 
+def test_a_slice_that_is_better_but_still_weak_is_not_repaired() -> None:
+    """From nothing right to half of the rows, beside nine of ten elsewhere."""
+    rows = make_rows(random.Random(5), {"mail": 0.0})
+    after = {row.number: row.value for row in rows}
+    mail = [row.number for row in rows if row.columns[0][1] == "mail"]
+    half = redraw(random.Random(6), rows, {"mail": 0.5})
+    found = judge_repair(rows, after | {n: half[n] for n in mail}, True)
+    assert found[0].is_target and outcome(found, "channel = mail") == "better"
+    found = judge_repair(rows, after | dict.fromkeys(mail, 1.0), True)
+    assert outcome(found, "channel = mail") == "repaired"
+
+
 def test_a_lucky_one_is_not() -> None:
     """Nothing is weak, and nothing is repaired: the slices that look weakest are chosen by luck."""
     rng = random.Random(2)

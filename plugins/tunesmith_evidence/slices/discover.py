@@ -63,13 +63,13 @@ def find_weak_slices(
     chosen = find_candidates(rows) if candidates is None else candidates
     first, second = split_in_halves(rows, seed)
     sign = 1.0 if higher_is_better else -1.0
-    scored = [(p, c) for c in chosen if (p := _p_value(rows, first, c, sign)) <= PROMISING]
+    scored = [(p, c) for c in chosen if (p := compute_weakness(rows, first, c, sign)) <= PROMISING]
     scored.sort(key=lambda pair: (pair[0], pair[1].name))
     tested: list[Slice] = []
     for _, candidate in scored:
         if len(tested) < MAX_TESTED and all(overlap(candidate, t) <= MAX_OVERLAP for t in tested):
             tested.append(candidate)
-    p_values = adjust_p_values([_p_value(rows, second, c, sign) for c in tested])
+    p_values = adjust_p_values([compute_weakness(rows, second, c, sign) for c in tested])
     found = [_describe(rows, second, c, p) for c, p in zip(tested, p_values, strict=True)]
     return sorted(found, key=lambda weak: weak.p_value)
 
@@ -92,10 +92,12 @@ def overlap(first: Slice, second: Slice) -> float:
     return len(first.members & second.members) / len(first.members | second.members)
 
 
-def _p_value(
+def compute_weakness(
     rows: Sequence[ScoredRow], half: Sequence[int], candidate: Slice, sign: float
 ) -> float:
     """Return the p-value of the hypothesis that a slice is not worse than the other rows.
+
+    ``half`` has the positions of the rows that decide; ``sign`` is -1 if a lower value is better.
 
     Fisher's exact test for rows that are right or wrong, independent and of one weight. Else a
     t-test of the difference of weighted means, whose variance is that of units (rows or groups).

@@ -11,9 +11,17 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from tunesmith.events import RivalChosen
+from tunesmith.events import Measured, RivalChosen
+from tunesmith.testing import sample_event
 from tunesmith_evidence.ladder import Rung
-from tunesmith_plugins.commands.advise.advice import Costs, Difference, decide, list_arguments
+from tunesmith_plugins.commands.advise.advice import (
+    Costs,
+    Difference,
+    Probe,
+    decide,
+    extrapolate_probes,
+    list_arguments,
+)
 from tunesmith_plugins.commands.advise.command import find_margin
 from tunesmith_plugins.commands.advise.offer import ADVISE, AdviseOptions
 from tunesmith_plugins.verdict.offer import VERDICT, VerdictOptions
@@ -55,6 +63,26 @@ def test_the_margin_is_that_of_the_verdict() -> None:
     assert find_margin(plan(advice)) == 0.02
 
 
+def probe(rows: int, right: int, of: int = 96) -> Probe:
+    """Return a probe after this many rows, with this many answers right."""
+    values = {row: float(row < right) for row in range(of)}
+    measured = sample_event(Measured, metric="exact-match", value=right / of, n=of)
+    return Probe(rows, measured, values, 1.0)
+
+
+def test_nothing_is_extrapolated_from_probes_that_have_not_begun_to_learn() -> None:
+    """The last of three is on its way up: a power law through all of them would be far too low."""
+    majority = sample_event(Measured, model="majority", value=12 / 96)
+    late = [probe(10, 0), probe(20, 12), probe(40, 20)]
+    found = extrapolate_probes(late, 100, majority)
+    assert found.reason == "after 10 and 20 rows it is no better than majority"
+    assert extrapolate_probes(late, 100).reason == (
+        "after 10 rows it is no better than a model that gets nothing right"
+    )
+    early = [probe(10, 20), probe(20, 40), probe(40, 60)]
+    assert not extrapolate_probes(early, 100, majority).reason
+
+
 def difference(name: str, cost: int, value: float, low: float, high: float) -> Difference:
     solution: Any = "prompt" if cost >= 100 else "classifier"
     chosen = RivalChosen(rival=name, solution=solution, cost=cost)
@@ -82,7 +110,7 @@ def test_arguments() -> None:
         return [side for side, _ in list_arguments(AdviseOptions(**options), costs)]
 
     assert sides() == []
-    assert sides(volume=5000) == ["for tuning"] and sides(volume=10) == ["for a prompt"]
+    assert sides(volume=5000) == ["for tuning"] and sides(volume=10) == ["against tuning"]
     assert sides(latency_limit=1.5) == ["for tuning"] and sides(latency_limit=3) == []
-    assert sides(variety="wide", knowledge_changes="daily") == ["for a prompt"] * 2
-    assert sides(Costs(1.0, 1.0, 9.0, None), volume=10**9) == ["for a prompt"]
+    assert sides(variety="wide", knowledge_changes="daily") == ["against tuning"] * 2
+    assert sides(Costs(1.0, 1.0, 9.0, None), volume=10**9) == ["against tuning"]

@@ -45,9 +45,10 @@ def pairs(dataset: Dataset) -> list[tuple[str, str]]:
         b'"prompt, or so"|prompt|completion\nx|p|c\n\ny|q|d\n',
         b",completion,prompt\n0,c,p\n1,d,q\n",
         b"prompt,completion\rp,c\rq,d\r",
+        b"\xef\xbb\xbfsep=;\r\nprompt;completion\r\np;c\r\nq;d\r\n",
         gzip.compress(b"prompt,completion\np,c\nq,d\n"),
     ],
-    ids=["comma", "bom and crlf", "tab", "semicolon", "bar", "index column", "cr", "gzip"],
+    ids=["comma", "bom and crlf", "tab", "semicolon", "bar", "index column", "cr", "sep", "gzip"],
 )
 def test_common_dialects(tmp_path: Path, data: bytes) -> None:
     dataset = load(tmp_path, data)

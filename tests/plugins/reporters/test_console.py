@@ -390,6 +390,7 @@ def test_time_left_is_steady() -> None:
 def test_time_left_is_empty_if_unknown() -> None:
     assert format_time_left(TrainingProgress().seconds_left) == ""
     assert (format_time_left(42.4), format_time_left(192.0)) == ("42 s left", "3 min 10 s left")
+    assert (format_time_left(7.6), format_time_left(0.0)) == ("8 s left", "1 s left")
 
 
 def test_sparkline() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol, cast
 
 import pytest
 
@@ -17,9 +19,10 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed"),
 ]
 SCRIPT = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from tunesmith.events import *
+from tunesmith.signals import StopSignalHandler
 from tunesmith.testing import sample_event
 from tunesmith_plugins.reporters.console.live import LiveReporter
 
@@ -51,7 +54,8 @@ def events():
             yield Monitored(stage="policy", step=step, metrics={"dev_loss": 8 / step}, best=True)
     yield "training"
 
-with LiveReporter(sys.stderr, Path("events.jsonl")) as live:
+Path("pid").write_text(str(os.getpid()))
+with StopSignalHandler(), LiveReporter(sys.stderr, Path("events.jsonl")) as live:
     for event in events():
         if isinstance(event, str):
             while not Path(f"after-{event}").exists():
@@ -62,15 +66,23 @@ with LiveReporter(sys.stderr, Path("events.jsonl")) as live:
 """
 
 
+class Screen(Protocol):
+    """A terminal: waits for a text, and says if its cursor is shown."""
+
+    cursor: Callable[[], str]
+
+    def __call__(self, text: str) -> list[str]: ...
+
+
 @pytest.fixture
-def screen(tmp_path: Path) -> Iterator[Callable[[str], list[str]]]:
+def screen(tmp_path: Path) -> Iterator[Screen]:
     """Run the script in a terminal; return a function that waits for a text on its screen."""
     (tmp_path / "live.py").write_text(SCRIPT)
     tmux = ["tmux", "-L", f"tunesmith-{os.getpid()}", "-f", "/dev/null"]
     keep = ("NO_COLOR", "CI", "TERM")
     environment = {name: value for name, value in os.environ.items() if name not in keep}
     environment |= {"LANG": "C.UTF-8", "TERM": "xterm-256color"}
-    command = f"{sys.executable} live.py"
+    command = f"{sys.executable} live.py; echo ended; sleep 60"
     subprocess.run(
         [*tmux, "new-session", "-d", "-x", "80", "-y", "30", "-c", str(tmp_path), command],
         check=True,
@@ -89,13 +101,19 @@ def screen(tmp_path: Path) -> Iterator[Callable[[str], list[str]]]:
             time.sleep(0.1)
         raise AssertionError(f"{text!r} is not on the screen:\n{shown}")
 
-    yield wait_for
+    def is_cursor_shown() -> str:
+        return subprocess.run(
+            [*tmux, "display-message", "-p", "#{cursor_flag}"],
+            capture_output=True, text=True, env=environment,
+        ).stdout.strip()  # fmt: skip
+
+    shown = cast("Screen", wait_for)
+    shown.cursor = is_cursor_shown
+    yield shown
     subprocess.run([*tmux, "kill-server"], env=environment, capture_output=True)
 
 
-def test_a_phase_and_a_training_with_the_run_below(
-    screen: Callable[[str], list[str]], tmp_path: Path
-) -> None:
+def test_a_phase_and_a_training_with_the_run_below(screen: Screen, tmp_path: Path) -> None:
     *_, phase, run, path = screen("2,000/4,000")
     assert phase.lstrip().startswith("zero-shot: exact-match") and " left" in phase
     assert run.lstrip().startswith("run: rivals")
@@ -109,3 +127,18 @@ def test_a_phase_and_a_training_with_the_run_below(
     assert path.strip() == "✓ supervised → ✓ reward (gate passed) → ● policy"
     assert all("…" not in line for line in (training, loss, dev, run, path))
     (tmp_path / "after-training").touch()
+
+
+def test_a_stop_signal_is_answered_above_the_display(screen: Screen, tmp_path: Path) -> None:
+    """The display of five lines is redrawn below the answer, not over it."""
+    (tmp_path / "after-phase").touch()
+    screen("step 160/400")
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGINT)
+    screen("stopping after this step")
+    time.sleep(1)  # the display is redrawn four times
+    lines = screen("stopping after this step")
+    answer = next(n for n, line in enumerate(lines) if "press again to stop at once" in line)
+    assert "● policy" in lines[-1] and answer < len(lines) - 5
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGINT)
+    assert screen("ended")[-1] == "ended"
+    assert screen.cursor() == "1", "the cursor is hidden"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,11 +44,24 @@ class Difference:
         return format_estimate(self.value, self.low, self.high, signed=True)
 
 
-def extrapolate_probes(probes: Sequence[Probe], rows: int) -> Extrapolation:
-    """Predict the mean error of the technique after ``rows`` training rows."""
+def extrapolate_probes(
+    probes: Sequence[Probe], rows: int, trivial: Measured | None = None
+) -> Extrapolation:
+    """Predict the mean error of the technique after ``rows`` training rows.
+
+    ``trivial``: one answer to everything. A probe that is no better has not begun to learn the
+    task: how fast the errors fall later is not in its score.
+    """
     first = probes[0].measured
     if first.higher_is_better and first.unit:
         return Extrapolation(rows, reason=f"{first.metric} has no known best value")
+    sign, floor = (1, 0.0) if first.higher_is_better else (-1, math.inf)
+    floor = floor if trivial is None else trivial.value
+    early = [f"{p.rows:,}" for p in probes if sign * p.measured.value <= sign * floor]
+    if early:
+        what = trivial.model if trivial else "a model that gets nothing right"
+        reason = f"after {' and '.join(early)} rows it is no better than {what}"
+        return Extrapolation(rows, reason=reason)
     errors = [[_error(first, p.values[row]) for row in sorted(p.values)] for p in probes]
     return extrapolate([probe.rows for probe in probes], errors, rows)
 
@@ -140,28 +154,31 @@ def compute_costs(
 
 
 def list_arguments(options: AdviseOptions, costs: Costs) -> list[tuple[str, str]]:
-    """Return what argues ``for a prompt`` and what ``for tuning``, with the reason."""
-    prompt, tuning = "for a prompt", "for tuning"
+    """Return what argues ``for tuning`` and what ``against tuning``, with the reason."""
+    rival, tuning = "against tuning", "for tuning"
     arguments = []
     if options.knowledge_changes != "never":
         times = RETRAININGS[options.knowledge_changes]
         time = format_duration(times * costs.training_seconds)
         why = f"knowledge changes {options.knowledge_changes}: {time} of training a month"
-        arguments.append((prompt, why))
+        arguments.append((rival, why))
     if options.variety == "wide":
-        arguments.append((prompt, "wide inputs: no row shows some of their kinds"))
+        why = "inputs vary widely: no training row shows some of their kinds"
+        arguments.append((rival, why))
     limit = options.latency_limit
     if limit is not None and (costs.rival_seconds > limit) != (costs.tuned_seconds > limit):
-        side = tuning if costs.rival_seconds > limit else prompt
-        arguments.append((side, f"only this answers within {format_duration(limit)}"))
+        side = tuning if costs.rival_seconds > limit else rival
+        model = "the tuned model" if side == tuning else "the rival"
+        arguments.append((side, f"only {model} answers within {format_duration(limit)}"))
     even = costs.break_even
     if options.volume is not None:
         if even is None:
-            arguments.append((prompt, "its requests take no more time: tuning is never paid back"))
+            why = "requests to the rival take no more time: the training is never paid back"
+            arguments.append((rival, why))
         elif options.volume >= even:
             arguments.append((tuning, f"paid back within a month, after {even:,} requests"))
         else:
-            arguments.append((prompt, f"paid back after {even:,} requests only"))
+            arguments.append((rival, f"paid back after {even:,} requests only"))
     return arguments
 
 

@@ -109,10 +109,19 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
         raise UsageError(
             f"{total} training rows are too few for probes", hint="train: tunesmith run"
         )
-    expected = advice.extrapolate_probes(probes, total)
+    metric = probes[0].measured.metric
+    trivial = next(
+        (
+            r.measured
+            for r in rungs
+            if not r.chosen.cost and r.measured and r.measured.metric == metric
+        ),
+        None,
+    )
+    expected = advice.extrapolate_probes(probes, total, trivial)
     found = []
     for rung in rungs:
-        if rung.measured and rung.measured.metric == probes[0].measured.metric:
+        if rung.measured and rung.measured.metric == metric:
             values = read_values(ladder.path, rung.measured)
             found.append(advice.compare(rung, values, expected, probes[-1]))
     differences = [difference for difference in found if difference is not None]
@@ -139,7 +148,7 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
         ],
         "expected": _expected_to_json(first, expected),
         "costs": None if costs is None else {
-            **asdict(costs), "break_even": costs.break_even,
+            **asdict(costs), "rival": strongest.chosen.rival, "break_even": costs.break_even,
             "rival_per_thousand": costs.per_thousand(costs.rival_seconds),
             "tuned_per_thousand": costs.per_thousand(costs.tuned_seconds),
         },
@@ -182,15 +191,17 @@ def show(found: dict[str, Any]) -> None:
     render.print_paragraph(f"{found['word']}: {found['sentence']}")
     costs = found["costs"]
     if costs:
-        rival, tuned = costs["rival_seconds"] * 1000, costs["tuned_seconds"] * 1000
+        seconds = costs["rival_seconds"] * 1000, costs["tuned_seconds"] * 1000
+        rival, tuned = map(format_duration, seconds)
         text = (
-            f"a thousand requests, on this machine: {format_duration(rival)} with the rival, "
-            f"{format_duration(tuned)} tuned; training on all rows takes about "
+            f"a thousand requests, on this machine: {rival} with {costs['rival']}, the strongest "
+            f"rival, {tuned} tuned; training on all rows takes about "
             f"{format_duration(costs['training_seconds'])}"
         )
         if costs["rival_per_thousand"] is not None:
             prices = (costs["rival_per_thousand"], costs["tuned_per_thousand"])
-            text += f"; price {' and '.join(map(format_number, prices))}"
+            rival, tuned = map(format_number, prices)
+            text += f"; at the price of an hour that is {rival} with the rival, {tuned} tuned"
         even = costs["break_even"]
         text += f"; break-even after {even:,} requests" if even else "; tuning saves no time"
         render.print_paragraph(text)
@@ -201,3 +212,5 @@ def show(found: dict[str, Any]) -> None:
     for argument in found["arguments"]:
         render.print_paragraph(f"{argument['side']}: {argument['reason']}")
     render.print_text(f"\nfolder: {found['folder']}")
+    ladder = render.shell_path(Path(found["folder"]) / "ladder")
+    render.print_note(f"to train on all rows: tunesmith resume {ladder}")

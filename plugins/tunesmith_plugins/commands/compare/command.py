@@ -224,7 +224,7 @@ def show_slices(changes: Sequence[SliceChange]) -> None:
         ["slice", "before", "after", "difference, 95 % interval", "n", "is"],
         [
             [
-                one_line(change.name) + (" (collected)" if change.is_target else ""),
+                one_line(change.name) + (" (looked weak)" if change.is_target else ""),
                 format_number(change.before),
                 format_number(change.after),
                 format_change(change.after - change.before, change.low, change.high),

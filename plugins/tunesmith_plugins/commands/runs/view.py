@@ -161,7 +161,8 @@ def show_next_commands(folder: Path, report: Report) -> None:
     """Print the commands that a user probably needs next."""
     run = render.shell_path(folder)
     commands = []
-    if (ending := describe_ending(folder, report)) is not None:
+    ending = describe_ending(folder, report)
+    if ending is not None and report.status != "stopped":  # its message has the command
         commands.append(ending.format_command(run))
     if report.training_finished.get("") is not None:
         commands += [f"tunesmith chat {run} --compare base", f"tunesmith report {run}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Iterator
 from functools import partial
 
@@ -13,6 +14,8 @@ from tunesmith_data import ByteStream, Fields, Row, RowError, Span, not_utf8_err
 
 DELIMITERS = ",;\t|"
 """Delimiters that are detected, in the order of preference."""
+EXCEL_DELIMITER = re.compile(r"sep=(.)\s*", re.IGNORECASE)
+"""A first line by which spreadsheets note the delimiter; it is no header."""
 
 
 def read_rows(
@@ -25,6 +28,9 @@ def read_rows(
     """
     lines = _Lines(stream, name, max_row_bytes)
     header_line = next(lines, "")
+    if (excel := EXCEL_DELIMITER.fullmatch(header_line)) is not None:
+        delimiter = excel[1] if delimiter == "auto" else delimiter
+        header_line = next(lines, "")
     if delimiter == "auto":
         delimiter = max(DELIMITERS, key=_remove_quoted(header_line).count)
     header = next(csv.reader([header_line], delimiter=delimiter), [])

@@ -32,6 +32,12 @@ TRAINING = "training"
 NOTICE_LABELS = {"info": "note", "warning": "warning", "error": "error"}
 
 
+def format_clock(seconds: float) -> str:
+    """Format a time that passes or is left, in whole seconds: "8 s", "1 min 05 s"."""
+    whole = round(seconds)
+    return f"{whole} s" if whole < 10 else format_duration(whole)
+
+
 def format_time_left(seconds: float) -> str:
     """Format a remaining time; empty if it is unknown.
 
@@ -40,7 +46,7 @@ def format_time_left(seconds: float) -> str:
     if not math.isfinite(seconds):
         return ""
     unit = 1 if seconds < 60 else 5 if seconds < 600 else 60
-    return f"{format_duration(max(unit, round(seconds / unit) * unit))} left"
+    return f"{format_clock(max(unit, round(seconds / unit) * unit))} left"
 
 
 def format_forecast(event: Forecast) -> str:

@@ -54,7 +54,7 @@ from tunesmith_plugins.reporters.console.sparkline import ASCII_BLOCKS, BLOCKS, 
 MIN_LABEL_WIDTH, MAX_LABEL_WIDTH, DURATION_WIDTH = 30, 44, 11
 CHOOSING = "choosing: "
 """Begin of the phases in which variants of rivals are compared; it is dropped for want of room."""
-MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 28
+MIN_BAR_WIDTH, USUAL_BAR_WIDTH, MAX_BAR_WIDTH = 8, 12, 28
 COUNT_WIDTH = 34
 """Columns right of the bar that are reserved for count, speed and time left."""
 MIN_SPARKLINE_WIDTH, MAX_SPARKLINE_WIDTH = 10, 40
@@ -242,7 +242,7 @@ class LiveReporter:
     def _render_training(self, progress: TrainingProgress, now: float) -> list[RenderableType]:
         step = progress.last
         if step is None:
-            elapsed = format_duration(round(now - self._progress.started))
+            elapsed = event_text.format_clock(now - self._progress.started)
             return [self._render_row(TRAINING, None, ["first step", elapsed])]
         time_left = event_text.format_time_left(progress.seconds_left)
         name = event_text.format_label(TRAINING, step.stage)
@@ -278,13 +278,13 @@ class LiveReporter:
         """Render the bar, count, speed and time left of a phase."""
         progress, elapsed = self._progress, now - self._progress.started
         if not phase.total:
-            return self._render_row(phase.phase, None, [format_duration(round(elapsed))])
+            return self._render_row(phase.phase, None, [event_text.format_clock(elapsed)])
         done = min(progress.done, phase.total)
         seconds = progress.seconds_per_unit(now)
         speed = f"{1 / seconds:.1f} {one_line(phase.unit, 12)}/s" if seconds > 0.001 else ""
         time_left = event_text.format_time_left(progress.seconds_left(now))
         # A batch of long prompts takes minutes: the clock shows that something happens.
-        clock = format_duration(round(elapsed)) if elapsed >= 1 and not time_left else ""
+        clock = event_text.format_clock(elapsed) if elapsed >= 1 and not time_left else ""
         bar = self._render_bar(done, phase.total)
         parts = [f"{done:,}/{phase.total:,}", time_left or clock, speed]
         return self._render_row(phase.phase, bar, parts)
@@ -295,7 +295,7 @@ class LiveReporter:
         share = self._run.share(now, left)
         time_left = event_text.format_time_left(left)
         parts = [f"{100 * share:.0f} %" if share else "", f"about {time_left}" if time_left else ""]
-        elapsed = format_duration(round(now - self._run.started))
+        elapsed = event_text.format_clock(now - self._run.started)
         bar = self._render_bar(round(1000 * share), 1000)
         rows: list[RenderableType] = [
             self._render_row(f"run: {self._run.part}", bar, [*filter(None, parts)] or [elapsed])
@@ -337,7 +337,7 @@ class LiveReporter:
 
     @property
     def _label_width(self) -> int:
-        room = self._console.width - INDENT - COUNT_WIDTH - 2 - MIN_BAR_WIDTH
+        room = self._console.width - INDENT - COUNT_WIDTH - 2 - USUAL_BAR_WIDTH
         return max(MIN_LABEL_WIDTH, min(MAX_LABEL_WIDTH, room))
 
     @property
