@@ -301,7 +301,8 @@ def attribute_errors_to(plugin: Plugin, where: str = "") -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise PluginError(
-            f'plugin "{plugin.full_name}" {plugin.version} failed{where}: {describe_error(error)}',
+            f'plugin "{plugin.full_name}"{plugin.version and " " + plugin.version} failed{where}: '
+            f"{describe_error(error)}",
             hint="run again with --debug for the traceback",
         ) from error
 

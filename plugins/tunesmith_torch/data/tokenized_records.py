@@ -71,7 +71,7 @@ class TokenizedRecordsBuilder:
             self.examples.append(index, cut)
             self.truncated.append(index)
         else:
-            detail = f"{len(example)} tokens, {limit} are allowed"
+            detail = f"{len(example):,} tokens, {limit:,} are allowed"
             cause = "row is too long"
             self.left_out.append(LeftOut(where=record.source, cause=cause, detail=detail))
 

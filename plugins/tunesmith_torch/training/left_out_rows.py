@@ -16,6 +16,7 @@ from typing import Any
 from tunesmith.contracts import Job, LeftOut
 from tunesmith.errors import DataError
 from tunesmith.events import Notice
+from tunesmith.text import format_count
 from tunesmith_torch.data.streamed_examples import StreamedExamples
 from tunesmith_torch.data.tokenized_records import TokenizedRecords
 from tunesmith_torch.runtime import distributed
@@ -43,7 +44,7 @@ def report_left_out(job: Job[Any], left_out: Sequence[LeftOut]) -> None:
     """Emit a warning for each cause, with the number of rows, and write the rows to a file."""
     for cause, count in Counter(row.cause for row in left_out).items():
         first = next(row for row in left_out if row.cause == cause)
-        text = f"{count} rows are left out of training: {cause}; first: {first.where}"
+        text = f"left out of training: {format_count(count, 'row')}, {cause}; first: {first.where}"
         job.emit(Notice(level="warning", source="data", message=f"{text} ({first.detail})"))
     path = job.out / LEFT_OUT_FILE
     if distributed.is_rank_0() and (left_out or path.is_file()):
@@ -111,7 +112,7 @@ class StreamAccount:
         """Emit a warning for each new cause, and add the rows to the file."""
         for row in left_out:
             if row.cause not in self._reported.values():
-                text = f"rows are left out of training: {row.cause}; first: {row.where}"
+                text = f"left out of training: rows, {row.cause}; first: {row.where}"
                 text += f" ({row.detail}); they are counted when training has finished"
                 self._job.emit(Notice(level="warning", source="data", message=text))
             self._reported[row.where] = row.cause

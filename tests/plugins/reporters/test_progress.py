@@ -142,6 +142,14 @@ def test_the_time_of_a_run_is_that_of_its_parts() -> None:
     assert run.seconds_left(0.0, 0.0) == 0.0
 
 
+def test_the_evaluation_of_a_resumed_run_has_the_time_of_its_phase() -> None:
+    """The rivals were measured by an earlier process, whose times are not known."""
+    run = run_of(*BEFORE[:4], sample_event(TrainingStarted), sample_event(TrainingFinished))
+    run.add(sample_event(PhaseStarted, phase="tuned: exact-match"), 0.0)
+    assert math.isnan(run.seconds_left(5.0, math.nan)) and run.seconds_left(5.0, 60.0) == 60.0
+    assert run.share(60.0, 0.0) == 0.99
+
+
 def test_stages_to_come_are_in_the_time_left() -> None:
     run = run_of(*BEFORE, ZERO_SHOT)
     run.stages = ["a", "b"]

@@ -97,7 +97,7 @@ def test_rows_that_do_not_fit_are_reported(tmp_path: Path, tiny_folder: Path) ->
     assert finished.affected_rows == {"row is too long": 1}
     notices = [e for e in events if isinstance(e, Notice) and e.source == "data"]
     assert [notice.level for notice in notices] == ["warning"]
-    assert "1 rows are left out of training" in notices[0].message
+    assert "left out of training: 1 row, " in notices[0].message
     assert "r:long" in notices[0].message
     shortened = run(
         tmp_path / "cut", tiny_folder, (*RECORDS, long), max_length=64, max_steps=1,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Record, UnpairedPreference
+from tunesmith.text import format_count
 from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.check import (
     MOST_EXAMPLES,
@@ -130,7 +131,8 @@ class Duplicates:
         yield build_finding(
             "duplicates",
             "warning" if are_labels else "info",
-            f"{prompts:,} prompts of the {len(numbers):,} training rows have different answers",
+            f"of {len(numbers):,} training rows, {format_count(prompts, 'prompt')} "
+            f"{'has' if prompts == 1 else 'have'} different answers",
             len(differing),
             examples,
             "keep the right one" if are_labels else "keep them if all are right",

@@ -152,8 +152,11 @@ def show_ending(folder: Path, report: Report) -> None:
     for line in ending.what.splitlines():
         render.print_paragraph(line, style=style)
     render.print_paragraph(f"where: {ending.where}")
-    for line in ending.hint.splitlines():
-        render.print_paragraph(f"to do: {line}", style="strong")
+    for number, line in enumerate(ending.hint.splitlines()):
+        if number:
+            render.print_paragraph(line.strip(), indent="  ", style="strong")
+        else:
+            render.print_paragraph(f"to do: {line}", style="strong")
     render.print_text(f"then: {ending.format_command(render.shell_path(folder))}\n")
 
 

@@ -260,8 +260,10 @@ class RunProgress:
         """Return the time for the evaluations of the tuned model that are not finished."""
         here = [key for key in self._evaluation if key.startswith(f"{self._phase[1]}\n")]
         others = sum(seconds for key, seconds in self._evaluation.items() if key not in here)
-        if self._phase[0] != TUNED or not here:
-            return sum(self._evaluation.values())
+        if self._phase[0] != TUNED:
+            return others + sum(self._evaluation[key] for key in here)
+        if not here:  # the rivals were measured by an earlier process: nothing is known by them
+            return others + current
         return others + self._shorten(sum(self._evaluation[key] for key in here), now, current)
 
     def _shorten(self, seconds: float, now: float, current: float) -> float:
@@ -291,10 +293,10 @@ class RunProgress:
                 return math.nan
 
     def share(self, now: float, left: float) -> float:
-        """Return the share of the run that is done, between 0 and 1; it never falls."""
+        """Return the share of the run that is done, from 0 to 0.99; it never falls."""
         elapsed = now - self.started
         if math.isfinite(left) and elapsed + left > 0:
-            self._share = max(self._share, min(1.0, elapsed / (elapsed + left)))
+            self._share = max(self._share, min(0.99, elapsed / (elapsed + left)))
         return self._share
 
 

@@ -53,7 +53,7 @@ def test_fifty_contradictory_labels_are_found() -> None:
     ((level, message),) = found(rows + renamed(wrong))
     assert level == "warning"
     assert message.startswith(
-        "50 prompts of the 850 training rows have different answers: "
+        "of 850 training rows, 50 prompts have different answers: "
         '"Where is the parcel that I ordered in Leeds on Monday?": '
         'rows.jsonl:1 "returns" and more.jsonl:1 "complaint"; '
     )
