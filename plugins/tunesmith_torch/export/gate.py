@@ -17,7 +17,7 @@ import numpy as np
 
 from tunesmith.contracts import Generation
 from tunesmith.errors import GateError, IntegrityError
-from tunesmith_evidence.formats import format_count, format_deviation
+from tunesmith_evidence.formats import format_bytes, format_count, format_deviation
 from tunesmith_torch.export.contract import Engine, Exporter
 from tunesmith_torch.export.reference import MAX_ANSWER_TOKENS, Reference, RenderedPrompt, ScoredRow
 
@@ -92,7 +92,8 @@ def check_files(gate: Gate, exporter: Exporter, out: Path, model: Path) -> None:
     def read() -> str:
         facts.update(exporter.facts(out))
         files = [file for file in out.rglob("*") if file.is_file()]
-        return f"{len(files)} files, {sum(file.stat().st_size for file in files):,} bytes"
+        size = format_bytes(sum(file.stat().st_size for file in files))
+        return f"{format_count(len(files), 'file')}, {size}"
 
     gate.check("files", read)
     for name, function in _fact_checks(facts, model):

@@ -23,6 +23,7 @@ FOREIGN = {
     "a percentage without a space": r"\d%",
     "more than three decimals": r"(?<![\d.\w-])\d+\.\d*[1-9]\d{3,}\b(?!\.)",
     "powers of 1000": r"\d ?[kKMGT]B\b",
+    "a size in bytes": r"\d,\d{3} bytes",
     "a p-value": r"\bp = (?!\d\.\d{3}\b)",
 }
 
@@ -39,8 +40,8 @@ def find_foreign(text: str) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     "text",
-    ["loss 5.61e-45", "1e-05", "12%", "0.98671", "16 GB", "512MB", "p = 0.12", "p = 1e-9",
-     "[0.81, 0.937]", "[-0.1, +0.2]", "[0.8140, 0.9370]"],
+    ["loss 5.61e-45", "1e-05", "12%", "0.98671", "16 GB", "512MB", "1,234 bytes", "p = 0.12",
+     "p = 1e-9", "[0.81, 0.937]", "[-0.1, +0.2]", "[0.8140, 0.9370]"],
 )  # fmt: skip
 def test_foreign_forms_are_found(text: str) -> None:
     assert [*find_foreign(f"it is {text}, or so")]
