@@ -134,6 +134,7 @@ def test_the_time_of_a_run_is_that_of_its_parts() -> None:
     assert run.seconds_left(0.0, math.nan) == 50 * 2.0 + 100.0 + 20.0
     run.add(sample_event(TrainingStarted), 0.0)
     assert run.part == "training" and run.seconds_left(0.0, 30.0) == 30.0 + 20.0
+    assert run.seconds_left(10.0, math.nan) == 90.0 + 20.0, "before the first step"
     run.add(sample_event(TrainingFinished), 0.0)
     assert run.part == "evaluation" and run.seconds_left(0.0, math.nan) == 20.0
     run.add(sample_event(PhaseStarted, phase="tuned: sample"), 0.0)

@@ -283,9 +283,11 @@ class RunProgress:
             case "rivals":
                 return self._rivals_left(now, current) + self._training_seconds + evaluation
             case "training":
-                if len(self.finished) + 1 < len(self.stages):  # later stages are in the forecast
-                    left = self._training_seconds - (now - self._training_started)
-                    current = max(current, left) if math.isfinite(left) else math.nan
+                left = self._training_seconds - (now - self._training_started)
+                if math.isnan(current):  # before the first step
+                    current = math.nan if math.isnan(left) else max(0.0, left)
+                elif len(self.finished) + 1 < len(self.stages):  # later ones are in the forecast
+                    current = math.nan if math.isnan(left) else max(current, left)
                 return current + evaluation
             case "evaluation":
                 return self._evaluation_left(now, current)
