@@ -14,6 +14,7 @@ from tunesmith_evidence.formats import (
     format_difference,
     format_interval,
     format_number,
+    format_p_value,
 )
 
 Tone = Literal["good", "bad", "open"]
@@ -87,8 +88,16 @@ def list_comparisons(verdict: JSON) -> Iterator[ComparisonRow]:
                 interval=format_interval(found["low"], found["high"], signed=True),
                 p_value=format_number(found["p_value_holm"]),
                 n=int(found["n"]),
-                outcome=str(found["outcome"]),
+                outcome=_describe_outcome(found),
             )
+
+
+def _describe_outcome(found: JSON) -> str:
+    """Return the outcome; with the p-value where that alone makes it unclear."""
+    outcome = str(found["outcome"])
+    if outcome == "unclear" and found["low"] * found["high"] > 0 and "p_value" in found:
+        return f"{outcome}, {format_p_value(found['p_value'])}"
+    return outcome
 
 
 def group_by_metric(report: Report) -> list[list[Measured]]:

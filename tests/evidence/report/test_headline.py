@@ -53,6 +53,19 @@ def test_comparisons_as_text() -> None:
     assert (row.interval, row.p_value, row.n) == ("[+0.045, +0.201]", "<0.001", 104)
 
 
+def test_an_interval_without_zero_that_is_unclear_has_its_p_value() -> None:
+    """Where few rows differ, the exact test is stricter than the interval."""
+
+    def outcome(**fields: Any) -> str:
+        (row,) = list_comparisons({"comparisons": {"linear": {**COMPARISON, **fields}}})
+        return row.outcome
+
+    few = {"low": -0.52, "high": -0.008, "p_value": 0.125}
+    assert outcome(outcome="unclear", **few) == "unclear, p = 0.125"
+    assert outcome(outcome="worse", **few) == "worse"
+    assert outcome(outcome="unclear", low=-0.1, high=0.2, p_value=0.6) == "unclear"
+
+
 def test_the_metric_of_the_verdict_comes_first() -> None:
     *events, end = sample_run("m")
     other = sample_event(Measured, "loss")
