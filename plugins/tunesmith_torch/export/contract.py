@@ -5,13 +5,17 @@ Importing it imports no torch, so that the offer of an exporter can name these t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tunesmith.contracts import Generation
 from tunesmith.records import Prompt
+
+
+class NotProvenError(Exception):
+    """A check that cannot show anything, with the reason."""
 
 
 class Engine(Protocol):
@@ -41,3 +45,37 @@ class Exporter(Protocol):
 
     def open(self, out: Path) -> AbstractContextManager[Engine]:
         """Load an export into the engine, which is released at the end of the block."""
+
+
+@runtime_checkable
+class AdapterExporter(Protocol):
+    """An exporter that writes an adapter as it is, for an engine that adds it to its base model."""
+
+    def check_adapter(self, adapter: Path) -> None:
+        """Raise an error if the engine cannot serve an adapter of this kind."""
+
+    def export_adapter(self, base: Path, adapter: Path, out: Path) -> None:
+        """Write the adapter below ``out``, an empty folder."""
+
+    def facts(self, out: Path) -> dict[str, Any]:
+        """Return what the files say, as :meth:`Exporter.facts` does."""
+
+    def open(self, out: Path) -> AbstractContextManager[Engine]:
+        """Load the base model and the adapter into the engine, as :meth:`Exporter.open` does."""
+
+
+@runtime_checkable
+class ServedExporter(Protocol):
+    """An exporter that knows how its exports are served, and has checks of its own."""
+
+    def own_checks(self, out: Path) -> Iterable[tuple[str, Callable[[], str]]]:
+        """Return checks by name, which run before the engine is asked.
+
+        Each returns what it measured, or raises AssertionError or :class:`NotProvenError`.
+        """
+
+    def serve_command(self, out: Path | None) -> str:
+        """Return the command that serves an export as it was checked.
+
+        None: from inside its folder, without the paths of this machine, for others who get it.
+        """

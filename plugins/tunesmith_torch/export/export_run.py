@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from tunesmith.contracts import Measurement, TextModel
-from tunesmith.errors import IntegrityError
+from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.offers import ExporterOffer
 from tunesmith.options import Options
 from tunesmith.records import Record
@@ -25,13 +25,14 @@ from tunesmith.storage.manifest import MANIFEST
 from tunesmith_evidence.formats import format_estimate, format_number
 from tunesmith_evidence.statistics.paired import paired_difference
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.export.contract import Exporter
+from tunesmith_torch.export.contract import AdapterExporter, Exporter, ServedExporter
 from tunesmith_torch.export.engine_model import EngineModel
 from tunesmith_torch.export.gate import Gate, check_engine, check_files, check_merge, require
 from tunesmith_torch.export.merge_by_tensor import write_merged
 from tunesmith_torch.export.reference import Reference, score_rows
 from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS, artifact_format, attach_adapter
+from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
 from tunesmith_torch.models.loading import load_base, load_tokenizer
 from tunesmith_torch.models.merging import MergeOptions, load_training_base
 from tunesmith_torch.runtime.malloc import release_memory
@@ -72,7 +73,7 @@ class Export:
 
     name: str
     options: dict[str, Any]
-    exporter: Exporter
+    exporter: Exporter | AdapterExporter
     tolerance: float | None
     """Largest difference of a log-probability, in nats; None: weights are rounded."""
 
@@ -112,31 +113,57 @@ def export_run(
 ) -> dict[str, Any]:
     """Write the model to ``out``, complete and proven or not at all; return the certificate.
 
-    ``merge`` writes config and weights of a merged model. ``announce`` gets each step.
+    ``merge`` writes config and weights of a merged model; it is not called for an exporter that
+    writes adapters as they are. ``announce`` gets each step.
 
     Raises:
         GateError: a check failed; the message names the first.
         IntegrityError: the files of the artifact have changed.
+        UsageError: the exporter writes adapters, and the run has none that its engine can serve.
     """
+    alone = isinstance(export.exporter, AdapterExporter)
+    if alone:
+        check_adapter_alone(trained, export)
     with TemporaryDirectory(prefix=".export-", dir=out.parent) as temporary:
         measures = export.tolerance is None
         prepared = prepare_model(
-            trained, Path(temporary), merge, with_metric=measures, announce=announce
+            trained,
+            Path(temporary),
+            None if alone else merge,
+            with_metric=measures,
+            announce=announce,
         )
         return export_prepared(prepared, export, out, announce)
+
+
+def check_adapter_alone(trained: TrainedModel, export: Export) -> None:
+    """Check that a run has an adapter, of a kind that the engine of the exporter can serve.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if artifact_format(trained.artifact) != "adapter":
+        raise UsageError(
+            f"{export.name}: the run has trained all weights, so there is no adapter to export",
+            hint="export the model as it is, without the option for adapters",
+        )
+    if isinstance(export.exporter, AdapterExporter):
+        export.exporter.check_adapter(trained.artifact)
 
 
 def prepare_model(
     trained: TrainedModel,
     folder: Path,
-    merge: Merge = write_merged,
+    merge: Merge | None = write_merged,
     *,
     with_metric: bool = True,
     announce: Announce = _announce_nothing,
 ) -> PreparedModel:
     """Observe the trained model, and write it to an empty folder for exporters, checked.
 
-    ``with_metric``: measure the run's metric too, which exports that round weights need.
+    ``merge`` writes config and weights of a merged model; without it the folder of an adapter has
+    the files that describe the model, and no weights. ``with_metric``: measure the run's metric
+    too, which exports that round weights need.
 
     Raises:
         GateError: the merged model is not the trained one.
@@ -155,11 +182,11 @@ def prepare_model(
         expected = trained.measure(TorchTextModel(model, template, trained.merge.device))
     del model
     release_memory()
-    is_adapter = artifact_format(trained.artifact) == "adapter"
-    if is_adapter:
+    is_merged = artifact_format(trained.artifact) == "adapter" and merge is not None
+    if is_merged:
         announce("merging the adapter into the base model")
-    write_model(trained, folder, merge)
-    if is_adapter:
+    write_model(trained, folder, merge or write_config)
+    if is_merged:
         check_merged_folder(gate, trained, folder, reference)
     return PreparedModel(
         trained=trained,
@@ -195,6 +222,8 @@ def export_prepared(
 
     def write(folder: Path) -> None:
         certificate.update(_write_and_check(prepared, export, folder, announce))
+        if isinstance(export.exporter, ServedExporter):
+            certificate["serve"] = export.exporter.serve_command(None)
         text = json.dumps(certificate, indent=2, ensure_ascii=False) + "\n"
         (folder / CERTIFICATE).write_text(text, encoding="utf-8")
         (folder / "README.md").write_text(_build_card(out.name, certificate), encoding="utf-8")
@@ -208,8 +237,11 @@ def _write_and_check(
 ) -> dict[str, Any]:
     gate, trained = Gate(passed=dict(prepared.merge_checks)), prepared.trained
     announce(f"writing {export.name}")
-    export.exporter.export(prepared.folder, out)
-    announce("loading it into the engine, and comparing it with the trained model")
+    if isinstance(export.exporter, AdapterExporter):
+        export.exporter.export_adapter(trained.base, trained.artifact, out)
+    else:
+        export.exporter.export(prepared.folder, out)
+    announce("loading it, and comparing it with the trained model")
     check_files(gate, export.exporter, out, prepared.folder)
     metric = None
     with export.exporter.open(out) as engine:
@@ -260,6 +292,14 @@ def write_model(trained: TrainedModel, folder: Path, merge: Merge = write_merged
             (folder / name).symlink_to((trained.base / name).resolve())
 
 
+def write_config(
+    base: Path, adapter: Path, out: Path, options: MergeOptions, dtype: torch.dtype
+) -> None:
+    """Write the config of a base model as merging does, without weights."""
+    shutil.copyfile(base / "config.json", out / "config.json")
+    write_earlier_keys(out)
+
+
 def compare_metric(before: Measurement, after: Measurement) -> dict[str, Any]:
     """Return a metric of the trained and of the exported model, and their difference, as JSON.
 
@@ -294,6 +334,8 @@ def _check_metric(metric: dict[str, Any], higher_is_better: bool) -> str:
 def _build_card(name: str, certificate: dict[str, Any]) -> str:
     options = ", ".join(f"{key} = {value}" for key, value in certificate["options"].items())
     rows = "\n".join(f"| {check} | {text} |" for check, text in certificate["checks"].items())
+    serve = certificate.get("serve")
+    usage = f"\n```console\n$ {serve}\n```\n" if serve else ""
     return f"""---
 tags: [tunesmith, {certificate["exporter"]}]
 ---
@@ -301,10 +343,10 @@ tags: [tunesmith, {certificate["exporter"]}]
 # {name}
 
 Exported with tunesmith by `{certificate["exporter"]}`{f" ({options})" if options else ""}.
-Before it was kept, it was loaded into the engine and compared with the trained model on
+Before it was kept, it was loaded and compared with the trained model on
 {certificate["rows"]} held-out rows. `{CERTIFICATE}` has the same in JSON.
 
 | check | result |
 |---|---|
 {rows}
-"""
+{usage}"""

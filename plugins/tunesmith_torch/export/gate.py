@@ -18,17 +18,19 @@ import numpy as np
 from tunesmith.contracts import Generation
 from tunesmith.errors import GateError, IntegrityError
 from tunesmith_evidence.formats import format_bytes, format_count, format_deviation
-from tunesmith_torch.export.contract import Engine, Exporter
+from tunesmith_torch.export.contract import (
+    AdapterExporter,
+    Engine,
+    Exporter,
+    NotProvenError,
+    ServedExporter,
+)
 from tunesmith_torch.export.reference import MAX_ANSWER_TOKENS, Reference, RenderedPrompt, ScoredRow
 
 MAX_KL = {"rounded": 0.5, "exact": 1e-3}
 """Largest mean KL divergence, in nats per token, of rounded weights and of the others."""
 MAX_MERGE_NATS = 1e-4
 """Largest difference of a log-probability between the merged model and the trained one."""
-
-
-class NotProvenError(Exception):
-    """A check that cannot show anything, with the reason."""
 
 
 @dataclass
@@ -85,7 +87,7 @@ def check_merge(gate: Gate, reference: Reference, merged: Sequence[ScoredRow]) -
     gate.check("merge", compare)
 
 
-def check_files(gate: Gate, exporter: Exporter, out: Path, model: Path) -> None:
+def check_files(gate: Gate, exporter: Exporter | AdapterExporter, out: Path, model: Path) -> None:
     """Compare what the exported files say with the model folder."""
     facts: dict[str, Any] = {}
 
@@ -98,6 +100,9 @@ def check_files(gate: Gate, exporter: Exporter, out: Path, model: Path) -> None:
     gate.check("files", read)
     for name, function in _fact_checks(facts, model):
         gate.check(name, function)
+    if isinstance(exporter, ServedExporter):
+        for name, function in exporter.own_checks(out):
+            gate.check(name, function)
 
 
 def _fact_checks(facts: dict[str, Any], model: Path) -> Iterator[tuple[str, Callable[[], str]]]:

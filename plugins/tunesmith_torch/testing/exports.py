@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from tunesmith.contracts import Job
 from tunesmith.records import Completion, Record
 from tunesmith.storage import Checkpoints
-from tunesmith_torch.export.contract import Engine, Exporter
+from tunesmith_torch.export.contract import AdapterExporter, Exporter
 from tunesmith_torch.export.export_run import Export, TrainedModel
 from tunesmith_torch.models.merging import MergeOptions
 from tunesmith_torch.options.training import SupervisedOptions
@@ -54,32 +54,33 @@ def train_for_export(
     )
 
 
-class DamagedExporter:
-    """An exporter whose files are damaged after they are written."""
+ExporterT = TypeVar("ExporterT", bound=Exporter | AdapterExporter)
 
-    def __init__(self, exporter: Exporter, damage: Callable[[Path], None]) -> None:
-        self.exporter = exporter
-        self.damage = damage
 
-    def export(self, model: Path, out: Path) -> None:
-        """Export the model, and damage what was written."""
-        self.exporter.export(model, out)
-        self.damage(out)
+def damage_exporter(exporter: ExporterT, damage: Callable[[Path], None]) -> ExporterT:
+    """Return a copy of an exporter whose files are damaged after they are written."""
+    damaged = copy(exporter)
+    for name in ("export", "export_adapter"):
+        if hasattr(exporter, name):
+            setattr(damaged, name, _damage_after(getattr(damaged, name), damage))
+    return damaged
 
-    def facts(self, out: Path) -> dict[str, Any]:
-        """Return what the files say."""
-        return self.exporter.facts(out)
 
-    def open(self, out: Path) -> AbstractContextManager[Engine]:
-        """Load the files into the engine."""
-        return self.exporter.open(out)
+def _damage_after(
+    write: Callable[..., None], damage: Callable[[Path], None]
+) -> Callable[..., None]:
+    def write_and_damage(*folders: Path) -> None:
+        write(*folders)
+        damage(folders[-1])
+
+    return write_and_damage
 
 
 def damage_export(export: Export, damage: Callable[[Path], None] | None) -> Export:
     """Return an export whose files are damaged after they are written; None: the export itself."""
     if damage is None:
         return export
-    return replace(export, exporter=DamagedExporter(export.exporter, damage))
+    return replace(export, exporter=damage_exporter(export.exporter, damage))
 
 
 def edit_template(old: str, new: str) -> Callable[[Path], None]:

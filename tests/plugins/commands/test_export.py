@@ -107,6 +107,39 @@ def test_rounded_weights_are_measured_with_the_metric_of_the_run(
     assert json.loads((target / "config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
+SERVED = """
+from tunesmith.hookspecs import hookimpl
+from tunesmith.offers import ExporterOffer
+from tunesmith_plugins.exporters.safetensors.exporter import SafetensorsExporter
+from tunesmith_plugins.exporters.safetensors.offer import SafetensorsOptions
+
+class Served(SafetensorsExporter):
+    def own_checks(self, out):
+        yield "shape", lambda: "round"
+
+    def serve_command(self, out):
+        return f"serve {out or '.'}"
+
+@hookimpl
+def tunesmith_exporters():
+    return [ExporterOffer(
+        name="served", summary="a served folder", config=SafetensorsOptions,
+        build=lambda options: Served(options.dtype), tolerance=lambda options: 1e-4,
+    )]
+"""
+
+
+def test_the_command_that_serves_an_export_is_printed(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "served.py").write_text(SERVED)
+    arguments = ["export", finished, "--to", "served", "--out", tmp_path / "out"]
+    done = tunesmith(*arguments, "--plugin", tmp_path / "served.py")
+    assert done.exit_code == 0, done.output
+    assert f"serve it: serve {tmp_path / 'out'}" in done.stdout.splitlines()
+    certificate = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert (certificate["checks"]["shape"], certificate["serve"]) == ("round", "serve .")
+    assert "$ serve .\n" in (tmp_path / "out" / "README.md").read_text()
+
+
 @pytest.mark.parametrize(("technique", "options"), [("preference", QUICK), ("rlhf", STAGES)])
 def test_runs_of_other_techniques_are_exported(
     technique: str, options: str, tiny_folder: Path, tmp_path: Path

@@ -66,7 +66,7 @@ def test_what_to_do_next_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed.out == "serving tuned, base at http://127.0.0.1:8000\n"
     assert "curl http://127.0.0.1:8000/v1/chat/completions -H" in printed.err
     assert '"model": "tuned"' in printed.err and "Bearer" not in printed.err
-    assert "llama-server -m" in printed.err and "vllm serve" in printed.err
+    assert "llama-server -m" in printed.err and "--to vllm" in printed.err
     assert "'runs/it'\"'\"'s'" in printed.err
     command.show_start("http://0.0.0.0:8000", ["tuned"], run, "0" * 48, None)
     printed = capsys.readouterr()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,23 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from export_cases import as_export, train_tiny
 from safetensors.torch import load_file, save_file
 from tests.benchmarks.export_faults import MERGE_FAULTS, copy_adapter, edit
 
 from tunesmith.contracts import Measurement
-from tunesmith.errors import GateError, IntegrityError
+from tunesmith.errors import GateError, IntegrityError, UsageError
 from tunesmith.records import Message
 from tunesmith.storage import verify_folder
-from tunesmith_plugins.exporters.safetensors.exporter import (
-    PlainTransformers,
-    SafetensorsExporter,
-)
+from tunesmith.storage.manifest import MANIFEST
+from tunesmith_plugins.exporters.safetensors.exporter import SafetensorsExporter
 from tunesmith_torch.export import engine_model, gate
+from tunesmith_torch.export.contract import NotProvenError
 from tunesmith_torch.export.export_run import CERTIFICATE, TrainedModel, export_run
+from tunesmith_torch.export.folder_facts import read_added_tokens
+from tunesmith_torch.export.plain_folder import PlainTransformers
 from tunesmith_torch.export.reference import is_plain
-from tunesmith_torch.models.loading import load_tokenizer
-from tunesmith_torch.testing.exports import DamagedExporter, edit_template
+from tunesmith_torch.models.artifacts import attach_adapter
+from tunesmith_torch.models.loading import load_base, load_tokenizer
+from tunesmith_torch.testing.exports import damage_exporter, edit_template
 from tunesmith_torch.testing.tiny_model import CHATML, save_tiny_model
 
 PROMPT = (Message("user", "Who is 3?"),)
@@ -121,7 +125,7 @@ def test_the_check_of_its_name_finds_a_fault_in_the_files(
     fault: str, trained: TrainedModel, tmp_path: Path
 ) -> None:
     name, damage = FAULTS[fault]
-    export = as_export(DamagedExporter(EXPORTER, damage))
+    export = as_export(damage_exporter(EXPORTER, damage))
     with pytest.raises(GateError, match=f"export, {name}: {MESSAGES.get(fault, '')}") as caught:
         export_run(trained, export, tmp_path / "out")
     assert caught.value.exit_code == 6
@@ -150,6 +154,85 @@ class WrongStop(SafetensorsExporter):
         with super().open(out) as engine:
             engine.model.generation_config.eos_token_id = self.stop
             yield engine
+
+
+class AdapterAlone:
+    """An exporter of adapters, whose engine is transformers with PEFT."""
+
+    base = Path()
+
+    def check_adapter(self, adapter: Path) -> None:
+        if json.loads((adapter / "adapter_config.json").read_text())["use_dora"]:
+            raise UsageError("no DoRA here")
+
+    def export_adapter(self, base: Path, adapter: Path, out: Path) -> None:
+        self.base = base
+        for file in adapter.iterdir():
+            if file.name not in ("README.md", MANIFEST):
+                shutil.copyfile(file, out / file.name)
+
+    def facts(self, out: Path) -> dict[str, Any]:
+        tokens = read_added_tokens(out)
+        return {"end_ids": {2}, "rope_theta": 10_000.0, "tied": True, "tokens": tokens}
+
+    @contextmanager
+    def open(self, out: Path) -> Iterator[PlainTransformers]:
+        base = load_base(self.base, device=torch.device("cpu"), dtype=torch.float32)
+        yield PlainTransformers(attach_adapter(base, out), load_tokenizer(out))
+
+
+def refuse_to_merge(*_: object) -> None:
+    raise AssertionError("nothing is merged")
+
+
+def test_an_adapter_alone_is_compared_without_merging(
+    trained: TrainedModel, tmp_path: Path
+) -> None:
+    certificate = export_run(trained, as_export(AdapterAlone()), tmp_path / "out", refuse_to_merge)
+    assert "merge" not in certificate["checks"] and "serve" not in certificate
+    assert certificate["max_logprob_difference_nats"] < 1e-5
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_another_scale_of_an_adapter_alone_is_found(trained: TrainedModel, tmp_path: Path) -> None:
+    damaged = damage_exporter(
+        AdapterAlone(), lambda out: edit(out / "adapter_config.json", lora_alpha=1)
+    )
+    with pytest.raises(GateError, match="export, log-probabilities: they differ by"):
+        export_run(trained, as_export(damaged), tmp_path / "out")
+
+
+def test_an_adapter_that_the_engine_lacks_is_refused_first(
+    dora: TrainedModel, tmp_path: Path
+) -> None:
+    steps: list[str] = []
+    with pytest.raises(UsageError, match="no DoRA here"):
+        export_run(dora, as_export(AdapterAlone()), tmp_path / "out", announce=steps.append)
+    assert steps == []
+
+
+def test_all_weights_are_no_adapter(ending: TrainedModel, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="test: the run has trained all weights"):
+        export_run(ending, as_export(AdapterAlone()), tmp_path / "out")
+
+
+class UnprovenExporter(SafetensorsExporter):
+    """An exporter whose engine is not there."""
+
+    def own_checks(self, out: Path) -> Iterator[tuple[str, Callable[[], str]]]:
+        def find() -> str:
+            raise NotProvenError("it is not installed here")
+
+        yield "engine", find
+
+    def serve_command(self, out: Path | None) -> str:
+        return f"serve {out or '.'}"
+
+
+def test_an_engine_that_is_missing_is_not_proven(trained: TrainedModel, tmp_path: Path) -> None:
+    certificate = export_run(trained, as_export(UnprovenExporter("float32")), tmp_path / "out")
+    assert certificate["checks"]["engine"] == "not proven: it is not installed here"
+    assert "engine" in certificate["not_proven"] and certificate["serve"] == "serve ."
 
 
 LONG = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -183,7 +266,7 @@ def test_an_engine_that_stops_within_answers_is_found(ending: TrainedModel, tmp_
 
 def test_a_rounded_engine_must_end_one_answer(ending: TrainedModel, tmp_path: Path) -> None:
     """Its answers have other words, so that where they should end is not known."""
-    exporter = DamagedExporter(WrongStop(0), lambda out: change_weight(out, -8.0))
+    exporter = damage_exporter(WrongStop(0), lambda out: change_weight(out, -8.0))
     with pytest.raises(GateError, match=r"no answer of the engine ends .* 4 of the trained model"):
         export_run(ending, as_export(exporter, tolerance=None), tmp_path / "out")
 

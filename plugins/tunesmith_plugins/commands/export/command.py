@@ -33,6 +33,7 @@ _PACKAGES = {
     "ollama": "tunesmith-gguf",
     "onnx": "tunesmith-onnx",
     "openvino": "tunesmith-openvino",
+    "vllm": "tunesmith-vllm",
 }
 """Distributions of exporters that are not installed with tunesmith."""
 
@@ -43,7 +44,7 @@ _PACKAGES = {
     "--to",
     metavar="NAME",
     required=True,
-    help="Exporter, such as gguf, mlx, ollama, onnx, openvino or safetensors.",
+    help="Exporter, such as gguf, mlx, ollama, onnx, openvino, safetensors or vllm.",
 )
 @click.option("--quantize", metavar="FORMAT", help="Format of the weights, such as q8_0.")
 @click.option(
@@ -80,6 +81,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     offered = _find_exporter(catalog, to)
     options = _read_options(offered.offer, quantize, sets)
     from tunesmith_plugins.commands.export.trained import find_trained
+    from tunesmith_torch.export.contract import ServedExporter
     from tunesmith_torch.export.export_run import Export, export_run
 
     trained = find_trained(folder, plan, catalog)
@@ -98,6 +100,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     if certificate["not_proven"]:
         render.print_note(f"\nnot proven: {', '.join(certificate['not_proven'])}", style="warning")
     render.print_text(f"\nexported: {render.shell_path(target)}")
+    if isinstance(export.exporter, ServedExporter):
+        render.print_text(f"serve it: {one_line(export.exporter.serve_command(target), 2000)}")
 
 
 def _find_exporter(catalog: Catalog, name: str) -> Offered[ExporterOffer[Any]]:

@@ -182,6 +182,5 @@ def show_start(
         "\nfor many users, export the model to an engine made for that:\n"
         f"  tunesmith export {folder} --to gguf --quantize q8_0 && "
         f"llama-server -m {folder}/export/gguf/model-q8_0.gguf\n"
-        f"  tunesmith export {folder} --to safetensors && "
-        f"vllm serve {folder}/export/safetensors\n"
+        f"  tunesmith export {folder} --to vllm, which prints the command of vllm serve\n"
     )

@@ -1,0 +1,136 @@
+"""vLLM as an engine: a process with the Python of its environment renders, generates and scores.
+
+Shapes: N scored positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, Any
+
+import numpy as np
+
+from tunesmith.contracts import Generation
+from tunesmith.errors import IntegrityError
+from tunesmith.records import Prompt
+from tunesmith_vllm import worker
+
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # Small functions that vLLM compiles even if it is to compute eagerly.
+    "TORCHDYNAMO_DISABLE": "1",
+}
+CPU_CACHE_GIB = "1"
+"""Memory for keys and values on a CPU, unless the variable of vLLM says another."""
+_SECONDS_TO_END = 60
+
+
+class VllmModel:
+    """A model in a process of vLLM."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self._process, self._log = process, log
+        self._ids: dict[str, list[int]] = {}
+        about = self._read()
+        self.version, self.device = str(about["version"]), str(about["device"])
+        self.has_template = bool(about["has_template"])
+
+    def render(self, prompt: Prompt) -> str:
+        """Return the prompt as vLLM renders it."""
+        found = self._ask("render", prompt=self._convert(prompt))
+        text = str(found["text"])
+        self._ids[text] = [int(i) for i in found["ids"]]
+        return text
+
+    def tokenize(self, text: str) -> Sequence[int]:
+        """Return the ids of a rendered prompt, which vLLM has given to the model."""
+        if text not in self._ids:
+            self._ids[text] = [int(i) for i in self._ask("render", prompt=text)["ids"]]
+        return self._ids[text]
+
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Generation]:
+        """Generate greedy answers, all at once."""
+        asked = [self._convert(prompt) for prompt in prompts]
+        found = self._ask("generate", prompts=asked, max_new_tokens=max_new_tokens)
+        return [Generation(a["text"], len(a["ids"]), a["reason"], tuple(a["ids"])) for a in found]
+
+    def logprobs(self, ids: Sequence[int], first: int) -> Any:
+        """Return the log-probabilities of all tokens after each of ``ids[first:]``."""
+        file = self._log.with_name("logprobs.npy")
+        self._ask("logprobs", ids=list(ids), first=first, file=str(file))
+        return np.load(file, allow_pickle=False)
+
+    def _convert(self, prompt: Prompt) -> str | list[dict[str, str]]:
+        if isinstance(prompt, str):
+            return prompt
+        if not self.has_template:
+            return prompt[0].text
+        return [{"role": message.role, "content": message.text} for message in prompt]
+
+    def _ask(self, name: str, **values: Any) -> Any:
+        _pipe(self._process.stdin).write(json.dumps({"do": name, **values}) + "\n")
+        _pipe(self._process.stdin).flush()
+        return self._read()
+
+    def _read(self) -> Any:
+        """Return the next answer.
+
+        Raises:
+            IntegrityError: the process has ended.
+        """
+        line = _pipe(self._process.stdout).readline()
+        if not line:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_SECONDS_TO_END)  # it writes the reason after its last answer
+            reason = find_reason(self._log.read_text(encoding="utf-8", errors="replace"))
+            raise IntegrityError(f"vLLM cannot serve the export, {reason:.300}")
+        return json.loads(line)
+
+
+@contextmanager
+def open_engine(python: str, engine: dict[str, Any], adapter: Path | None) -> Iterator[VllmModel]:
+    """Load a model into vLLM, whose arguments are ``engine``, with an adapter if there is one.
+
+    Raises:
+        IntegrityError: vLLM cannot load it.
+    """
+    settings = {"engine": engine, "adapter": None if adapter is None else str(adapter)}
+    environment = {"VLLM_CPU_KVCACHE_SPACE": CPU_CACHE_GIB, **os.environ, **ENVIRONMENT}
+    with TemporaryDirectory(prefix="tunesmith-vllm-") as folder:
+        log = Path(folder) / "vllm.log"
+        with log.open("w", encoding="utf-8") as errors:
+            process = subprocess.Popen(
+                # -P: beside the worker are modules of this package, which are not for its imports.
+                [python, "-P", worker.__file__, json.dumps(settings)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+                text=True,
+            )
+        try:
+            yield VllmModel(process, log)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def find_reason(log: str) -> str:
+    """Return the line of a log that says why vLLM has ended."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    named = [line for line in lines if "Error: " in line]
+    return (named or lines or ["it ended without a message"])[-1].removeprefix("[rank0]:").strip()
+
+
+def _pipe(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None
+    return stream

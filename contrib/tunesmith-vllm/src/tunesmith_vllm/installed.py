@@ -1,0 +1,30 @@
+"""Find the vLLM that proves exports: in this environment, or in one that the options name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+from tunesmith.errors import EnvironmentProblem
+
+_QUESTION = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+
+
+def find_python(wanted: str | None) -> str | None:
+    """Return the Python that has vLLM; None if none is named and this one has not.
+
+    Raises:
+        EnvironmentProblem: the named one has no vLLM.
+    """
+    if wanted is None:
+        return None if find_spec("vllm") is None else sys.executable
+    try:
+        done = subprocess.run([wanted, "-c", _QUESTION], capture_output=True, check=False)
+    except OSError as error:
+        raise EnvironmentProblem(f"python: {wanted} does not run, {error.strerror}") from error
+    if done.returncode:
+        raise EnvironmentProblem(
+            f"python: {wanted} has no vLLM", hint=f"{wanted} -m pip install vllm"
+        )
+    return wanted
