@@ -38,7 +38,9 @@ CODE_PAGES = [
 """Pages whose dotted names and paths in backticks are names of the code."""
 PLAYED = [page for page in PAGES if re.search(r'^```\w+ title="', page.read_text(), re.MULTILINE)]
 """Guides, whose commands are run: ``test_guides.py`` and ``test_installed_guides.py``."""
-OTHER_PROGRAMS = {"cd", "curl", "export", "git", "hf", "llama-server", "ollama", "pip", "source"}
+OTHER_PROGRAMS = {
+    "cd", "curl", "export", "git", "hf", "llama-server", "ollama", "pip", "source", "vllm",
+}  # fmt: skip
 """Programs in console blocks that are not checked."""
 
 

@@ -5,6 +5,7 @@ The process has the stand-in for vLLM, or vLLM itself where VLLM_PYTHON names it
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from tunesmith.errors import IntegrityError
 from tunesmith.records import Message
 from tunesmith_torch.testing.tiny_model import save_tiny_model
+from tunesmith_vllm import worker
 from tunesmith_vllm.engine import find_reason, open_engine
 
 QUESTION = (Message("user", "What is the capital of Spain?"),)
@@ -102,3 +104,12 @@ def test_a_prompt_that_vllm_refuses_is_an_error(tiny_folder: Path, python: str) 
 )
 def test_the_reason_is_the_last_error(log: str, reason: str) -> None:
     assert find_reason(log) == reason
+
+
+def test_the_worker_needs_vllm_and_what_vllm_brings_alone() -> None:
+    """The environment of vLLM has no tunesmith."""
+    nodes = [*ast.walk(ast.parse(Path(worker.__file__).read_text(encoding="utf-8")))]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
+    found = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+    assert found == {"numpy", "torch", "vllm"}
