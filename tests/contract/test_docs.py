@@ -23,6 +23,8 @@ from tunesmith.offers import RUN_FILE_TABLES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+CONTRIB_TABLES = {"cloud", "ray", "remote", "slurm", "tune"}
+"""Tables of the run file that distributions in contrib/ own."""
 CONTRIB_PAGES = [ROOT / "contrib" / "README.md", *sorted(ROOT.glob("contrib/*/README.md"))]
 PAGES = [
     ROOT / "README.md",
@@ -175,7 +177,7 @@ def check_command(words: list[str]) -> None:
         assert {word for word in words[1:] if "=" not in word} <= set(targets), words
     elif words[0].endswith("python"):
         assert (ROOT / words[1]).is_file(), words
-    elif words[0] == "tunesmith" and words[1] in ("ray", "remote", "slurm", "submit"):
+    elif words[0] == "tunesmith" and words[1] in ("ray", "remote", "slurm", "submit", "tune"):
         pass  # not installed here; the tests of that distribution parse them
     elif words[0] == "tunesmith":
         parse(app, words[1:])
@@ -239,7 +241,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_files(page: Path) -> Iterator[dict[str, Any]]:
     """Yield the TOML blocks of a page that are run files, or tables of one."""
-    known = {*RUN_FILE_TABLES, "advise", "estimate", "lineage", "cloud", "ray", "remote", "slurm"}
+    known = {*RUN_FILE_TABLES, "advise", "estimate", "lineage", *CONTRIB_TABLES}
     for block in blocks(page, "toml"):
         tables = tomllib.loads(block)
         if tables.keys() <= known:
@@ -260,7 +262,7 @@ def test_toml_blocks_are_run_files(page: Path, tiny: Path, tmp_path: Path) -> No
         (tmp_path / "brief.py").write_text(code)
     for tables in run_files(page):
         is_trl = tables.get("technique", {}).get("use", "").startswith("trl-")
-        if is_trl or not tables.keys().isdisjoint({"cloud", "ray", "remote", "slurm"}):
+        if is_trl or not tables.keys().isdisjoint(CONTRIB_TABLES):
             continue  # not installed here; the tests of that distribution run them
         tables.setdefault("technique", {"use": "lora"})
         tables.setdefault("data", {"use": "jsonl", "train": "rows.jsonl"})

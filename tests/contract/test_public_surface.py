@@ -34,7 +34,6 @@ MOST_MODULES = 20
 TESTED_THROUGH = {
     # Commands run through the command line, as a user runs them.
     "tests/core/cli/test_commands.py": (
-        "tunesmith.cli.common",
         "tunesmith.cli.exit_codes",
         "tunesmith.execution.versions",
     ),

@@ -1,0 +1,160 @@
+"""``tunesmith tune``: search for the options of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tunesmith import distributed
+from tunesmith.catalog import Catalog
+from tunesmith.cli import render
+from tunesmith.cli.common import (
+    CliState,
+    common_options,
+    json_option,
+    pass_state,
+    set_option,
+    trust_option,
+)
+from tunesmith.errors import RunStopped, UsageError
+from tunesmith.storage import lock
+from tunesmith.text import format_count
+from tunesmith_optuna.findings import (
+    Findings,
+    describe_values,
+    shorten_keys,
+    show_findings,
+)
+from tunesmith_optuna.launchers import ClusterLauncher, Launcher, LocalLauncher
+from tunesmith_optuna.options import CHANGEABLE, FLAGS, TuneOptions
+from tunesmith_optuna.request import Request, open_study, read_request
+from tunesmith_optuna.trial_run import find_options, write_best
+from tunesmith_optuna.view import SearchView
+from tunesmith_torch.runtime.launch import given_flags, option_flags
+
+
+@click.command("tune")
+@click.argument("run", metavar="RUN.toml|SEARCH", type=click.Path(path_type=Path))
+@click.option(
+    "--search",
+    "searches",
+    multiple=True,
+    metavar="KEY=VALUES",
+    help="An option with its values, such as technique.learning_rate=1e-5:1e-3:log or "
+    "technique.adapter.rank=4,8,16. Repeatable; adds to tune.search.",
+)
+@set_option
+@option_flags(TuneOptions, FLAGS, "tune")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the search to create; default: a new folder below [run] folder.",
+)
+@click.option("--dry-run", is_flag=True, help="Check and print the search space, train nothing.")
+@trust_option
+@json_option
+@common_options
+@pass_state
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
+    state: CliState,
+    run: Path,
+    searches: tuple[str, ...],
+    sets: tuple[str, ...],
+    out: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Search for the options of a run, or continue the folder of a search.
+
+    Each trial is a run with other options, which is scored on the dev rows; no held-out row is
+    used. The best options are written as a run file, which `tunesmith run` trains again and scores
+    on the held-out rows. Ctrl-C stops the trials after their step; `tunesmith tune SEARCH`
+    continues them.
+    """
+    if distributed.world_size() > 1:
+        raise UsageError("tune: starts its own processes", hint="start it without torchrun")
+    flags = given_flags(click.get_current_context())
+    if run.is_dir():
+        if sets or searches or out or flags.keys() - CHANGEABLE:
+            raise UsageError(
+                f"{run}: is the folder of a search, whose space and run file stay as they are",
+                hint=f"only {', '.join(sorted(CHANGEABLE))} can change",
+            )
+        request = open_study(run, flags)
+    else:
+        request = read_request(state, run, sets, searches, flags)
+    launcher = find_launcher(request.options, request.catalog)
+    request.check_space(out)
+    if dry_run:
+        show_plan(request, as_json=as_json)
+        return
+    folder = request.create_folder(out)
+    found = execute(request, launcher, folder, quiet=state.quiet)
+    if found.ranking:
+        write_best(request.plan, found.ranking[0].options, found.run_file, found.describe_best())
+    if as_json:
+        render.print_json(found.to_json())
+    else:
+        show_findings(found)
+
+
+def find_launcher(options: TuneOptions, catalog: Catalog) -> Launcher:
+    """Return what executes the trials.
+
+    Raises:
+        UsageError: no plugin offers the cluster.
+    """
+    if options.on:
+        return ClusterLauncher.find(options.on, catalog)
+    return LocalLauncher(options.parallel)
+
+
+def show_plan(request: Request, *, as_json: bool) -> None:
+    """Print the search space."""
+    options, space = request.options, request.options.space
+    if as_json:
+        content = {"options": options.model_dump(mode="json"), "combinations": space.size}
+        render.print_json({"schema": "tunesmith.tune-plan/1", **content})
+        return
+    rows = [[dimension.key, describe_values(dimension)] for dimension in space.dimensions]
+    render.print_table(["option", "values"], rows)
+    metric = request.objective.metric
+    direction = "higher" if metric.higher_is_better else "lower"
+    count = "infinitely many" if space.size is None else f"{space.size:,}"
+    render.print_text()
+    render.print_paragraph(
+        f"{format_count(options.trials, 'trial')} of {count} combinations, {options.parallel} at a "
+        f"time, {f'on {options.on}' if options.on else 'on this machine'}; {metric.name} on the "
+        f"dev rows decides, {direction} is better; pruner: {options.pruner}"
+    )
+
+
+def execute(request: Request, launcher: Launcher, folder: Path, *, quiet: bool) -> Findings:
+    """Execute the trials of a search; return what was found.
+
+    Raises:
+        RunStopped: a signal has stopped the search.
+    """
+    # Optuna takes a while to import, which a dry run does not need.
+    from tunesmith_optuna.search import Search
+    from tunesmith_optuna.study import FOLDER, Study
+
+    plan, options, objective = request.plan, request.options, request.objective
+    space, names = options.space, shorten_keys(options.space)
+    first = space.encode(find_options(plan, names))
+    (folder / FOLDER).mkdir(exist_ok=True)
+    with lock(folder / FOLDER):
+        seed = plan.run.seed if options.seed is None else options.seed
+        study = Study(folder, space, objective.direction, options.pruner, seed)
+        render.print_note(f"folder of the search: {folder}")
+        try:
+            with SearchView(objective, names, quiet=quiet) as view:
+                Search(study, request.runs(folder), launcher, options, view, first).run()
+        except RunStopped as error:
+            error.message += "; its jobs go on" if launcher.leaves_runs else ""
+            error.hint = f"continue with: tunesmith tune {render.shell_path(folder)}"
+            raise
+        rows = study.rows()
+        own = space.decode(first) if first else None
+        return Findings(folder, objective, names, rows, study.sort(rows), study.importances(), own)

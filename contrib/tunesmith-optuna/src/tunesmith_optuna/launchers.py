@@ -1,0 +1,242 @@
+"""Launchers: they execute the runs of trials, on this machine or as jobs of a cluster.
+
+A cluster is used through the commands that its plugin offers: ``NAME submit``, ``NAME status`` and
+``NAME cancel``, with ``--json``. Whether a run has succeeded is read from its events alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import click
+
+from tunesmith.catalog import Catalog
+from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.offers import CommandOffer
+from tunesmith.text import one_line
+
+LOG = "trial.log"
+"""File in a run folder with what the process of a trial on this machine has printed."""
+STATUS_SECONDS = 10.0
+"""Seconds between two questions about the state of a job."""
+MOST_FAILURES = 20
+"""Questions in a row that a busy cluster may leave without an answer."""
+_PR_SET_PDEATHSIG = 1
+
+
+class Launcher(Protocol):
+    """Executes runs."""
+
+    poll_seconds: float
+    """Seconds between two looks at the events of the runs."""
+    leaves_runs: bool
+    """True if the runs go on when the search is stopped."""
+
+    def start(self, folder: Path) -> None:
+        """Begin or continue the run in a folder, unless it is executed already."""
+        ...
+
+    def is_active(self, folder: Path) -> bool:
+        """Return True while the run waits or is executed."""
+        ...
+
+    def stop(self, folder: Path) -> None:
+        """Stop the run by a signal, after which it can be continued."""
+        ...
+
+    def describe_end(self, folder: Path) -> str:
+        """Return how the run ended if its events do not show it."""
+        ...
+
+
+@dataclass
+class LocalLauncher:
+    """Executes each run in a process of its own on this machine."""
+
+    parallel: int = 1
+    poll_seconds: float = 0.25
+    leaves_runs: bool = False
+    _processes: dict[Path, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _slots: dict[Path, int] = field(default_factory=dict)
+
+    def start(self, folder: Path) -> None:
+        """Start ``tunesmith resume``; if an earlier process has the run, after its end."""
+        slot = next(n for n in range(self.parallel + 1) if n not in self._slots.values())
+        with (folder / LOG).open("ab") as log:
+            self._processes[folder] = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tunesmith_optuna.work", str(folder)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=self._environment(slot), preexec_fn=_follow_parent,
+                start_new_session=True,  # Ctrl-C is for the search, which stops its trials
+            )  # fmt: skip
+        self._slots[folder] = slot
+
+    def is_active(self, folder: Path) -> bool:
+        """Return True while its process lives."""
+        process = self._processes.get(folder)
+        if process is not None and process.poll() is None:
+            return True
+        self._slots.pop(folder, None)
+        return False
+
+    def stop(self, folder: Path) -> None:
+        """Send SIGTERM: the run saves a checkpoint after its step."""
+        process = self._processes.get(folder)
+        if process is not None and process.poll() is None:
+            process.terminate()
+
+    def describe_end(self, folder: Path) -> str:
+        """Return the signal or the last line of its process."""
+        process = self._processes.get(folder)
+        code = process.returncode if process is not None else None
+        if code == -signal.SIGKILL:
+            return "its process was killed, perhaps because memory was exhausted"
+        if code is not None and code < 0:
+            return f"its process was ended by {signal.Signals(-code).name}"
+        with suppress(OSError):
+            text = (folder / LOG).read_text(encoding="utf-8", errors="replace")
+            _, found, error = f"\n{text}".rpartition("\nerror: ")
+            if found:
+                return one_line(error, 400)
+        return f"its process ended with exit code {code}, see {LOG} in its folder"
+
+    def _environment(self, slot: int) -> dict[str, str]:
+        """Return the environment of a process: its share of the cores, and a GPU of its own."""
+        found = dict(os.environ)
+        if self.parallel > 1:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+            found.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.parallel)))
+            gpus = list_gpus()
+            if len(gpus) > 1:
+                found["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+        return found
+
+
+def list_gpus() -> Sequence[str]:
+    """Return the names by which CUDA finds the GPUs of this machine."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name.strip()]
+    with suppress(OSError):
+        return [str(n) for n, _ in enumerate(Path("/proc/driver/nvidia/gpus").iterdir())]
+    return []
+
+
+def _follow_parent() -> None:
+    """Stop the run in order if the search is killed; on Linux, elsewhere it goes on."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@dataclass
+class ClusterLauncher:
+    """Submits each run as a job, with the commands of a plugin."""
+
+    name: str
+    options: Sequence[str] = ()
+    """Options of ``submit``."""
+    poll_seconds: float = 1.0
+    status_seconds: float = STATUS_SECONDS
+    leaves_runs: bool = True
+    _asked: dict[Path, float] = field(default_factory=dict)
+    _failures: int = 0
+    _state: dict[Path, str] = field(default_factory=dict)
+
+    @classmethod
+    def find(cls, name: str, catalog: Catalog) -> ClusterLauncher:
+        """Return the launcher whose commands an installed plugin offers.
+
+        Raises:
+            UsageError: no plugin offers them.
+        """
+        offers = {o.offer.name: o.offer for o in catalog.offers(CommandOffer)}
+        groups = [n.removesuffix(" submit") for n in offers if n.endswith(" submit")]
+        launchers = [g for g in groups if {f"{g} status", f"{g} cancel"} <= offers.keys()]
+        if name not in launchers:
+            known = ", ".join(sorted(launchers)) or "none installed: pip install tunesmith-slurm"
+            raise UsageError(f"tune.on: no launcher `{name}`", hint=f"launchers: {known}")
+        submit = offers[f"{name} submit"].load()
+        flags = {flag for parameter in submit.params for flag in parameter.opts}
+        return cls(name, ["--detach"] if "--detach" in flags else [])
+
+    def start(self, folder: Path) -> None:
+        """Submit the run, unless it has a job that waits or runs.
+
+        Raises:
+            EnvironmentProblem: the cluster refuses the job.
+        """
+        if self._ask(folder) is True:
+            return
+        done = self._call("submit", folder, *self.options)
+        if done.returncode:
+            raise EnvironmentProblem(
+                f"tunesmith {self.name} submit: {_error_of(done)}",
+                hint="once it works, continue the search with `tunesmith tune FOLDER`",
+            )
+        self._asked[folder] = time.monotonic()
+
+    def is_active(self, folder: Path) -> bool:
+        """Return True while its job waits or runs.
+
+        Raises:
+            EnvironmentProblem: the cluster has not answered many times.
+        """
+        now = time.monotonic()
+        if now - self._asked.get(folder, -self.status_seconds) < self.status_seconds:
+            return True
+        self._asked[folder] = now
+        active = self._ask(folder)
+        self._failures = self._failures + 1 if active is None else 0
+        if self._failures >= MOST_FAILURES:
+            raise EnvironmentProblem(
+                f"tunesmith {self.name} status: no answer {MOST_FAILURES} times",
+                hint="the jobs go on; continue the search with `tunesmith tune FOLDER`",
+            )
+        return active is not False
+
+    def stop(self, folder: Path) -> None:
+        """Cancel its job: the run stops after its step."""
+        self._call("cancel", folder)
+
+    def describe_end(self, folder: Path) -> str:
+        """Return the state of its job."""
+        state = self._state.get(folder, "") or "ended"
+        return f"its job ended: {state.lower()}; see `tunesmith {self.name} logs`"
+
+    def _ask(self, folder: Path) -> bool | None:
+        """Return True if the run has a job that waits or runs; None without an answer."""
+        done = self._call("status", folder)
+        if done.returncode:
+            return None
+        try:
+            content = json.loads(done.stdout)
+            self._state[folder] = str(content.get("state", ""))
+            return bool(content["is_active"])
+        except (ValueError, LookupError, AttributeError):
+            return None
+
+    def _call(self, command: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-P", "-m", "tunesmith", self.name, command]
+        return subprocess.run(
+            [*words, str(folder), "--json" if command != "cancel" else "--quiet", *options],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            check=False,
+        )  # fmt: skip
+
+
+def _error_of(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the error that a command has printed."""
+    lines = [click.unstyle(line) for line in done.stderr.splitlines() if line.strip()]
+    found = next((line for line in lines if line.startswith("error:")), lines[-1] if lines else "")
+    return one_line(found.removeprefix("error:").strip() or f"exit code {done.returncode}", 400)

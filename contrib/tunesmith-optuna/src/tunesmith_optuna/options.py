@@ -1,0 +1,71 @@
+"""Options of a search: the table ``[tune]``, and the flags of ``tunesmith tune``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue, field_validator
+
+from tunesmith.offers import TableOffer
+from tunesmith.options import Options
+from tunesmith_optuna.space import Space, flatten, read_space
+
+FLAGS: Mapping[str, type] = {
+    "metric": str, "trials": int, "parallel": int, "minutes": float, "seed": int, "pruner": str,
+    "on": str,
+}  # fmt: skip
+"""The options that have a flag, by key, with the type of its value."""
+CHANGEABLE = frozenset({"trials", "parallel", "minutes", "pruner", "on"})
+"""The options that may change when a study is continued: its results stay comparable."""
+
+
+class TuneOptions(Options):
+    """Table ``[tune]``: a search for the options of the technique. It does not change the run."""
+
+    search: dict[str, JsonValue] = Field(
+        {},
+        description=(
+            "The values of each option of the technique, by its key: a list of choices, or a range "
+            "such as `{ low = 1e-5, high = 1e-3, log = true }`."
+        ),
+    )
+    metric: str = Field(
+        "loss",
+        min_length=1,
+        description="Metric of an evaluator that decides, measured on the dev rows alone.",
+    )
+    trials: int = Field(20, ge=1, le=10_000, description="Trials of the study, failed ones too.")
+    parallel: int = Field(1, ge=1, le=1_000, description="Trials at the same time.")
+    minutes: float | None = Field(
+        None, gt=0, description="No trial begins after this many minutes. Unset: no limit."
+    )
+    seed: int | None = Field(
+        None, ge=0, lt=2**31, description="Seed of the search. Unset: the seed of the run."
+    )
+    pruner: Literal["median", "hyperband", "none"] = Field(
+        "median", description="Stops a trial early, by its dev loss: median, hyperband or none."
+    )
+    on: str = Field(
+        "",
+        pattern=r"^[a-z0-9-]*$",
+        description="Cluster that executes the trials, such as slurm. Empty: this machine.",
+    )
+
+    @field_validator("search")
+    @classmethod
+    def _check_search(cls, search: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        read_space(search)
+        return flatten(search)
+
+    @property
+    def space(self) -> Space:
+        """The search space."""
+        return read_space(self.search)
+
+
+TUNE: TableOffer[Any] = TableOffer(
+    name="tune",
+    summary="a search for the options of the technique, for `tunesmith tune`",
+    config=TuneOptions,
+)

@@ -1,0 +1,216 @@
+"""The search: propose trials, execute them, and record what becomes of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from optuna.trial import Trial
+
+from tunesmith.errors import ConfigError, TrainingError
+from tunesmith.signals import StopSignalHandler
+from tunesmith.text import one_line
+from tunesmith_evidence.formats import format_number
+from tunesmith_optuna.findings import Result, Row
+from tunesmith_optuna.launchers import Launcher
+from tunesmith_optuna.options import TuneOptions
+from tunesmith_optuna.space import Value
+from tunesmith_optuna.study import Study
+from tunesmith_optuna.trial_log import Evaluation, TrialLog
+from tunesmith_optuna.trial_run import TrialRuns
+
+FIRST_FAILURES = 3
+"""If the first trials fail, so many and no other one ends well, the search ends."""
+STOP_SECONDS = 60.0
+"""Seconds that the trials have to save a checkpoint when the search is stopped."""
+
+
+class View(Protocol):
+    """Shows how the search goes."""
+
+    def begin(self, number: int, options: Mapping[str, object], resumed: bool) -> None:
+        """Show that a trial begins or continues."""
+        ...
+
+    def update(self, running: Sequence[TrialLog]) -> None:
+        """Show how the trials that run are getting on."""
+        ...
+
+    def end(self, row: Row) -> None:
+        """Show what has become of a trial."""
+        ...
+
+
+@dataclass
+class RunningTrial:
+    """A trial that is executed."""
+
+    trial: Trial
+    log: TrialLog
+    pruned: str = ""
+    """Why it was stopped early; empty if it was not."""
+    compared: int = 0
+    """Number of its evaluations that were compared with other trials."""
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """The time of its run, or since the search follows it."""
+        return self.log.seconds or time.monotonic() - self.began
+
+
+@dataclass
+class Search:
+    """Executes the trials of a study until there are enough of them."""
+
+    study: Study
+    runs: TrialRuns
+    launcher: Launcher
+    options: TuneOptions
+    view: View
+    first: Mapping[str, Value] | None = None
+    """Parameters of the first trial: the run file's own."""
+    running: dict[int, RunningTrial] = field(default_factory=dict)
+    _is_exhausted: bool = False
+
+    def run(self) -> None:
+        """Execute trials until the study has enough of them, or the time is over.
+
+        Raises:
+            TrainingError: the first trials have all failed.
+            RunStopped: a signal has stopped the search, which can be continued.
+        """
+        began = time.monotonic()
+        with StopSignalHandler() as interrupts:
+            try:
+                for trial in self.study.unfinished():
+                    self._start(trial, resumed=True)
+                while True:
+                    while self._may_begin(time.monotonic() - began):
+                        self._begin()
+                    if not self.running:
+                        return
+                    interrupts.raise_if_received()
+                    time.sleep(self.launcher.poll_seconds)
+                    self._look()
+            except BaseException:
+                self._leave()
+                raise
+
+    def _may_begin(self, seconds: float) -> bool:
+        limit = self.options.minutes
+        return (
+            len(self.running) < self.options.parallel
+            and not self._is_exhausted
+            and len(self.study.rows()) < self.options.trials
+            and (limit is None or seconds < 60 * limit)
+        )
+
+    def _begin(self) -> None:
+        trial = self.study.propose(self.first)
+        if trial is None:
+            self._is_exhausted = True
+        else:
+            self._start(trial, resumed=False)
+
+    def _start(self, trial: Trial, *, resumed: bool) -> None:
+        """Execute the run of a trial; one whose options exclude each other has failed."""
+        options = self.study.space.decode(trial.params)
+        self.view.begin(trial.number, options, resumed)
+        try:
+            folder = self.runs.prepare(trial.number, options)
+        except ConfigError as error:
+            self.study.fail(trial, 0.0, error.message)
+            self._show_end(trial.number)
+            return
+        running = RunningTrial(trial, TrialLog(folder))
+        running.log.read()
+        if running.log.status in ("ok", "failed"):  # it has ended while no search looked
+            self._compare(running)
+            self._finish(running)
+            return
+        self.launcher.start(folder)
+        self.running[trial.number] = running
+
+    def _look(self) -> None:
+        """Look at every trial that is executed, in the order of their numbers."""
+        for number, running in sorted(self.running.items()):
+            # Before the events, so that those of a run that has just ended are complete.
+            is_active = self.launcher.is_active(running.log.folder)
+            running.log.read()
+            self._compare(running)
+            is_over = self.launcher.leaves_runs and running.log.status in ("ok", "failed")
+            if is_over or not is_active:
+                del self.running[number]
+                self._finish(running)
+        self.view.update([running.log for _, running in sorted(self.running.items())])
+
+    def _compare(self, running: RunningTrial) -> None:
+        """Compare new dev losses with those of other trials; stop the trial if it is worse."""
+        evaluations = [*running.log.evaluations.values()]
+        for evaluation in evaluations[running.compared :]:
+            running.compared += 1
+            is_last = evaluation.step >= evaluation.steps
+            if running.pruned or is_last or not self.study.should_prune(running.trial, evaluation):
+                continue
+            running.pruned = describe_pruning(evaluation, self.options.pruner)
+            self.launcher.stop(running.log.folder)
+
+    def _finish(self, running: RunningTrial) -> None:
+        """Record what has become of a trial."""
+        trial, log = running.trial, running.log
+        if running.pruned:
+            # Also if it was quicker than the signal: the next proposals must not depend on that.
+            self.study.prune(trial, running.seconds, running.pruned)
+        elif log.status == "ok" and (result := self._find_result(log)):
+            self.study.finish(trial, result, running.seconds)
+        else:
+            self.study.fail(trial, running.seconds, self._find_reason(log))
+        self._show_end(trial.number)
+
+    def _show_end(self, number: int) -> None:
+        rows = self.study.rows()
+        self.view.end(next(row for row in rows if row.number == number))
+        ended = [row for row in rows if row.state != "running"]
+        if len(ended) >= FIRST_FAILURES and all(row.state == "failed" for row in ended):
+            raise TrainingError(
+                f"the first {len(ended)} trials failed: {one_line(ended[-1].reason, 400)}",
+                hint="try the run file itself: tunesmith run",
+            )
+
+    def _find_result(self, log: TrialLog) -> Result | None:
+        objective = self.runs.objective
+        event = log.measured.get((objective.id, objective.metric.name))
+        if event is None:
+            return None
+        return Result(event["value"], event["low"], event["high"], event["n"])
+
+    def _find_reason(self, log: TrialLog) -> str:
+        if log.status == "ok":
+            objective = self.runs.objective
+            return f"{objective.id} did not measure {objective.metric.name} of its model"
+        reason = str(log.finished["error"]) if log.finished else ""
+        return reason or self.launcher.describe_end(log.folder)
+
+    def _leave(self) -> None:
+        """Stop the trials, which are continued with the search; jobs of a cluster go on."""
+        if self.launcher.leaves_runs:
+            return
+        for running in self.running.values():
+            self.launcher.stop(running.log.folder)
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline and any(
+            self.launcher.is_active(running.log.folder) for running in self.running.values()
+        ):
+            time.sleep(self.launcher.poll_seconds)
+
+
+def describe_pruning(evaluation: Evaluation, pruner: str) -> str:
+    """Return why a trial was stopped."""
+    than = "is above the median of other trials" if pruner == "median" else "is not among the best"
+    return (
+        f"stopped at step {evaluation.step} of {evaluation.steps}: "
+        f"its dev loss, {format_number(evaluation.loss)}, {than}"
+    )

@@ -1,0 +1,233 @@
+"""The search space: the values that each option may have, read from a run file or a command line.
+
+In a run file, ``[tune.search]`` has an option by its dotted key. A list holds choices; a table with
+``low`` and ``high`` is a range, with ``log = true`` or a ``step``. On the command line the same is
+``4,8,16``, ``1e-5:1e-3``, ``1e-5:1e-3:log`` and ``0:0.2:0.05``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.config.run_file import parse_value
+
+SEARCHED = "technique."
+"""Beginning of the keys that can be searched: others would change the data or the seed."""
+MOST_STEPS = 100_000
+"""Values of a range above which it counts as continuous."""
+RANGE_KEYS = frozenset({"low", "high", "log", "step"})
+Value = str | int | float | bool
+"""A value as Optuna stores it."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers between two ends, which belong to it; integers if both ends are."""
+
+    key: str
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = None
+
+    def __post_init__(self) -> None:
+        numbers = [self.low, self.high, *([] if self.step is None else [self.step])]
+        if not all(_is_number(number) for number in numbers) or not isinstance(self.log, bool):
+            raise ValueError(f"{self.key}: low, high and step are numbers, log is true or false")
+        if not self.low < self.high:
+            raise ValueError(f"{self.key}: low must be below high, got {self.low} and {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"{self.key}: low must be above 0 for log, got {self.low}")
+        if self.log and self.step is not None:
+            raise ValueError(f"{self.key}: has log or a step, not both")
+        if self.step is not None and not 0 < self.step <= self.high - self.low:
+            raise ValueError(f"{self.key}: step must be above 0 and fit into the range")
+
+    @property
+    def is_integer(self) -> bool:
+        """True if its values are integers."""
+        return all(isinstance(x, int) for x in (self.low, self.high, self.step or 0))
+
+    @property
+    def last(self) -> int | float:
+        """The highest value that steps reach."""
+        if self.step is None:
+            return self.high
+        count = math.floor((self.high - self.low) / self.step + 1e-9)
+        return (
+            self.high
+            if _is_close(self.low + count * self.step, self.high)
+            else (self.low + count * self.step)
+        )
+
+    def ends(self) -> list[Value]:
+        """Return the values to check before any training: the lowest and the highest."""
+        return [self.low, self.last]
+
+    def grid(self) -> list[Value] | None:
+        """Return all values; None if there are infinitely, or very many."""
+        step = self.step or (1 if self.is_integer else None)
+        if step is None or (count := round((self.last - self.low) / step) + 1) > MOST_STEPS:
+            return None
+        return [self.low + n * step for n in range(count)]
+
+    def contains(self, value: object) -> bool:
+        """Return True if it has this value."""
+        if not isinstance(value, int | float) or not _is_number(value):
+            return False
+        steps = (value - self.low) / (self.step or (1 if self.is_integer else math.inf))
+        return self.low <= value <= self.last and _is_close(steps, round(steps))
+
+    def decode(self, value: Value) -> Any:
+        """Return the value of the option."""
+        return value
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Some values, in no order."""
+
+    key: str
+    values: tuple[Value, ...]
+    """Lists and tables as JSON, because Optuna stores only single values."""
+    encoded: frozenset[str] = frozenset()
+    """Those of the values that are JSON."""
+
+    def ends(self) -> list[Value]:
+        """Return the values to check before any training: all."""
+        return [*self.values]
+
+    def grid(self) -> list[Value] | None:
+        """Return all values."""
+        return [*self.values]
+
+    def contains(self, value: object) -> bool:
+        """Return True if it has this value."""
+        return any(_is_same(value, choice) for choice in self.values)
+
+    def decode(self, value: Value) -> Any:
+        """Return the value of the option."""
+        return json.loads(value) if isinstance(value, str) and value in self.encoded else value
+
+
+Dimension = Range | Choices
+
+
+@dataclass(frozen=True)
+class Space:
+    """The options to search, in the order of their keys: a stored run file may have another one."""
+
+    dimensions: tuple[Dimension, ...]
+
+    @property
+    def size(self) -> int | None:
+        """Number of combinations; None if there are infinitely, or very many."""
+        counts = [len(grid) for d in self.dimensions if (grid := d.grid()) is not None]
+        total = math.prod(counts)
+        is_finite = len(counts) == len(self.dimensions) and total <= MOST_STEPS
+        return total if is_finite else None
+
+    def decode(self, params: Mapping[str, Value]) -> dict[str, Any]:
+        """Return the options by dotted key, from the parameters of Optuna."""
+        return {d.key: d.decode(params[d.key]) for d in self.dimensions}
+
+    def encode(self, options: Mapping[str, Any]) -> dict[str, Value] | None:
+        """Return the parameters of Optuna from options by key; None if one is not in the space."""
+        found: dict[str, Value] = {}
+        for dimension in self.dimensions:
+            value = options.get(dimension.key)
+            value = json.dumps(value) if isinstance(value, list | dict) else value
+            if not dimension.contains(value):
+                return None
+            assert isinstance(value, str | int | float)
+            is_float = isinstance(dimension, Range) and not dimension.is_integer
+            found[dimension.key] = float(value) if is_float else value
+        return found
+
+
+def read_space(table: Mapping[str, Any]) -> Space:
+    """Read a search space from the table of a run file, whose keys may be nested or dotted.
+
+    Raises:
+        ValueError: naming the key that is not an option of the technique, or has no such values.
+    """
+    return Space(tuple(_read_dimension(key, item) for key, item in sorted(flatten(table).items())))
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the lists and ranges of a search space by their dotted keys."""
+    found: dict[str, Any] = {}
+    for name, item in table.items():
+        if isinstance(item, Mapping) and not ({"low", "high"} & item.keys()):
+            found |= flatten(item, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = item
+    return found
+
+
+def read_argument(text: str) -> tuple[str, Any]:
+    """Read ``KEY=VALUES`` of a command line; return the key, and what a run file would have.
+
+    Raises:
+        ValueError: it has no values.
+    """
+    key, _, values = text.partition("=")
+    if not key.strip() or not values.strip():
+        raise ValueError(f"{text}: expected KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C")
+    ends = [parse_value(part.strip()) for part in values.split(":")]
+    if len(ends) in (2, 3) and all(map(_is_number, ends[:2])):
+        extra = {} if len(ends) == 2 else {"log": True} if ends[2] == "log" else {"step": ends[2]}
+        return key.strip(), {"low": ends[0], "high": ends[1], **extra}
+    return key.strip(), [parse_value(part.strip()) for part in values.split(",")]
+
+
+def _read_dimension(key: str, item: Any) -> Dimension:
+    if not key.startswith(SEARCHED):
+        raise ValueError(
+            f"{key}: only options of the technique can be searched, such as "
+            "technique.learning_rate: the parts of the data and the seed stay the same"
+        )
+    if isinstance(item, Mapping):
+        if unknown := sorted(item.keys() - RANGE_KEYS):
+            raise ValueError(f"{key}: a range has low, high, log and step, got {unknown[0]!r}")
+        if missing := sorted({"low", "high"} - item.keys()):
+            raise ValueError(f"{key}: the range has no {missing[0]}")
+        return Range(key, **item)
+    if not isinstance(item, list):
+        raise ValueError(f"{key}: must be a list of values or a range, got {item!r:.80}")
+    texts = {json.dumps(value, sort_keys=True): value for value in item}
+    if len(item) < 2 or len(texts) < len(item):
+        raise ValueError(f"{key}: needs two or more different values, got {item!r:.80}")
+    if None in item:
+        raise ValueError(f"{key}: has an empty value")
+    lists = {text: value for text, value in texts.items() if isinstance(value, list | dict)}
+    values = (text if text in lists else value for text, value in texts.items())
+    return Choices(key, tuple(values), frozenset(lists))
+
+
+def list_combinations(space: Space) -> Iterator[dict[str, Value]]:
+    """Yield all combinations of a finite space."""
+    from itertools import product
+
+    grids: Sequence[Sequence[Value]] = [dimension.grid() or () for dimension in space.dimensions]
+    keys = [dimension.key for dimension in space.dimensions]
+    for values in product(*grids):
+        yield dict(zip(keys, values, strict=True))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_same(value: object, choice: Value) -> bool:
+    return (type(value) is type(choice) and value == choice) or (
+        _is_number(value) and _is_number(choice) and value == choice
+    )
+
+
+def _is_close(value: float, other: float) -> bool:
+    return math.isclose(value, other, rel_tol=1e-9, abs_tol=1e-12)

@@ -1,0 +1,91 @@
+"""The events of a trial, read while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tunesmith.events import JSON, TUNED
+from tunesmith.storage.atomic import decode_json
+
+DEV_LOSS = "dev_loss"
+TENTHS = 10
+"""A trial is compared with others at the same tenth of its training: steps may differ."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The dev loss of a model in training."""
+
+    step: int
+    steps: int
+    loss: float
+
+    @property
+    def tenth(self) -> int:
+        """The tenth of the training at whose end it is, from 1."""
+        return max(1, -(-TENTHS * self.step // self.steps))
+
+
+@dataclass
+class TrialLog:
+    """The state of a trial as its events show it, read further with each look."""
+
+    folder: Path
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    """Training loss of the newest step."""
+    evaluations: dict[int, Evaluation] = field(default_factory=dict)
+    """By step, those before the first step left out."""
+    measured: dict[tuple[str, str], JSON] = field(default_factory=dict)
+    """Metrics of the trained model, by evaluator and metric."""
+    finished: JSON | None = None
+    """The end of the run; None while it runs, also again."""
+    seconds: float = 0.0
+    """Time of all processes of the run that have ended in order."""
+    _offset: int = 0
+
+    @property
+    def dev_loss(self) -> float | None:
+        """The newest dev loss."""
+        return list(self.evaluations.values())[-1].loss if self.evaluations else None
+
+    @property
+    def status(self) -> str:
+        """The status of the run: ok, failed, stopped, or unfinished."""
+        return str(self.finished["status"]) if self.finished else "unfinished"
+
+    def read(self) -> None:
+        """Read the events that are new since the last look; a line in the making is left."""
+        path = self.folder / "events.jsonl"
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            if path.stat().st_size < self._offset:  # a resumed run has cut an incomplete line
+                self._offset = 0
+            file.seek(self._offset)
+            new = file.read()
+        whole, _, _ = new.rpartition(b"\n")
+        self._offset += len(whole) + bool(whole)
+        for line in whole.splitlines():
+            self._add(decode_json(line))
+
+    def _add(self, event: JSON) -> None:
+        match event.get("event"):
+            case "run-started":
+                self.finished = None
+            case "training-started":
+                self.steps = event["steps"]
+            case "step-finished":
+                self.step, self.steps, self.loss = event["step"], event["steps"], event["loss"]
+            case "monitored" if event["step"] and DEV_LOSS in event["metrics"]:
+                loss = float(event["metrics"][DEV_LOSS])
+                self.evaluations[event["step"]] = Evaluation(event["step"], self.steps, loss)
+            case "measured" if event["model"] == TUNED:
+                self.measured[event["evaluator"], event["metric"]] = event
+            case "run-finished":
+                self.finished = event
+                self.seconds += event["seconds"]
+            case _:
+                pass

@@ -1,0 +1,181 @@
+"""The run of a trial: the run that is tuned with other options, on its training and dev rows."""
+
+from __future__ import annotations
+
+import textwrap
+import tomllib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith import api
+from tunesmith.catalog import Catalog
+from tunesmith.config.run_file import set_value
+from tunesmith.config.trust import trust_code
+from tunesmith.errors import ConfigError, Problem, UsageError
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.plan import Plan
+from tunesmith.storage import RunFolder, write_atomic
+from tunesmith.text import suggest_name
+from tunesmith_optuna.dev_part import NAME
+from tunesmith_optuna.space import Space
+
+LEFT_OUT = ("tune", "split", "gate")
+"""Tables that a trial does not have: its parts are given, and nothing is judged."""
+LEAKS = "leaks"
+"""Plugin that compares the parts of the data. Those of all trials are the same, and are reviewed
+before the first one; in a trial it would find each dev row in the part that is evaluated."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The metric that decides, and the evaluator that measures it."""
+
+    metric: Metric
+    evaluator: Mapping[str, Any]
+    """Its table in the run file of a trial."""
+    id: str
+
+    @property
+    def direction(self) -> str:
+        """Direction of the study, in Optuna's words."""
+        return "maximize" if self.metric.higher_is_better else "minimize"
+
+
+def find_objective(plan: Plan, catalog: Catalog, name: str) -> Objective:
+    """Return the metric of this name; ``ID.METRIC`` if several evaluators of the run measure it.
+
+    An evaluator of the run file has its options there, another one its defaults.
+
+    Raises:
+        UsageError: no installed evaluator measures it.
+    """
+    own_id, _, short = name.rpartition(".")
+    found = [(e.offer, e.id, {**e.to_json(), "use": e.use}) for e in plan.evaluators]
+    offers = [offered.offer for offered in catalog.offers(EvaluatorOffer)]
+    found += [(offer, offer.name, {"use": offer.name}) for offer in offers]
+    for offer, evaluator_id, table in found:
+        for metric in offer.metrics:
+            if metric.name == name or (metric.name, evaluator_id) == (short, own_id):
+                return Objective(metric, table, evaluator_id)
+    known = sorted({m.name for offer in offers for m in offer.metrics if not m.is_descriptive})
+    guess = suggest_name(name, known)
+    raise UsageError(
+        f"tune.metric: no installed evaluator measures `{name}`",
+        hint=f'did you mean "{guess}"?' if guess else f"metrics: {', '.join(known)}",
+    )
+
+
+@dataclass(frozen=True)
+class TrialRuns:
+    """Makes the runs of the trials of a study."""
+
+    plan_file: Path
+    """The resolved run file that is tuned, in the folder of the study."""
+    plan: Plan
+    objective: Objective
+
+    def make_plan(self, number: int, options: Mapping[str, Any]) -> Plan:
+        """Return the plan of a trial, checked by the technique's own options.
+
+        Raises:
+            ConfigError: the technique cannot have these options.
+        """
+        tables = tomllib.loads(self.plan.to_toml())
+        for name in LEFT_OUT:
+            tables.pop(name, None)
+        tables["data"] = {"use": NAME, "plan": str(self.plan_file.absolute())}
+        tables["evaluators"] = [dict(self.objective.evaluator)]
+        tables["baselines"] = {"use": []}
+        tables["run"] |= {"name": name_trial(number), "folder": str(self.plan_file.parent)}
+        plugins = tables.setdefault("plugins", {})
+        plugins["disable"] = [*{**dict.fromkeys(plugins.get("disable", [])), LEAKS: None}]
+        return api.load_plan(tables, sets=options)[0]
+
+    def check_space(self, space: Space) -> None:
+        """Check the ends of each range, and each choice, before anything is trained.
+
+        Raises:
+            ConfigError: with every value that the technique cannot have.
+        """
+        problems: dict[str, Problem] = {}
+        for dimension in space.dimensions:
+            for value in dimension.ends():
+                try:
+                    self.make_plan(0, {dimension.key: dimension.decode(value)})
+                except ConfigError as error:
+                    for problem in error.problems:
+                        where = f"tune.search.{problem.where}"
+                        problems.setdefault(where, Problem(where, problem.what, problem.hint))
+        if problems:
+            raise ConfigError([*problems.values()])
+
+    def prepare(self, number: int, options: Mapping[str, Any]) -> Path:
+        """Create the run folder of a trial, unless it exists; return it.
+
+        Raises:
+            ConfigError: the technique cannot have these options together.
+        """
+        folder = self.plan_file.parent / name_trial(number)
+        if (folder / "run.toml").is_file():
+            return folder
+        plan = self.make_plan(number, options)
+        if not (folder / "lock").is_file():  # a killed search may have left it without a run file
+            api.create_run_folder(plan, folder)
+        write_atomic(RunFolder(folder).run_file, plan.to_toml())
+        trust_code(plan.to_json(), folder)
+        return folder
+
+
+def name_trial(number: int) -> str:
+    """Return the name of a trial and of its folder."""
+    return f"trial-{number:03d}"
+
+
+def find_options(plan: Plan, keys: Iterable[str]) -> dict[str, Any]:
+    """Return the values that a plan has for some dotted keys."""
+    tables = plan.to_json()
+    found = {}
+    for key in keys:
+        node: Any = tables
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        found[key] = node
+    return found
+
+
+def name_keys(plan: Plan) -> dict[str, Any]:
+    """Return the tables of a plan with the keys that its run file or the command line names.
+
+    Values are resolved, so that the tables mean the same in another folder.
+    """
+    tables: dict[str, Any] = _select(plan.to_json(), "", plan.origins.keys())
+    tables.setdefault("run", {})["name"] = plan.name  # not that of the other file
+    return tables
+
+
+def write_best(plan: Plan, options: Mapping[str, Any], path: Path, sentence: str) -> None:
+    """Write a run file with the best options: the keys of the user's own one, and those."""
+    import tomli_w
+
+    tables = name_keys(plan)
+    tables.pop("tune", None)
+    for key, value in options.items():
+        set_value(tables, key, value, where="tune.search")
+    lines = ["Written by `tunesmith tune`.", *textwrap.wrap(sentence, 98)]
+    comment = "".join(f"# {line}\n" for line in lines)
+    write_atomic(path, f"{comment}\n{tomli_w.dumps(tables)}")
+
+
+def _select(value: Any, key: str, named: Collection[str]) -> Any:
+    """Return the part of a table or a list of tables that is named; None for none."""
+    if any(key == name or key.startswith(f"{name}.") for name in named):
+        return value
+    if not isinstance(value, dict | list):
+        return None
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    start = f"{key}." if key else ""
+    found = {k: _select(item, f"{start}{k}", named) for k, item in items}
+    kept = {k: item for k, item in found.items() if item is not None}
+    return (kept if isinstance(value, dict) else [*kept.values()]) or None

@@ -1,0 +1,38 @@
+"""The process of a trial on this machine: ``python -m tunesmith_optuna.work RUN``.
+
+It continues the run, which begins one that has not begun. A process that an earlier search has left
+may still have the run: this one waits for its end, and does nothing if the run is then finished.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+
+from tunesmith import api
+from tunesmith.errors import TunesmithError
+from tunesmith_torch.runtime.launch import wait_for_lock
+
+
+def main(folder: Path) -> int:
+    """Wait for the run, and continue it unless it is finished; return the exit code."""
+    try:
+        wait_for_lock(folder, _report, seconds=math.inf)
+        if api.read_report(folder).status == "ok":
+            return 0
+    except TunesmithError as error:
+        _report(f"error: {error.message}")
+        return error.exit_code
+    # In the same process, so that signals reach the run.
+    command = [sys.executable, "-P", "-m", "tunesmith", "resume", str(folder), "--quiet"]
+    return os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+
+
+def _report(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
