@@ -134,7 +134,8 @@ def test_the_best_run_file_is_the_users_with_other_options(run_file: Path, tmp_p
         write_best(plan, {"technique.epochs": 3, "technique.batch_size": 2}, path, "Best: x.")
         tables = tomllib.loads(path.read_text())
         assert tables["technique"] == {"use": "ngram", "epochs": 3, "batch_size": 2}
-        assert tables["data"]["holdout"] == 30 and tables["run"]["name"] == "run"
+        assert tables["data"]["holdout"] == 30
+        assert tables["run"] == {"name": "run", "folder": str(run_file.parent / "runs")}
         assert tables["evaluators"] == [
             {"use": "exact-match", "id": "lenient", "ignore_case": True}
         ]

@@ -150,8 +150,12 @@ def test_events_are_read_as_they_come(tmp_path: Path) -> None:
         file.write(json.dumps(end) + "\n")
     log.read()
     assert (log.status, log.seconds) == ("stopped", 3.0)
+    with path.open("a") as file:  # requeued
+        file.write(json.dumps({"event": "run-started"}) + "\n")
+    log.read()
+    assert log.status == "unfinished"
     with path.open("a") as file:
-        file.write(json.dumps({"event": "run-started"}) + "\n" + json.dumps(end) + "\n")
+        file.write(json.dumps(end) + "\n")
     log.read()
     assert (log.status, log.seconds) == ("stopped", 6.0)
 
@@ -167,3 +171,11 @@ def test_importances_need_enough_trials(tmp_path: Path) -> None:
         study.finish(trial, Result(value, value, value, 1), 1.0)
     found = study.importances()
     assert sum(found.values()) == pytest.approx(1.0) and found[RATE] > found[RANK]
+
+
+def test_every_trial_of_a_continuous_space_is_another_one(tmp_path: Path) -> None:
+    space = read_space({RATE: {"low": 1e-4, "high": 1e-2, "log": True}})
+    study = Study(tmp_path, space, "minimize", "none", 0)
+    trials = [study.propose(None) for _ in range(4)]
+    assert len({trial.params[RATE] for trial in trials if trial}) == 4
+    assert [trial.number for trial in study.unfinished()] == [0, 1, 2, 3]

@@ -151,7 +151,8 @@ def name_keys(plan: Plan) -> dict[str, Any]:
     Values are resolved, so that the tables mean the same in another folder.
     """
     tables: dict[str, Any] = _select(plan.to_json(), "", plan.origins.keys())
-    tables.setdefault("run", {})["name"] = plan.name  # not that of the other file
+    # By default, both would be those of the other file.
+    tables["run"] = {**tables.get("run", {}), "name": plan.name, "folder": plan.run.folder}
     return tables
 
 
