@@ -50,6 +50,8 @@ def test_the_best_is_named_with_how_sure_that_is() -> None:
     )
     best_own = replace(found, own={RANK: 5, RATE: 2e-4}).describe_best()
     assert "on 20 dev rows, the run file's own options. The best of 3" in best_own
+    equal = findings(row(0, 0.5), row(1, 0.5)).describe_best()
+    assert "other rows; all others lie within its interval." in equal
     alone = findings(row(0, 1.0), row(1, None, "failed")).describe_best()
     assert alone.endswith("No other trial has a value, so nothing was compared.")
 

@@ -102,7 +102,8 @@ class Findings:
         text += f". The best of {count} is partly luck: expect a worse value on other rows"
         if within := self.count_within():
             verb = "lies" if within == 1 else "lie"
-            text += f"; {within} of the {count - 1} others {verb} within its interval"
+            which = "all others lie" if within == count - 1 else ""
+            text += f"; {which or f'{within} of the {count - 1} others {verb}'} within its interval"
         return f"{text}. No held-out row was used."
 
     def count_within(self) -> int:

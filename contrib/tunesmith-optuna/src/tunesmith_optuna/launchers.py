@@ -134,9 +134,13 @@ def list_gpus() -> Sequence[str]:
 
 
 def _follow_parent() -> None:
-    """Stop the run in order if the search is killed; on Linux, elsewhere it goes on."""
+    """Stop the run in order if the search is killed; on Linux, elsewhere it goes on.
+
+    The kernel sends the signal when each thread of the search ends. A run takes a second SIGTERM as
+    an order to exit at once; a second SIGUSR1 has no effect.
+    """
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
 
 
 @dataclass
