@@ -15,6 +15,9 @@ from tunesmith_torch.data.example_store import ExampleStore, ExampleStoreBuilder
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.tokenization import TextSpan
 
+TOO_LONG = "row is too long"
+"""Cause of a record that gives no example because it has more tokens than a row may have."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizedRecords:
@@ -72,8 +75,7 @@ class TokenizedRecordsBuilder:
             self.truncated.append(index)
         else:
             detail = f"{len(example):,} tokens, {limit:,} are allowed"
-            cause = "row is too long"
-            self.left_out.append(LeftOut(where=record.source, cause=cause, detail=detail))
+            self.left_out.append(LeftOut(where=record.source, cause=TOO_LONG, detail=detail))
 
     def leave_out(self, record: Record, error: DataError) -> None:
         """Record the reason why a record gives no example."""

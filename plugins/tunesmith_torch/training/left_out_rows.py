@@ -18,7 +18,7 @@ from tunesmith.errors import DataError
 from tunesmith.events import Notice
 from tunesmith.text import format_count
 from tunesmith_torch.data.streamed_examples import StreamedExamples
-from tunesmith_torch.data.tokenized_records import TokenizedRecords
+from tunesmith_torch.data.tokenized_records import TOO_LONG, TokenizedRecords
 from tunesmith_torch.runtime import distributed
 
 LEFT_OUT_FILE = "left-out.jsonl"
@@ -52,8 +52,25 @@ def report_left_out(job: Job[Any], left_out: Sequence[LeftOut]) -> None:
         path.write_text("".join(map(_to_line, left_out)), encoding="utf-8")
 
 
-def check_share(left_out: Sequence[LeftOut], rows: int, allowed: float) -> None:
+def describe_remedy(limit: int, max_length: int) -> str:
+    """Return what helps against rows of more than ``limit`` tokens.
+
+    A limit below ``max_length`` is that of the model, which no option changes.
+    """
+    if limit < max_length:
+        return (
+            f"shorten these rows, or choose a base model whose context is longer than {limit:,} "
+            "tokens"
+        )
+    return "raise technique.max_length, or shorten these rows"
+
+
+def check_share(
+    left_out: Sequence[LeftOut], rows: int, allowed: float, remedy: str = "shorten these rows"
+) -> None:
     """Check that no more than the allowed share of the rows is left out.
+
+    ``remedy`` is what helps against rows that are too long; see :func:`describe_remedy`.
 
     Raises:
         DataError: more are; the message has the causes.
@@ -73,8 +90,8 @@ def check_share(left_out: Sequence[LeftOut], rows: int, allowed: float) -> None:
     raise DataError(
         "training data",
         "\n".join([summary, *lines]),
-        hint="raise max_length or shorten these rows, or raise the technique's max_left_out to "
-        "train without them",
+        hint=f"{remedy if TOO_LONG in causes else 'change these rows'}, or raise the technique's "
+        "max_left_out to train without them",
         left_out=left_out,
     )
 
@@ -82,10 +99,17 @@ def check_share(left_out: Sequence[LeftOut], rows: int, allowed: float) -> None:
 class StreamAccount:
     """Loads streamed examples, and accounts for rows that turn out to give none."""
 
-    def __init__(self, job: Job[Any], examples: StreamedExamples, allowed: float) -> None:
+    def __init__(
+        self,
+        job: Job[Any],
+        examples: StreamedExamples,
+        allowed: float,
+        remedy: str = "shorten these rows",
+    ) -> None:
         self._job = job
         self._examples = examples
         self._allowed = allowed
+        self._remedy = remedy
         self._path = job.out / LEFT_OUT_FILE
         self._rows = len(examples) + len(examples.left_out_in_advance)
         known = {row.where: row for row in examples.left_out_in_advance}
@@ -122,11 +146,11 @@ class StreamAccount:
 
     def _check(self, left_out: Sequence[LeftOut]) -> None:
         """Check the share of all rows, and of those that have been loaded, a random sample."""
-        check_share(left_out, self._rows, self._allowed)
+        check_share(left_out, self._rows, self._allowed, self._remedy)
         found, expected = len(left_out) - self._known_before, self._allowed * self._examples.seen
         # Four standard deviations above the allowed share are not chance.
         if found > expected + 4 * math.sqrt(expected) + 1:
-            check_share(left_out[-found:], self._examples.seen, self._allowed)
+            check_share(left_out[-found:], self._examples.seen, self._allowed, self._remedy)
 
 
 def _to_line(row: LeftOut) -> str:

@@ -39,6 +39,7 @@ from tunesmith_torch.prefix.completion_groups import (
 )
 from tunesmith_torch.prefix.group_store import GroupStore, store_groups
 from tunesmith_torch.prefix.prefix_check import Report, can_share_prefix
+from tunesmith_torch.training.left_out_rows import describe_remedy
 from tunesmith_torch.training.loop import BatchCounts
 
 
@@ -124,7 +125,7 @@ def fitting_groups(job: Job[Any], template: Template, limit: int) -> GroupStore:
         raise DataError(
             job.train[0].source if job.train else "data",
             f"no {kind} can be learned from: none of {total} has at most {limit} tokens",
-            hint="raise technique.max_length, or shorten the rows",
+            hint=describe_remedy(limit, job.config.max_length),
         )
     left_out = f"{total - len(fitting)} of {total} {kind}s are left out of training"
     text = f"{left_out}: longer than {limit} tokens"

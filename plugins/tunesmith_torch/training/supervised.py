@@ -45,6 +45,7 @@ from tunesmith_torch.training.left_out_rows import (
     StreamAccount,
     check_share,
     count_affected,
+    describe_remedy,
     report_left_out,
 )
 from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
@@ -295,7 +296,7 @@ def _objective(
 def _prepare_streamed(session: Session, examples: StreamedExamples) -> Prepared:
     """Return the objective over streamed examples, and tokenize the first batches."""
     job, options = session.job, session.options
-    account = StreamAccount(job, examples, options.max_left_out)
+    account = StreamAccount(job, examples, options.max_left_out, _remedy(job, session.limit))
     objective = _objective(session, examples, account.load)
     order = BatchOrder.from_options(len(examples), options, job.seed)
     newest = job.checkpoints.newest()
@@ -332,9 +333,9 @@ def _check(job: Job[Any], examples: TokenizedRecords, limit: int) -> TokenizedRe
         raise DataError(
             first.where if first else "data",
             f"no row can be learned from: {first.cause}, {first.detail}" if first else "no rows",
-            hint=f"rows may have {limit} tokens (technique.max_length, and the model's context)",
+            hint=_remedy(job, limit),
         )
-    check_share(examples.left_out, len(job.train), job.config.max_left_out)
+    check_share(examples.left_out, len(job.train), job.config.max_left_out, _remedy(job, limit))
     return examples
 
 
@@ -343,10 +344,16 @@ def _check_streamed(job: Job[Any], examples: StreamedExamples) -> StreamedExampl
     left_out = list(examples.left_out.values())
     if job.checkpoints.newest() is None:  # else the file has the rows that were found later, too
         report_left_out(job, left_out)
-    check_share(left_out, len(job.train), job.config.max_left_out)
+    remedy = _remedy(job, examples.tokenization.max_length)
+    check_share(left_out, len(job.train), job.config.max_left_out, remedy)
     text = f"{len(examples):,} rows are tokenized while training needs them, as the data is large"
     job.emit(Notice(level="info", source="data", message=text))
     return examples
+
+
+def _remedy(job: Job[Any], limit: int) -> str:
+    remedy = describe_remedy(limit, job.config.max_length)
+    return remedy if job.config.truncate_prompts else f"{remedy}, or set truncate_prompts = true"
 
 
 def _notices(examples: TokenizedRecords, limit: int) -> Iterator[Notice]:

@@ -21,6 +21,7 @@ from tunesmith_torch.training.left_out_rows import (
     StreamAccount,
     check_share,
     count_affected,
+    describe_remedy,
     report_left_out,
 )
 
@@ -72,6 +73,18 @@ def test_the_share_is_limited() -> None:
     assert "3 × row is too long, first at r:0 (99 tokens)" in caught.value.message
     assert "1 × the template refuses it, first at r:9" in caught.value.message
     assert list(caught.value.left_out) == [*LONG, REFUSED]
+
+
+def test_the_hint_names_what_changes_the_limit() -> None:
+    assert "max_length" not in describe_remedy(512, 4096), "the model's context is the limit"
+    assert "context is longer than 512" in describe_remedy(512, 4096)
+    assert "raise technique.max_length" in describe_remedy(512, 512)
+    with pytest.raises(DataError) as caught:
+        check_share(LONG, 3, 0, "the remedy")
+    assert str(caught.value.hint).startswith("the remedy, or raise the technique's max_left_out")
+    with pytest.raises(DataError) as caught:
+        check_share([REFUSED], 3, 0, "the remedy")
+    assert str(caught.value.hint).startswith("change these rows, or")
 
 
 def test_affected_rows_are_counted_by_cause() -> None:

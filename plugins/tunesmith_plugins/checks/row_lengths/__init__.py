@@ -1,0 +1,21 @@
+"""Check ``row-lengths``: refuse more too long training rows than the technique leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tunesmith.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from tunesmith.contracts import Finding
+    from tunesmith.plan import Plan
+    from tunesmith.records import Record
+
+
+@hookimpl
+def tunesmith_review_data(plan: Plan, train: Sequence[Record]) -> Sequence[Finding]:
+    """Tokenize the longest rows, and compare them with the limits of the run and the model."""
+    from tunesmith_plugins.checks.row_lengths.review import review
+
+    return list(review(plan, train))

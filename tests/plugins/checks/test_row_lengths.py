@@ -1,0 +1,84 @@
+"""More rows that are too long than a technique leaves out are found before the rivals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.catalog import Catalog
+from tunesmith.config import run_file
+from tunesmith.config.read_plan import make_plan
+from tunesmith.contracts import Finding
+from tunesmith.plugins import Selection, find_plugins
+from tunesmith.records import Completion, Record, Text
+from tunesmith_plugins.checks.row_lengths import tunesmith_review_data
+from tunesmith_plugins.checks.row_lengths.review import UNLIMITED, find_context_length
+from tunesmith_torch.testing.tiny_model import save_tiny_model
+
+SHORT = [Completion(source=f"rows:{n}", prompt="Who?", completion="Me.") for n in range(1, 40)]
+LONG = Completion(source="rows:40", prompt="word " * 60_000, completion="Me.")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def review(model: Path, rows: Sequence[Record], **technique: Any) -> list[Finding]:
+    tables = {
+        "model": {"base": str(model)},
+        "data": {"use": "jsonl", "train": "rows.jsonl"},
+        "technique": {"use": "lora", **technique},
+    }
+    catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
+    plan = make_plan(run_file.RunFile(tables=tables, folder=model, stem="x"), catalog)
+    return list(tunesmith_review_data(plan, rows))
+
+
+def test_a_row_longer_than_the_context_is_refused_with_what_helps(model: Path) -> None:
+    (finding,) = review(model, [*SHORT, LONG], max_length=4096)
+    assert (finding.level, finding.where, finding.count) == ("error", "model.base", 1)
+    assert "1 row of 40" in finding.message
+    assert "longer than 512 tokens, the model's context" in finding.message
+    assert finding.examples == ("rows:40 has 60,017 tokens",)
+    assert "context is longer than 512 tokens" in finding.hint
+    assert "max_left_out" in finding.hint
+    assert "max_length" not in finding.hint, "it does not change the context"
+
+
+def test_below_the_context_the_option_is_named(model: Path) -> None:
+    row = Completion(source="rows:41", prompt="word " * 60, completion="Me.")
+    (finding,) = review(model, [*SHORT, row], max_length=64)
+    assert finding.where == "technique.max_length"
+    assert "raise technique.max_length" in finding.hint
+    assert review(model, [*SHORT, row], max_length=128) == []
+
+
+def test_rows_that_training_uses_all_the_same_are_no_error(model: Path) -> None:
+    assert review(model, SHORT) == []
+    assert review(model, [*SHORT, LONG], max_left_out=0.025) == []
+    assert review(model, [*SHORT, LONG], truncate_prompts=True) == []
+    text: list[Record] = [Text(source="rows:1", text="word " * 60_000)]
+    assert review(model, text) == [], "it is split"
+
+
+def test_many_long_rows_are_counted_as_far_as_needed(model: Path) -> None:
+    rows = [Completion(source=f"x:{n}", prompt="word " * 600, completion="Me.") for n in range(9)]
+    (finding,) = review(model, [*SHORT, *rows], max_left_out=0.1)
+    assert finding.count == 5, "more than a tenth of 48"
+    assert review(model, [*SHORT, *rows], max_left_out=0.2) == []
+
+
+def test_a_model_to_begin_with_has_its_own_limit(model: Path) -> None:
+    assert review(model, [*SHORT, LONG], **{"from": str(model)}) == []
+
+
+def test_the_context_is_read_from_the_config() -> None:
+    assert find_context_length({"max_position_embeddings": 512}) == 512
+    assert find_context_length({"n_positions": 1024}) == 1024
+    assert find_context_length({"text_config": {"max_position_embeddings": 128}}) == 128
+    assert find_context_length({"max_position_embeddings": -1}) == UNLIMITED
+    assert find_context_length({}) == UNLIMITED
