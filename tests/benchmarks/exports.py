@@ -49,6 +49,7 @@ FORMATS: tuple[tuple[str, dict[str, str]], ...] = (
     *(("onnx", {"quantize": name}) for name in ("f32", "int8", "int4")),
     *(("mlx", {"quantize": name}) for name in ("f32", "f16", "int8", "int4")),
     *(("openvino", {"quantize": name}) for name in ("f32", "f16")),
+    *(("vllm", {"dtype": name}) for name in ("float32", "bfloat16")),
 )
 ANSWERS, NEW_TOKENS = 4, 48
 """Answers by which the speed is measured, and tokens of each, at most."""
