@@ -4,7 +4,8 @@
 
     TunesmithError                       1   (never raised itself)
     ├── UsageError                       2   the command line cannot be executed
-    │   └── ConfigError                  2   the run file is wrong; holds every problem found
+    │   ├── ConfigError                  2   the run file is wrong; holds every problem found
+    │   └── RunInUseError                2   another process has the run; wait until it has ended
     ├── DataError                        3   a data file cannot be used; names file and line
     ├── EnvironmentProblem               4   the machine lacks something, or the run does not fit
     ├── TrainingError                    5   training went wrong: not finite, diverged, no memory
@@ -67,6 +68,10 @@ class ConfigError(UsageError):
     def __init__(self, problems: Sequence[Problem], *, hint: str | None = None) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems), hint=hint)
+
+
+class RunInUseError(UsageError):
+    """Another process works on the run; all other errors of a run folder stay when it has ended."""
 
 
 class DataError(TunesmithError):

@@ -92,6 +92,7 @@ _SPACE_ERRORS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota
 _DEVICE_ERRORS = {
     errno.EIO: "the disk reported an error",
     errno.EROFS: "the file system is read-only",
+    errno.ESTALE: "it was removed on the file server, or exported again",
 }
 _ACCESS_ERRORS = {
     errno.EACCES: "no permission",

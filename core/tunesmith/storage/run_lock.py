@@ -3,14 +3,19 @@
 The kernel's lock (``flock``) ends with the process, but a file system may refuse it, or keep it
 from other machines. So the holder of a run also creates the file ``lease``, which only one process
 can do, touches it every two seconds, and removes it at the end. A holder of this machine is looked
-up; one of another machine counts as dead after twenty seconds without a sign of life. If that one
-was only asleep, it finds the lease of its successor when it wakes, and ends before it writes.
+up; one of another machine counts as dead after twenty seconds without a sign of life, counted by
+the clock of who waits. If that one was only asleep, it misses its lease when it wakes, and ends.
+
+A lease of the dead is never overwritten: of several that want it, all but one would do that after
+they have looked, and some late. Its successor is who creates the file that is named after it, and
+then moves that into its place. If a successor is killed before, it has a successor in turn.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -24,7 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tunesmith.distributed import start_time
-from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.errors import EnvironmentProblem, RunInUseError, UsageError
 from tunesmith.storage import atomic
 from tunesmith.storage.atomic import DISK, STAGING, TRASH, Disk, is_folder
 from tunesmith.storage.manifest import MANIFEST
@@ -54,10 +59,16 @@ class LockHolder:
     @classmethod
     def read(cls, folder: Path) -> LockHolder | None:
         """Read the holder from a run folder; None if it has none, or no readable one."""
+        leases = _read_leases(folder)
+        return cls.parse([*leases.values()][-1]) if leases else None
+
+    @classmethod
+    def parse(cls, content: bytes) -> LockHolder | None:
+        """Read the holder from the content of a lease; None if it is not readable."""
         try:
-            holder = cls(**json.loads((folder / LEASE).read_bytes()))
+            holder = cls(**json.loads(content))
             return holder if isinstance(holder.process, str) else None
-        except (OSError, ValueError, TypeError):
+        except (ValueError, TypeError):
             return None
 
     def is_local(self) -> bool:
@@ -96,22 +107,24 @@ def lock(folder: Path, *, take_over: bool = False, disk: Disk = DISK) -> Iterato
     ``take_over``.
 
     Raises:
-        UsageError: the run is in use, and the message names the process; or a symbolic link leads
-            out of the folder.
-        EnvironmentProblem: the file system is full or read-only.
+        RunInUseError: the message names the process that has the run.
+        UsageError: there is no such folder, or a symbolic link leads out of it.
+        EnvironmentProblem: the file system is full, read-only or closed to this user.
     """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
-    atomic.refuse_outside_links(folder)
     with ExitStack() as stack:
         with atomic.explained(folder):
-            fd = disk.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-            _locked_fds.add(fd)
-            stack.callback(_release, fd, disk)
+            if not folder.is_dir():
+                raise UsageError(f"{folder}: no such folder")
+            atomic.refuse_outside_links(folder)
             try:
+                fd = disk.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+                _locked_fds.add(fd)
+                stack.callback(_release, fd, disk)
                 stack.enter_context(_hold_lease(folder, _flock(fd) or take_over, disk))
             except BlockingIOError:
                 raise _in_use_error(folder) from None
+            except FileNotFoundError:
+                raise UsageError(f"{folder}: the folder was removed") from None
         with suppress(OSError):  # leftovers are never read, so they need not stop the run
             _remove_leftovers(folder, disk)
         yield
@@ -138,73 +151,119 @@ def _release(fd: int, disk: Disk) -> None:
             disk.close(fd)
 
 
-def _take_lease(folder: Path, may_take_over: bool, disk: Disk) -> LockHolder:
-    own, path = LockHolder.current(), folder / LEASE
-    content = json.dumps(asdict(own)).encode()
+def _take_lease(folder: Path, may_take_over: bool, disk: Disk) -> bytes:
+    """Create the lease, or succeed its holder if that has ended; return its content.
+
+    Raises:
+        BlockingIOError: the holder may be alive.
+    """
+    own = json.dumps(asdict(LockHolder.current())).encode()
+    while True:
+        leases = _read_leases(folder)
+        path = _next_lease(folder, leases)
+        if leases and not _has_ended(folder, leases, may_take_over):
+            if _read_leases(folder) == leases:
+                raise BlockingIOError
+            continue
+        try:
+            atomic.write_new(path, own, disk)
+            if not leases:
+                return own
+            time.sleep(SETTLE_SECONDS)  # the last lease may still be without its content
+            if _read_leases(folder) != {**leases, path: own}:
+                atomic.try_remove(path, disk)  # it is named after a lease that is gone
+                continue
+            for target in reversed(leases):
+                with suppress(FileNotFoundError):  # a predecessor that was only slow has moved it
+                    disk.rename(path, target)
+                path = target
+            if _read_lease(folder / LEASE) == own:
+                return own
+        except FileExistsError:
+            time.sleep(0.01)  # another process was faster
+        except BaseException:
+            atomic.try_remove(path, disk)
+            raise
+
+
+def _read_leases(folder: Path) -> dict[Path, bytes]:
+    """Return the content of the lease and of each successor; that of the holder is the last."""
+    leases: dict[Path, bytes] = {}
+    while (content := _read_lease(path := _next_lease(folder, leases))) is not None:
+        leases[path] = content
+    return leases
+
+
+def _next_lease(folder: Path, leases: dict[Path, bytes]) -> Path:
+    """Return the file that only the successor of the last of these leases creates."""
+    if not leases:
+        return folder / LEASE
+    return folder / f"{STAGING}{hashlib.sha256(repr([*leases.values()]).encode()).hexdigest()[:16]}"
+
+
+def _read_lease(path: Path) -> bytes | None:
+    """Read a lease; None if there is none, and nothing if it cannot be read."""
     try:
-        atomic.write_new(path, content, disk)
-        return own
-    except FileExistsError:
-        holder = LockHolder.read(folder)
-    except BaseException:
-        atomic.try_remove(path, disk)
-        raise
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b"" if path.is_symlink() else None
+    except OSError:
+        return b""
+
+
+def _has_ended(folder: Path, leases: dict[Path, bytes], may_take_over: bool) -> bool:
+    path, content = [*leases.items()][-1]
+    holder = LockHolder.parse(content)
     if holder and holder.is_local():
-        if holder.may_be_alive():
-            raise BlockingIOError
-    elif not may_take_over or not _is_silent(folder, holder):
-        raise BlockingIOError
-    atomic.write_atomic(path, content, disk=disk)
-    time.sleep(SETTLE_SECONDS)
-    if LockHolder.read(folder) != own:
-        raise BlockingIOError
-    return own
+        return not holder.may_be_alive()
+    return may_take_over and _is_silent(folder, path, holder)
 
 
-def _is_silent(folder: Path, holder: LockHolder | None) -> bool:
+def _is_silent(folder: Path, path: Path, holder: LockHolder | None) -> bool:
     """Wait for a sign of life of a process of another machine; return False if there is one."""
     message = f"{folder}: waiting {SILENT_SECONDS:g} s for a sign of life of {holder or 'its user'}"
     print(safe_text(message), file=sys.stderr, flush=True)
-    deadline, seen = time.monotonic() + SILENT_SECONDS, _last_sign(folder)
-    while _last_sign(folder) == seen and time.monotonic() < deadline:
+    deadline, seen = time.monotonic() + SILENT_SECONDS, _last_sign(path)
+    while (is_silent := _last_sign(path) == seen) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return _last_sign(folder) == seen
+    return is_silent
 
 
-def _last_sign(folder: Path) -> float:
-    with suppress(OSError), (folder / LEASE).open("rb") as file:
+def _last_sign(path: Path) -> float:
+    with suppress(OSError), path.open("rb") as file:
         return os.fstat(file.fileno()).st_mtime  # a network file system asks again for open files
     return 0.0
 
 
 @contextmanager
 def _hold_lease(folder: Path, may_take_over: bool, disk: Disk) -> Iterator[None]:
-    own, ended = _take_lease(folder, may_take_over, disk), threading.Event()
+    own, ended, pid = _take_lease(folder, may_take_over, disk), threading.Event(), os.getpid()
     thread = threading.Thread(target=_show_life, args=(folder, own, ended), daemon=True)
     thread.start()
     try:
         yield
     finally:
-        if own.pid == os.getpid():  # not in a forked child
+        if pid == os.getpid():  # not in a forked child
             ended.set()
             thread.join()
             for _ in range(2):  # a device may fail once
-                if LockHolder.read(folder) == own:
+                if _read_lease(folder / LEASE) == own:
                     atomic.try_remove(folder / LEASE, disk)
 
 
-def _show_life(folder: Path, own: LockHolder, ended: threading.Event) -> None:
+def _show_life(folder: Path, own: bytes, ended: threading.Event) -> None:
     while not ended.wait(BEAT_SECONDS):
-        holder = LockHolder.read(folder)
-        if holder not in (None, own):
-            message = safe_text(f"error: {folder}: the run was taken over by {holder}")
+        found = _read_lease(folder / LEASE)
+        if found not in (b"", own) and folder.is_dir():
+            by = LockHolder.parse(found or b"") or "a process that has ended"
+            message = safe_text(f"error: {folder}: the run was taken over by {by}")
             print(message, file=sys.stderr, flush=True)
             os._exit(EnvironmentProblem.exit_code)
         with suppress(OSError):
             os.utime(folder / LEASE)
 
 
-def _in_use_error(folder: Path) -> UsageError:
+def _in_use_error(folder: Path) -> RunInUseError:
     """Build the error that names the process which holds the lock.
 
     That process may have locked the file and not have written its name yet, so that an earlier
@@ -217,9 +276,12 @@ def _in_use_error(folder: Path) -> UsageError:
         time.sleep(0.01)
     hint = "wait until that process has ended, or stop it"
     if holder is None or not holder.is_local():
-        silent = format_duration(time.time() - _last_sign(folder))
+        with suppress(OSError):
+            os.utime(folder / "lock")  # with the clock of the file system, which may not be ours
+        silence = max(0.0, _last_sign(folder / "lock") - _last_sign(folder / LEASE))
+        silent = format_duration(silence)
         hint += f"; if its machine (silent for {silent}) is dead, `tunesmith unlock {folder}`"
-    return UsageError(f"{folder}: run is in use by {holder or 'another process'}", hint=hint)
+    return RunInUseError(f"{folder}: run is in use by {holder or 'another process'}", hint=hint)
 
 
 def _remove_leftovers(folder: Path, disk: Disk) -> None:

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, ValidationError
 from tunesmith import api
 from tunesmith.config.problems import convert_problems
 from tunesmith.config.trust import trust_code
-from tunesmith.errors import ConfigError, UsageError
+from tunesmith.errors import ConfigError, RunInUseError, UsageError
 from tunesmith.options import Options, from_table
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder, lock, write_atomic
@@ -194,16 +194,18 @@ def wait_for_lock(
     """Wait until no other process works on the run; ``report`` gets a line for each wait.
 
     Raises:
-        UsageError: one still does after this time.
+        RunInUseError: one still does after this time.
+        UsageError: the folder is none, or links out of itself: no wait changes that.
+        EnvironmentProblem: its file system is full, read-only or closed to this user.
     """
     deadline = time.monotonic() + seconds
     while True:
         try:
             with lock(folder):
                 return
-        except UsageError as error:
+        except RunInUseError as error:
             left = deadline - time.monotonic()
-            if left <= 0 or not folder.is_dir():
+            if left <= 0:
                 raise
             report(f"waiting for {left:.0f} seconds at most: {error.message}")
             sleep(min(LOCK_POLL_SECONDS, left))

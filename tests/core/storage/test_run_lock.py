@@ -300,17 +300,18 @@ def test_a_silent_machine_loses_the_run_only_to_a_lock_or_a_command(
 
 
 @pytest.mark.usefixtures("short_wait")
-def test_of_two_machines_that_take_over_at_once_the_last_has_the_run(
+def test_of_two_machines_that_take_over_at_once_one_has_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_lease(tmp_path, dead_holder())
     monkeypatch.setattr(run_lock, "SETTLE_SECONDS", 0.3)
     other = threading.Timer(0.15, write_lease, [tmp_path, distant_holder()])
     other.start()
-    with pytest.raises(UsageError, match=r"in use by pid \d+ on node1"):
+    with signs_of_life(tmp_path), pytest.raises(UsageError, match=r"in use by pid \d+ on node1"):
         lock(tmp_path).__enter__()
     other.join()
     assert LockHolder.read(tmp_path) == distant_holder()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lease", "lock"]
 
 
 def test_the_holder_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +16,10 @@ from click.testing import CliRunner
 from pydantic import Field, ValidationError
 
 from tunesmith import api
-from tunesmith.errors import ConfigError, UsageError
+from tunesmith.errors import ConfigError, EnvironmentProblem, TunesmithError, UsageError
 from tunesmith.events import RunFinished
 from tunesmith.options import Options
-from tunesmith.storage import EventLog, RunFolder, lock
+from tunesmith.storage import Disk, EventLog, RunFolder, lock
 from tunesmith.testing import sample_event
 from tunesmith_torch.runtime.launch import (
     GpuRequest,
@@ -171,9 +175,82 @@ def test_a_start_waits_for_a_process_that_still_has_the_run(tmp_path: Path) -> N
     assert len(waits) == 2 and len(reported) == 2 and "run is in use" in reported[0]
 
 
-def test_a_folder_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
+def lead_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "model").symlink_to("/etc")
+
+
+def make_pipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(folder / "rows")
+
+
+def remove(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.rmdir()
+
+
+def fail_to_open(number: int) -> Callable[[Path, pytest.MonkeyPatch], None]:
+    def set_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(self: Disk, path: Path, flags: int) -> int:
+            raise OSError(number, os.strerror(number), str(path))
+
+        monkeypatch.setattr(Disk, "open", fail)
+
+    return set_up
+
+
+@pytest.mark.parametrize(
+    ("set_up", "message"),
+    [
+        (remove, "no such folder"),
+        (lead_out, "is a symbolic link out of the run folder"),
+        (make_pipe, "is a pipe, socket or device"),
+        (fail_to_open(errno.EACCES), "no permission"),
+        (fail_to_open(errno.EROFS), "the file system is read-only"),
+        (fail_to_open(errno.ESTALE), "it was removed on the file server"),
+        (fail_to_open(errno.ENOENT), "the folder was removed"),
+    ],
+)
+def test_what_no_wait_can_change_fails_at_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    set_up: Callable[[Path, pytest.MonkeyPatch], None],
+    message: str,
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    set_up(folder, monkeypatch)
+    with pytest.raises(TunesmithError, match=message):
+        wait_for_lock(folder, pytest.fail, sleep=lambda seconds: pytest.fail("it waits"))
+
+
+def test_a_folder_that_is_closed_to_this_user_is_not_waited_for(tmp_path: Path) -> None:
+    folder = tmp_path / "closed" / "run"
+    folder.mkdir(parents=True)
+    folder.parent.chmod(0)
+    own = os.geteuid()
+    os.seteuid(own or 65534)  # root may open everything
+    try:
+        with pytest.raises(EnvironmentProblem, match="no permission"):
+            wait_for_lock(folder, pytest.fail)
+    finally:
+        os.seteuid(own)
+        folder.parent.chmod(0o700)
+
+
+def test_a_run_that_is_removed_meanwhile_is_not_waited_for(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        holder.__exit__(None, None, None)
+        shutil.rmtree(folder)
+
+    holder = lock(folder)
+    holder.__enter__()
     with pytest.raises(UsageError, match="no such folder"):
-        wait_for_lock(tmp_path / "gone", print)
+        wait_for_lock(folder, lambda line: None, sleep=sleep)
+    assert len(waits) == 1
 
 
 def test_the_end_of_a_file(tmp_path: Path) -> None:
