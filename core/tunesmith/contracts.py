@@ -408,14 +408,9 @@ class Finding:
         from tunesmith.events import Notice
 
         return Notice(
-            level=self.level,
-            source=self.where or plugin,
-            message=self.message,
-            count=self.count,
-            examples=list(self.examples),
-            hint=self.hint,
-            heldout_rows=list(self.heldout_rows),
-        )
+            level=self.level, source=self.where or plugin, message=self.message, count=self.count,
+            examples=list(self.examples), hint=self.hint, heldout_rows=list(self.heldout_rows),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

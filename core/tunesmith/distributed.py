@@ -78,7 +78,7 @@ class Launch:
     @classmethod
     def of_process(cls, process: int) -> Launch:
         """Return the launch by the torchrun with this process number."""
-        if has_several_machines():
+        if has_several_machines() or SHARED_FOLDER in os.environ:  # they may have several parents
             return cls(0, "", Path(os.environ.get(SHARED_FOLDER, "")))
         return cls(process, start_time(process), Path(tempfile.gettempdir()))
 
@@ -101,7 +101,8 @@ class Launch:
         variables = ["TORCHELASTIC_RUN_ID", "MASTER_PORT"]
         if not has_several_machines():  # each torchrun counts its own restarts
             variables.append("TORCHELASTIC_RESTART_COUNT")
-        identity = [str(self.process), self.started, str(self.run_number)]
+        host = "" if has_several_machines() else os.uname().nodename
+        identity = [host, str(self.process), self.started, str(self.run_number)]
         identity += [os.environ.get(name, "") for name in variables]
         return folder / hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
 

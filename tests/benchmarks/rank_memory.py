@@ -5,7 +5,7 @@ two steps, on copies and with sharded weights, over gloo processes on a CPU. It 
 process with the most memory what the planner predicts and what was measured:
 
 stored    bytes of weights and optimizer state between two steps
-step      most bytes of tensors in the second step, as torch's allocator counts them
+step      most bytes of tensors in the second step, as torch's profiler sees them, by address
 resident  most resident memory in it, libraries included
 peak      most resident memory from loading to the saved artifact
 """
@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures" / "python"))
 import rank_cases
 import torch
 from tables import build
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -166,7 +167,7 @@ def measure(model: Path, out: Path, training: Training) -> None:
         log = _train(out / "profiled", model, training)
     result = {
         "stored": log.stored[0],
-        "step": log.stored[0] + _growth_of_tensors(profiled, log.times[0], log.times[1]),
+        "step": _most_tensor_bytes(profiled, log.times[0], log.times[1]),
         "resident": max(resident.peaks[1:]),
         "peak": max(*resident.peaks, last),
     }
@@ -180,15 +181,27 @@ def _train(folder: Path, model: Path, training: Training) -> MemoryLog:
     return log
 
 
-def _growth_of_tensors(profiled: Any, begin: int, end: int) -> int:
-    """Return the most bytes that torch allocated between two times, in nanoseconds."""
-    live = peak = 0
-    events = profiled.profiler.kineto_results.events()
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    for when, size in changes:
+def _most_tensor_bytes(profiled: Any, begin: int, end: int) -> int:
+    """Return the most bytes of torch's blocks between two times, in nanoseconds.
+
+    They are counted by address: gloo frees blocks on threads of its own, which the profiler does
+    not see. Such a block counts until another one has its address.
+    """
+    found, left = [], [*profiled.profiler.kineto_results.experimental_event_tree()]
+    while left:
+        event = left.pop()
+        left += event.children
+        if event.tag == _EventType.Allocation:
+            found.append((event.start_time_ns, event.extra_fields))
+    live: dict[int, int] = {}
+    total = peak = 0
+    for when, block in sorted(found, key=lambda each: each[0]):
+        total -= live.pop(block.ptr, 0)
+        if block.alloc_size > 0:
+            live[block.ptr] = block.alloc_size
+            total += block.alloc_size
         if begin <= when <= end:
-            live += size
-            peak = max(peak, live)
+            peak = max(peak, total)
     return peak
 
 

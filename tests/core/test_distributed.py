@@ -264,6 +264,18 @@ def test_ranks_of_several_machines_meet_in_the_shared_folder(
     assert paths[0].is_relative_to(tmp_path)
 
 
+def test_ranks_of_one_machine_with_several_parents_meet_in_the_shared_folder(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As workers of Ray do; and the ranks of another machine in the same folder are not met."""
+    monkeypatch.setenv(distributed.SHARED_FOLDER, str(tmp_path))
+    assert not distributed.has_several_machines()
+    found = [Launch.of_process(process).rendezvous_path() for process in (17, 23)]
+    assert found[0] == found[1] and found[0].is_relative_to(tmp_path)
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(nodename="another"))
+    assert Launch.of_process(17).rendezvous_path() != found[0]
+
+
 def test_a_technique_without_data_parallel_is_refused(
     launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

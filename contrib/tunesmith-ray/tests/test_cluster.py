@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from cluster import ThreeNodes, find_ranks, wait_until
 
-from tunesmith_ray.job_file import find_job
+from tunesmith_ray.job_file import find_job, request_cancel
 
 pytestmark = pytest.mark.timeout(1200)
 WEIGHTS = Path("adapter", "adapter_model.safetensors")
@@ -164,8 +164,7 @@ def test_a_lost_worker_leaves_no_process_behind(
     wait_for_step(run, 12)
     committed = newest_checkpoint(run)
     process = find_ranks(run)[0]
-    status = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
-    os.kill(int(status[1]), signal.SIGKILL)
+    os.kill(find_actor(process), signal.SIGKILL)
     wait_until(lambda: process not in find_ranks(run).values(), "the end of rank 0", 20)
     wait_for_end(run)
     assert_nothing_was_lost(run, undisturbed, committed)
@@ -180,6 +179,67 @@ def test_ctrl_c_stops_the_run_with_a_checkpoint(nodes: ThreeNodes, project: Path
     assert submit.returncode == 143, out[-2000:] + err[-4000:]
     assert "stopping after this step" in err and "tunesmith ray submit" in err
     assert newest_checkpoint(run) >= 7
+
+
+def find_actor(process: int) -> int:
+    """Return the actor that has started a process of a run."""
+    status = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
+    return int(status[1])
+
+
+def read_variables(process: int) -> dict[str, str]:
+    items = Path(f"/proc/{process}/environ").read_bytes().decode().split("\0")
+    return dict(item.split("=", 1) for item in items if "=" in item)
+
+
+def test_a_run_is_cancelled_and_another_cluster_refused(
+    nodes: ThreeNodes, project: Path, undisturbed: Path
+) -> None:
+    """While it trains; and its two workers, here on one machine, know of each other."""
+    run = project / "runs" / "cancelled"
+    call(nodes, project, "submit", "run.toml", "--out", str(run), *TWO, "--detach")
+    wait_for_step(run, 7)
+    sizes = [read_variables(each)["LOCAL_WORLD_SIZE"] for each in find_ranks(run).values()]
+    assert sizes == ["2", "2"]
+    before = find_job(run)
+    err = call(nodes, project, "submit", str(run), "--address", "local", "--cpus", "1", code=2)[1]
+    assert "the run is on another cluster" in err and find_job(run).name == before.name  # type: ignore[union-attr]
+    assert "stops after this step" in call(nodes, project, "cancel", str(run))[0]
+    wait_for_end(run)
+    job = find_job(run)
+    assert job is not None and (job.state, job.exit_code, job.starts) == ("stopped", 143, 1)
+    assert 7 <= newest_checkpoint(run) < 40
+    call(nodes, project, "submit", str(run), *TWO)
+    assert (run / WEIGHTS).read_bytes() == (undisturbed / WEIGHTS).read_bytes()
+
+
+def find_supervisor(run: Path) -> int:
+    """Return the process of the supervisor: only it is in the folder of no worker."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"ray::Supervisor" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except OSError:  # it has ended
+            continue
+    (supervisor,) = found
+    return supervisor
+
+
+def test_a_supervisor_that_is_lost_after_a_cancel_does_not_start_the_run_again(
+    nodes: ThreeNodes, project: Path
+) -> None:
+    run = project / "runs" / "forgotten"
+    call(nodes, project, "submit", "run.toml", "--out", str(run), *TWO, "--detach")
+    wait_for_step(run, 7)
+    supervisor = find_supervisor(run)
+    os.kill(supervisor, signal.SIGSTOP)  # it cannot act on what comes next
+    request_cancel(run, find_job(run).name)  # type: ignore[union-attr]
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for_end(run)
+    job = find_job(run)
+    assert job is not None and (job.state, job.starts) == ("stopped", 1)
+    wait_until(lambda: not find_ranks(run), "the end of its processes", 30)
 
 
 def test_a_failed_run_has_its_exit_code_and_the_log_of_the_process(

@@ -10,7 +10,7 @@ import pytest
 
 from tunesmith_ray import follow
 from tunesmith_ray.follow import Follower, show_state, wait_for_job
-from tunesmith_ray.job_file import Job, find_job
+from tunesmith_ray.job_file import Job, find_job, is_cancel_requested
 
 JOB = Job("a-1", None, "2026-01-01T00:00:00+00:00")
 
@@ -40,17 +40,15 @@ def test_a_log_that_does_not_exist_yet_is_shown_from_its_beginning(
     assert capsys.readouterr().err == "one\n"
 
 
-def wait(folder: Path, *steps: Callable[[], None], is_alive: bool = True) -> tuple[Job, list[str]]:
-    """Wait for the job while these steps happen; return it and what was cancelled."""
-    left, cancelled = list(steps), list[str]()
+def wait(folder: Path, *steps: Callable[[], None], is_alive: bool = True) -> tuple[Job, bool]:
+    """Wait for the job while these steps happen; return it, and whether it was cancelled."""
+    left = list(steps)
 
     def sleep(seconds: float) -> None:
         left.pop(0)()
 
-    job = wait_for_job(
-        folder, is_alive=lambda: is_alive, cancel=lambda: cancelled.append("once"), sleep=sleep
-    )
-    return job, cancelled
+    job = wait_for_job(folder, is_alive=lambda: is_alive, sleep=sleep)
+    return job, is_cancel_requested(folder, JOB.name)
 
 
 def test_it_waits_until_the_job_has_ended(
@@ -78,7 +76,7 @@ def test_ctrl_c_cancels_once_and_leaves_the_second_time(tmp_path: Path) -> None:
     JOB.write(tmp_path)
     stopped = replace(JOB, state="stopped", exit_code=143)
     job, cancelled = wait(tmp_path, interrupt, lambda: stopped.write(tmp_path))
-    assert job.exit_code == 143 and cancelled == ["once"]
+    assert job.exit_code == 143 and cancelled
     JOB.write(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         wait(tmp_path, interrupt, interrupt)

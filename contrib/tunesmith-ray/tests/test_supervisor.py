@@ -10,7 +10,7 @@ import pytest
 from tunesmith.events import RunFinished
 from tunesmith.storage import EventLog
 from tunesmith.testing import sample_event
-from tunesmith_ray.job_file import Job, find_job
+from tunesmith_ray.job_file import Job, find_job, is_cancel_requested, request_cancel
 from tunesmith_ray.supervisor import Codes, Outcome, judge, name_signal, supervise
 from tunesmith_ray.work import Work
 
@@ -74,8 +74,8 @@ class Starts:
 def run(folder: Path, *codes: Codes | Exception, failures: int = 3) -> tuple[Job, Starts]:
     starts = Starts(folder, *codes)
     JOB.write(folder)
-    job = supervise(Work(str(folder), max_failures=failures), starts, lambda: False)
-    assert find_job(folder) == job
+    job = supervise(Work(str(folder), max_failures=failures), JOB.name, starts, lambda: False)
+    assert job is not None and find_job(folder) == job
     return job, starts
 
 
@@ -116,16 +116,50 @@ def test_an_error_of_ray_ends_the_job(tmp_path: Path) -> None:
 def test_a_supervisor_that_is_created_again_counts_the_start_before(tmp_path: Path) -> None:
     """And does nothing for a job that has ended."""
     Job("a-1", None, "", state="running", starts=2, hosts=("n1",)).write(tmp_path)
-    job = supervise(Work(str(tmp_path)), Starts(tmp_path, [0]), lambda: False)
-    assert (job.state, job.starts) == ("finished", 3)
+    job = supervise(Work(str(tmp_path)), "a-1", Starts(tmp_path, [0]), lambda: False)
+    assert job is not None and (job.state, job.starts) == ("finished", 3)
     again = Starts(tmp_path, [0])
-    assert supervise(Work(str(tmp_path)), again, lambda: False) == job
+    assert supervise(Work(str(tmp_path)), "a-1", again, lambda: False) == job
     assert len(again.codes) == 1
 
 
 def test_a_job_that_is_gone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the job is gone"):
-        supervise(Work(str(tmp_path)), Starts(tmp_path), lambda: False)
+        supervise(Work(str(tmp_path)), "a-1", Starts(tmp_path), lambda: False)
+
+
+def test_a_supervisor_that_is_created_again_remembers_that_it_was_cancelled(
+    tmp_path: Path,
+) -> None:
+    """Of an earlier job that was cancelled it knows nothing."""
+    Job("a-1", None, "", state="running", starts=2).write(tmp_path)
+    request_cancel(tmp_path, "a-0")
+    assert not is_cancel_requested(tmp_path, "a-1")
+    request_cancel(tmp_path, "a-1")
+    starts = Starts(tmp_path, [0])
+    job = supervise(
+        Work(str(tmp_path)), "a-1", starts, lambda: is_cancel_requested(tmp_path, "a-1")
+    )
+    assert job is not None and (job.state, job.exit_code, job.starts) == ("stopped", 143, 2)
+    assert find_job(tmp_path) == job and len(starts.codes) == 1
+
+
+@pytest.mark.parametrize("moment", ["before", "has begun", "ended"])
+def test_a_job_of_another_cluster_is_not_overwritten(tmp_path: Path, moment: str) -> None:
+    Job("a-1", None, "").write(tmp_path)
+    other = Job("a-2", "node9:6379", "later", state="running", starts=1, hosts=["n9"])
+
+    def start(work: Work, has_begun: Callable[[Sequence[str]], None]) -> Codes:
+        if moment == "has begun":
+            other.write(tmp_path)
+        has_begun(["n1"])
+        other.write(tmp_path)
+        return [0]
+
+    if moment == "before":
+        other.write(tmp_path)
+    assert supervise(Work(str(tmp_path)), "a-1", start, lambda: False) is None
+    assert find_job(tmp_path) == other
 
 
 def test_an_outcome_has_no_rank_unless_one_has_failed() -> None:

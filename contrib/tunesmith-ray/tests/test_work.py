@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from tunesmith_ray.options import RayOptions
-from tunesmith_ray.work import Meeting, Work
+from tunesmith_ray.work import Meeting, Place, Work
 
-MEETING = Meeting("10.0.0.1", "29500", "start-1")
+FIRST = Place("n1", "10.0.0.1", 29500, "4,5")
+SECOND = Place("n2", "10.0.0.2", 29501, "0,1")
+MEETING = Meeting([FIRST, SECOND], "start-1")
 
 
 def work(**values: Any) -> Work:
@@ -38,19 +40,42 @@ def test_a_single_process_has_none_of_the_variables_of_torchrun() -> None:
 
 
 def test_processes_are_numbered_over_all_workers() -> None:
-    """And each worker counts as a machine, with its GPUs numbered from 0."""
+    """On two machines, with the GPUs of each numbered from 0."""
     both = work(workers=2, gpus=2, cpus=8)
     found = [both.environment(worker, index, MEETING) for worker in (0, 1) for index in (0, 1)]
     assert [each["RANK"] for each in found] == ["0", "1", "2", "3"]
     assert [each["LOCAL_RANK"] for each in found] == ["0", "1", "0", "1"]
     assert [each["GROUP_RANK"] for each in found] == ["0", "0", "1", "1"]
-    same = {key: found[0][key] for key in found[0] if "RANK" not in key}
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == ["4,5", "4,5", "0,1", "0,1"]
+    own = ("RANK", "CUDA")
+    same = {key: found[0][key] for key in found[0] if not any(part in key for part in own)}
     assert all(same.items() <= each.items() for each in found)
     assert same == {
         "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "4", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "start-1",
     }  # fmt: skip
     assert found[0]["TUNESMITH_RANKS"] == "/runs/a/ray"
+
+
+def test_workers_on_one_machine_are_counted_together() -> None:
+    """Else each would take all of its memory. Of a GPU that a worker has, each sees its number."""
+    three = work(workers=3, gpus=2)
+    more = Place("n1", "10.0.0.1", 29502, "0,1")
+    meeting = Meeting([FIRST, SECOND, more], "start-1")
+    found = [three.environment(worker, index, meeting) for worker in range(3) for index in (0, 1)]
+    assert [each["RANK"] for each in found] == list("012345")
+    assert [each["LOCAL_RANK"] for each in found] == ["0", "1", "0", "1", "2", "3"]
+    assert [each["LOCAL_WORLD_SIZE"] for each in found] == ["4", "4", "2", "2", "4", "4"]
+    assert [each["GROUP_RANK"] for each in found] == ["0", "0", "1", "1", "0", "0"]
+    seen = [each["CUDA_VISIBLE_DEVICES"] for each in found]
+    assert seen == ["4,5,0,1", "4,5,0,1", "0,1", "0,1", "4,5,0,1", "4,5,0,1"]
+
+
+def test_machines_with_one_name_are_several() -> None:
+    meeting = Meeting([Place("localhost", "10.0.0.1"), Place("localhost", "10.0.0.2")], "start-1")
+    found = [work(workers=2).environment(worker, 0, meeting) for worker in (0, 1)]
+    assert [each["LOCAL_WORLD_SIZE"] for each in found] == ["1", "1"]
+    assert "CUDA_VISIBLE_DEVICES" not in found[0]
 
 
 def test_more_processes_than_cores_have_a_thread_each() -> None:

@@ -36,13 +36,9 @@ class TopGroup(OfferGroup):
 
         def work() -> object:
             return super(TopGroup, self).main(
-                args,
-                prog_name or "tunesmith",
-                complete_var,
-                standalone_mode=False,
-                obj=state,
+                args, prog_name or "tunesmith", complete_var, standalone_mode=False, obj=state,
                 **extra,
-            )
+            )  # fmt: skip
 
         sys.exit(exit_code_of(work, state))
 

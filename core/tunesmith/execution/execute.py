@@ -56,14 +56,9 @@ from tunesmith.text import redact_all
 
 
 def run(
-    plan: Plan,
-    catalog: Catalog,
-    folder: RunFolder,
-    *,
-    resume: bool = False,
-    accept_changes: bool = False,
-    force: bool = False,
-) -> Report:
+    plan: Plan, catalog: Catalog, folder: RunFolder, *, resume: bool = False,
+    accept_changes: bool = False, force: bool = False,
+) -> Report:  # fmt: skip
     """Execute a plan in a run folder.
 
     Args:
@@ -126,13 +121,9 @@ def write_report(folder: RunFolder, report: Report) -> None:
 
 
 def _execute_phases(
-    plan: Plan,
-    catalog: Catalog,
-    folder: RunFolder,
-    emit: Emitter,
-    reviewer: ModelReviewer,
+    plan: Plan, catalog: Catalog, folder: RunFolder, emit: Emitter, reviewer: ModelReviewer,
     resume_check: ResumeCheck,
-) -> Sequence[Record]:
+) -> Sequence[Record]:  # fmt: skip
     """Run the phases to the evaluation of the tuned model; return the training records."""
     _record_start(plan, folder, emit, resume_check)
     parts = _load_and_review_data(plan, catalog, folder, emit, resume_check)
@@ -368,26 +359,16 @@ class _ModelPhases:
 
 
 def build_job(
-    plan: Plan,
-    model: Path,
-    parts: DataParts,
-    checkpoints: Checkpoints,
+    plan: Plan, model: Path, parts: DataParts, checkpoints: Checkpoints,
     emit: Callable[[Event], None],
-) -> Job[Any]:
+) -> Job[Any]:  # fmt: skip
     """Build the technique's job. It writes to the folder that holds the checkpoints' folder."""
     return Job(
-        config=plan.technique.config,
-        model=model,
-        train=parts.train,
-        dev=parts.dev,
-        out=checkpoints.folder.parent,
-        seed=plan.run.seed,
-        device=plan.run.device,
-        checkpoints=checkpoints,
-        emit=emit,
-        technique=plan.technique.offer.name,
+        config=plan.technique.config, model=model, train=parts.train, dev=parts.dev,
+        out=checkpoints.folder.parent, seed=plan.run.seed, device=plan.run.device,
+        checkpoints=checkpoints, emit=emit, technique=plan.technique.offer.name,
         base_name=plan.found_model.hub_id or plan.found_model.reference,
-    )
+    )  # fmt: skip
 
 
 def _collect_evidence(

@@ -305,7 +305,8 @@ def refuse_outside_links(folder: Path) -> None:
     for here, folders, files in os.walk(root):
         for name in sorted(folders + files):
             is_link = os.path.islink(path := os.path.join(here, name))
-            if not is_link and not os.path.isfile(path) and not os.path.isdir(path):
+            is_plain = is_link or os.path.isfile(path) or os.path.isdir(path)
+            if not is_plain and os.path.lexists(path):  # else the run's process has removed it
                 raise UsageError(f"{path}: is a pipe, socket or device", hint="remove it")
             # Leftovers are only deleted, and a link is deleted without its target.
             if name.startswith((STAGING, TRASH)) or not is_link:

@@ -5,10 +5,8 @@ from other machines. So the holder of a run also creates the file ``lease``, whi
 can do, touches it every two seconds, and removes it at the end. A holder of this machine is looked
 up; one of another machine counts as dead after twenty seconds without a sign of life, counted by
 the clock of who waits. If that one was only asleep, it misses its lease when it wakes, and ends.
-
-A lease of the dead is never overwritten: of several that want it, all but one would do that after
-they have looked, and some late. Its successor is who creates the file that is named after it, and
-then moves that into its place. If a successor is killed before, it has a successor in turn.
+Several may find a lease of the dead, and some be late to write. So its successor is who creates the
+file named after it, and moves that into its place; one that is killed before has a successor too.
 """
 
 from __future__ import annotations
@@ -59,8 +57,8 @@ class LockHolder:
     @classmethod
     def read(cls, folder: Path) -> LockHolder | None:
         """Read the holder from a run folder; None if it has none, or no readable one."""
-        leases = _read_leases(folder)
-        return cls.parse([*leases.values()][-1]) if leases else None
+        leases, _ = _read_leases(folder)
+        return cls.parse([b"", *leases.values()][-1])
 
     @classmethod
     def parse(cls, content: bytes) -> LockHolder | None:
@@ -159,10 +157,9 @@ def _take_lease(folder: Path, may_take_over: bool, disk: Disk) -> bytes:
     """
     own = json.dumps(asdict(LockHolder.current())).encode()
     while True:
-        leases = _read_leases(folder)
-        path = _next_lease(folder, leases)
+        leases, path = _read_leases(folder)
         if leases and not _has_ended(folder, leases, may_take_over):
-            if _read_leases(folder) == leases:
+            if _read_leases(folder)[0] == leases:
                 raise BlockingIOError
             continue
         try:
@@ -170,7 +167,7 @@ def _take_lease(folder: Path, may_take_over: bool, disk: Disk) -> bytes:
             if not leases:
                 return own
             time.sleep(SETTLE_SECONDS)  # the last lease may still be without its content
-            if _read_leases(folder) != {**leases, path: own}:
+            if _read_leases(folder)[0] != {**leases, path: own}:
                 atomic.try_remove(path, disk)  # it is named after a lease that is gone
                 continue
             for target in reversed(leases):
@@ -186,19 +183,15 @@ def _take_lease(folder: Path, may_take_over: bool, disk: Disk) -> bytes:
             raise
 
 
-def _read_leases(folder: Path) -> dict[Path, bytes]:
-    """Return the content of the lease and of each successor; that of the holder is the last."""
+def _read_leases(folder: Path) -> tuple[dict[Path, bytes], Path]:
+    """Return the lease and its successors, whose last is the holder's, and the next one's path."""
     leases: dict[Path, bytes] = {}
-    while (content := _read_lease(path := _next_lease(folder, leases))) is not None:
+    path = folder / LEASE
+    while (content := _read_lease(path)) is not None:
         leases[path] = content
-    return leases
-
-
-def _next_lease(folder: Path, leases: dict[Path, bytes]) -> Path:
-    """Return the file that only the successor of the last of these leases creates."""
-    if not leases:
-        return folder / LEASE
-    return folder / f"{STAGING}{hashlib.sha256(repr([*leases.values()]).encode()).hexdigest()[:16]}"
+        digest = hashlib.sha256(repr([*leases.values()]).encode()).hexdigest()
+        path = folder / f"{STAGING}{digest[:16]}"
+    return leases, path
 
 
 def _read_lease(path: Path) -> bytes | None:
@@ -278,8 +271,8 @@ def _in_use_error(folder: Path) -> RunInUseError:
     if holder is None or not holder.is_local():
         with suppress(OSError):
             os.utime(folder / "lock")  # with the clock of the file system, which may not be ours
-        silence = max(0.0, _last_sign(folder / "lock") - _last_sign(folder / LEASE))
-        silent = format_duration(silence)
+        silence = _last_sign(folder / "lock") - _last_sign(folder / LEASE)
+        silent = format_duration(max(0.0, silence))
         hint += f"; if its machine (silent for {silent}) is dead, `tunesmith unlock {folder}`"
     return RunInUseError(f"{folder}: run is in use by {holder or 'another process'}", hint=hint)
 

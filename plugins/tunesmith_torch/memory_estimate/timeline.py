@@ -15,7 +15,7 @@ or of its neighbour.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple
@@ -145,15 +145,19 @@ class Timeline:
 
         It is allocated when such a phase begins, and freed when another one follows.
         """
-        numbers, live, changed = count(-1, -1), 0, Timeline()
+        return self.with_block_of(label, lambda position: size if part in position.phase else 0)
+
+    def with_block_of(self, label: str, size_at: Callable[[StepPosition], int]) -> Timeline:
+        """Return the timeline with a block whose size depends on the position."""
+        numbers, live, has, changed = count(-1, -1), 0, 0, Timeline()
         for run in self.runs:
-            inside = part in run.position.phase
-            if inside and not live:
-                live = next(numbers)
-                changed.add(run.position, AllocationEvent(live, size, label))
-            elif live and not inside:
-                changed.add(run.position, AllocationEvent(live, -1))
-                live = 0
+            if (size := size_at(run.position)) != has:
+                if has:
+                    changed.add(run.position, AllocationEvent(live, -1))
+                if size:
+                    live = next(numbers)
+                    changed.add(run.position, AllocationEvent(live, size, label))
+                has = size
             for event in run.events:
                 changed.add(run.position, event)
         return changed

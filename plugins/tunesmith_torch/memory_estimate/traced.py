@@ -45,7 +45,7 @@ def of_one_rank(timeline: Timeline, setting: EstimateSetting) -> Timeline:
     if setting.adapter is None:  # the parts are fp32 masters themselves
         timeline = timeline.scale_label("masters", 0)
         timeline = timeline.scale_label("weights", 4 / setting.compute_bytes)
-    return timeline.with_block("gathered", shards.gathered, ".")
+    return timeline.with_block_of("gathered", shards.gathered_at)
 
 
 def memory_of_timeline(

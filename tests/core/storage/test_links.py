@@ -129,3 +129,12 @@ def test_a_run_with_a_linked_lock_is_not_resumed(bench: Bench, tmp_path: Path) -
     with pytest.raises(UsageError, match="symbolic link"):
         bench.run(resume=True)
     assert target.read_bytes() == PRECIOUS
+
+
+def test_a_file_that_is_removed_meanwhile_is_no_device(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's own process is at work: its files come and go."""
+    walked = [(str(run.resolve()), [".staging-1"], ["lease"])]
+    monkeypatch.setattr("os.walk", lambda root: walked)
+    refuse_outside_links(run)

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tunesmith.errors import EnvironmentProblem
 from tunesmith.text import one_line
+from tunesmith_ray.job_file import BEAT_SECONDS, find_job, is_cancel_requested, show_life
 from tunesmith_ray.options import LOCAL
 from tunesmith_ray.supervisor import Codes, supervise
 from tunesmith_ray.work import Meeting, Work
@@ -98,25 +99,31 @@ class Supervisor:
     Ray creates it again if its process is lost; it then goes on with the job that it finds.
     """
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.cancelled = threading.Event()
+    def __init__(self, name: str, work: Work) -> None:
+        self.name, self.work, self.folder = name, work, Path(work.folder)
+        self.ended = threading.Event()
         self.thread = threading.Thread(target=self._supervise, daemon=True)
         self.thread.start()
+        threading.Thread(target=self._show_life, daemon=True).start()
 
     def is_alive(self) -> bool:
         """Return True if it has not ended yet."""
         return self.thread.is_alive()
 
-    def cancel(self) -> None:
-        """Stop the run."""
-        self.cancelled.set()
+    def must_stop(self) -> bool:
+        """Return True if the run was cancelled, or has another job: on another cluster, say."""
+        job = find_job(self.folder)
+        return job is None or job.name != self.name or is_cancel_requested(self.folder, self.name)
+
+    def _show_life(self) -> None:
+        while not self.ended.wait(BEAT_SECONDS):
+            show_life(self.folder)
 
     def _supervise(self) -> None:
-        start = WorkersOnRay(self.cancelled.is_set)
         try:
-            supervise(self.work, start, self.cancelled.is_set)
+            supervise(self.work, self.name, WorkersOnRay(self.must_stop), self.must_stop)
         finally:
+            self.ended.set()
             ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
 
@@ -126,7 +133,7 @@ def create_supervisor(name: str, work: Work) -> Any:
         name=name, namespace=NAMESPACE, lifetime="detached", num_cpus=0, resources=HEAD,
         max_restarts=-1, max_concurrency=2,
     )  # fmt: skip
-    return actor.remote(work)
+    return actor.remote(name, work)
 
 
 def find_supervisor(name: str) -> Any | None:
@@ -145,20 +152,6 @@ def is_alive(supervisor: Any) -> bool:
         return True
     except RayActorError:
         return False
-
-
-def cancel(supervisor: Any) -> None:
-    """Ask a supervisor to stop its run.
-
-    Raises:
-        EnvironmentProblem: it does not answer.
-    """
-    try:
-        ray.get(supervisor.cancel.remote(), timeout=ANSWER_SECONDS)
-    except RayError as error:
-        raise EnvironmentProblem(
-            f"the supervisor of the run: {one_line(str(error), 300)}"
-        ) from None
 
 
 class WorkersOnRay:
@@ -193,7 +186,7 @@ class WorkersOnRay:
         except RayActorError:
             return [None] * work.process_count  # a machine was lost meanwhile
         has_begun([place.host for place in places])
-        meeting = Meeting(places[0].address, str(places[0].port), uuid.uuid4().hex)
+        meeting = Meeting(places, uuid.uuid4().hex)
         running = {worker.run.remote(meeting): n for n, worker in enumerate(workers)}
         return self._collect(work, workers, running)
 

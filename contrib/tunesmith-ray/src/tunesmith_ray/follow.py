@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tunesmith.cli import render
-from tunesmith_ray.job_file import Job, find_job
+from tunesmith_ray.job_file import Job, find_job, request_cancel
 from tunesmith_ray.worker import log_path
 
 POLL_SECONDS = 0.3
@@ -46,7 +46,6 @@ def wait_for_job(
     folder: Path,
     *,
     is_alive: Callable[[], bool],
-    cancel: Callable[[], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> Job:
     """Show how the job of a run goes until it has ended; return it. Ctrl-C cancels it once.
@@ -77,7 +76,8 @@ def wait_for_job(
                 raise
             was_cancelled = True
             render.print_note("\nstopping after this step; press again to leave the run alone\n")
-            cancel()
+            if job := find_job(folder):
+                request_cancel(folder, job.name)
 
 
 def lose(job: Job) -> Job:

@@ -1,10 +1,16 @@
-"""``ray/job.json`` in a run folder: the state of the run's newest job, as its supervisor has it."""
+"""``ray/job.json`` in a run folder: the state of the run's newest job, as its supervisor has it.
+
+The supervisor of an active job touches the file every few seconds: another cluster cannot ask it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,6 +22,10 @@ SCHEMA = "tunesmith.ray-job/1"
 State = Literal["submitted", "waiting", "running", "finished", "failed", "stopped"]
 """waiting: for machines with what the workers ask for."""
 ACTIVE: Sequence[State] = ("submitted", "waiting", "running")
+BEAT_SECONDS = 2.0
+"""Seconds between two signs of life of a supervisor."""
+SILENT_SECONDS = 20.0
+"""Seconds without one after which a supervisor that cannot be asked counts as lost."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,40 @@ class Job:
         path = job_folder(folder) / "job.json"
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n")
+
+
+def show_life(folder: Path) -> None:
+    """Touch the file of the job."""
+    with suppress(OSError):
+        os.utime(job_folder(folder) / "job.json")
+
+
+def is_silent(folder: Path, sleep: Callable[[float], None] = time.sleep) -> bool:
+    """Wait for a sign of life of the supervisor; return False if there is one.
+
+    The file's time is compared with itself alone, because clocks of machines differ.
+    """
+    path = job_folder(folder) / "job.json"
+    deadline, seen = time.monotonic() + SILENT_SECONDS, path.stat().st_mtime_ns
+    while path.stat().st_mtime_ns == seen:
+        if time.monotonic() > deadline:
+            return True
+        sleep(BEAT_SECONDS / 4)
+    return False
+
+
+def request_cancel(folder: Path, name: str) -> None:
+    """Ask the supervisor with this name to stop its run, also if Ray creates it again."""
+    job_folder(folder).mkdir(exist_ok=True)
+    write_atomic(job_folder(folder) / "cancelled", name)
+
+
+def is_cancel_requested(folder: Path, name: str) -> bool:
+    """Return True if this supervisor was asked to stop its run."""
+    try:
+        return (job_folder(folder) / "cancelled").read_text(encoding="utf-8") == name
+    except FileNotFoundError:
+        return False
 
 
 def job_folder(folder: Path) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -44,31 +45,64 @@ class Outcome:
     reason: str = ""
 
 
-def supervise(work: Work, start: StartWorkers, is_cancelled: Callable[[], bool]) -> Job:
+class Superseded(Exception):
+    """The run has another job now: what this supervisor has to say of its own no longer counts."""
+
+
+def supervise(
+    work: Work, name: str, start: StartWorkers, is_cancelled: Callable[[], bool]
+) -> Job | None:
     """Start the run until it has ended, or has lost processes too often; return the job at its end.
 
     Each change of the job is in the run folder. A supervisor that is started again itself counts
-    the start that it finds there.
+    the start that it finds there, and stops the run if it was asked to before. ``name`` is that of
+    its job; if the run has another one meanwhile, nothing is written, and there is no job.
     """
+    with suppress(Superseded):
+        return _supervise(work, name, start, is_cancelled)
+    return None
+
+
+def _supervise(work: Work, name: str, start: StartWorkers, is_cancelled: Callable[[], bool]) -> Job:
     folder = Path(work.folder)
-    job = find_job(folder)
-    if job is None:
-        raise RuntimeError(f"{folder}: the job is gone")
+    job = find_own_job(folder, name)
     while job.is_active:
+        if is_cancelled():
+            job = settle(job, judge([], is_cancelled=True), work)
+            job.write(folder)
+            break
         job = replace(job, state="waiting", starts=job.starts + 1, hosts=())
         job.write(folder)
 
         def has_begun(hosts: Sequence[str], job: Job = job) -> None:
+            find_own_job(folder, name)
             replace(job, state="running", hosts=tuple(hosts)).write(folder)
 
         try:
             outcome = judge(start(work, has_begun), is_cancelled())
+        except Superseded:
+            raise
         except Exception as error:  # of Ray, or a bug: whoever waits must not wait forever
             outcome = Outcome("failed", 1, reason=f"{type(error).__name__}: {error}")
         if has_finished(folder):  # also if it was lost or stopped just then
             outcome = Outcome("finished", 0)
-        job = settle(find_job(folder) or job, outcome, work)
+        job = settle(find_own_job(folder, name), outcome, work)
         job.write(folder)
+    return job
+
+
+def find_own_job(folder: Path, name: str) -> Job:
+    """Return the job of the supervisor with this name.
+
+    Raises:
+        RuntimeError: the run has no job.
+        Superseded: it has another one.
+    """
+    job = find_job(folder)
+    if job is None:
+        raise RuntimeError(f"{folder}: the job is gone")
+    if job.name != name:
+        raise Superseded
     return job
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,27 @@ from tunesmith_torch.runtime.launch import parse_gpus
 
 
 @dataclass(frozen=True)
-class Meeting:
-    """The place at which the processes of one start find each other."""
+class Place:
+    """The machine of a worker."""
 
+    host: str
     address: str
-    """Address of the machine of rank 0."""
-    port: str
+    port: int = 0
+    """A port that was free just now."""
+    gpus: str = ""
+    """The GPUs that the worker sees, as CUDA_VISIBLE_DEVICES has them."""
+
+    @property
+    def machine(self) -> tuple[str, str]:
+        """Whose memory it shares: that of workers with the same name and address."""
+        return self.host, self.address
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """The places of all workers of one start. The processes find each other at the first one."""
+
+    places: Sequence[Place]
     id: str
     """Different for each start: a process of an earlier one must not be taken for one of this."""
 
@@ -73,22 +88,27 @@ class Work:
     def environment(self, worker: int, index: int, meeting: Meeting) -> Mapping[str, str]:
         """Return the variables of the process with this index among those of its worker.
 
-        They are those that torchrun would set. Each worker counts as a machine of its own: it may
-        have GPUs that others on the same machine do not see.
+        They are those that torchrun would set, which has one agent on each machine. So workers on
+        the same machine are counted together, and each process sees the GPUs of all of them.
         """
         # The folder in which Ray was started is no place for modules: it may have a json.py.
         variables = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(self.threads)}
         if self.process_count == 1:
             return variables
+        machines = [place.machine for place in meeting.places]
+        here = [number for number, each in enumerate(machines) if each == machines[worker]]
+        if self.gpus:
+            seen = (meeting.places[number].gpus for number in here)
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(filter(None, seen))
         return {
             **variables,
             "RANK": str(worker * self.processes + index),
             "WORLD_SIZE": str(self.process_count),
-            "LOCAL_RANK": str(index),
-            "LOCAL_WORLD_SIZE": str(self.processes),
-            "GROUP_RANK": str(worker),
-            "MASTER_ADDR": meeting.address,
-            "MASTER_PORT": meeting.port,
+            "LOCAL_RANK": str(here.index(worker) * self.processes + index),
+            "LOCAL_WORLD_SIZE": str(len(here) * self.processes),
+            "GROUP_RANK": str([*dict.fromkeys(machines)].index(machines[worker])),
+            "MASTER_ADDR": meeting.places[0].address,
+            "MASTER_PORT": str(meeting.places[0].port),
             "TORCHELASTIC_RUN_ID": meeting.id,
             SHARED_FOLDER: str(Path(self.folder) / "ray"),
         }
@@ -101,7 +121,10 @@ class Work:
     def describe(self, address: str | None) -> list[tuple[str, str]]:
         """Return what a dry run shows, each with its name."""
         each = ", ".join(f"{name} {count:g}" for name, count in self.resources().items())
-        variables = self.environment(0, 0, Meeting("ADDRESS", "PORT", "START"))
+        shown_places = [Place(f"host-{number}", "ADDRESS") for number in range(self.workers)]
+        variables = dict(self.environment(0, 0, Meeting(shown_places, "START")))
+        if self.process_count > 1:
+            variables["MASTER_PORT"] = "PORT"
         shown = " ".join(f"{name}={value}" for name, value in variables.items())
         return [
             ("cluster", address or "RAY_ADDRESS, or that of this machine"),

@@ -10,25 +10,14 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith_ray.rank import build_command
-from tunesmith_ray.work import Meeting, Work
+from tunesmith_ray.work import Meeting, Place, Work
 
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 5.0
 """Seconds for processes to end by themselves after another one has failed."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """The machine of a worker."""
-
-    host: str
-    address: str
-    port: int
-    """A port that was free just now."""
 
 
 class Worker:
@@ -44,7 +33,8 @@ class Worker:
         """Return this machine with a free port."""
         with socket.socket() as one:
             one.bind(("", 0))
-            return Place(socket.gethostname(), self.address, one.getsockname()[1])
+            gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            return Place(socket.gethostname(), self.address, one.getsockname()[1], gpus)
 
     def run(self, meeting: Meeting) -> list[int]:
         """Start the processes, wait for all, and return their exit codes as shells do."""

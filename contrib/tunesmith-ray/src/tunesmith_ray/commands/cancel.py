@@ -8,7 +8,7 @@ import click
 
 from tunesmith.cli import render
 from tunesmith.cli.common import common_options
-from tunesmith_ray.job_file import find_job
+from tunesmith_ray.job_file import find_job, is_silent, request_cancel
 from tunesmith_torch.runtime.launch import open_job
 
 
@@ -20,17 +20,14 @@ def command(run: Path) -> None:
 
     The processes have the time of ray.grace_seconds for it.
     """
-    _, job = open_job(run, find_job, "ray")
+    folder, job = open_job(run, find_job, "ray")
     if not job.is_active:
         render.print_text(f"the run has ended: {job.state}")
         return
-    from tunesmith_ray import cluster
-
-    with cluster.connect(job.address):
-        supervisor = cluster.find_supervisor(job.name)
-        if supervisor is None:
-            render.print_text("the run has ended: its supervisor was lost")
-        else:
-            cluster.cancel(supervisor)
-            render.print_text("the run stops after this step")
+    # The supervisor reads it, also one that Ray creates again, and on a cluster not seen from here.
+    request_cancel(folder.path, job.name)
+    if is_silent(folder.path):
+        render.print_text("the run has ended: its supervisor was lost")
+    else:
+        render.print_text("the run stops after this step")
     render.print_note(f"\ncontinue it:\n  tunesmith ray submit {render.shell_path(run)}")

@@ -11,7 +11,7 @@ from tunesmith.cli import render
 from tunesmith.cli.common import common_options, json_option
 from tunesmith.execution.report import Report
 from tunesmith_ray.follow import lose
-from tunesmith_ray.job_file import Job, find_job
+from tunesmith_ray.job_file import Job, find_job, is_silent
 from tunesmith_torch.runtime.launch import open_job
 
 
@@ -23,7 +23,7 @@ def command(run: Path, as_json: bool) -> None:
     """Show where a run is executed, how often it was started, and how far it has got."""
     folder, job = open_job(run, find_job, "ray")
     if job.is_active:
-        job = check_supervisor(job)
+        job = check_supervisor(folder.path, job)
     report = api.read_report(folder.path)
     if as_json:
         render.print_json(to_json(job, report))
@@ -33,12 +33,13 @@ def command(run: Path, as_json: bool) -> None:
     show_next(render.shell_path(run), job)
 
 
-def check_supervisor(job: Job) -> Job:
-    """Return the job; as one that is lost if its supervisor is gone from the cluster."""
+def check_supervisor(folder: Path, job: Job) -> Job:
+    """Return the job; as one that is lost if its supervisor is gone, and on no other cluster."""
     from tunesmith_ray import cluster
 
     with cluster.connect(job.address):
-        return job if cluster.find_supervisor(job.name) else lose(job)
+        is_here = cluster.find_supervisor(job.name) is not None
+    return job if is_here or not is_silent(folder) else lose(job)
 
 
 def list_facts(job: Job, report: Report) -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ from tunesmith.errors import UsageError
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 from tunesmith_ray.follow import wait_for_job
-from tunesmith_ray.job_file import Job, find_job
+from tunesmith_ray.job_file import SILENT_SECONDS, Job, find_job, is_silent
 from tunesmith_ray.options import FLAGS, LOCAL, RayOptions
 from tunesmith_ray.work import Work
 from tunesmith_ray.worker import log_path
@@ -91,11 +91,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
             show_begin(folder, as_json)
             return 0
         render.print_note(f"run folder: {folder.path}")
-        job = wait_for_job(
-            folder.path,
-            is_alive=lambda: cluster.is_alive(supervisor),
-            cancel=lambda: cluster.cancel(supervisor),
-        )
+        job = wait_for_job(folder.path, is_alive=lambda: cluster.is_alive(supervisor))
     show_report(folder, as_json)
     return show_end(folder, job)
 
@@ -133,7 +129,7 @@ def check_resources(shortage: str, options: RayOptions) -> None:
 
 
 def refuse_second_job(run: Path) -> None:
-    """Refuse a run that is on this cluster already.
+    """Refuse a run that is on this cluster already, or on another one.
 
     Raises:
         UsageError: its supervisor is alive.
@@ -141,10 +137,20 @@ def refuse_second_job(run: Path) -> None:
     from tunesmith_ray import cluster
 
     job = find_job(run)
-    if job and job.is_active and cluster.find_supervisor(job.name):
+    if not job or not job.is_active:
+        return
+    hint = f"tunesmith ray cancel {render.shell_path(run)} stops it"
+    if cluster.find_supervisor(job.name):
+        raise UsageError(f"{run}: the run is on the cluster already, it is {job.state}", hint=hint)
+    render.print_note(
+        f"the run was {job.state} on another cluster: waiting for a sign of life, at most "
+        f"{SILENT_SECONDS:g} s"
+    )
+    if not is_silent(run):
         raise UsageError(
-            f"{run}: the run is on the cluster already, it is {job.state}",
-            hint="tunesmith ray cancel stops it",
+            f"{run}: the run is on another cluster, {job.address or 'that of its machine'}, and "
+            f"{job.state} there",
+            hint=hint,
         )
 
 
