@@ -167,7 +167,7 @@ def measure(model: Path, out: Path, training: Training) -> None:
         log = _train(out / "profiled", model, training)
     result = {
         "stored": log.stored[0],
-        "step": _most_tensor_bytes(profiled, log.times[0], log.times[1]),
+        "step": log.stored[0] + _growth_of_tensors(profiled, log.times[0], log.times[1]),
         "resident": max(resident.peaks[1:]),
         "peak": max(*resident.peaks, last),
     }
@@ -181,8 +181,8 @@ def _train(folder: Path, model: Path, training: Training) -> MemoryLog:
     return log
 
 
-def _most_tensor_bytes(profiled: Any, begin: int, end: int) -> int:
-    """Return the most bytes of torch's blocks between two times, in nanoseconds.
+def _growth_of_tensors(profiled: Any, begin: int, end: int) -> int:
+    """Return the most bytes that torch allocated between two times, in nanoseconds.
 
     They are counted by address: gloo frees blocks on threads of its own, which the profiler does
     not see. Such a block counts until another one has its address.
@@ -193,15 +193,17 @@ def _most_tensor_bytes(profiled: Any, begin: int, end: int) -> int:
         left += event.children
         if event.tag == _EventType.Allocation:
             found.append((event.start_time_ns, event.extra_fields))
-    live: dict[int, int] = {}
-    total = peak = 0
+    live: dict[int, tuple[int, bool]] = {}
+    growth = peak = 0
     for when, block in sorted(found, key=lambda each: each[0]):
-        total -= live.pop(block.ptr, 0)
-        if block.alloc_size > 0:
-            live[block.ptr] = block.alloc_size
-            total += block.alloc_size
+        size, is_new = live.pop(block.ptr, (0, False))
         if begin <= when <= end:
-            peak = max(peak, total)
+            # An older block whose address is used again was freed unseen, perhaps before.
+            growth -= size if is_new or block.alloc_size < 0 else 0
+            growth += max(0, block.alloc_size)
+            peak = max(peak, growth)
+        if block.alloc_size > 0:
+            live[block.ptr] = block.alloc_size, when >= begin
     return peak
 
 

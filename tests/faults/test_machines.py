@@ -11,16 +11,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from tunesmith import api
-from tunesmith.storage import write_atomic
+from tunesmith.storage import Checkpoints, read_events, write_atomic
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 from tunesmith_torch.testing.tiny_project import write_project
 
@@ -39,16 +40,17 @@ class Machines:
     folder: Path
     agents: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start(self, run: Path) -> None:
-        """Start one process on each machine, which begins or continues the run."""
-        self.agents = [self.start_agent(number, run) for number in range(len(self.names))]
+    def start(self, run: Path, processes: int = 1) -> None:
+        """Start processes on each machine, which begin the run or continue it."""
+        numbers = range(len(self.names))
+        self.agents = [self.start_agent(number, run, processes) for number in numbers]
 
-    def start_agent(self, number: int, run: Path) -> subprocess.Popen[bytes]:
+    def start_agent(self, number: int, run: Path, processes: int = 1) -> subprocess.Popen[bytes]:
         """Start torchrun on one machine."""
         name = self.names[number]
         command = [
             "ip", "netns", "exec", name, sys.executable, "-P", "-m", "torch.distributed.run",
-            "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3",
+            "--nnodes", "2", "--nproc-per-node", str(processes), "--max-restarts", "3",
             "--rdzv-backend", "c10d", "--rdzv-endpoint", "10.119.0.1:29511",
             "--rdzv-conf", f"is_host={int(number == 0)}", "--rdzv-id", run.name,
             "--local-addr", f"10.119.0.{number + 1}",
@@ -66,6 +68,24 @@ class Machines:
             return subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, start_new_session=True
             )
+
+    def start_process(self, number: int, run: Path) -> subprocess.Popen[bytes]:
+        """Start a single process on one machine, without torchrun."""
+        command = ["ip", "netns", "exec", self.names[number], sys.executable, "-P", "-m"]
+        self.agents = [
+            subprocess.Popen(
+                [*command, "tunesmith", "resume", str(run)],
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            )
+        ]  # fmt: skip
+        return self.agents[0]
+
+    def stop(self) -> None:
+        """Ask the run to stop after its step, as a scheduler does, and wait for its end."""
+        for agent in self.agents:
+            agent.terminate()
+        assert all(agent.wait(200) != 0 for agent in self.agents)
+        self.agents.clear()
 
     def set_link(self, state: str) -> None:
         """Cut the network (``down``), or connect it again (``up``)."""
@@ -135,12 +155,12 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
             subprocess.run(["ip", "netns", "del", name], check=False)
 
 
-def make_run(folder: Path, name: str, epochs: int = 6) -> Path:
+def make_run(folder: Path, name: str, epochs: int = 6, sets: Sequence[str] = ()) -> Path:
     """Create a run that has not begun, of eight steps per epoch."""
     if not (folder / "model").is_dir():
         save_tiny_model(folder / "model")
         write_project(folder, folder / "model", epochs=epochs, batch_size=8, every=5)
-    plan, _ = api.load_plan(folder / "run.toml")
+    plan, _ = api.load_plan(folder / "run.toml", sets=sets)
     run = api.create_run_folder(plan, folder / name)
     write_atomic(run.run_file, plan.to_toml())
     return run.path
@@ -183,6 +203,55 @@ def test_a_killed_rank_costs_the_steps_since_the_checkpoint(
         print(f"rank {lost} killed: started again, {again} steps computed twice")
         assert len(starts) == 2
         assert again < 10
+
+
+COUNTED = ("rows", "tokens", "trained_tokens", "learning_rate", "epoch")
+"""Fields of a step that must be exactly those of a single process."""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("parallel", "technique"), [("data", "lora"), ("sharded", "full")])
+def test_a_run_goes_from_two_machines_to_one_process_to_two_of_two(
+    machines: Machines, tmp_path: Path, parallel: str, technique: str
+) -> None:
+    """It trains on the tokens of a single process, to its weights but for the order of sums."""
+    sets = [f"technique.parallel={parallel}", f"technique.use={technique}"]
+    single = make_run(tmp_path, "single", sets=sets)
+    assert machines.start_process(0, single).wait(400) == 0
+    run = make_run(tmp_path, "elastic", sets=sets)
+    machines.start(run)
+    wait_until(lambda: count_steps(run) >= 10)
+    machines.stop()
+    parts = sorted(path.name for path in find_newest(run).glob("training*.safetensors"))
+    assert len(parts) == (2 if parallel == "sharded" else 1)
+    machines.start_process(1, run)
+    wait_until(lambda: count_steps(run) >= 24)
+    machines.stop()
+    assert count_steps(run) < 48
+    machines.start(run, processes=2)
+    assert machines.wait() == [0, 0]
+    report, expected = api.read_report(run), api.read_report(single)
+    assert report.status == "ok" and list(report.steps) == list(expected.steps)
+    for number, step in report.steps.items():
+        other = expected.steps[number]
+        assert [getattr(step, name) for name in COUNTED] == [
+            getattr(other, name) for name in COUNTED
+        ]
+        assert step.loss == pytest.approx(other.loss, rel=1e-5)
+    (weights,) = (path.relative_to(run) for path in run.glob("[am]*/*model.safetensors"))
+    ours, theirs = load_file(run / weights), load_file(single / weights)
+    assert {*ours} == {*theirs}
+    for name, tensor in ours.items():
+        assert float((tensor - theirs[name]).abs().max()) < 1e-4, name
+    starts = [event for event in read_events(run / "events.jsonl")
+              if event["event"] == "training-started"]  # fmt: skip
+    assert len(starts) == 3
+
+
+def find_newest(run: Path) -> Path:
+    newest = Checkpoints(run / "checkpoints").newest(repair=False)
+    assert newest is not None
+    return newest.path
 
 
 @dataclass(frozen=True)
