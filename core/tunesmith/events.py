@@ -118,6 +118,8 @@ class RunStarted(Event, kind="run-started"):
     versions: dict[str, str]
     plugins: list[JSON]
     resumed: bool = False
+    trains: bool = True
+    """False if the run ends when its rivals are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,7 +58,7 @@ class Component(Generic[K]):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run as a value: resolved and checked. ``holdout``: share or number of rows, if named."""
+    """A run as a value, checked. ``holdout``: share or number of rows; ``trains``: not a ladder."""
 
     run: RunOptions
     model: ModelOptions
@@ -78,6 +78,7 @@ class Plan:
     """The tables that belong to plugins, those with defaults included."""
     plugins: PluginsOptions
     origins: Mapping[str, str]
+    trains: bool = True
 
     @property
     def name(self) -> str:

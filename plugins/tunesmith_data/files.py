@@ -117,7 +117,10 @@ def _refuse_irregular(path: str) -> None:
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
-        hint = "paths are relative to the folder of the run file"
+        hint = (
+            f"put the file at {os.path.abspath(path)}, or correct its path in the run "
+            "file (relative to the folder of the run file)"
+        )
         raise DataError(_display_name(path), _reason(error), hint=hint) from error
     if stat.S_ISDIR(mode):
         hint = f"name files or a pattern, such as {_display_name(path).rstrip('/')}/*.jsonl"

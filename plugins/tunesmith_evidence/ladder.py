@@ -91,9 +91,9 @@ def measure_ladder(
     build = offered.offer.build
     offer = replace(offered.offer, build=lambda config: Untrained(build(config)))
     untrained = replace(plan.technique, offered=replace(offered, offer=offer))
-    # Forced: the predicted memory is that of the training, which `resume` will review.
+    plan = replace(plan, technique=untrained, trains=False)  # `resume` predicts the training
     try:
-        execute.run(replace(plan, technique=untrained), catalog, folder, resume=resume, force=True)
+        execute.run(plan, catalog, folder, resume=resume)
     except RunStopped as error:
         if error.message != ENDED:  # a signal, or a limit of the run
             raise

@@ -153,3 +153,10 @@ def test_a_path_is_shown_without_detours(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     (file,) = find_files(str(tmp_path / "project" / ".." / "rows.jsonl"))
     assert file.display_name == "rows.jsonl"
+
+
+def test_a_missing_file_is_named_with_its_full_path(folder: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        find_files("rows/missing.jsonl")
+    assert f"put the file at {folder / 'rows' / 'missing.jsonl'}" in str(caught.value.hint)
+    assert "correct its path in the run file" in str(caught.value.hint)

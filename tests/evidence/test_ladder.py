@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fixtures.python.bench import LISTENERS, ZERO_SHOT, Bench, catalog_of, offering
+from tests.fixtures.python.bench import LISTENERS, ZERO_SHOT, Bench, catalog_of, offering, plugin
 
 from tunesmith.errors import RunStopped
-from tunesmith.events import Event, RivalChosen, TrainingStarted
+from tunesmith.events import Event, RivalChosen, RunStarted, TrainingStarted
 from tunesmith.execution import execute
 from tunesmith_evidence.ladder import list_overrides, list_rungs, measure_ladder
 
@@ -43,6 +43,26 @@ def test_the_run_is_continued_by_its_training(bench: Bench) -> None:
     assert [event for event in seen if isinstance(event, TrainingStarted)]
     assert not [event for event in seen if isinstance(event, RivalChosen)]
     assert {model for model, _, _ in finished.measured} == {"cheap", "zero-shot", "tuned"}
+
+
+def test_the_training_is_predicted_where_it_happens(bench: Bench) -> None:
+    """A ladder prints no forecast of a training, and the run that goes on is reviewed."""
+    (bench.root / "base" / "config.json").write_text('{"width": 3}', encoding="utf-8")
+    reviews: list[Any] = []
+    reviewer = plugin(review_model=lambda review: reviews.append(review) or [])
+    catalog = catalog_of(cheap=offering("rivals", CLASSIFIER), reviewer=reviewer)
+    bench.catalog = catalog
+    plan, folder = bench.plan(**CHANGES), bench.folder()
+    seen: list[Event] = []
+    LISTENERS.append(seen.append)
+    try:
+        measure_ladder(plan, catalog, folder)
+        assert reviews == []
+        execute.run(plan, catalog, folder, resume=True)
+    finally:
+        LISTENERS.remove(seen.append)
+    assert len(reviews) == 1
+    assert [e.trains for e in seen if isinstance(e, RunStarted)] == [False, True]
 
 
 def test_a_ladder_that_was_stopped_is_no_finished_ladder(bench: Bench) -> None:

@@ -382,13 +382,9 @@ def _collect_evidence(
 
 def _build_run_finished(error: BaseException | None, verdict: JSON, seconds: float) -> RunFinished:
     event = RunFinished(status="ok", exit_code=0, finished=now(), seconds=seconds, verdict=verdict)
-    match error:
-        case None:
-            return event
-        case RunStopped():
-            event = replace(event, status="stopped")
-        case _:
-            event = replace(event, status="failed")
+    if error is None:
+        return event
+    event = replace(event, status="stopped" if isinstance(error, RunStopped) else "failed")
     if isinstance(error, TunesmithError):
         message, hint = error.message, error.hint or ""
         return replace(event, exit_code=error.exit_code, error=message, hint=hint)
@@ -404,6 +400,7 @@ def _build_run_started(plan: Plan, folder: RunFolder, *, resumed: bool) -> RunSt
         versions=collect_versions(),
         plugins=list_used_plugins(plan),
         resumed=resumed,
+        trains=plan.trains,
     )
 
 

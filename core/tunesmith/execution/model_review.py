@@ -32,9 +32,9 @@ class ModelReviewer:
     def __post_init__(self) -> None:
         report = self.emit.report
         forecast = report.forecast
-        # The model is announced after its review. A forecast shows that the review itself passed,
-        # for a run that ended while its model was downloaded.
-        self.is_pending = report.model is None if forecast is None else forecast.refused
+        # A forecast shows that the review passed; without one, a ladder may have ended the run.
+        done = bool(report.training_started) if forecast is None else not forecast.refused
+        self.is_pending = self.plan.trains and not done
 
     def review(
         self, train: Sequence[Record], heldout: Sequence[Record], config: Mapping[str, Any]

@@ -143,6 +143,12 @@ def test_the_time_of_a_run_is_that_of_its_parts() -> None:
     assert run.seconds_left(0.0, 0.0) == 0.0
 
 
+def test_a_run_without_a_training_has_the_time_of_its_rivals() -> None:
+    ladder = sample_event(RunStarted, plan={"baselines": {"rows": 50}}, trains=False)
+    run = run_of(ladder, BEFORE[1], *BEFORE[3:], MAJORITY, ZERO_SHOT)
+    assert run.seconds_left(0.0, math.nan) == 50 * 2.0
+
+
 def test_the_evaluation_of_a_resumed_run_has_the_time_of_its_phase() -> None:
     """The rivals were measured by an earlier process, whose times are not known."""
     run = run_of(*BEFORE[:4], sample_event(TrainingStarted), sample_event(TrainingFinished))

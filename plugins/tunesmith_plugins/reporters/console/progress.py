@@ -177,6 +177,8 @@ class RunProgress:
     """Seconds that each rival will take that is not measured yet; NaN if they are unknown."""
     _rows: int = 0
     """Most held-out rows for a rival that asks the model; 0: all."""
+    _trains: bool = True
+    """False if the run ends when its rivals are measured."""
     _phase: tuple[str, str] = "", ""
     """The model that is measured now, and the evaluator."""
     _phase_started: float = math.nan
@@ -194,6 +196,7 @@ class RunProgress:
                 self.started, self.part = now, "data"
                 self.stages = find_stages(event.plan)
                 self._rows = find_rival_rows(event.plan)
+                self._trains = event.trains
             case DataLoaded():
                 self._heldout, self.part = event.heldout, "checks of the data"
             case ModelResolved():
@@ -281,7 +284,8 @@ class RunProgress:
         evaluation = sum(self._evaluation.values())
         match self.part:
             case "rivals":
-                return self._rivals_left(now, current) + self._training_seconds + evaluation
+                later = self._training_seconds + evaluation if self._trains else 0.0
+                return self._rivals_left(now, current) + later
             case "training":
                 left = self._training_seconds - (now - self._training_started)
                 if math.isnan(current):  # before the first step
