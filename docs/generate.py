@@ -280,7 +280,7 @@ def rule_row(
         f"{peak.low / GIB:.0f} to {peak.high / GIB:.0f}",
         fits_on,
         gpu.name,
-        view.format_duration_range(comparison.times(row)[gpu.name]),
+        view.format_duration_range(*comparison.times(row)[gpu.name]),
         view.format_cost_range(comparison.costs(row)[gpu.name]),
     ]
     return f"| {' | '.join(cells)} |"

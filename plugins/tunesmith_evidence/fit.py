@@ -96,6 +96,15 @@ def diagnose_fit(folder: Path, report: Report) -> Fit | None:
     return Fit("fitted", _describe_fitted(values), values) if values else None
 
 
+def gets_nothing_right(report: Report) -> bool:
+    """Return True if the tuned model gets no row right by one of its metrics.
+
+    A training that fits its data so is no good news.
+    """
+    measured = (event for event in report.measured.values() if event.model == TUNED)
+    return any(event.higher_is_better and event.value == 0 for event in measured)
+
+
 Finding = tuple[FitState, str]
 
 

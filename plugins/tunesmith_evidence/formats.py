@@ -20,6 +20,7 @@ __all__ = [
     "format_deviation",
     "format_difference",
     "format_duration",
+    "format_duration_range",
     "format_estimate",
     "format_interval",
     "format_number",
@@ -32,6 +33,8 @@ __all__ = [
 
 SMALLEST = 0.0005
 """Numbers below this round to 0.000."""
+SHORTEST = 0.005
+"""Seconds below which a duration rounds to 0.00 s."""
 MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
 
@@ -45,6 +48,16 @@ def format_number(value: float) -> str:
     if 0 < size < SMALLEST:
         return "<0.001" if value > 0 else ">-0.001"
     return f"{value:,.{3 if size < 100 else 1 if size < 1000 else 0}f}"
+
+
+def format_duration_range(low: float, high: float) -> str:
+    """Format a range of seconds: "4 min 00 s to 9 min 00 s", "up to 0.40 s", "under 0.01 s"."""
+    if high < SHORTEST:
+        return "under 0.01 s"
+    texts = [format_duration(seconds) for seconds in (low, high)]
+    if texts[0] == texts[1]:
+        return texts[0]
+    return f"up to {texts[1]}" if low < SHORTEST else " to ".join(texts)
 
 
 def format_difference(value: float) -> str:

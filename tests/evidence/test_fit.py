@@ -78,6 +78,15 @@ def state(folder: Path, found: Report) -> str:
     return diagnosis.state
 
 
+def test_a_fit_that_gets_nothing_right(tmp_path: Path) -> None:
+    found = report(tmp_path)
+    assert not fit.gets_nothing_right(found), "a loss of 0 would be good"
+    for value in (0.0, 0.1):
+        event = sample_event(Measured, model="tuned", metric="same", value=value)
+        found.add_event(event)
+        assert fit.gets_nothing_right(found) == (value == 0)
+
+
 def test_a_fitted_model(tmp_path: Path) -> None:
     write_validation(tmp_path, LEVEL, LEVEL)
     diagnosis = diagnose_fit(tmp_path, report(tmp_path))

@@ -12,6 +12,7 @@ from tunesmith_evidence.formats import (
     format_bytes,
     format_date,
     format_difference,
+    format_duration_range,
     format_interval,
     format_number,
     format_rate,
@@ -113,6 +114,19 @@ def test_the_numbers_of_an_axis_have_the_same_decimals() -> None:
     assert format_ticks([0, 1e-4, 2e-4]) == ["0", "1e-4", "2e-4"]
     assert format_ticks([0.6930, 0.6931, 0.6932]) == ["0.6930", "0.6931", "0.6932"]
     assert format_ticks([0.05]) == ["0.05"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (0.0001, 0.004, "under 0.01 s"),
+        (0.0001, 0.4, "up to 0.40 s"),
+        (0.4, 1.8, "0.40 s to 1.8 s"),
+        (42.1, 42.2, "42 s"),
+    ],
+)
+def test_ranges_of_durations(low: float, high: float, text: str) -> None:
+    assert format_duration_range(low, high) == text
 
 
 def test_sizes_and_dates() -> None:

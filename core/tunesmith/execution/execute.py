@@ -386,8 +386,7 @@ def _build_run_finished(error: BaseException | None, verdict: JSON, seconds: flo
         return event
     event = replace(event, status="stopped" if isinstance(error, RunStopped) else "failed")
     if isinstance(error, TunesmithError):
-        message, hint = error.message, error.hint or ""
-        return replace(event, exit_code=error.exit_code, error=message, hint=hint)
+        return replace(event, exit_code=error.exit_code, error=error.message, hint=error.hint or "")
     return replace(event, exit_code=1, error=repr(error))
 
 

@@ -119,6 +119,7 @@ class Report:
                 "started": started.started if started else None,
                 "finished": finished.finished if finished else None,
                 "error": finished.error if finished else "",
+                "hint": finished.hint if finished else "",
                 "exit_code": finished.exit_code if finished else None,
             },
             "plan": started.plan if started else {},

@@ -11,6 +11,7 @@ from tunesmith_evidence.formats import (
     format_bytes,
     format_count,
     format_duration,
+    format_duration_range,
     format_rate,
     format_share,
 )
@@ -37,6 +38,8 @@ class Prediction:
     @property
     def predicted(self) -> str:
         """The range as text."""
+        if self.unit == "seconds":
+            return format_duration_range(self.low, self.high)
         return f"{self.format(self.low)} to {self.format(self.high)}"
 
     @property

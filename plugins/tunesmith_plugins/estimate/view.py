@@ -10,8 +10,8 @@ from typing import Any
 from tunesmith.cli.render import Cell
 from tunesmith.estimates import Estimate, PhaseMemory
 from tunesmith.terminal import supports_unicode
-from tunesmith.text import format_bytes, format_count, format_duration, one_line
-from tunesmith_evidence.formats import format_share
+from tunesmith.text import format_bytes, format_count, one_line
+from tunesmith_evidence.formats import format_duration_range, format_share
 from tunesmith_plugins.estimate.blocks import Block, TableBlock, TextLine
 from tunesmith_plugins.estimate.compare_techniques import (
     THIS_MACHINE,
@@ -134,7 +134,7 @@ def _cost_table(comparison: TechniqueComparison) -> Iterator[Block]:
                 [
                     _name_cell(row),
                     name,
-                    format_duration_range(times[gpu.name]),
+                    format_duration_range(*times[gpu.name]),
                     format_cost_range(costs[gpu.name]),
                 ]
             )
@@ -145,7 +145,7 @@ def _cost_table(comparison: TechniqueComparison) -> Iterator[Block]:
                 [
                     "" if gpu else _name_cell(row),
                     THIS_MACHINE,
-                    format_duration_range(times[THIS_MACHINE]),
+                    format_duration_range(*times[THIS_MACHINE]),
                     "",
                 ]
             )
@@ -245,12 +245,6 @@ def format_gib(number: int) -> str:
     """Format bytes as a number of GiB without the unit."""
     amount = number / (1 << 30)
     return f"{amount:.2f}" if amount < 1 else f"{amount:.1f}"
-
-
-def format_duration_range(time: Range) -> str:
-    """Format a range of seconds: ``4 min to 9 min``."""
-    low, high = format_duration(time[0]), format_duration(time[1])
-    return low if low == high else f"{low} to {high}"
 
 
 def format_cost_range(cost: Range) -> str:

@@ -39,7 +39,8 @@ def step(number: int, loss: float = 1.0, stage: str = "", **more: Any) -> StepFi
 
 def finished(status: str = "ok", code: int = 0) -> RunFinished:
     error = "" if status == "ok" else "it broke"
-    return sample_event(RunFinished, status=status, exit_code=code, error=error)
+    hint = "do that" if error else ""
+    return sample_event(RunFinished, status=status, exit_code=code, error=error, hint=hint)
 
 
 def test_a_report_without_events() -> None:
@@ -110,6 +111,7 @@ def test_status_and_exit_code_of_the_end(status: str, code: int) -> None:
     run = build_report([started(), finished(status, code)]).to_json()["run"]
     assert (run["status"], run["exit_code"]) == (status, code)
     assert run["error"] == ("" if status == "ok" else "it broke")
+    assert run["hint"] == ("" if status == "ok" else "do that")
 
 
 def test_a_repeated_evaluation_replaces_the_first() -> None:

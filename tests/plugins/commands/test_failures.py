@@ -57,6 +57,13 @@ def test_text(failing: Tunesmith) -> None:
     assert done.exit_code == 0, done.output
     for text in ("channel = mail", "weak", "the worst rows", "near-misses", "only case"):
         assert text in done.stdout
+    base = done.stdout.partition("the base model was better")[2].partition("near-misses")[0]
+    columns = {
+        line.index(":") + len(line.partition(":")[2]) - len(line.partition(":")[2].lstrip())
+        for line in base.splitlines()
+        if line.startswith("    ")
+    }
+    assert "    base:     " in base and len(columns) == 1, "the labels are aligned"
     assert done.stdout.count("    prompt:") in (4, 5)  # one row at most got worse
 
 

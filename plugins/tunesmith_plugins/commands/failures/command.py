@@ -141,15 +141,15 @@ def show(failures: Failures, items: int) -> None:
         style="strong",
     )
     show_slices(failures.slices)
-    for title, found in (
-        ("the worst rows", [(row, "") for row in failures.wrong]),
-        ("the base model was better", [(r, f"base: {o.output}") for r, o in failures.regressed]),
-        ("near-misses", [*failures.near_misses]),
+    for title, label, found in (
+        ("the worst rows", "", [(row, "") for row in failures.wrong]),
+        ("the base model was better", "base:     ", [(r, o.output) for r, o in failures.regressed]),
+        ("near-misses", "", [*failures.near_misses]),
     ):
         render.print_text()
         render.print_text(f"{title}: {format_count(len(found), 'row')}", style="strong")
         for row, note in found[:items]:
-            show_row(row, note)
+            show_row(row, label, note)
     if not failures.base:
         render.print_note("the base model was not measured by this metric")
 
@@ -178,12 +178,12 @@ def show_slices(slices: Sequence[WeakSlice]) -> None:
         )
 
 
-def show_row(row: ScoredRow, note: str) -> None:
-    """Print a row with its prompt and answers."""
+def show_row(row: ScoredRow, label: str, note: str) -> None:
+    """Print a row with its prompt and answers, and a note with its label, if there is one."""
     render.print_text(f"  {one_line(row.source)}")
     if row.question:
         render.print_text(f"    prompt:   {one_line(row.question, 300)}")
     render.print_text(f"    expected: {one_line(row.expected, 300)}")
     render.print_text(f"    answer:   {one_line(row.output, 300)}")
-    if note:
-        render.print_text(f"    {one_line(note, 300)}", style="dim")
+    if label or note:
+        render.print_text(f"    {label}{one_line(note, 300)}", style="dim")

@@ -21,6 +21,7 @@ from tunesmith_evidence.formats import (
     format_bytes,
     format_count,
     format_duration,
+    format_duration_range,
     format_interval,
     format_number,
 )
@@ -55,8 +56,7 @@ def format_forecast(event: Forecast) -> str:
     low, expected, high = (format_bytes(size) for size in sizes)
     parts = [f"peak memory {expected} ({low} to {high})"]
     if event.seconds:
-        shortest, longest = (format_duration(seconds) for seconds in event.seconds)
-        parts.append(f"training time {shortest} to {longest}")
+        parts.append(f"training time {format_duration_range(*event.seconds)}")
     return f"forecast: {', '.join(parts)}"
 
 

@@ -18,7 +18,7 @@ from tunesmith.errors import IntegrityError
 from tunesmith.events import TUNED, CompletionSampled, Measured
 from tunesmith.execution.report import Report
 from tunesmith.text import one_line, redact, safe_text
-from tunesmith_evidence.fit import diagnose_fit
+from tunesmith_evidence.fit import diagnose_fit, gets_nothing_right
 from tunesmith_evidence.formats import (
     format_count,
     format_date,
@@ -108,6 +108,7 @@ def render_page(report: Report, folder: Path, max_answers: int) -> str:
         metrics=list(_metric_sections(report)),
         gates=list(report.gates.values()),
         fit=diagnose_fit(folder, report),
+        fitted_style="" if gets_nothing_right(report) else "ok",
         predictions=list_predictions(report),
         stages=list(_stage_sections(report, folder)),
         answers=answers,
