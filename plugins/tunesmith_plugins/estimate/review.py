@@ -135,11 +135,11 @@ def _refusal(
     savings = find_savings(component.offered, component.config, request, peak, limit)
     changes = [_describe_saving(saving) for saving in savings]
     changes += _other_techniques_that_fit(review, request, limit)
-    title = (
-        "changes of the run file that would help:"
-        if changes
-        else "no change of the run file is known to help"
-    )
+    title = "no change of the run file is known to help"
+    if changes:
+        title = "changes of the run file that would help:"
+        if savings and not any(saving.enough for saving in savings):
+            title = "changes of the run file that would help, but are not enough together either:"
     return Finding(
         level="error",
         where="",

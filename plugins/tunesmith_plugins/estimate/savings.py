@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from pydantic import BaseModel
 
@@ -14,8 +15,11 @@ from tunesmith_plugins.estimate.request import Technique, first_estimate
 
 MAX_SHOWN = 3
 """Number of savings that are returned at most."""
-MAX_COMBINED = 8
+MAX_COMBINED = 16
 """Number of changes that are combined at most to make a run fit."""
+
+Applied: TypeAlias = tuple[MemorySaving[BaseModel], ...]
+"""Changes, each of the options with all changes before it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def find_savings(
     """Find up to three changes that save memory, the cheapest first.
 
     If the run exceeds ``limit`` bytes, only changes that make it fit are returned. Where no single
-    change does, the first result combines several, and the largest single savings follow.
+    change does, the first result combines as few as it can, and the largest single savings follow.
     ``current`` is the best known peak. Savings are estimated analytically and scaled to it.
     """
     estimator = _SavingEstimator(technique, request, current, limit)
@@ -77,9 +81,7 @@ class _SavingEstimator:
         self._base = compute_peak(estimate).expected if estimate else 0
         return self._base > 0
 
-    def saving(
-        self, config: BaseModel, applied: tuple[MemorySaving[BaseModel], ...]
-    ) -> Saving | None:
+    def saving(self, config: BaseModel, applied: Applied) -> Saving | None:
         """Estimate changes that were applied one after the other; None without an estimate."""
         # Each change holds the options with all changes before it: the last has them all.
         changed = applied[-1].config if applied else config
@@ -87,9 +89,10 @@ class _SavingEstimator:
         if estimate is None:
             return None
         peak = self._current.scaled(compute_peak(estimate).expected / self._base)
+        shown = _drop_superseded(applied)
         return Saving(
-            changes=tuple(setting for change in applied for setting in change.changes),
-            costs=tuple(change.cost for change in applied),
+            changes=tuple(setting for change in shown for setting in change.changes),
+            costs=tuple(change.cost for change in shown),
             saves=self._current.expected - peak.expected,
             peak=peak,
             enough=self._limit is not None and peak.high <= self._limit,
@@ -99,25 +102,63 @@ class _SavingEstimator:
 def _combine(technique: Technique, config: BaseModel, estimator: _SavingEstimator) -> Saving | None:
     """Apply changes one after the other, the cheapest first, until the run fits.
 
-    None if it does not fit after all of them.
+    A change that saves nothing so far is applied last: the peak may be that of several phases, each
+    with a change of its own. None if the run does not fit after all of them.
     """
-    applied: list[MemorySaving[BaseModel]] = []
-    best: Saving | None = None
+    applied: Applied = ()
+    saves = 0
     while len(applied) < MAX_COMBINED:
         done = {change.changes for change in applied}
         changed = applied[-1].config if applied else config
-        remaining = (c for c in _changes(technique, changed) if c.changes not in done)
-        for change in remaining:
-            saving = estimator.saving(config, (*applied, change))
-            if saving is not None and saving.saves > (best.saves if best else 0):
-                applied.append(change)
-                best = saving
-                break
-        else:
+        remaining = [c for c in _changes(technique, changed) if c.changes not in done]
+        estimated = [(c, estimator.saving(config, (*applied, c))) for c in remaining]
+        known = [(change, saving) for change, saving in estimated if saving is not None]
+        if not known:
             return None
-        if best is not None and best.enough:
-            return best
+        change, saving = next((each for each in known if each[1].saves > saves), known[0])
+        applied, saves = (*applied, change), saving.saves
+        if saving.enough:
+            return _drop_needless(technique, config, estimator, applied)
     return None
+
+
+def _drop_needless(
+    technique: Technique, config: BaseModel, estimator: _SavingEstimator, applied: Applied
+) -> Saving | None:
+    """Return the saving of these changes without those that the run fits without."""
+    # From the end: the last changes have the highest cost, or continue earlier ones.
+    for number in reversed(range(len(applied))):
+        fewer = _apply(technique, config, [*applied[:number], *applied[number + 1 :]])
+        saving = estimator.saving(config, fewer) if fewer else None
+        if saving is not None and saving.enough:
+            applied = fewer
+    return estimator.saving(config, applied)
+
+
+def _apply(
+    technique: Technique, config: BaseModel, wanted: Sequence[MemorySaving[BaseModel]]
+) -> Applied:
+    """Apply changes one after the other; empty if one of them cannot be applied to the others."""
+    applied: Applied = ()
+    for change in wanted:
+        offered = {each.changes: each for each in _changes(technique, config)}
+        if change.changes not in offered:
+            return ()
+        applied = (*applied, offered[change.changes])
+        config = applied[-1].config
+    return applied
+
+
+def _drop_superseded(applied: Applied) -> Applied:
+    """Leave out changes whose keys all have another value by a later change."""
+    kept: Applied = ()
+    keys: set[str] = set()
+    for change in reversed(applied):
+        changed = {setting.partition(" = ")[0] for setting in change.changes}
+        if not changed <= keys:
+            kept = (change, *kept)
+        keys |= changed
+    return kept
 
 
 def _changes(technique: Technique, config: BaseModel) -> Iterator[MemorySaving[BaseModel]]:

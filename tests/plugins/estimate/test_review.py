@@ -100,6 +100,16 @@ def test_additional_models_of_an_evaluator_are_part_of_the_forecast(tunesmith: T
     assert tunesmith("run", "run.toml", "--out", "alone").exit_code == 0
 
 
+def test_changes_that_do_not_suffice_together_are_named_as_such(
+    tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, 40 * MIB)
+    refused = tunesmith("run", "run.toml", "--out", "out")
+    assert refused.exit_code == 4
+    assert "would help, but are not enough together either:" in refused.stderr
+    assert "technique.shards = 4 saves" in refused.stderr
+
+
 def test_a_run_that_cannot_fit_is_refused_with_both_sizes_and_hints(
     tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,7 +117,7 @@ def test_a_run_that_cannot_fit_is_refused_with_both_sizes_and_hints(
     refused = tunesmith("run", "run.toml", "--out", "out")
     assert refused.exit_code == 4
     assert "needs at least 766.8 MiB" in refused.stderr and "400.0 MiB free" in refused.stderr
-    assert "technique.gradient_checkpointing = true, technique.shards = 2" in refused.stderr
+    assert "technique.gradient_checkpointing = true, technique.shards = 4 saves" in refused.stderr
     assert "--force" in refused.stderr
     assert not Path("out/checkpoints").exists()
     report = report_of("out")
