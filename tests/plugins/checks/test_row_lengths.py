@@ -27,7 +27,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
-def review(model: Path, rows: Sequence[Record], **technique: Any) -> list[Finding]:
+def review(
+    model: Path, rows: Sequence[Record], heldout: Sequence[Record] = (), **technique: Any
+) -> list[Finding]:
     tables = {
         "model": {"base": str(model)},
         "data": {"use": "jsonl", "train": "rows.jsonl"},
@@ -35,7 +37,7 @@ def review(model: Path, rows: Sequence[Record], **technique: Any) -> list[Findin
     }
     catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
     plan = make_plan(run_file.RunFile(tables=tables, folder=model, stem="x"), catalog)
-    return list(tunesmith_review_data(plan, rows))
+    return list(tunesmith_review_data(plan, rows, heldout))
 
 
 def test_a_row_longer_than_the_context_is_refused_with_what_helps(model: Path) -> None:
@@ -74,6 +76,16 @@ def test_many_long_rows_are_counted_as_far_as_needed(model: Path) -> None:
 
 def test_a_model_to_begin_with_has_its_own_limit(model: Path) -> None:
     assert review(model, [*SHORT, LONG], **{"from": str(model)}) == []
+
+
+def test_a_held_out_prompt_without_room_for_an_answer_is_refused(model: Path) -> None:
+    (finding,) = review(model, SHORT, [*SHORT, LONG])
+    assert (finding.level, finding.where) == ("error", "rows:40")
+    assert "and the model's context is 512" in finding.message
+    long_answer = Completion(source="rows:41", prompt="Who?", completion="word " * 600)
+    assert review(model, SHORT, [*SHORT, long_answer]) == [], "it may be asked"
+    text: list[Record] = [Text(source="rows:1", text="word " * 60_000)]
+    assert review(model, SHORT, text) == []
 
 
 def test_the_context_is_read_from_the_config() -> None:

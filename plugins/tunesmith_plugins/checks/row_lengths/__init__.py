@@ -1,4 +1,4 @@
-"""Check ``row-lengths``: refuse more too long training rows than the technique leaves out."""
+"""Check ``row-lengths``: refuse rows that are too long to be trained on, or to be evaluated."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 
 @hookimpl
-def tunesmith_review_data(plan: Plan, train: Sequence[Record]) -> Sequence[Finding]:
+def tunesmith_review_data(
+    plan: Plan, train: Sequence[Record], heldout: Sequence[Record]
+) -> Sequence[Finding]:
     """Tokenize the longest rows, and compare them with the limits of the run and the model."""
     from tunesmith_plugins.checks.row_lengths.review import review
 
-    return list(review(plan, train))
+    return list(review(plan, train, heldout))

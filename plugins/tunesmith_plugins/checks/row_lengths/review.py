@@ -1,5 +1,7 @@
 """Find training rows that are too long, where they are more than the technique leaves out.
 
+A held-out row whose prompt fills the model's context ends an evaluation, so one is enough.
+
 Training counts them after it has read the weights, and after the rivals have been measured. Only
 the longest rows are tokenized here: as many as must be too long for the run to be refused. Of a
 model whose tokenizer is not on this machine nothing is known yet.
@@ -14,7 +16,7 @@ from typing import Any
 from tunesmith.contracts import Finding, LeftOut
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.plan import Plan
-from tunesmith.records import Record, Text
+from tunesmith.records import Record, Text, last_exchange
 from tunesmith.text import format_count
 from tunesmith_data.text import content_key
 from tunesmith_torch.data.large_data import sample_if_large
@@ -25,12 +27,13 @@ MOST_CHARACTERS = 8_000_000
 UNLIMITED = 1 << 60
 
 
-def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
-    """Yield an error if more rows are too long than the technique leaves out."""
+def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> Iterator[Finding]:
+    """Yield an error if more rows are too long than the technique leaves out, or can be asked."""
     options = plan.technique.config
     # A model that `from` names has a tokenizer and a context of its own.
     if not isinstance(options, SupervisedOptions) or options.initial_model is not None:
         return
+    yield from _review_prompts(plan, options, heldout)
     rows = sample_if_large(train)
     allowed = options.max_left_out * len(rows)
     if len(rows) < len(train):
@@ -57,6 +60,35 @@ def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
             f"{row.where} has {row.detail.partition(' tokens')[0]} tokens" for row in found[:3]
         ),
     )
+
+
+def _review_prompts(
+    plan: Plan, options: SupervisedOptions, heldout: Sequence[Record]
+) -> Iterator[Finding]:
+    """Yield an error if the longest held-out prompt leaves no room for an answer."""
+    context = find_context_length(plan.found_model.config)
+    asked = [record for record in sample_if_large(heldout) if not isinstance(record, Text)]
+    if not asked or context == UNLIMITED or (folder := plan.found_model.tokenizer()) is None:
+        return
+    from tunesmith_torch.data.templates import Template
+    from tunesmith_torch.models.loading import load_tokenizer
+
+    longest = max(asked, key=lambda record: len(content_key(record)))
+    try:
+        template = Template.from_options(load_tokenizer(folder), options)
+        (prompt,) = template.encode_prompts([last_exchange(longest)[0]])
+    except (DataError, EnvironmentProblem, UsageError):
+        return
+    if len(prompt) >= context:
+        yield Finding(
+            level="error",
+            where=longest.source,
+            message=f"a held-out row has a prompt of {len(prompt):,} tokens, and the model's "
+            f"context is {context:,}: it cannot be evaluated",
+            hint="shorten or remove this row and others like it, or choose a base model with a "
+            "longer context",
+            count=1,
+        )
 
 
 def find_context_length(config: Mapping[str, Any]) -> int:
