@@ -41,7 +41,8 @@ def template(tiny_folder: Path) -> Template:
 
 
 def make_job(records: tuple[Record, ...], events: list[Event]) -> Any:
-    return SimpleNamespace(train=records, emit=events.append)
+    config = SimpleNamespace(max_length=1024)
+    return SimpleNamespace(train=records, emit=events.append, config=config)
 
 
 def test_pairs_that_do_not_fit_are_reported(template: Template) -> None:
