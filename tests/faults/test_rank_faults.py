@@ -248,7 +248,7 @@ def test_a_time_limit_stops_all_ranks(
 def test_an_error_before_training_ends_all_ranks(real: Any, workshop: Any, setting: Any) -> None:
     """Reported once; waiting ranks are ended by torchrun, or end because rank 0 did."""
     run = new_run_folder(workshop, "bad")
-    bad = workshop.run_file(setting, max_length=8)
+    bad = workshop.run_file(setting, max_length=8, max_left_out=1.0)
     done = torchrun.run_command("run", bad, "--out", run)
     assert done.codes[0] == 3, done.output
     assert "no row can be learned from" in done.output[0]
