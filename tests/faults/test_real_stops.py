@@ -180,7 +180,11 @@ FAULTS: dict[str, tuple[dict[str, Any], Any, str]] = {
     "constant": ({}, lambda loss, call: loss - loss.detach(), "did not change"),
     "no gradient": ({}, lambda loss, call: loss.detach() + 0.0 * loss, "every gradient was zero"),
     "nothing is trained": ({}, freeze_all_weights, "no parameter of the model is trained"),
-    "nothing carries loss": ({"max_length": 8, "max_left_out": 1.0}, None, "no row can be learned from"),
+    "nothing carries loss": (
+        {"max_length": 8, "max_left_out": 1.0},
+        None,
+        "no row can be learned from",
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from tunesmith_plugins.commands.compare.command import (
     describe_power,
     last_turn,
     list_joint_metrics,
+    paused_garbage_collection,
 )
 from tunesmith_plugins.commands.compare.difference import RunDifference
 from tunesmith_plugins.commands.compare.overview import name_folders, show_metric
@@ -93,6 +95,13 @@ def test_what_cannot_be_compared(two: Tunesmith) -> None:
     assert refused.exit_code == 2 and "has not been evaluated" in refused.stderr
 
 
+def test_garbage_is_collected_again_also_after_an_error() -> None:
+    with pytest.raises(KeyError), paused_garbage_collection():
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()
+
+
 def test_the_last_turn_of_a_prompt() -> None:
     assert last_turn({"prompt": [["system", "s"], ["user", "u"]]}) == "u"
     assert last_turn({"prompt": "p"}) == "p"
@@ -111,7 +120,7 @@ def test_no_row_is_won_by_a_metric_of_all_rows() -> None:
     assert describe_power(found, is_joint=True).startswith("9 rows")
 
 
-def test_folders_of_one_name_are_told_apart() -> None:
+def test_folders_of_one_name_are_distinguished() -> None:
     def names(*folders: str) -> list[str]:
         return name_folders([*map(Path, folders)])
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -83,10 +85,11 @@ def command(
     """
     if len(runs) < 2:
         raise UsageError("compare: at least two runs are needed")
-    first, *others = [read_results(path) for path in runs]
-    for other in others:
-        refuse_incomparable(first, other, state.catalog(), shared_rows)
-    found = compare_all(first, others)
+    with paused_garbage_collection():
+        first, *others = [read_results(path) for path in runs]
+        for other in others:
+            refuse_incomparable(first, other, state.catalog(), shared_rows)
+        found = compare_all(first, others)
     if as_json:
         render.print_json(to_json(first, found))
         return
@@ -98,6 +101,18 @@ def command(
     joint = list_joint_metrics(state.catalog())
     for difference in found:
         show(first, difference, items, joint)
+
+
+@contextmanager
+def paused_garbage_collection() -> Iterator[None]:
+    """Look for no cycles of objects meanwhile: the rows of many runs have none, and are many."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def read_results(path: Path) -> RunResults:
