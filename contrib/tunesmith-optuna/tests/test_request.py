@@ -1,4 +1,4 @@
-"""What is refused before any training, the data of trials, and the run file of the best one."""
+"""Refusals before any training, the data of trials, and the run file of the best one."""
 
 from __future__ import annotations
 

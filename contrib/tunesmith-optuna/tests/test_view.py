@@ -1,4 +1,4 @@
-"""How a search is shown: lines, the live display, the table, and the sentence about the best."""
+"""The display of a search: lines, the live view, the table, and the sentence about the best."""
 
 from __future__ import annotations
 

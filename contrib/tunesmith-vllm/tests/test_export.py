@@ -1,4 +1,4 @@
-"""Exports for vLLM: correct ones pass, faults are found, and what was not proven is said.
+"""Exports for vLLM: correct ones pass, faults are found, and what was not proven is reported.
 
 vLLM itself is asked where the variable VLLM_PYTHON names its Python; elsewhere a stand-in.
 """

@@ -1,4 +1,4 @@
-"""How a run ended before its time: what happened, where in the run, and what to do next."""
+"""The end of a run before its time: what happened, where in the run, and what to do next."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Ending:
     where: str
     """The part of the run, and when."""
     hint: str
-    """What to do first; empty if nothing is known."""
+    """The first thing to do; empty if nothing is known."""
     command: str
     """The command that goes on, with RUN for the folder of the run."""
 

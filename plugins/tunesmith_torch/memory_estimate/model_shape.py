@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tunesmith.errors import UsageError
-from tunesmith_torch.models.model_folder import EXPERT_COUNTS
+from tunesmith_torch.models.model_folder import EXPERT_COUNTS, read_context_length
 
 _UNGATED_FAMILIES = frozenset(
     {"gpt2", "gpt_neox", "gptj", "gpt_neo", "opt", "phi", "falcon", "bloom", "starcoder2"}
@@ -100,9 +100,7 @@ class ModelShape:
             tied_embeddings=bool(
                 config.get("tie_word_embeddings", family.startswith(("gemma", "gpt2")))
             ),
-            context_length=int(
-                config.get("max_position_embeddings") or config.get("n_positions") or 2048
-            ),
+            context_length=read_context_length(config) or 2048,
             has_gated_mlp=family not in _UNGATED_FAMILIES,
             has_biases=family in _BIASED_FAMILIES,
             has_qkv_bias=family.startswith("qwen2") or bool(config.get("attention_bias")),

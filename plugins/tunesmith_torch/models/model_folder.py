@@ -58,6 +58,17 @@ _MAX_VALUES_PER_BYTE = 16
 """Values that a config may promise for each byte of the weight files; 4-bit weights have two."""
 
 
+def read_context_length(config: Mapping[str, Any]) -> int | None:
+    """Return the largest number of tokens that a ``config.json`` names; None if it names none.
+
+    That of XLNet is -1, which sets no limit.
+    """
+    text = config.get("text_config")
+    table = text if isinstance(text, Mapping) else config
+    lengths = (table.get(name) for name in ("max_position_embeddings", "n_positions"))
+    return next((n for n in lengths if isinstance(n, int) and n > 0), None)
+
+
 def read_config(folder: Path) -> Mapping[str, Any]:
     """Return the folder's ``config.json``, after checking that its numbers are plausible.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +31,7 @@ LOCK_SECONDS = 300.0
 """Seconds to wait for a process of an earlier start, which may be alive on a lost node."""
 LOCK_POLL_SECONDS = 10.0
 _FLAGS = "tunesmith_torch.runtime.launch.flags"
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _GPUS = re.compile(r"(?:([\w.-]+):)?(\d+)", re.ASCII)
 
 
@@ -123,9 +126,7 @@ def given_flags(ctx: click.Context) -> Mapping[str, str | int]:
     return given
 
 
-def override_options(
-    options: OptionsT, given: Mapping[str, str | int | None], table: str
-) -> OptionsT:
+def override_options(options: OptionsT, given: Mapping[str, object], table: str) -> OptionsT:
     """Return the options of a table with other values for some keys; None leaves a key as it is.
 
     Raises:
@@ -180,9 +181,28 @@ def create_run(plan: Plan, out: Path | None) -> RunFolder:
         UsageError: ``out`` exists and is not empty.
     """
     folder = api.create_run_folder(plan, out)
+    _add_run_file(plan, folder)
+    return folder
+
+
+def create_run_once(folder: Path, make_plan: Callable[[], Plan]) -> None:
+    """Create the folder of a run as :func:`create_run` does, unless an earlier start has done so.
+
+    A folder without a run file is of a start that was ended in between; the run file is then
+    written now, as the first start would have done.
+    """
+    run = RunFolder(folder)
+    if run.run_file.is_file():
+        return
+    plan = make_plan()
+    if not (folder / "lock").is_file():
+        api.create_run_folder(plan, folder)
+    _add_run_file(plan, run)
+
+
+def _add_run_file(plan: Plan, folder: RunFolder) -> None:
     write_atomic(folder.run_file, plan.to_toml())
     trust_code(plan.to_json(), folder.path)
-    return folder
 
 
 def wait_for_lock(
@@ -212,6 +232,15 @@ def wait_for_lock(
 
 
 # --------------------------------------------------------------------------- jobs
+
+
+def signal_at_end_of_parent(number: int) -> None:
+    """Let the kernel send this process a signal when its parent ends; does nothing but on Linux.
+
+    The order outlives ``exec``. The signal comes once for each thread of the parent.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def open_job(

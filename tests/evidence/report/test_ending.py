@@ -1,4 +1,4 @@
-"""How a run ended early: what happened, in which part of it, and what to do next."""
+"""The early end of a run: what happened, in which part of it, and what to do next."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_comparisons_as_text() -> None:
 
 
 def test_an_interval_without_zero_that_is_unclear_has_its_p_value() -> None:
-    """Where few rows differ, the exact test is stricter than the interval."""
+    """The exact test is stricter than the interval if few rows differ."""
 
     def outcome(**fields: Any) -> str:
         (row,) = list_comparisons({"comparisons": {"linear": {**COMPARISON, **fields}}})

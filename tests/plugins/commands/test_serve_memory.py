@@ -21,7 +21,7 @@ from tunesmith_torch.generation.kv_cache import DecodingCache
 KINDS = (
     ApiError, Channel, Choice, DecodingCache, Job, Piece, RunningSequence, StreamedText, Ticket,
 )  # fmt: skip
-"""What a request is made of on its way."""
+"""The parts of a request on its way."""
 REQUESTS = 12
 
 

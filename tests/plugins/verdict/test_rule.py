@@ -75,7 +75,7 @@ def test_small_classifier_and_prompt(case: Case) -> None:
 
 
 def test_no_margin_is_named_that_would_not_change_the_word(case: Case) -> None:
-    """Where the tuned model is worse, no margin helps; else the one that is named does."""
+    """No margin helps if the tuned model is worse; else the one that is named does."""
     case.rival("linear", right(0.95, 400))
     case.model("tuned", right(0.85, 400))
     assert case.judge()["would_change"] == "a better tuned model; no margin would change it"

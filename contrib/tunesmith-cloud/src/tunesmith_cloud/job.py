@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunesmith import api
-from tunesmith.config.trust import trust_code
 from tunesmith.errors import TunesmithError
-from tunesmith.storage import write_atomic
+from tunesmith.plan import Plan
+from tunesmith_torch.runtime.launch import create_run_once
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,19 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def create_run(run_file: Path, folder: Path, sets: Sequence[str] = ()) -> None:
-    """Create the run folder, unless an earlier start has done so.
+    """Create the run folder, unless an earlier start has done so."""
 
-    A folder without a run file is of a start that was ended in between; the run file is then
-    written now, as the first start would have done.
-    """
-    if (folder / "run.toml").is_file():
-        return
-    plan, _ = api.load_plan(run_file, sets=tuple(sets))
-    api.refuse_unrunnable(plan)
-    if not (folder / "lock").is_file():
-        api.create_run_folder(plan, folder)
-    write_atomic(folder / "run.toml", plan.to_toml())
-    trust_code(plan.to_json(), folder)
+    def make_plan() -> Plan:
+        plan, _ = api.load_plan(run_file, sets=tuple(sets))
+        api.refuse_unrunnable(plan)
+        return plan
+
+    create_run_once(folder, make_plan)
 
 
 def build_command(folder: Path, processes: int) -> list[str]:

@@ -65,7 +65,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a search has found."""
+    """The result of a search."""
 
     folder: Path
     objective: Objective

@@ -6,7 +6,6 @@ A cluster is used through the commands that its plugin offers: ``NAME submit``, 
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -25,6 +24,7 @@ from tunesmith.catalog import Catalog
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.offers import CommandOffer
 from tunesmith.text import one_line
+from tunesmith_torch.runtime.launch import signal_at_end_of_parent
 
 LOG = "trial.log"
 """File in a run folder with what the process of a trial on this machine has printed."""
@@ -32,7 +32,6 @@ STATUS_SECONDS = 10.0
 """Seconds between two questions about the state of a job."""
 MOST_FAILURES = 20
 """Questions in a row that a busy cluster may leave without an answer."""
-_PR_SET_PDEATHSIG = 1
 
 
 class Launcher(Protocol):
@@ -136,11 +135,9 @@ def list_gpus() -> Sequence[str]:
 def _follow_parent() -> None:
     """Stop the run in order if the search is killed; on Linux, elsewhere it goes on.
 
-    The kernel sends the signal when each thread of the search ends. A run takes a second SIGTERM as
-    an order to exit at once; a second SIGUSR1 has no effect.
+    A run takes a second SIGTERM as an order to exit at once; a second SIGUSR1 has no effect.
     """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
+    signal_at_end_of_parent(signal.SIGUSR1)
 
 
 @dataclass

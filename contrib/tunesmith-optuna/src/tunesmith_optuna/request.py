@@ -7,19 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from tunesmith import api
 from tunesmith.catalog import Catalog
 from tunesmith.cli import render
 from tunesmith.cli.common import CliState
-from tunesmith.config.problems import convert_problems
 from tunesmith.config.run_file import read_run_file
 from tunesmith.config.trust import require_trusted, trust_code
 from tunesmith.errors import ConfigError, DataError, Problem, UsageError
 from tunesmith.execution.execute import collect_notices
 from tunesmith.execution.run_data import load_data
-from tunesmith.options import from_table
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder, write_atomic
 from tunesmith.text import format_count
@@ -27,6 +23,7 @@ from tunesmith_optuna.dev_part import DEV_HINT, NO_DEV_ROWS
 from tunesmith_optuna.options import TuneOptions
 from tunesmith_optuna.space import read_argument
 from tunesmith_optuna.trial_run import Objective, TrialRuns, find_objective, name_keys
+from tunesmith_torch.runtime.launch import override_options
 
 PLAN = "plan.toml"
 """The run file that is tuned, in the folder of a search: its keys, and those that were given."""
@@ -143,11 +140,7 @@ def change_options(
         search |= dict(map(read_argument, searches))
     except ValueError as error:
         raise UsageError(f"--search {error}") from None
-    values = {**options.model_dump(mode="json"), **flags, "search": search}
-    try:
-        return from_table(TuneOptions, values)
-    except ValidationError as error:
-        raise ConfigError([*convert_problems(error, "tune", TuneOptions)]) from None
+    return override_options(options, {**flags, "search": search}, "tune")
 
 
 def change_table(plan: Plan, options: TuneOptions) -> Plan:

@@ -12,14 +12,14 @@ from typing import Any
 from tunesmith import api
 from tunesmith.catalog import Catalog
 from tunesmith.config.run_file import set_value
-from tunesmith.config.trust import trust_code
 from tunesmith.errors import ConfigError, Problem, UsageError
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.plan import Plan
-from tunesmith.storage import RunFolder, write_atomic
+from tunesmith.storage import write_atomic
 from tunesmith.text import suggest_name
 from tunesmith_optuna.dev_part import NAME
 from tunesmith_optuna.space import Space
+from tunesmith_torch.runtime.launch import create_run_once
 
 LEFT_OUT = ("tune", "split", "gate")
 """Tables that a trial does not have: its parts are given, and nothing is judged."""
@@ -118,13 +118,7 @@ class TrialRuns:
             ConfigError: the technique cannot have these options together.
         """
         folder = self.plan_file.parent / name_trial(number)
-        if (folder / "run.toml").is_file():
-            return folder
-        plan = self.make_plan(number, options)
-        if not (folder / "lock").is_file():  # a killed search may have left it without a run file
-            api.create_run_folder(plan, folder)
-        write_atomic(RunFolder(folder).run_file, plan.to_toml())
-        trust_code(plan.to_json(), folder)
+        create_run_once(folder, lambda: self.make_plan(number, options))
         return folder
 
 

@@ -8,7 +8,6 @@ keeps the run locked.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import signal
 import sys
@@ -16,10 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunesmith.errors import TunesmithError
-from tunesmith_torch.runtime.launch import wait_for_lock
-
-PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal that this process gets when its parent ends. It outlives exec."""
+from tunesmith_torch.runtime.launch import signal_at_end_of_parent, wait_for_lock
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +52,7 @@ def end_with_parent(parent: int) -> None:
     """Let the kernel kill this process when its parent ends; elsewhere than on Linux do nothing."""
     if sys.platform != "linux":
         return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal_at_end_of_parent(signal.SIGKILL)
     if os.getppid() != parent:  # it has ended before
         os._exit(128 + signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Which adapters vLLM can add to a base model while it serves."""
+"""Adapters that vLLM can add to a base model while it serves."""
 
 from __future__ import annotations
 

@@ -10,8 +10,10 @@ model whose tokenizer is not on this machine nothing is known yet.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING
 
 from tunesmith.contracts import Finding, LeftOut
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
@@ -20,11 +22,16 @@ from tunesmith.records import Record, Text, last_exchange
 from tunesmith.text import format_count
 from tunesmith_data.text import content_key
 from tunesmith_torch.data.large_data import sample_if_large
+from tunesmith_torch.models.model_folder import read_context_length
 from tunesmith_torch.options.training import SupervisedOptions
+
+if TYPE_CHECKING:
+    from tunesmith_torch.data.templates import Template
 
 MOST_CHARACTERS = 8_000_000
 """Text that is tokenized at most: some seconds of CPU time."""
-UNLIMITED = 1 << 60
+UNUSABLE = (DataError, EnvironmentProblem, UsageError)
+"""Errors of a tokenizer or a row, which other checks, and loading, report."""
 
 
 def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> Iterator[Finding]:
@@ -33,14 +40,15 @@ def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> It
     # A model that `from` names has a tokenizer and a context of its own.
     if not isinstance(options, SupervisedOptions) or options.initial_model is not None:
         return
-    yield from _review_prompts(plan, options, heldout)
+    context = read_context_length(plan.found_model.config) or math.inf
+    open_template = cache(lambda: _open_template(plan, options))
+    yield from _review_prompts(heldout, context, open_template)
     rows = sample_if_large(train)
     allowed = options.max_left_out * len(rows)
     if len(rows) < len(train):
         allowed += 4 * math.sqrt(allowed) + 1  # four standard deviations of a sample
-    context = find_context_length(plan.found_model.config)
-    limit = min(options.max_length, context)
-    found = _find_long_rows(plan, options, rows, limit, math.floor(allowed) + 1)
+    limit = int(min(options.max_length, context))
+    found = _find_long_rows(options, rows, limit, math.floor(allowed) + 1, open_template)
     if len(found) <= allowed:
         return
     from tunesmith_torch.training.left_out_rows import describe_remedy
@@ -62,22 +70,30 @@ def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> It
     )
 
 
-def _review_prompts(
-    plan: Plan, options: SupervisedOptions, heldout: Sequence[Record]
-) -> Iterator[Finding]:
-    """Yield an error if the longest held-out prompt leaves no room for an answer."""
-    context = find_context_length(plan.found_model.config)
-    asked = [record for record in sample_if_large(heldout) if not isinstance(record, Text)]
-    if not asked or context == UNLIMITED or (folder := plan.found_model.tokenizer()) is None:
-        return
+def _open_template(plan: Plan, options: SupervisedOptions) -> Template | None:
+    """Return the model's template and tokenizer; None if they are not here, or cannot be used."""
+    folder = plan.found_model.tokenizer()
+    if folder is None:
+        return None
     from tunesmith_torch.data.templates import Template
     from tunesmith_torch.models.loading import load_tokenizer
 
+    with suppress(*UNUSABLE):
+        return Template.from_options(load_tokenizer(folder), options)
+    return None
+
+
+def _review_prompts(
+    heldout: Sequence[Record], context: float, open_template: Callable[[], Template | None]
+) -> Iterator[Finding]:
+    """Yield an error if the longest held-out prompt leaves no room for an answer."""
+    asked = [record for record in sample_if_large(heldout) if not isinstance(record, Text)]
+    if not asked or context == math.inf or (template := open_template()) is None:
+        return
     longest = max(asked, key=lambda record: len(content_key(record)))
     try:
-        template = Template.from_options(load_tokenizer(folder), options)
         (prompt,) = template.encode_prompts([last_exchange(longest)[0]])
-    except (DataError, EnvironmentProblem, UsageError):
+    except UNUSABLE:
         return
     if len(prompt) >= context:
         yield Finding(
@@ -91,34 +107,24 @@ def _review_prompts(
         )
 
 
-def find_context_length(config: Mapping[str, Any]) -> int:
-    """Return the largest number of tokens that the model supports, by its ``config.json``."""
-    text = config.get("text_config")
-    table = text if isinstance(text, Mapping) else config
-    for name in ("max_position_embeddings", "n_positions"):
-        length = table.get(name)
-        if isinstance(length, int) and length > 0:
-            return length
-    return UNLIMITED
-
-
 def _find_long_rows(
-    plan: Plan, options: SupervisedOptions, rows: Sequence[Record], limit: int, wanted: int
+    options: SupervisedOptions,
+    rows: Sequence[Record],
+    limit: int,
+    wanted: int,
+    open_template: Callable[[], Template | None],
 ) -> list[LeftOut]:
     """Return up to ``wanted`` of the rows with more than ``limit`` tokens, the longest first."""
     # A text is split into rows that fit.
     sizes = {i: len(content_key(r)) for i, r in enumerate(rows) if not isinstance(r, Text)}
     longest = sorted(sizes, key=lambda index: -sizes[index])
-    if len(longest) < wanted or (folder := plan.found_model.tokenizer()) is None:
+    if len(longest) < wanted or (template := open_template()) is None:
         return []
-    from tunesmith_torch.data.templates import Template
     from tunesmith_torch.data.tokenized_records import TOO_LONG
-    from tunesmith_torch.models.loading import load_tokenizer
 
     found: list[LeftOut] = []
     characters = start = 0
     try:
-        template = Template.from_options(load_tokenizer(folder), options)
         while len(found) < wanted:
             chosen = longest[start : start + wanted - len(found)]
             characters += sum(sizes[index] for index in chosen)
@@ -132,6 +138,6 @@ def _find_long_rows(
                 break  # the others have fewer characters
             found += long.values()
             start += len(chosen)
-    except (DataError, EnvironmentProblem, UsageError):
-        return []  # other checks, and loading, report what is wrong with the model or a row
+    except UNUSABLE:
+        return []
     return found

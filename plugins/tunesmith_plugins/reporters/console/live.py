@@ -331,7 +331,7 @@ class LiveReporter:
         )
 
     def _label(self, name: str) -> str:
-        """Return the name of a phase; the end of a long one tells it from others."""
+        """Return the name of a phase; that of a long one ends with what distinguishes it."""
         width = self._label_width
         return one_line(name if len(name) <= width else name.removeprefix(CHOOSING), width)
 
