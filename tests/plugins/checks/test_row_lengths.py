@@ -15,7 +15,7 @@ from tunesmith.contracts import Finding
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Completion, Record, Text
 from tunesmith_plugins.checks.row_lengths import tunesmith_review_data
-from tunesmith_plugins.checks.row_lengths.review import UNLIMITED, find_context_length
+from tunesmith_torch.models.model_folder import read_context_length
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 SHORT = [Completion(source=f"rows:{n}", prompt="Who?", completion="Me.") for n in range(1, 40)]
@@ -89,8 +89,8 @@ def test_a_held_out_prompt_without_room_for_an_answer_is_refused(model: Path) ->
 
 
 def test_the_context_is_read_from_the_config() -> None:
-    assert find_context_length({"max_position_embeddings": 512}) == 512
-    assert find_context_length({"n_positions": 1024}) == 1024
-    assert find_context_length({"text_config": {"max_position_embeddings": 128}}) == 128
-    assert find_context_length({"max_position_embeddings": -1}) == UNLIMITED
-    assert find_context_length({}) == UNLIMITED
+    assert read_context_length({"max_position_embeddings": 512}) == 512
+    assert read_context_length({"n_positions": 1024}) == 1024
+    assert read_context_length({"text_config": {"max_position_embeddings": 128}}) == 128
+    assert read_context_length({"max_position_embeddings": -1}) is None
+    assert read_context_length({}) is None

@@ -19,12 +19,14 @@ from tunesmith import api
 from tunesmith.errors import ConfigError, EnvironmentProblem, TunesmithError, UsageError
 from tunesmith.events import RunFinished
 from tunesmith.options import Options
+from tunesmith.plan import Plan
 from tunesmith.storage import Disk, EventLog, RunFolder, lock
 from tunesmith.testing import sample_event
 from tunesmith_torch.runtime.launch import (
     GpuRequest,
     Gpus,
     create_run,
+    create_run_once,
     given_flags,
     open_job,
     open_run,
@@ -155,6 +157,23 @@ def test_a_run_is_created_once_and_opened_until_it_is_finished(
         log.append({"time": 1.0, **finished.to_json()})
     with pytest.raises(UsageError, match="the run is finished"):
         open_run(out)
+
+
+def test_a_run_is_created_by_its_first_start(tiny_folder: Path, tmp_path: Path) -> None:
+    project = write_project(tmp_path, tiny_folder)
+    plans: list[int] = []
+
+    def make_plan(seed: int) -> Plan:
+        plans.append(seed)
+        return api.load_plan(project, sets=[f"run.seed={seed}"])[0]
+
+    out = tmp_path / "run"
+    create_run_once(out, lambda: make_plan(5))
+    create_run_once(out, lambda: make_plan(6))
+    assert plans == [5] and open_run(out)[1].run.seed == 5
+    (out / "run.toml").unlink()  # as of a start that was ended before it wrote the file
+    create_run_once(out, lambda: make_plan(7))
+    assert open_run(out)[1].run.seed == 7
 
 
 def test_a_start_waits_for_a_process_that_still_has_the_run(tmp_path: Path) -> None:
