@@ -40,6 +40,8 @@ MARGIN = 0.02
 """Share by which the corrected interval reaches beyond the lowest and highest measured peak."""
 MIN_SECONDS = 1.0
 """Seconds of training below which the throughput of a run is not used."""
+MIN_CPU_SHARE = 0.75
+"""Share of its CPU time that a training must get for its throughput to be the machine's own."""
 _SIGMA = 1.4826
 """Standard deviation of a normal distribution in units of its median absolute deviation."""
 
@@ -59,6 +61,11 @@ class CalibrationEntry:
     flops: float
     steps: int
     seconds: float
+    cpu_share: float | None = None
+    """CPU time that the training got, as a share of what its threads could use; None: not known.
+
+    It is low where other programs used the processor. Not measured for a GPU.
+    """
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,8 @@ class Calibration:
         """Return the operations per second that trainings with similar steps reached.
 
         The operations are predicted ones, made by the same method as those of ``estimate``: an
-        error in their count cancels out. None if no similar run finished here.
+        error in their count cancels out. Runs during which other programs used the processor
+        count only if there are no others. None if no similar run finished here.
         """
         step = estimate.flops / max(1, estimate.steps)
         timed = [
@@ -130,8 +138,9 @@ class Calibration:
             and run.steps > 0
             and _is_within_factor(run.flops / run.steps, step, SIMILAR_STEP)
         ]
+        undisturbed = [run for run in timed if (run.cpu_share or 0.0) >= MIN_CPU_SHARE] or timed
         throughputs = _drop_outliers(
-            [run.flops / run.seconds for run in _prefer_same_technique(timed, technique)]
+            [run.flops / run.seconds for run in _prefer_same_technique(undisturbed, technique)]
         )
         if not throughputs:
             return None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from types import TracebackType
 
-from tunesmith.events import Event, TrainingFinished
+from tunesmith.events import Event, TrainingFinished, TrainingStarted
 from tunesmith.execution.execute import load_report
 from tunesmith.storage import RunFolder
 from tunesmith_plugins.estimate.calibration import CalibrationEntry, append_entry, is_enabled
@@ -24,6 +26,7 @@ class CalibrationRecorder:
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._peak_before = 0
+        self._began = (0.0, 0.0)
 
     def __enter__(self) -> CalibrationRecorder:
         # Where it can be reset, an earlier and larger run in this process hides nothing.
@@ -41,6 +44,8 @@ class CalibrationRecorder:
 
     def report(self, event: Event) -> None:
         """Record the run if its training, not only a stage of it, has finished."""
+        if isinstance(event, TrainingStarted):
+            self._began = (time.perf_counter(), time.process_time())
         if isinstance(event, TrainingFinished) and not event.stage and is_enabled(os.environ):
             entry = self._build_entry()
             if entry is not None:
@@ -67,4 +72,19 @@ class CalibrationRecorder:
             flops=forecast.flops,
             steps=forecast.steps,
             seconds=report.training_seconds,
+            cpu_share=self._measure_cpu_share() if forecast.device_type == "cpu" else None,
         )
+
+    def _measure_cpu_share(self) -> float | None:
+        """Return the CPU time since the training began, as a share of what its threads could use.
+
+        A resumed run, or the last stage of several, is measured from its own beginning.
+        """
+        began, used = self._began
+        wall = time.perf_counter() - began
+        # A technique without torch has not imported it: nothing is known about its threads.
+        torch = sys.modules.get("torch")
+        if not began or torch is None or wall <= 0:
+            return None
+        threads: int = torch.get_num_threads()
+        return round((time.process_time() - used) / (wall * threads), 3)

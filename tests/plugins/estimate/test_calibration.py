@@ -134,6 +134,13 @@ def test_throughput_of_earlier_runs() -> None:
     assert Calibration((entry(seconds=0.5),)).throughput("x", STEP) is None  # too short
 
 
+def test_runs_disturbed_by_other_programs_show_the_throughput_only_where_no_others_do() -> None:
+    busy = tuple(entry(flops=1e11, cpu_share=0.3) for _ in range(4))
+    low, high = Calibration((*busy, entry(cpu_share=0.95))).throughput("x", STEP) or (0.0, 0.0)
+    assert low == pytest.approx(0.5e11) and high == pytest.approx(1.5e11)
+    assert (Calibration(busy).throughput("x", STEP) or (0.0, 0.0))[1] < 0.2e11
+
+
 def test_only_this_devices_runs_are_read(tmp_path: Path) -> None:
     environment = {"XDG_STATE_HOME": str(tmp_path)}
     assert calibration.read_calibration(DEVICE, environment).runs == ()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tunesmith.events import Event, Forecast, StepFinished, TrainingFinished
+from tunesmith.events import Event, Forecast, StepFinished, TrainingFinished, TrainingStarted
 from tunesmith.storage import EventLog, RunFolder
 from tunesmith_plugins.estimate.recorder import CalibrationRecorder
 from tunesmith_torch.runtime import machine
@@ -31,6 +34,13 @@ def finished(stage: str = "") -> TrainingFinished:
     return TrainingFinished(
         stage=stage, technique="x", steps=2, tokens=2, trained_tokens=2, seconds=0.5,
         peak_memory_bytes=90, artifact="a", format="adapter",
+    )  # fmt: skip
+
+
+def started() -> TrainingStarted:
+    return TrainingStarted(
+        technique="x", steps=2, epochs=1.0, rows=2, tokens=2, trained_tokens=2,
+        trainable_parameters=1, parameters=1, device="x", precision="x",
     )  # fmt: skip
 
 
@@ -90,3 +100,18 @@ def test_an_earlier_and_larger_run_in_the_process_hides_nothing(
     values = {**FORECAST.to_json(), "device_type": "cpu", "untracked_bytes": 0}
     values.pop("event")
     assert len(record(tmp_path, Forecast(**values), step(1), finished())) == 1
+
+
+@pytest.mark.parametrize(("device", "share"), [("cpu", 0.75), ("cuda", None)])
+def test_the_share_of_the_processor_that_a_training_got_is_recorded(
+    device: str, share: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = {"perf_counter": [100.0, 110.0], "process_time": [5.0, 20.0]}  # seconds
+    for name, times in clocks.items():
+        monkeypatch.setattr(time, name, iter(times).__next__)
+    monkeypatch.setattr(machine, "peak_resident_memory", lambda: 0)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(get_num_threads=lambda: 2))
+    values = {**FORECAST.to_json(), "device_type": device}
+    values.pop("event")
+    (entry,) = record(tmp_path, Forecast(**values), started(), step(1), finished())
+    assert entry["cpu_share"] == share
