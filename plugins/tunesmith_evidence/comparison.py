@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -133,14 +133,7 @@ def find_obstacles(first: RunResults, second: RunResults, catalog: Catalog) -> l
     shared = [key for key in second.measured if key in first.measured]
     if not shared:
         return ["the tuned models were not measured by a common metric"]
-    reasons = []
-    rows = [run.rows(*shared[0]) for run in (first, second)]
-    before, after = (Counter(key[0] for key in keys) for keys in rows)
-    if before != after:
-        common = (before & after).total()
-        reasons.append(
-            f"the held-out rows differ: {before.total()} and {after.total()} rows, {common} in both"
-        )
+    reasons = [*_find_other_rows(*(run.rows(*shared[0]).keys() for run in (first, second)))]
     for evaluator in dict.fromkeys(name for name, _ in shared):
         given = [_scorer_options(run.plan, evaluator, catalog) for run in (first, second)]
         changed = [
@@ -155,6 +148,18 @@ def find_obstacles(first: RunResults, second: RunResults, catalog: Catalog) -> l
                 f"the scorer {evaluator} has another version: {versions[0]} and {versions[1]}"
             )
     return reasons
+
+
+def _find_other_rows(first: Set[RowKey], second: Set[RowKey]) -> Iterator[str]:
+    """Yield the difference of the rows, if they differ by more than their weights."""
+    if first == second:
+        return
+    before, after = (Counter(key[0] for key in keys) for keys in (first, second))
+    if before != after:
+        common = (before & after).total()
+        yield (
+            f"the held-out rows differ: {before.total()} and {after.total()} rows, {common} in both"
+        )
 
 
 def _scorer_options(plan: JSON, evaluator: str, catalog: Catalog) -> JSON:

@@ -85,10 +85,11 @@ def command(
     """
     if len(runs) < 2:
         raise UsageError("compare: at least two runs are needed")
+    catalog = state.catalog()
     with paused_garbage_collection():
         first, *others = [read_results(path) for path in runs]
         for other in others:
-            refuse_incomparable(first, other, state.catalog(), shared_rows)
+            refuse_incomparable(first, other, catalog, shared_rows)
         found = compare_all(first, others)
     if as_json:
         render.print_json(to_json(first, found))
@@ -98,7 +99,7 @@ def command(
     if len(found) > DETAILED_RUNS:
         render.print_text("to see the rows that two runs answer differently, compare these two")
         return
-    joint = list_joint_metrics(state.catalog())
+    joint = list_joint_metrics(catalog)
     for difference in found:
         show(first, difference, items, joint)
 
