@@ -1,5 +1,7 @@
-"""Entry point of ``python -m tunesmith``, which torchrun starts."""
+"""Entry point of ``python -m tunesmith``, which torchrun starts: the command ``tunesmith``."""
 
-from tunesmith.cli import main
+from importlib import metadata
 
-main()
+# The command line is above the core, so it is found as the console script of this distribution.
+scripts = metadata.distribution("tunesmith").entry_points.select(group="console_scripts")
+scripts["tunesmith"].load()()

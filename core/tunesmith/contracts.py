@@ -408,9 +408,14 @@ class Finding:
         from tunesmith.events import Notice
 
         return Notice(
-            level=self.level, source=self.where or plugin, message=self.message, count=self.count,
-            examples=list(self.examples), hint=self.hint, heldout_rows=list(self.heldout_rows),
-        )  # fmt: skip
+            level=self.level,
+            source=self.where or plugin,
+            message=self.message,
+            count=self.count,
+            examples=list(self.examples),
+            hint=self.hint,
+            heldout_rows=list(self.heldout_rows),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,8 @@ JSON = dict[str, Any]
 
 EVENT_TYPES: dict[str, type[Event]] = {}
 """Event classes by their ``kind``, the name under ``event`` in a line of ``events.jsonl``."""
+PATH_FIELDS = frozenset({"artifact", "path", "records"})
+"""Fields of events that are paths, relative to the folder of the run or of its stage."""
 
 # Logs of earlier versions have these names; ``from_json`` reads them as the present ones.
 EARLIER_KINDS: dict[str, str] = {
@@ -66,7 +68,8 @@ class Event:
 
     def with_path_prefix(self, folder: str) -> Event:
         """Return the event with ``folder`` put before its relative paths."""
-        return self
+        paths = {name: f"{folder}/{vars(self)[name]}" for name in PATH_FIELDS & vars(self).keys()}
+        return dataclasses.replace(self, **paths)
 
 
 def from_json(line: JSON) -> Event | None:
@@ -277,9 +280,6 @@ class CheckpointSaved(Event, kind="checkpoint-saved"):
     bytes: int
     seconds: float
 
-    def with_path_prefix(self, folder: str) -> Event:
-        return dataclasses.replace(self, path=f"{folder}/{self.path}")
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFinished(Event, kind="training-finished"):
@@ -300,9 +300,6 @@ class TrainingFinished(Event, kind="training-finished"):
     """False if the artifact cannot generate text, as a reward model."""
     affected_rows: dict[str, int] = field(default_factory=dict)
     """Numbers of rows that were left out of training or changed, by cause."""
-
-    def with_path_prefix(self, folder: str) -> Event:
-        return dataclasses.replace(self, artifact=f"{folder}/{self.artifact}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -401,9 +398,6 @@ class Measured(Event, kind="measured"):
     ``heldout_rows``; empty if there are none, or no others."""
     details: JSON = field(default_factory=dict)
     """Further results that the evaluator adds."""
-
-    def with_path_prefix(self, folder: str) -> Event:
-        return dataclasses.replace(self, records=f"{folder}/{self.records}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ import pluggy
 if TYPE_CHECKING:
     from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
     from tunesmith.events import JSON
-    from tunesmith.offers import (  # fmt: skip
+    from tunesmith.offers import (
         CommandOffer,
         DataLoaderOffer,
         EvaluatorOffer,

@@ -22,9 +22,17 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound="BaseModel")
 RUN_FILE_TABLES = (
-    "run", "model", "data", "split", "technique", "evaluators", "reporters", "baselines", "gate",
+    "run",
+    "model",
+    "data",
+    "split",
+    "technique",
+    "evaluators",
+    "reporters",
+    "baselines",
+    "gate",
     "plugins",
-)  # fmt: skip
+)
 """The tables of a run file that the core reads; a plugin cannot have another one of that name."""
 
 
@@ -243,9 +251,16 @@ class TableOffer(ConfiguredOffer[C]):
 
 
 KINDS: tuple[type[Offer], ...] = (
-    DataLoaderOffer, SplitterOffer, TechniqueOffer, EvaluatorOffer, RivalOffer, ReporterOffer,
-    ExporterOffer, CommandOffer, TableOffer,
-)  # fmt: skip
+    DataLoaderOffer,
+    SplitterOffer,
+    TechniqueOffer,
+    EvaluatorOffer,
+    RivalOffer,
+    ReporterOffer,
+    ExporterOffer,
+    CommandOffer,
+    TableOffer,
+)
 """All kinds of offers, in the order in which they are listed."""
 
 

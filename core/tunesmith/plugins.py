@@ -136,8 +136,13 @@ def find_installed() -> Installed:
     found: dict[str, tuple[Plugin, metadata.EntryPoint]] = {}
     for entry in entries:
         distribution, version = about[id(entry.dist)]
-        plugin = Plugin(name=entry.name, distribution=distribution, version=version,
-                        module=entry.value, api=apis.get(id(entry.dist), ""))  # fmt: skip
+        plugin = Plugin(
+            name=entry.name,
+            distribution=distribution,
+            version=version,
+            module=entry.value,
+            api=apis.get(id(entry.dist), ""),
+        )
         # An editable install next to a wheel lists the entry twice; the first one is imported.
         found.setdefault(plugin.full_name, (plugin, entry))
     return sorted(found.values(), key=lambda pair: (not pair[0].is_builtin, pair[0].full_name))

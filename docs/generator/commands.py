@@ -8,11 +8,11 @@ import click
 
 from tunesmith import plugins
 from tunesmith.catalog import Catalog
-from tunesmith.cli.app import app
-from tunesmith.cli.common import common_options
-from tunesmith.cli.groups import arrange_commands
 from tunesmith.offers import CommandOffer
 from tunesmith.plugins import Selection
+from tunesmith_cli.app import app
+from tunesmith_cli.common import common_options
+from tunesmith_cli.groups import arrange_commands
 
 WIDTH = 88
 

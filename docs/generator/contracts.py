@@ -18,9 +18,9 @@ from generator.source import (
     type_aliases,
 )
 from tunesmith import contracts, errors, estimates, events, offers, options, plan, records, testing
-from tunesmith.cli import common, render
 from tunesmith.testing import fixtures
 from tunesmith.testing.checks import REGISTERED_CHECKS
+from tunesmith_cli import common, render
 
 CONTRACTS = {
     "Records": records,
@@ -79,8 +79,8 @@ def offer_page() -> Iterator[str]:
         yield from describe(node, level=2)
     yield "## What commands build on\n"
     yield (
-        "Options that commands share, from `tunesmith.cli.common`, and functions that print, from "
-        "`tunesmith.cli.render`; results go to stdout, notes and errors to stderr. A command "
+        "Options that commands share, from `tunesmith_cli.common`, and functions that print, from "
+        "`tunesmith_cli.render`; results go to stdout, notes and errors to stderr. A command "
         "raises an [error of tunesmith](exit-codes.md), which becomes its exit code.\n"
     )
     for module in (common, render):

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from tests.architectures.reference import LEARNING_RATE, MAX_NEW_TOKENS
 
 import tunesmith
-from tunesmith.cli.app import app
 from tunesmith.errors import TunesmithError
+from tunesmith_cli.app import app
 
 STEPS = 3
 SEED = 42

@@ -101,6 +101,7 @@ print("\\x1d" + json.dumps([names, by_imports, changes()]))
 '''
 PACKAGES = (
     "tunesmith_torch",
+    "tunesmith_cli",
     "tunesmith_data",
     "tunesmith_evidence",
     "tunesmith_plugins",

@@ -17,9 +17,9 @@ from typing import Any
 import click
 import pytest
 
-from tunesmith.cli.app import app
 from tunesmith.events import EVENT_TYPES
 from tunesmith.offers import RUN_FILE_TABLES
+from tunesmith_cli.app import app
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -122,7 +122,7 @@ def test_the_readme_example_is_a_run_file(tmp_path: Path) -> None:
 def test_the_readme_plugin_is_short_and_works(tmp_path: Path) -> None:
     from click.testing import CliRunner
 
-    from tunesmith.cli.app import app
+    from tunesmith_cli.app import app
     from tunesmith_torch.testing.tiny_model import save_tiny_model
 
     (code,) = blocks(ROOT / "README.md", "python")

@@ -16,7 +16,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "core" / "tunesmith"
-TOOLKITS = ("tunesmith_data", "tunesmith_evidence", "tunesmith_torch", "tunesmith_python")
+TOOLKITS = (
+    "tunesmith_cli",
+    "tunesmith_data",
+    "tunesmith_evidence",
+    "tunesmith_torch",
+    "tunesmith_python",
+)
 ROOMS = ("data", "statistics", "storage")
 """Rooms of the core with names for plugins: those in the ``__all__`` of their package."""
 _NUMBER = re.compile(r"\b(int|float)\b")

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.processes
 PROGRAM = """
 import json, sys
 sys.argv[0] = "tunesmith"
-from tunesmith.cli import main
+from tunesmith_cli import main
 code = None
 try:
     main()

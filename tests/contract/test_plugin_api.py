@@ -13,11 +13,11 @@ from click.testing import CliRunner
 
 import tunesmith.hookspecs
 from tunesmith import plugins
-from tunesmith.cli.app import app
 from tunesmith.errors import warn_deprecated
 from tunesmith.execution import execute
 from tunesmith.offers import KINDS, Plugin
 from tunesmith.storage import RunFolder
+from tunesmith_cli.app import app
 
 FROZEN = Path(__file__).parents[1] / "fixtures" / "plugins_api1"
 FILES = sorted(FROZEN.glob("*.py"))

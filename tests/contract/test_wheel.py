@@ -53,7 +53,7 @@ def test_a_plugin_is_created_from_the_wheel(wheel: Path, tmp_path: Path) -> None
         "import tunesmith, tunesmith_plugins, sys\n"
         "print(tunesmith.__file__, tunesmith_plugins.__file__, file=sys.stderr)\n"
         "sys.argv[0] = 'tunesmith'\n"
-        "from tunesmith.cli import main\n"
+        "from tunesmith_cli import main\n"
         "main()\n"
     )
     done = subprocess.run(

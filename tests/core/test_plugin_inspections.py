@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner, Result
 from distributions import COMMAND, Site
 
-from tunesmith.cli.app import app
 from tunesmith.plugins import (
     cache_folder,
     find_installed,
@@ -20,6 +19,7 @@ from tunesmith.plugins import (
     inspection_files,
     read_commands,
 )
+from tunesmith_cli.app import app
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from malformed_files import CASES, ELSEWHERE, Case, LeftOut, Refused, Used
 
 from tunesmith.catalog import Catalog
-from tunesmith.cli.app import app
 from tunesmith.errors import DataError
 from tunesmith.offers import DataLoaderOffer
 from tunesmith.plugins import Selection, find_plugins
+from tunesmith_cli.app import app
 
 ROOT = Path(__file__).parents[2]
 RUN_FILE = """

@@ -35,7 +35,7 @@ Tunesmith = Callable[..., Outcome]
 @pytest.fixture
 def tunesmith() -> Tunesmith:
     """``tunesmith("run", "run.toml")`` like the installed command."""
-    from tunesmith.cli.app import app as main
+    from tunesmith_cli.app import app as main
 
     def call(*args: str | Path) -> Outcome:
         result = CliRunner().invoke(main, [str(arg) for arg in args])

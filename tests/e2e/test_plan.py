@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from tunesmith.cli.app import app
+from tunesmith_cli.app import app
 
 RUN = """
 [model]

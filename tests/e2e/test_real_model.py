@@ -51,7 +51,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, smollm2: str) -> Path:
     """The folder of a finished run on SmolLM2."""
     from click.testing import CliRunner
 
-    from tunesmith.cli.app import app as main
+    from tunesmith_cli.app import app as main
 
     folder = tmp_path_factory.mktemp("real")
     (folder / "run.toml").write_text(RUN.format(base=smollm2))

@@ -10,10 +10,10 @@ import pytest
 import tomli_w
 from click.testing import CliRunner, Result
 
-from tunesmith.cli.app import app
 from tunesmith.offers import TechniqueOffer
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Preference
+from tunesmith_cli.app import app
 
 pytestmark = pytest.mark.processes
 

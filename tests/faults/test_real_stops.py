@@ -104,7 +104,7 @@ def test_another_process_resumes_to_identical_results(
 
 
 def _process(seed: int, *args: str | Path) -> subprocess.Popen[str]:
-    program = "from tunesmith.cli.app import app; app()"
+    program = "from tunesmith_cli.app import app; app()"
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, args)],
         env={**os.environ, "PYTHONHASHSEED": str(seed)},

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from small_runs import tables
 
 import tunesmith
-from tunesmith.cli.app import app
 from tunesmith.errors import ConfigError
 from tunesmith.estimates import Assumptions
+from tunesmith_cli.app import app
 from tunesmith_python.plans import check, estimate, make_plan
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 

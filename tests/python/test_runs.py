@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from small_runs import tables
 
 import tunesmith
-from tunesmith.cli.app import app
 from tunesmith.errors import ConfigError, PluginError, UsageError
 from tunesmith.storage import RunFolder
+from tunesmith_cli.app import app
 from tunesmith_python.runs import MODELS, Run
 
 

@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner, Result
 from schemas import VALIDATE
 
-from tunesmith.cli.app import app
+from tunesmith_cli.app import app
 from tunesmith_cloud.launchers import LAUNCHERS
 
 

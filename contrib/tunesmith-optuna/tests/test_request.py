@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tunesmith import api
-from tunesmith.cli.app import app
-from tunesmith.cli.common import CliState
 from tunesmith.errors import ConfigError, DataError, UsageError
 from tunesmith.execution.run_data import load_data
+from tunesmith_cli.app import app
+from tunesmith_cli.common import CliState
 from tunesmith_optuna import tunesmith_commands
 from tunesmith_optuna.command import command
 from tunesmith_optuna.dev_part import DevPart, DevPartOptions

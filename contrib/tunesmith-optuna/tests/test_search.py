@@ -13,8 +13,8 @@ import pytest
 from fake_launcher import FakeLauncher, Script, fail, succeed
 
 from tunesmith import api
-from tunesmith.cli.common import CliState
 from tunesmith.errors import RunStopped, TrainingError
+from tunesmith_cli.common import CliState
 from tunesmith_optuna.findings import Row
 from tunesmith_optuna.options import TuneOptions
 from tunesmith_optuna.request import Request, change_table, read_request

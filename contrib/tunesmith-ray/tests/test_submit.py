@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from tunesmith.cli.app import app
+from tunesmith_cli.app import app
 from tunesmith_ray import tunesmith_commands
 from tunesmith_ray.commands import cancel, logs, status, submit
 from tunesmith_ray.job_file import Job, find_job
@@ -36,7 +36,7 @@ def test_each_offer_loads_its_command() -> None:
 
 def test_a_dry_run_shows_the_work_and_needs_no_ray(project: Path, tmp_path: Path) -> None:
     before = sorted(project.rglob("*"))
-    code = "import sys; sys.modules['ray'] = None; from tunesmith.cli.app import app; app()"
+    code = "import sys; sys.modules['ray'] = None; from tunesmith_cli.app import app; app()"
     done = subprocess.run(
         [sys.executable, "-c", code, "ray", "submit", str(project / "run.toml"), "--dry-run",
          "--out", str(tmp_path / "run"), "--workers", "3", "--gpus", "A100:2"],

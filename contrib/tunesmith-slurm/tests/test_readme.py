@@ -11,7 +11,7 @@ import click
 import pytest
 
 from tunesmith import api
-from tunesmith.cli.app import app
+from tunesmith_cli.app import app
 from tunesmith_slurm.options import SlurmOptions
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from fake_slurm import FakeSlurm
 
 from tunesmith import api
-from tunesmith.cli.app import app
+from tunesmith_cli.app import app
 from tunesmith_slurm import tunesmith_commands
 from tunesmith_slurm.commands import cancel, logs, status, submit
 from tunesmith_slurm.job_file import find_job

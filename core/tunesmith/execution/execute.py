@@ -56,9 +56,14 @@ from tunesmith.text import redact_all
 
 
 def run(
-    plan: Plan, catalog: Catalog, folder: RunFolder, *, resume: bool = False,
-    accept_changes: bool = False, force: bool = False,
-) -> Report:  # fmt: skip
+    plan: Plan,
+    catalog: Catalog,
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    accept_changes: bool = False,
+    force: bool = False,
+) -> Report:
     """Execute a plan in a run folder.
 
     Args:
@@ -121,9 +126,13 @@ def write_report(folder: RunFolder, report: Report) -> None:
 
 
 def _execute_phases(
-    plan: Plan, catalog: Catalog, folder: RunFolder, emit: Emitter, reviewer: ModelReviewer,
+    plan: Plan,
+    catalog: Catalog,
+    folder: RunFolder,
+    emit: Emitter,
+    reviewer: ModelReviewer,
     resume_check: ResumeCheck,
-) -> Sequence[Record]:  # fmt: skip
+) -> Sequence[Record]:
     """Run the phases to the evaluation of the tuned model; return the training records."""
     _record_start(plan, folder, emit, resume_check)
     parts = _load_and_review_data(plan, catalog, folder, emit, resume_check)
@@ -255,9 +264,11 @@ class _ModelPhases:
         base = cache(lambda: self._open_model("base model", None))
         options = self.plan.baselines
         task = RivalTask(
-            train=self.parts.train, base=base, seed=self.plan.run.seed,
+            train=self.parts.train,
+            base=base,
+            seed=self.plan.run.seed,
             system_prompt=options.system_prompt,
-        )  # fmt: skip
+        )
         run = self._run_so_far()
         choice = RivalChoice(self.plan, task, self.parts, first, run, self.emit)
         left, chosen = options.budget_seconds, []
@@ -359,25 +370,40 @@ class _ModelPhases:
 
 
 def build_job(
-    plan: Plan, model: Path, parts: DataParts, checkpoints: Checkpoints,
+    plan: Plan,
+    model: Path,
+    parts: DataParts,
+    checkpoints: Checkpoints,
     emit: Callable[[Event], None],
-) -> Job[Any]:  # fmt: skip
+) -> Job[Any]:
     """Build the technique's job. It writes to the folder that holds the checkpoints' folder."""
     return Job(
-        config=plan.technique.config, model=model, train=parts.train, dev=parts.dev,
-        out=checkpoints.folder.parent, seed=plan.run.seed, device=plan.run.device,
-        checkpoints=checkpoints, emit=emit, technique=plan.technique.offer.name,
+        config=plan.technique.config,
+        model=model,
+        train=parts.train,
+        dev=parts.dev,
+        out=checkpoints.folder.parent,
+        seed=plan.run.seed,
+        device=plan.run.device,
+        checkpoints=checkpoints,
+        emit=emit,
+        technique=plan.technique.offer.name,
         base_name=plan.found_model.hub_id or plan.found_model.reference,
-    )  # fmt: skip
+    )
 
 
 def _collect_evidence(
     plan: Plan, folder: RunFolder, report: Report, train: Sequence[Record]
 ) -> Evidence:
     return Evidence(
-        plan=plan, folder=folder.path, data=report.data, train=train, notices=tuple(report.notices),
-        measured=tuple(report.measured.values()), rivals=tuple(report.rivals.values()),
-    )  # fmt: skip
+        plan=plan,
+        folder=folder.path,
+        data=report.data,
+        train=train,
+        notices=tuple(report.notices),
+        measured=tuple(report.measured.values()),
+        rivals=tuple(report.rivals.values()),
+    )
 
 
 def _build_run_finished(error: BaseException | None, verdict: JSON, seconds: float) -> RunFinished:

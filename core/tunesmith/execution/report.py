@@ -142,10 +142,14 @@ class Report:
         if self.data is None:
             return {}
         return {
-            "description": self.data.description, "train": self.data.train, "dev": self.data.dev,
-            "holdout": self.data.heldout, "left_out": self.data.left_out,
-            "left_out_examples": self.data.examples, "fingerprint": self.data.fingerprint,
-        }  # fmt: skip
+            "description": self.data.description,
+            "train": self.data.train,
+            "dev": self.data.dev,
+            "holdout": self.data.heldout,
+            "left_out": self.data.left_out,
+            "left_out_examples": self.data.examples,
+            "fingerprint": self.data.fingerprint,
+        }
 
     @property
     def peak_memory(self) -> int:

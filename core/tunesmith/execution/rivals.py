@@ -163,9 +163,12 @@ class RivalChoice:
         return sorted(random.Random(self.plan.run.seed).sample(range(count), rows))
 
     def _compare(
-        self, offer: RivalOffer[Any], rival: Rival, variants: Iterable[RivalVariant],
+        self,
+        offer: RivalOffer[Any],
+        rival: Rival,
+        variants: Iterable[RivalVariant],
         seconds_left: float,
-    ) -> tuple[RivalVariant | None, RivalChosen]:  # fmt: skip
+    ) -> tuple[RivalVariant | None, RivalChosen]:
         """Score variants until the time is up; return the best one and the event about it."""
         metric = self.evaluator.offer.metrics[0]
         sign = 1 if metric.higher_is_better else -1

@@ -96,9 +96,13 @@ def _split(plan: Plan, dataset: Dataset, records: Iterator[Record]) -> Split:
         PluginError: the splitter has lost a record, or put one into two parts.
     """
     request = SplitRequest(
-        records=dataset.train, seed=plan.run.seed, heldout=dataset.heldout is None,
-        holdout=plan.holdout, dev=dataset.dev is None, needs_dev=plan.technique.offer.needs_dev,
-    )  # fmt: skip
+        records=dataset.train,
+        seed=plan.run.seed,
+        heldout=dataset.heldout is None,
+        holdout=plan.holdout,
+        dev=dataset.dev is None,
+        needs_dev=plan.technique.offer.needs_dev,
+    )
     plugin = plan.split.offered.plugin
     with attribute_errors_to(plugin):
         split = plan.split.offer.build(plan.split.config).split(records, request)

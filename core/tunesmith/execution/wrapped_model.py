@@ -31,9 +31,13 @@ class WrappedModel:
         return progress
 
     def _call(
-        self, method: Callable[..., Sequence[R]], prompts: Sequence[Prompt], *arguments: object,
-        progress: Progress | None, **options: object,
-    ) -> Sequence[R]:  # fmt: skip
+        self,
+        method: Callable[..., Sequence[R]],
+        prompts: Sequence[Prompt],
+        *arguments: object,
+        progress: Progress | None,
+        **options: object,
+    ) -> Sequence[R]:
         """Call a method of the model, and return its result for each prompt."""
         progress = self._progress(progress, len(prompts))
         return method(self.convert_prompts(prompts), *arguments, progress=progress, **options)
@@ -55,9 +59,14 @@ class WrappedModel:
         return self._call(self.model.generate, prompts, max_new_tokens, progress=progress)
 
     def sample(
-        self, prompts: Sequence[Prompt], max_new_tokens: int, *, seed: int,
-        temperature: float = 1.0, progress: Progress | None = None,
-    ) -> Sequence[Generation]:  # fmt: skip
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        progress: Progress | None = None,
+    ) -> Sequence[Generation]:
         """Sample answers.
 
         Raises:

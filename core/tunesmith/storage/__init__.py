@@ -35,8 +35,24 @@ from tunesmith.storage.run_folder import RunFolder
 from tunesmith.storage.run_lock import LEASE, LockHolder, lock
 
 __all__ = [
-    "LEASE", "MANIFEST", "Checkpoint", "Checkpoints", "Disk", "EventLog", "FileChecksum",
-    "FileProblem", "LockHolder", "Manifest", "RunFolder", "commit_folder", "free_bytes",
-    "is_inside", "lock", "read_events", "read_known_events", "read_manifest", "verify_folder",
+    "LEASE",
+    "MANIFEST",
+    "Checkpoint",
+    "Checkpoints",
+    "Disk",
+    "EventLog",
+    "FileChecksum",
+    "FileProblem",
+    "LockHolder",
+    "Manifest",
+    "RunFolder",
+    "commit_folder",
+    "free_bytes",
+    "is_inside",
+    "lock",
+    "read_events",
+    "read_known_events",
+    "read_manifest",
+    "verify_folder",
     "write_atomic",
-]  # fmt: skip
+]

@@ -55,9 +55,14 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, *, keep: int = 2, on_problem: Callable[[str], None] = _warn,
-        owned: bool = True, disk: Disk = DISK,
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path,
+        *,
+        keep: int = 2,
+        on_problem: Callable[[str], None] = _warn,
+        owned: bool = True,
+        disk: Disk = DISK,
+    ) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
         self.folder = folder
@@ -67,9 +72,13 @@ class Checkpoints:
         self._disk = disk
 
     def save(
-        self, step: int, write: Callable[[Path], None], *, meta: Mapping[str, Any] | None = None,
+        self,
+        step: int,
+        write: Callable[[Path], None],
+        *,
+        meta: Mapping[str, Any] | None = None,
         best: bool = False,
-    ) -> Path:  # fmt: skip
+    ) -> Path:
         """Commit what ``write(folder)`` puts into an empty folder as the checkpoint of ``step``.
 
         When this returns, the checkpoint survives a power cut. Until then, and if anything raises,

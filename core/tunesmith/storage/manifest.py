@@ -255,9 +255,12 @@ def _raise_error(error: OSError) -> None:
 
 
 def commit_folder(
-    target: Path, write: Callable[[Path], None], meta: Mapping[str, Any] | None = None, *,
+    target: Path,
+    write: Callable[[Path], None],
+    meta: Mapping[str, Any] | None = None,
+    *,
     disk: Disk = DISK,
-) -> Path:  # fmt: skip
+) -> Path:
     """Fill a folder with ``write(staging)`` and commit it to ``target``, complete or not at all.
 
     A folder committed to ``target`` earlier is replaced, and stays complete until then. If anything
@@ -275,9 +278,13 @@ def commit_folder(
 
 
 def commit_with_manifest(
-    target: Path, write: Callable[[Path], None], manifest: Manifest, *, expected: int = 0,
+    target: Path,
+    write: Callable[[Path], None],
+    manifest: Manifest,
+    *,
+    expected: int = 0,
     disk: Disk = DISK,
-) -> Path:  # fmt: skip
+) -> Path:
     """Commit an artifact or a checkpoint; ``manifest`` has no files yet.
 
     ``expected`` is the size of the last such folder in bytes, for the message when the disk is

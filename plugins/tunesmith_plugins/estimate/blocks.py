@@ -11,9 +11,9 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from tunesmith.cli import render
-from tunesmith.cli.render import Cell
 from tunesmith.terminal import supports_live_display
+from tunesmith_cli import render
+from tunesmith_cli.render import Cell
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 
 from tunesmith import api
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith.errors import DataError, UsageError
 from tunesmith.estimates import Assumptions
 from tunesmith.execution.run_data import load_data
 from tunesmith.plan import Plan
 from tunesmith.records import Record
 from tunesmith.text import suggest_name
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith_plugins.estimate import blocks, hardware, view
 from tunesmith_plugins.estimate.compare_techniques import (
     PlannedLaunch,

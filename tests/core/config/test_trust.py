@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tunesmith import api, resume
-from tunesmith.cli.app import app
 from tunesmith.config import trust
 from tunesmith.config.run_file import read_run_file
 from tunesmith.config.trust import (
@@ -25,6 +24,7 @@ from tunesmith.config.trust import (
     trust_file,
 )
 from tunesmith.errors import UsageError
+from tunesmith_cli.app import app
 from tunesmith_plugins.commands.runs.replay import replay_events
 
 FAKE = Path(__file__).parents[1] / "fake_plugin.py"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from tunesmith.cli.app import app
+from tunesmith_cli.app import app
 
 FAKE = Path(__file__).parents[2] / "core" / "fake_plugin.py"
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]

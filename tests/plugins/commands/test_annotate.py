@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from tunesmith.cli.app import app
 from tunesmith.errors import DataError, UsageError
 from tunesmith.records import Message, Preference
+from tunesmith_cli.app import app
 from tunesmith_plugins.commands.annotate.pairs import (
     ChoiceCounts,
     Pair,
@@ -198,7 +198,7 @@ def test_session_in_a_real_terminal(tmp_path: Path) -> None:
     """Control sequences are shown as text, arrow keys work, and choices survive a hang-up."""
     path = tmp_path / "pairs.jsonl"
     write_pairs(path, [Pair(PROMPT, "\x1b]0;owned\x07 [bold]a", "b", f"p{n}") for n in range(3)])
-    code = "import sys; from tunesmith.cli import main; sys.argv[0] = 'tunesmith'; main()"
+    code = "import sys; from tunesmith_cli import main; sys.argv[0] = 'tunesmith'; main()"
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", code, "data", "annotate", "--ask", str(path)],

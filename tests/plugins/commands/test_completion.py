@@ -6,7 +6,7 @@ import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
-from tunesmith.cli.app import app
+from tunesmith_cli.app import app
 from tunesmith_plugins.commands.completion.command import ADD_WORD, NO_SPACE
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from tunesmith.cli.app import app
+from tunesmith_cli.app import app
 from tunesmith_plugins.commands.doctor import command
 from tunesmith_plugins.commands.doctor.command import probe_torch
 

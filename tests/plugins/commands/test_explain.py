@@ -23,7 +23,7 @@ from tunesmith_plugins.commands.plugin_list.explain import (
     list_keys,
 )
 
-PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith.cli import main; main()"
+PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith_cli import main; main()"
 
 
 def test_a_key_is_explained_with_owner_and_example(tunesmith: Tunesmith) -> None:

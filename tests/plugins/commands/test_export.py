@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from tunesmith.cli.app import app
+from tunesmith_cli.app import app
 from tunesmith_plugins.commands.export import command, trained
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 

@@ -13,7 +13,7 @@ import tomli_w
 from click.testing import CliRunner
 
 import tunesmith
-from tunesmith.cli.app import app
+from tunesmith_cli.app import app
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 NUMBER = r"[+-]?\d[\d,]*\.\d+|[+-]?\d[\d,]*|[<>]-?0\.001"

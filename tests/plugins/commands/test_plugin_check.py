@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tunesmith.cli.app import app
 from tunesmith.errors import PluginError, UsageError
 from tunesmith.plugins import Selection, find_plugins
+from tunesmith_cli.app import app
 from tunesmith_plugins.commands.plugin_check.command import find_module, parse_samples
 
 BROKEN = """

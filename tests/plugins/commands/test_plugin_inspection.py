@@ -15,10 +15,10 @@ import pytest
 from click.testing import CliRunner
 from distributions import Site
 
-from tunesmith.cli.app import app
 from tunesmith.plugins import Selection, find_installed, inspection_files
 from tunesmith.testing.kit import Result
 from tunesmith.testing.remember import kit_file, remember_results
+from tunesmith_cli.app import app
 from tunesmith_plugins.commands.plugin_list import inspect_installed as module
 from tunesmith_plugins.commands.plugin_list.inspect_distribution import (
     Inspection,
@@ -30,7 +30,7 @@ from tunesmith_plugins.commands.plugin_list.tiers import tier_of
 
 pytestmark = pytest.mark.processes
 
-PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith.cli import main; main()"
+PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith_cli import main; main()"
 ONLY = Selection(allowed=frozenset({"tunesmith-greet", "tunesmith-wave"}))
 
 

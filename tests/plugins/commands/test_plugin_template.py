@@ -20,12 +20,12 @@ from environment import Environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.cli.app import app
 from tunesmith.errors import UsageError
 from tunesmith.plugins import API_GROUP, API_VERSION
 from tunesmith.testing.checks import NotApplicable
 from tunesmith.testing.kit import collect_checks
 from tunesmith.testing.modules import load_modules
+from tunesmith_cli.app import app
 from tunesmith_plugins.commands.plugin_template.kinds import EARLIER_NAMES, KINDS
 from tunesmith_plugins.commands.plugin_template.write_plugin import (
     MAX_NAME_LENGTH,

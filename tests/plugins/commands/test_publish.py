@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner
 from huggingface_hub import HfApi
 
-from tunesmith.cli.app import app
 from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith_cli.app import app
 from tunesmith_plugins.commands.publish.card import find_licence
 from tunesmith_plugins.commands.publish.download import download
 from tunesmith_plugins.commands.publish.hub import MODEL_FILES

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tunesmith.cli.app import app
+from tunesmith_cli.app import app
 from tunesmith_plugins.commands.schema.command import command
 
 FAKE = Path(__file__).parents[2] / "core" / "fake_plugin.py"

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from openai import OpenAI
 from serving import fetch
 
-from tunesmith.cli.app import app
+from tunesmith_cli.app import app
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 pytestmark = pytest.mark.processes

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from tunesmith.cli.app import app
+from tunesmith_cli.app import app
 from tunesmith_torch.runtime import machine
 from tunesmith_torch.runtime.machine import Device, Machine
 

@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tunesmith import api
-from tunesmith.cli.app import app
 from tunesmith.contracts import ReviewResult
 from tunesmith.offers import TechniqueOffer
 from tunesmith.plan import ModelReview
+from tunesmith_cli.app import app
 from tunesmith_plugins.estimate.review import review_memory
 from tunesmith_torch.runtime import machine
 from tunesmith_torch.runtime.machine import Device, Machine

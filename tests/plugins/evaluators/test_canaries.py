@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 import tunesmith
-from tunesmith.cli.app import app
 from tunesmith.contracts import RunContext
 from tunesmith.errors import UsageError
 from tunesmith.testing.fakes import FakeTextModel
+from tunesmith_cli.app import app
 from tunesmith_evidence.side_effects.canaries import CanarySet, draw_canaries
 from tunesmith_plugins.evaluators.canaries.offer import CANARIES, count_planted
 from tunesmith_torch.compare.open_by_name import open_by_name

@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 import tunesmith
-from tunesmith.cli.app import app
 from tunesmith.contracts import RunContext
 from tunesmith.errors import UsageError
 from tunesmith.records import Completion, Record
 from tunesmith.testing.fakes import FakeTextModel
+from tunesmith_cli.app import app
 from tunesmith_plugins.evaluators.memorisation.offer import MEMORISATION
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 

@@ -10,7 +10,7 @@ import tomli_w
 from click.testing import CliRunner
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from tunesmith.cli.app import app
+from tunesmith_cli.app import app
 from tunesmith_plugins.models.huggingface.review import causal_model_types, find_problem
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 

@@ -15,12 +15,12 @@ from tables import build
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tunesmith import api
-from tunesmith.cli.app import app
 from tunesmith.contracts import Job
 from tunesmith.errors import RunStopped
 from tunesmith.events import Event, StepFinished, TrainingStarted
 from tunesmith.records import Completion, last_exchange
 from tunesmith.storage import Checkpoints
+from tunesmith_cli.app import app
 from tunesmith_plugins.techniques.qlora.offer import QLORA
 from tunesmith_plugins.techniques.qlora.options import QloraOptions
 from tunesmith_torch.testing.tiny_model import save_tiny_model

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from tables import tables
 
 import tunesmith
-from tunesmith.cli.app import app
 from tunesmith.errors import GateError
 from tunesmith.records import Chat, Completion, Preference
 from tunesmith.storage import RunFolder
+from tunesmith_cli.app import app
 from tunesmith_plugins.techniques.rlhf.offer import RLHF
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 

@@ -10,10 +10,10 @@ import yaml
 from click import Group
 
 from tunesmith import api
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, pass_state, set_option
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, pass_state, set_option
 from tunesmith_cloud.launchers import LAUNCHERS, Work, name_job
 from tunesmith_cloud.options import CloudOptions
 from tunesmith_torch.runtime.launch import override_options, refuse_unsuitable_job

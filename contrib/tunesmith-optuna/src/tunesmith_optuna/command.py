@@ -8,8 +8,11 @@ import click
 
 from tunesmith import distributed
 from tunesmith.catalog import Catalog
-from tunesmith.cli import render
-from tunesmith.cli.common import (
+from tunesmith.errors import RunStopped, UsageError
+from tunesmith.storage import lock
+from tunesmith.text import format_count
+from tunesmith_cli import render
+from tunesmith_cli.common import (
     CliState,
     common_options,
     json_option,
@@ -17,9 +20,6 @@ from tunesmith.cli.common import (
     set_option,
     trust_option,
 )
-from tunesmith.errors import RunStopped, UsageError
-from tunesmith.storage import lock
-from tunesmith.text import format_count
 from tunesmith_optuna.findings import (
     Findings,
     describe_values,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.cli import render
 from tunesmith.events import JSON
 from tunesmith.text import format_count, one_line, redact
+from tunesmith_cli import render
 from tunesmith_evidence.formats import (
     format_duration,
     format_interval,

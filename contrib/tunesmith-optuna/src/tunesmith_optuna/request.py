@@ -9,8 +9,6 @@ from typing import Any
 
 from tunesmith import api
 from tunesmith.catalog import Catalog
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState
 from tunesmith.config.run_file import read_run_file
 from tunesmith.config.trust import require_trusted, trust_code
 from tunesmith.errors import ConfigError, DataError, Problem, UsageError
@@ -19,6 +17,8 @@ from tunesmith.execution.run_data import load_data
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder, write_atomic
 from tunesmith.text import format_count
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState
 from tunesmith_optuna.dev_part import DEV_HINT, NO_DEV_ROWS
 from tunesmith_optuna.options import TuneOptions
 from tunesmith_optuna.space import read_argument

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tunesmith.cli import render
+from tunesmith_cli import render
 from tunesmith_ray.job_file import Job, find_job, request_cancel
 from tunesmith_ray.worker import log_path
 

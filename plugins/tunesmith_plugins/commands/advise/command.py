@@ -10,8 +10,13 @@ import click
 
 from tunesmith import api, distributed
 from tunesmith.catalog import Catalog
-from tunesmith.cli import render
-from tunesmith.cli.common import (
+from tunesmith.errors import UsageError
+from tunesmith.events import TUNED
+from tunesmith.execution.run_data import load_data
+from tunesmith.plan import Plan
+from tunesmith.storage import RunFolder
+from tunesmith_cli import render
+from tunesmith_cli.common import (
     CliState,
     common_options,
     json_option,
@@ -19,11 +24,6 @@ from tunesmith.cli.common import (
     set_option,
     trust_option,
 )
-from tunesmith.errors import UsageError
-from tunesmith.events import TUNED
-from tunesmith.execution.run_data import load_data
-from tunesmith.plan import Plan
-from tunesmith.storage import RunFolder
 from tunesmith_evidence.formats import format_duration, format_interval, format_number
 from tunesmith_evidence.ladder import list_overrides, list_rungs, measure_ladder
 from tunesmith_evidence.probes import read_values, run_probe

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tunesmith.cli.common import trust_option
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
 from tunesmith.text import format_count
+from tunesmith_cli.common import trust_option
 from tunesmith_plugins.commands.annotate.pairs import (
     ChoiceCounts,
     preference_lines,

@@ -13,8 +13,6 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tunesmith import api
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state, trust_option
 from tunesmith.contracts import Generation, TextModel, require_sampling
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
@@ -22,6 +20,8 @@ from tunesmith.plan import Plan
 from tunesmith.records import Message, Prompt
 from tunesmith.storage import RunFolder
 from tunesmith.text import format_count, one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state, trust_option
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_evidence.winner import FOLDER, open_winner
 from tunesmith_plugins.commands.chat.answering import (

@@ -11,12 +11,12 @@ from pathlib import Path
 import click
 
 from tunesmith.catalog import Catalog
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON
 from tunesmith.offers import EvaluatorOffer
 from tunesmith.text import format_count, one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state
 from tunesmith_evidence.comparison import (
     ChangedRow,
     MetricDifference,

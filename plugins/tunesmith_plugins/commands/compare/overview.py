@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tunesmith.cli import render
 from tunesmith.text import format_count, one_line
+from tunesmith_cli import render
 from tunesmith_evidence.comparison import MetricDifference, RunResults
 from tunesmith_evidence.formats import (
     format_difference,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-from tunesmith.cli.common import common_options
+from tunesmith_cli.common import common_options
 
 VARIABLE = "_TUNESMITH_COMPLETE"
 """Variable by which the script asks for completions, as click names it."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith.contracts import Finding
 from tunesmith.errors import UsageError
 from tunesmith.text import one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith_plugins.commands.data.coverage import against_option, measure_traffic
 from tunesmith_plugins.commands.data.open_data import OpenedData, open_data
 

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith.records import Record
 from tunesmith.text import mask_personal_data, one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith_data.coverage import (
     Coverage,
     is_prompt_file,

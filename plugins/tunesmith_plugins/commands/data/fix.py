@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import common_options, json_option
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
 from tunesmith.text import one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import common_options, json_option
 from tunesmith_plugins.commands.data.repairs import Repairer
 
 MAX_BYTES = 2_000_000_000

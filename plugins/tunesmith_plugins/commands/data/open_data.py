@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from tunesmith import api
 from tunesmith.catalog import Catalog
-from tunesmith.cli.common import CliState
 from tunesmith.config.problems import convert_problems
 from tunesmith.contracts import Dataset
 from tunesmith.errors import ConfigError, UsageError
@@ -30,6 +29,7 @@ from tunesmith.records import (
     Text,
     UnpairedPreference,
 )
+from tunesmith_cli.common import CliState
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state
 from tunesmith_data.analysis.selection import Selection, select_rows
 from tunesmith_data.analysis.write_rows import to_row
 from tunesmith_data.splits import PromptTexts

@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith.errors import DataError
 from tunesmith.records import Record
 from tunesmith.terminal import supports_color
 from tunesmith.text import one_line, redact, redact_all, safe_text
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith_plugins.commands.data.open_data import OpenedData, open_data, text_parts
 from tunesmith_plugins.commands.data.tokens import TokenizedRow, create_tokenize
 

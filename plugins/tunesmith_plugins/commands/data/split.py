@@ -10,14 +10,14 @@ from pathlib import Path
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.contracts import Split, SplitRequest
 from tunesmith.errors import UsageError
 from tunesmith.options import RunOptions, from_table
 from tunesmith.records import Record
 from tunesmith.storage import write_atomic
 from tunesmith.text import format_count, one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state
 from tunesmith_data.analysis.write_rows import to_row
 from tunesmith_data.splits import PARTS, split_records
 from tunesmith_plugins.commands.data.open_data import open_data

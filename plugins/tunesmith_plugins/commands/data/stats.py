@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith.errors import DataError
 from tunesmith.records import Record, last_exchange
 from tunesmith.text import one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith_data.splits import MAX_CLASS_LABELS, PromptTexts, normalize_text
 from tunesmith_data.text import content_key
 from tunesmith_plugins.commands.data.open_data import OpenedData, open_data, text_parts

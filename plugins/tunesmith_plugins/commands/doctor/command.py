@@ -18,13 +18,13 @@ import click
 
 from tunesmith import __version__
 from tunesmith.catalog import Catalog
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.errors import EnvironmentProblem
 from tunesmith.execution.versions import collect_versions
 from tunesmith.offers import DataLoaderOffer, TechniqueOffer
 from tunesmith.plugins import missing_requirements
 from tunesmith.text import format_bytes, format_count, one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state
 from tunesmith_torch.runtime.machine import available_memory, available_processors
 
 Level = Literal["ok", "warn", "fail"]

@@ -11,15 +11,6 @@ from typing import Any
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import (
-    CliState,
-    common_options,
-    json_option,
-    pass_state,
-    set_option,
-    trust_option,
-)
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON, Measured
 from tunesmith.execution.emitter import Emitter, Reporters
@@ -32,6 +23,15 @@ from tunesmith.signals import StopSignalHandler
 from tunesmith.storage import EventLog, RunFolder, write_atomic
 from tunesmith.storage.atomic import encode_json
 from tunesmith.text import one_line, redact_all
+from tunesmith_cli import render
+from tunesmith_cli.common import (
+    CliState,
+    common_options,
+    json_option,
+    pass_state,
+    set_option,
+    trust_option,
+)
 from tunesmith_evidence.formats import format_interval, format_number
 from tunesmith_plugins.commands.evaluate.target import Choice, Target, Which, open_target
 

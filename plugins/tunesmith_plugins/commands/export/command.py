@@ -11,14 +11,6 @@ from pydantic import ValidationError
 
 from tunesmith import api
 from tunesmith.catalog import Catalog, OfferNotFound
-from tunesmith.cli import render
-from tunesmith.cli.common import (
-    CliState,
-    common_options,
-    json_option,
-    pass_state,
-    trust_option,
-)
 from tunesmith.config.problems import convert_problems
 from tunesmith.config.run_file import parse_value
 from tunesmith.errors import ConfigError, UsageError
@@ -26,6 +18,14 @@ from tunesmith.offers import ExporterOffer, Offered
 from tunesmith.options import from_table
 from tunesmith.storage import lock
 from tunesmith.text import one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import (
+    CliState,
+    common_options,
+    json_option,
+    pass_state,
+    trust_option,
+)
 
 _PACKAGES = {
     "gguf": "tunesmith-gguf",

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON
 from tunesmith.text import format_count, one_line, redact_all
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state
 from tunesmith_evidence.formats import format_number
 from tunesmith_evidence.slices.discover import WeakSlice
 from tunesmith_evidence.slices.rows import ScoredRow

@@ -10,8 +10,12 @@ from typing import Any
 import click
 
 from tunesmith import api, distributed
-from tunesmith.cli import render
-from tunesmith.cli.common import (
+from tunesmith.errors import UsageError
+from tunesmith.execution.report import Report
+from tunesmith.storage import RunFolder
+from tunesmith.text import one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import (
     CliState,
     common_options,
     json_option,
@@ -19,10 +23,6 @@ from tunesmith.cli.common import (
     set_option,
     trust_option,
 )
-from tunesmith.errors import UsageError
-from tunesmith.execution.report import Report
-from tunesmith.storage import RunFolder
-from tunesmith.text import one_line
 from tunesmith_evidence.formats import format_duration, format_interval, format_number
 from tunesmith_evidence.ladder import Rung, list_overrides, list_rungs, measure_ladder
 

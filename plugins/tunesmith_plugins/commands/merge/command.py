@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Literal, cast
 import click
 
 from tunesmith import api
-from tunesmith.cli.common import trust_option
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
 from tunesmith.execution.run_data import load_data
 from tunesmith.plan import Plan
 from tunesmith.records import Prompt, last_exchange
 from tunesmith.storage import RunFolder, lock
+from tunesmith_cli.common import trust_option
 from tunesmith_evidence.formats import format_deviation
 from tunesmith_torch.options.training import TrainingOptions
 

@@ -12,8 +12,6 @@ import click
 import tomli_w
 
 from tunesmith import api
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON
 from tunesmith.execution.run_data import DataParts, load_data
@@ -21,6 +19,8 @@ from tunesmith.plan import Plan
 from tunesmith.records import Record, last_exchange
 from tunesmith.storage import write_atomic
 from tunesmith.text import format_count
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state
 from tunesmith_data.analysis.write_rows import to_row
 from tunesmith_plugins.commands.next_run.collected import load_collected, read_first_half
 

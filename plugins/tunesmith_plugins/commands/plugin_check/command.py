@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.config.run_file import parse_value, set_value
 from tunesmith.errors import PluginError, UsageError
 from tunesmith.offers import Plugin
 from tunesmith.plugins import Plugins
 from tunesmith.text import one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state
 
 if TYPE_CHECKING:
     from tunesmith.testing import Result

@@ -12,17 +12,17 @@ from tempfile import TemporaryDirectory
 import click
 from packaging.utils import canonicalize_name
 
-from tunesmith.cli import render
-from tunesmith.cli.common import common_options
 from tunesmith.errors import EnvironmentProblem, PluginError
 from tunesmith.offers import Plugin
 from tunesmith.plugins import find_installed
 from tunesmith.text import one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import common_options
 from tunesmith_plugins.commands.plugin_install.pip import Change, moved, plan_install, run_pip
 from tunesmith_plugins.commands.plugin_install.restore import FormerVersions
 
 CHECK_SECONDS = 600
-PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith.cli import main; main()"
+PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith_cli import main; main()"
 
 
 @click.command("install")

@@ -6,10 +6,10 @@ from dataclasses import asdict
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import common_options, json_option
 from tunesmith.plugins import find_installed
 from tunesmith.text import one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import common_options, json_option
 from tunesmith_plugins.commands.plugin_install.pip import plan_install
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import common_options, json_option
+from tunesmith_cli import render
+from tunesmith_cli.common import common_options, json_option
 from tunesmith_plugins.commands.plugin_install.directory import search
 from tunesmith_plugins.commands.plugin_install.pip import version_of
 

@@ -8,11 +8,11 @@ import click
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from tunesmith.cli import render
-from tunesmith.cli.common import common_options
 from tunesmith.errors import UsageError
 from tunesmith.plugins import find_installed
 from tunesmith.text import one_line, suggest_name
+from tunesmith_cli import render
+from tunesmith_cli.common import common_options
 from tunesmith_plugins.commands.plugin_install.pip import run_pip
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem
 
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.errors import UsageError
 from tunesmith.text import one_line, suggest_name
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state
 from tunesmith_plugins.commands.plugin_list.describe import REQUIRED, UNSET
 from tunesmith_plugins.commands.plugin_list.explain import (
     Key,

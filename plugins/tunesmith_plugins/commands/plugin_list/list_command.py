@@ -8,12 +8,12 @@ from dataclasses import asdict
 import click
 
 from tunesmith.catalog import Catalog
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state
-from tunesmith.cli.groups import Conflict, arrange_commands
 from tunesmith.offers import KINDS, CommandOffer
 from tunesmith.plugins import find_plugins
 from tunesmith.text import one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state
+from tunesmith_cli.groups import Conflict, arrange_commands
 from tunesmith_plugins.commands.plugin_list.inspect_distribution import Inspection
 from tunesmith_plugins.commands.plugin_list.inspect_installed import (
     inspect_files,

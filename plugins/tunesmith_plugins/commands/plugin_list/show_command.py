@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.errors import UsageError
 from tunesmith.offers import Offered
 from tunesmith.text import one_line, suggest_name
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state
 from tunesmith_plugins.commands.plugin_list.describe import (
     REQUIRED,
     UNSET,

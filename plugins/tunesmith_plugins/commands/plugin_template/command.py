@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import common_options
-from tunesmith.cli.groups import find_commands
 from tunesmith.errors import UsageError
+from tunesmith_cli import render
+from tunesmith_cli.common import common_options
+from tunesmith_cli.groups import find_commands
 from tunesmith_plugins.commands.plugin_template.kinds import KINDS
 from tunesmith_plugins.commands.plugin_template.write_plugin import write_file, write_plugin
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.errors import UsageError
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state
 from tunesmith_plugins.commands.publish.hub import require_hub_name
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from tunesmith import api
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state, trust_option
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder, verify_folder
 from tunesmith.text import format_bytes
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state, trust_option
 from tunesmith_plugins.commands.publish.card import find_licence, render_model_card
 from tunesmith_plugins.commands.publish.hub import is_hub_name, require_hub_name
 from tunesmith_plugins.commands.publish.upload import Upload, choose_files, upload

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.errors import UsageError
 from tunesmith.storage import RunFolder, lock
 from tunesmith.text import format_bytes, format_count, one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state
 from tunesmith_evidence.formats import format_number
 from tunesmith_plugins.commands.run_list.read_runs import RunSummary, measure_size, read_runs
 

@@ -10,8 +10,6 @@ import click
 
 from tunesmith import api
 from tunesmith.catalog import Catalog
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith.config.evaluators import choose_evaluators
 from tunesmith.config.run_file import dotted_items
 from tunesmith.contracts import Dataset
@@ -23,6 +21,8 @@ from tunesmith.execution.run_data import DataParts, build_data_event, load_data
 from tunesmith.plan import Plan
 from tunesmith.terminal import supports_unicode
 from tunesmith.text import one_line, safe_text
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith_plugins.commands.runs import view
 from tunesmith_plugins.commands.runs.record_view import choose_rows, split_by_training, summarize
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state, trust_option
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
 from tunesmith.execution.report import Report
 from tunesmith.storage import RunFolder
 from tunesmith.text import one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state, trust_option
 from tunesmith_evidence.formats import format_date
 from tunesmith_evidence.report.answers import read_answers
 from tunesmith_evidence.report.card import render_card_markdown, render_card_svg

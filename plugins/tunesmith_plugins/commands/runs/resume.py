@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from tunesmith import api, distributed
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state, trust_option
 from tunesmith.errors import UsageError
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state, trust_option
 from tunesmith_plugins.commands.runs.run import show, show_failed_run, without_reporters_if_quiet
 
 

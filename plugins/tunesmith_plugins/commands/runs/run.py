@@ -10,8 +10,13 @@ from pathlib import Path
 import click
 
 from tunesmith import api, distributed
-from tunesmith.cli import render
-from tunesmith.cli.common import (
+from tunesmith.errors import RunStopped, TunesmithError, UsageError
+from tunesmith.execution import execute
+from tunesmith.execution.report import Report
+from tunesmith.plan import Plan
+from tunesmith.storage import RunFolder
+from tunesmith_cli import render
+from tunesmith_cli.common import (
     CliState,
     common_options,
     json_option,
@@ -19,11 +24,6 @@ from tunesmith.cli.common import (
     set_option,
     trust_option,
 )
-from tunesmith.errors import RunStopped, TunesmithError, UsageError
-from tunesmith.execution import execute
-from tunesmith.execution.report import Report
-from tunesmith.plan import Plan
-from tunesmith.storage import RunFolder
 from tunesmith_plugins.commands.runs import view
 from tunesmith_plugins.commands.runs.ignore_signals import ignore_stop_signals_after_error
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from tunesmith.cli import render
 from tunesmith.execution.report import Report
 from tunesmith.terminal import supports_unicode
 from tunesmith.text import one_line
+from tunesmith_cli import render
 from tunesmith_evidence.formats import format_number
 from tunesmith_evidence.report.answers import Answers
 from tunesmith_evidence.report.curves import build_loss_curve

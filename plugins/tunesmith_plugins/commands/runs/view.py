@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tunesmith.cli import render
 from tunesmith.events import TUNED, Measured
 from tunesmith.execution.report import Report
 from tunesmith.text import format_count, one_line
+from tunesmith_cli import render
 from tunesmith_evidence.fit import diagnose_fit, gets_nothing_right
 from tunesmith_evidence.formats import format_interval, format_number
 from tunesmith_evidence.report.ending import describe_ending

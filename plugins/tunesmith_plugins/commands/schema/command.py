@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, pass_state
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, pass_state
 
 
 @click.command("schema")

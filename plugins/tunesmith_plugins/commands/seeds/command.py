@@ -11,14 +11,6 @@ import click
 
 from tunesmith import api, distributed
 from tunesmith.catalog import Catalog
-from tunesmith.cli import render
-from tunesmith.cli.common import (
-    CliState,
-    common_options,
-    json_option,
-    pass_state,
-    trust_option,
-)
 from tunesmith.errors import UsageError
 from tunesmith.events import Measured
 from tunesmith.execution.execute import load_report
@@ -27,6 +19,14 @@ from tunesmith.execution.run_data import DataParts, load_data
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 from tunesmith.text import one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import (
+    CliState,
+    common_options,
+    json_option,
+    pass_state,
+    trust_option,
+)
 from tunesmith_evidence.formats import format_difference, format_estimate, format_number
 from tunesmith_evidence.probes import run_probe
 from tunesmith_evidence.seeds import PooledSeeds, SeedRun, change_seed, find_tuned, pool_seeds

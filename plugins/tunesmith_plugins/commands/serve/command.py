@@ -14,9 +14,9 @@ from pathlib import Path
 import click
 
 from tunesmith import api
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, pass_state, trust_option
 from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, pass_state, trust_option
 from tunesmith_plugins.commands.serve.limits import Limits
 
 LIBRARIES = ("starlette", "uvicorn", "prometheus_client")

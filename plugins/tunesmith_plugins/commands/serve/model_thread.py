@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
-from tunesmith.cli import render
 from tunesmith.text import one_line
+from tunesmith_cli import render
 from tunesmith_plugins.commands.serve.engine import Engine, Engines, error_of
 from tunesmith_plugins.commands.serve.job import Channel, Event, Job
 

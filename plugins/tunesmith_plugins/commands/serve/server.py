@@ -13,8 +13,8 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
-from tunesmith.cli import render
 from tunesmith.errors import UsageError
+from tunesmith_cli import render
 from tunesmith_plugins.commands.serve.service import Service
 
 STEP_SECONDS = 5

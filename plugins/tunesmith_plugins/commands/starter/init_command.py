@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, pass_state
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
 from tunesmith.text import one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, pass_state
 from tunesmith_plugins.commands.starter.choose import Choice, choose
 from tunesmith_plugins.commands.starter.example_command import copy_example
 

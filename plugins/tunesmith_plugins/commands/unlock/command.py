@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, pass_state
 from tunesmith.storage import LEASE, LockHolder, RunFolder, lock
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, pass_state
 
 
 @click.command("unlock")

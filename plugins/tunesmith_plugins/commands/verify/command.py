@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import CliState, common_options, json_option, pass_state
 from tunesmith.errors import IntegrityError
 from tunesmith.execution.execute import load_report
 from tunesmith.storage import MANIFEST, RunFolder, verify_folder
 from tunesmith.text import format_count
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, json_option, pass_state
 
 
 @click.command("verify")

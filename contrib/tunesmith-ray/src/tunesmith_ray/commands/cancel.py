@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import common_options
+from tunesmith_cli import render
+from tunesmith_cli.common import common_options
 from tunesmith_ray.job_file import find_job, is_silent, request_cancel
 from tunesmith_torch.runtime.launch import open_job
 

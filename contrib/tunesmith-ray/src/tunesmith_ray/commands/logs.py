@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import common_options
 from tunesmith.errors import UsageError
+from tunesmith_cli import render
+from tunesmith_cli.common import common_options
 from tunesmith_ray.job_file import find_job
 from tunesmith_ray.worker import log_path
 from tunesmith_torch.runtime.launch import open_job, read_end

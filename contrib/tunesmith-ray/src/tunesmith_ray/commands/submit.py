@@ -9,8 +9,11 @@ from typing import Any
 import click
 
 from tunesmith import api
-from tunesmith.cli import render
-from tunesmith.cli.common import (
+from tunesmith.errors import UsageError
+from tunesmith.plan import Plan
+from tunesmith.storage import RunFolder
+from tunesmith_cli import render
+from tunesmith_cli.common import (
     CliState,
     common_options,
     json_option,
@@ -18,9 +21,6 @@ from tunesmith.cli.common import (
     set_option,
     trust_option,
 )
-from tunesmith.errors import UsageError
-from tunesmith.plan import Plan
-from tunesmith.storage import RunFolder
 from tunesmith_ray.follow import wait_for_job
 from tunesmith_ray.job_file import SILENT_SECONDS, Job, find_job, is_silent
 from tunesmith_ray.options import FLAGS, LOCAL, RayOptions

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import common_options
 from tunesmith.storage import Checkpoints, RunFolder
 from tunesmith.text import format_bytes
+from tunesmith_cli import render
+from tunesmith_cli.common import common_options
 
 
 @click.command("pull")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import common_options
 from tunesmith.errors import UsageError
 from tunesmith.storage import RunFolder
 from tunesmith.text import format_bytes
+from tunesmith_cli import render
+from tunesmith_cli.common import common_options
 from tunesmith_remote.snapshot import find_mirror
 
 

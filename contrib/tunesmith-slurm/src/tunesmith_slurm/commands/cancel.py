@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from tunesmith.cli import render
-from tunesmith.cli.common import common_options
+from tunesmith_cli import render
+from tunesmith_cli.common import common_options
 from tunesmith_slurm import programs
 from tunesmith_slurm.job_file import find_job
 from tunesmith_torch.runtime.launch import open_job

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from tunesmith import api
-from tunesmith.cli import render
-from tunesmith.cli.common import common_options, json_option
 from tunesmith.execution.report import Report
+from tunesmith_cli import render
+from tunesmith_cli.common import common_options, json_option
 from tunesmith_slurm import programs
 from tunesmith_slurm.job_file import SubmittedJob, find_job
 from tunesmith_slurm.programs import JobState

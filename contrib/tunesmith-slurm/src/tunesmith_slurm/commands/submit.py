@@ -8,8 +8,11 @@ from pathlib import Path
 import click
 
 from tunesmith import api
-from tunesmith.cli import render
-from tunesmith.cli.common import (
+from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.plan import Plan
+from tunesmith.storage import RunFolder, write_atomic
+from tunesmith_cli import render
+from tunesmith_cli.common import (
     CliState,
     common_options,
     json_option,
@@ -17,9 +20,6 @@ from tunesmith.cli.common import (
     set_option,
     trust_option,
 )
-from tunesmith.errors import EnvironmentProblem, UsageError
-from tunesmith.plan import Plan
-from tunesmith.storage import RunFolder, write_atomic
 from tunesmith_slurm import programs
 from tunesmith_slurm.job_file import SubmittedJob, find_job, job_folder
 from tunesmith_slurm.options import FLAGS, SlurmOptions

@@ -91,12 +91,8 @@ def _complete_key(ctx: click.Context, option: click.Parameter, start: str) -> li
 
 def trust_option(function: F) -> F:
     """Add ``--trust-plugins``, for commands that open the folder of a run with its plugins."""
-    return _eager_option(
-        "--trust-plugins",
-        callback=_trust,
-        is_flag=True,
-        help="Execute the code that the run folder names, without asking.",
-    )(function)
+    text = "Execute the code that the run folder names, without asking."
+    return _option(text, "--trust-plugins", callback=_trust)(function)
 
 
 def _collect(ctx: click.Context, option: click.Parameter, value: bool | tuple[str, ...]) -> None:
@@ -120,20 +116,23 @@ def _trust(ctx: click.Context, option: click.Parameter, value: bool) -> None:
         ctx.find_root().call_on_close(lambda: os.environ.pop(TRUST_VARIABLE, None))
 
 
-def _eager_option(*names: str, callback: Callable[..., None], **settings: Any) -> Callable[[F], F]:
-    """Create an option that is handled by its callback, before the command's own options."""
-    return click.option(*names, callback=callback, expose_value=False, is_eager=True, **settings)
+def _option(
+    help_text: str, *names: str, metavar: str | None = None, callback: Any = _collect
+) -> Callable[[F], F]:
+    """Create an option that is handled by its callback, before the command's own options.
+
+    It is repeatable if its value has a name (``metavar``), and a flag otherwise.
+    """
+    settings = {"multiple": True, "metavar": metavar} if metavar else {"is_flag": True}
+    return click.option(
+        *names, callback=callback, expose_value=False, is_eager=True, help=help_text, **settings
+    )
 
 
 _OPTIONS = (
-    _eager_option("--plugin", "files", callback=_collect, multiple=True, metavar="FILE",
-                  help="Load a plugin from a Python file. Repeatable."),
-    _eager_option("--no-plugin", "disabled", callback=_collect, multiple=True, metavar="NAME",
-                  help="Do not load this plugin. Repeatable."),
-    _eager_option("-q", "--quiet", callback=_collect, is_flag=True,
-                  help="Print only results and errors, no progress."),
-    _eager_option("-v", "--verbose", callback=_verbose, is_flag=True,
-                  help="Print every call of a plugin hook."),
-    _eager_option("--debug", callback=_collect, is_flag=True,
-                  help="Print the traceback of an error."),
-)  # fmt: skip
+    _option("Load a plugin from a Python file. Repeatable.", "--plugin", "files", metavar="FILE"),
+    _option("Do not load this plugin. Repeatable.", "--no-plugin", "disabled", metavar="NAME"),
+    _option("Print only results and errors, no progress.", "-q", "--quiet"),
+    _option("Print every call of a plugin hook.", "-v", "--verbose", callback=_verbose),
+    _option("Print the traceback of an error.", "--debug"),
+)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from tunesmith.cli.app import app
+from tunesmith_cli.app import app
 
-FAKE = Path(__file__).parents[1] / "fake_plugin.py"
+FAKE = Path(__file__).parents[1] / "core" / "fake_plugin.py"
 HOSTILE = [
     "\x1b[31mred\x1b[0m",
     "\x1b]0;title\x07",

@@ -13,9 +13,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from tunesmith.cli.app import app
-from tunesmith.cli.groups import Conflict, arrange_commands
 from tunesmith.offers import CommandOffer, Offered, Plugin
+from tunesmith_cli.app import app
+from tunesmith_cli.groups import Conflict, arrange_commands
 
 PLUGIN = """
 import click
@@ -100,7 +100,7 @@ def test_help_loads_no_command(tunesmith: Tunesmith) -> None:
 
 
 def test_completion_knows_the_second_word(tmp_path: Path) -> None:
-    script = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith.cli import main; main()"
+    script = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith_cli import main; main()"
     for words, expected in [
         ("tunesmith plu", "plugins"),
         ("tunesmith plugins n", "new"),

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from tunesmith._version import __version__
-from tunesmith.cli.common import CliState, common_options
-from tunesmith.cli.exit_codes import exit_code_of
-from tunesmith.cli.groups import OfferGroup
+from tunesmith import __version__
+from tunesmith_cli.common import CliState, common_options
+from tunesmith_cli.exit_codes import exit_code_of
+from tunesmith_cli.groups import OfferGroup
 
 
 class TopGroup(OfferGroup):
@@ -36,9 +36,13 @@ class TopGroup(OfferGroup):
 
         def work() -> object:
             return super(TopGroup, self).main(
-                args, prog_name or "tunesmith", complete_var, standalone_mode=False, obj=state,
+                args,
+                prog_name or "tunesmith",
+                complete_var,
+                standalone_mode=False,
+                obj=state,
                 **extra,
-            )  # fmt: skip
+            )
 
         sys.exit(exit_code_of(work, state))
 

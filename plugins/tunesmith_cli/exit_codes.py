@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import click
 
-from tunesmith.cli.common import CliState
 from tunesmith.errors import ConfigError, RunStopped, TunesmithError
 from tunesmith.terminal import supports_color
 from tunesmith.text import redact, safe_text
+from tunesmith_cli.common import CliState
 
 INTERRUPTED = 130
 

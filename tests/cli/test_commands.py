@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from tunesmith.cli.app import app
+from tunesmith_cli.app import app
 
-FAKE = Path(__file__).parents[1] / "fake_plugin.py"
+FAKE = Path(__file__).parents[1] / "core" / "fake_plugin.py"
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
 WORDS += ["iota", "kappa", "lambda", "mu", "nu", "xi", "omicron", "pi"]
 RUN_FILE = """
@@ -277,7 +277,7 @@ def test_a_failing_reporter_does_not_stop_the_run(tunesmith: Tunesmith, here: Pa
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 @pytest.mark.processes
 def test_a_signal_reaches_a_run_in_another_process(here: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-c", "from tunesmith.cli import main; main()", "run", "run.toml"]
+    command = [sys.executable, "-c", "from tunesmith_cli import main; main()", "run", "run.toml"]
     sets = ["--set", "technique.steps=2000", "--set", "technique.pause=0.01", "--out", "long"]
     process = subprocess.Popen(
         [*command, *sets, "--plugin", str(FAKE)], stderr=subprocess.PIPE, text=True, cwd=here
@@ -295,7 +295,7 @@ def test_a_signal_reaches_a_run_in_another_process(here: Path, number: signal.Si
 
 
 def test_a_closed_pipe_is_no_error(here: Path) -> None:
-    command = f"{sys.executable} -c 'from tunesmith.cli import main; main()' schema | head -c 1"
+    command = f"{sys.executable} -c 'from tunesmith_cli import main; main()' schema | head -c 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=here)
     assert done.stderr == ""
     assert done.stdout == "{"
@@ -446,7 +446,7 @@ def test_heavy_libraries_are_not_imported(here: Path, args: list[str], forbidden
         "import sys, atexit\n"
         f"heavy = lambda: sorted({forbidden!r} & set(sys.modules))\n"
         "atexit.register(lambda: print(heavy(), file=sys.stderr))\n"
-        "from tunesmith.cli.app import app\n"
+        "from tunesmith_cli.app import app\n"
         f"app.main({[*args]!r})\n"
     )
     plugin = [] if args[0].startswith("-") else ["--plugin", str(FAKE)]
@@ -463,7 +463,7 @@ def test_completion_knows_the_commands(here: Path) -> None:
         "COMP_WORDS": "tunesmith re",
         "COMP_CWORD": "1",
     }
-    script = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith.cli import main; main()"
+    script = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith_cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment
     )

@@ -1,4 +1,4 @@
-"""Print results on stdout and notes on stderr; the only module of the core that imports rich.
+"""Print results on stdout and notes on stderr.
 
 All text passes ``safe_text`` first and rich's markup is off, so that text of users, models and
 plugins cannot control the terminal.
@@ -20,10 +20,10 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tunesmith.cli.common import CliState
 from tunesmith.storage.atomic import encode_json
 from tunesmith.terminal import supports_color
 from tunesmith.text import redact, redact_all, safe_text
+from tunesmith_cli.common import CliState
 
 PIPE_WIDTH = 1000
 """Width in columns without a terminal: lines are not wrapped in a pipe or file."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from tunesmith.cli.common import CliState, common_options
 from tunesmith.errors import UsageError
 from tunesmith.text import format_count, one_line, suggest_name
+from tunesmith_cli.common import CliState, common_options
 
 if TYPE_CHECKING:
     from tunesmith.offers import CommandOffer, Offered
