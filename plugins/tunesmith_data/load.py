@@ -234,11 +234,11 @@ class _Part:
             span = row.span or self._copy(row)
             if copies is None:
                 place = stored if row.span and stored else in_spool
-                copies = CopiedRows(reader.name, reader.copied_columns)
+                copies = CopiedRows(reader.copied_columns)
                 self._stored.start(Segment(place, span.parse, reader, copies))
             assert not isinstance(row.fields, RowError), "rows with a record are usable"
             kind = copies.kind(record, row.fields)
-            self._stored.append(span.offset, span.size, row.line, kind)
+            self._stored.append(span, row, kind)
             self._memory -= span.size
             if self._in_memory is not None:
                 self._in_memory.append(record)

@@ -63,26 +63,26 @@ class RecordReader:
             try:
                 if isinstance(row.fields, RowError):
                     raise row.fields
-                yield row, self.build(row.line, row.fields)
+                yield row, self.build(row.place(self.name), row.fields)
             except RowError as error:
-                self.unusable_rows.add(f"{self.name}:{row.line}", error, content(row))
+                self.unusable_rows.add(row.place(self.name), error, content(row))
 
     @property
     def copied_columns(self) -> tuple[str, ...]:
         """The columns that a record may hold as they are; none if they are inside of others."""
         return () if self._paths or self.match is None else (*self.match.required_columns.values(),)
 
-    def build_again(self, line: int, fields: Fields) -> Record:
+    def build_again(self, where: str, fields: Fields) -> Record:
         """Return the record of a row that was read once more."""
-        return self.build(line, add_paths(fields, self._paths) if self._paths else fields)
+        return self.build(where, add_paths(fields, self._paths) if self._paths else fields)
 
     def _with_paths(self, row: Row) -> Row:
         if isinstance(row.fields, RowError):
             return row
         return row._replace(fields=add_paths(row.fields, self._paths))
 
-    def build(self, line: int, fields: Fields) -> Record:
-        """Return the record of a row of this file.
+    def build(self, where: str, fields: Fields) -> Record:
+        """Return the record of a row of this file, with ``where`` as its source.
 
         Raises:
             RowError: the row cannot be used.
@@ -94,7 +94,6 @@ class RecordReader:
             raise self._missing_column_error(fields)
         if self.match is not match and not match.is_compatible_with(self.match):
             raise RowError("other format than the rest of the file", str(match))
-        where = f"{self.name}:{line}"
         view = RowView(where, self._used(fields), match.columns, self.options.system, match.rivals)
         return self._with_group_and_slices(match.format.build(view), fields)
 
@@ -129,7 +128,7 @@ class RecordReader:
         elif first_rows and not self.may_be_unusable:
             for row in first_rows:
                 assert isinstance(row.fields, RowError)
-                self.unusable_rows.add(f"{self.name}:{row.line}", row.fields)
+                self.unusable_rows.add(row.place(self.name), row.fields)
             self.unusable_rows.check(self.name, 0)
 
     def _match(self, fields: Fields) -> FormatMatch | None:
@@ -214,7 +213,7 @@ class RecordReader:
 
     def _unknown_format_error(self, row: Row) -> DataError:
         fields = _fields_of(row)
-        where = f"{self.name}:{row.line}"
+        where = row.place(self.name)
         if not fields:
             return DataError(where, "row is empty")
         expected = [

@@ -52,6 +52,17 @@ class Row(NamedTuple):
     line: int
     fields: Fields | RowError
     span: Span | None = None
+    number: int = 0
+    """Its number among the rows of the file, counted from 1, if another one starts on its line."""
+
+    def place(self, name: str) -> str:
+        """Return where the row is in the file ``name``, for messages and as ``Record.source``."""
+        return name_place(name, self.number or self.line, is_line=not self.number)
+
+
+def name_place(name: str, position: int, *, is_line: bool) -> str:
+    """Return ``file:line``, or ``file, row number`` where a line does not name one row."""
+    return f"{name}:{position}" if is_line else f"{name}, row {position}"
 
 
 class Bytes(io.RawIOBase):

@@ -13,7 +13,7 @@ from tunesmith.data.subset import Subset
 from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Message, Record, Text
 from tunesmith_data.record_reader import RecordReader
-from tunesmith_data.row import Fields, Parse, RowError
+from tunesmith_data.row import Fields, Parse, Row, RowError, Span, name_place
 from tunesmith_data.stored import Stored
 
 BLOCK_BYTES = 1 << 20
@@ -24,7 +24,8 @@ NEAR = 8
 
 CHANGED, COMPLETION, TEXT, CHAT = range(4)
 """The kinds of rows: those that are not copied, and what the copies of the others are."""
-
+_IS_NUMBER = 1 << 7
+"""Added to the kind of a row whose position is its number in the file, not its line."""
 
 _MESSAGE_KEYS = {"role", "content"}
 
@@ -39,8 +40,7 @@ class CopiedRows:
     ``columns`` are those of the texts, or of the conversation, in the order of the format.
     """
 
-    def __init__(self, name: str, columns: Sequence[str]) -> None:
-        self._name = name
+    def __init__(self, columns: Sequence[str]) -> None:
         self._columns = tuple(columns)
 
     def kind(self, record: Record, fields: Fields) -> int:
@@ -58,9 +58,8 @@ class CopiedRows:
                 return CHAT if record.messages == _messages(values[0]) else CHANGED
         return CHANGED
 
-    def build(self, kind: int, line: int, fields: Any) -> Record:
+    def build(self, kind: int, source: str, fields: Any) -> Record:
         """Return the record of a row that was read once more."""
-        source = f"{self._name}:{line}"
         if kind == COMPLETION:
             prompt, completion = self._columns
             return Completion(source=source, prompt=fields[prompt], completion=fields[completion])
@@ -112,7 +111,7 @@ class StoredRecords(LazyRecords):
         self._starts: list[int] = []
         self._offsets = array("Q")
         self._sizes = array("I")
-        self._lines = array("I")
+        self._positions = array("I")
         self._kinds = bytearray()
         self._last = -NEAR - 1
         self._block = _Block(-1, 0, b"")
@@ -122,12 +121,12 @@ class StoredRecords(LazyRecords):
         self._segments.append(segment)
         self._starts.append(len(self))
 
-    def append(self, offset: int, size: int, line: int, kind: int = CHANGED) -> None:
-        """Add a row of the file that was begun last."""
-        self._offsets.append(offset)
-        self._sizes.append(size)
-        self._lines.append(line)
-        self._kinds.append(kind)
+    def append(self, span: Span, row: Row, kind: int = CHANGED) -> None:
+        """Add a row of the file that was begun last, with the place of its bytes."""
+        self._offsets.append(span.offset)
+        self._sizes.append(span.size)
+        self._positions.append(row.number or row.line)
+        self._kinds.append(kind | _IS_NUMBER if row.number else kind)
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -163,14 +162,15 @@ class StoredRecords(LazyRecords):
         return self._segments[number].stored.read(first, size)
 
     def _build(self, segment: Segment, row: int, data: bytes) -> Record:
-        line, kind = self._lines[row], self._kinds[row]
+        is_line = not self._kinds[row] & _IS_NUMBER
+        kind = self._kinds[row] & ~_IS_NUMBER
+        where = name_place(segment.reader.name, self._positions[row], is_line=is_line)
         try:
             fields = segment.parse(data)
             if kind != CHANGED:
-                return segment.copies.build(kind, line, fields)
-            return segment.reader.build_again(line, fields)
+                return segment.copies.build(kind, where, fields)
+            return segment.reader.build_again(where, fields)
         except RowError as error:  # the size and the time of the file are those of the first pass
-            where = f"{segment.reader.name}:{line}"
             raise DataError(where, f"changed after it was loaded: {error}") from error
 
 

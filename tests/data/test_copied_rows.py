@@ -76,7 +76,7 @@ def test_rows_that_are_read_again_are_the_same_records(tmp_path: Path, name: str
 
 
 def test_the_kind_is_changed_for_records_that_are_not_their_columns() -> None:
-    rows = CopiedRows("f", ("q", "a"))
+    rows = CopiedRows(("q", "a"))
     record = Completion(source="f:1", prompt="p ", completion="c")
     fields = {"q": record.prompt, "a": record.completion}
     assert rows.kind(record, fields) == COMPLETION
@@ -88,7 +88,7 @@ def test_the_kind_is_changed_for_records_that_are_not_their_columns() -> None:
         Chat(source="f:1", messages=(Message("user", "p "), Message("assistant", "c"))),
     ]
     assert [rows.kind(other, fields) for other in others] == [CHANGED] * 3
-    assert CopiedRows("f", ()).kind(record, fields) == CHANGED
+    assert CopiedRows(()).kind(record, fields) == CHANGED
 
 
 def test_no_mark_in_a_text_hides_a_key_that_is_there_twice() -> None:

@@ -7,6 +7,7 @@ its scores, so that testing them on rows is honest.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ ROWS_PER_CLUSTER = 30
 CLUSTERS = (3, 5, 8, 12)
 """Numbers of clusters, each tried: nobody knows how many topics there are."""
 WORDS_IN_NAME = 3
+_SOURCE = re.compile(r"(.+), row \d+|(.+):[^:]*", re.DOTALL)
+"""``file:line``, or ``file, row number``."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,11 @@ def _labels(rows: Sequence[ScoredRow]) -> Iterator[Slice]:
 
 
 def _sources(rows: Sequence[ScoredRow]) -> Iterator[Slice]:
-    yield from _by_value(rows, "source", "file", lambda row: row.source.rpartition(":")[0] or None)
+    def file(row: ScoredRow) -> str | None:
+        match = _SOURCE.fullmatch(row.source)
+        return match and (match.group(1) or match.group(2))
+
+    yield from _by_value(rows, "source", "file", file)
 
 
 def _lengths(rows: Sequence[ScoredRow]) -> Iterator[Slice]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from tests.benchmarks.slices import hide_topic, make_rows
 
@@ -19,6 +20,16 @@ def test_candidates_of_each_kind() -> None:
     assert names["channel = mail"].members == mail
     spam = {i for i, row in enumerate(ROWS) if row.expected == "spam"}
     assert names["expected answer = spam"].members == spam
+
+
+def test_files_are_slices_however_their_rows_are_named() -> None:
+    named = [
+        replace(row, source=f"a:b.json, row {n}" if n % 2 else f"c:d.jsonl:{n}")
+        for n, row in enumerate(ROWS)
+    ]
+    names = {candidate.name: candidate for candidate in find_candidates(named)}
+    assert names["file = a:b.json"].members == frozenset(range(1, 400, 2))
+    assert names["file = c:d.jsonl"].members == frozenset(range(0, 400, 2))
 
 
 def test_topics_are_clusters() -> None:

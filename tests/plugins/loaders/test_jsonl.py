@@ -286,6 +286,23 @@ def test_line_numbers_are_those_of_the_file(tmp_path: Path) -> None:
         assert [int(x.where.rpartition(":")[2]) for x in dataset.left_out] == left_out, name
 
 
+def test_rows_that_share_a_line_are_named_by_their_number(tmp_path: Path) -> None:
+    bad = b'{"prompt": "p"}'
+    # The layout, and for each of its rows what follows the file's name; the second row is bad.
+    layouts = (
+        (b"[" + b", ".join([GOOD, bad, GOOD]) + b"]", ", row 1", ", row 2", ", row 3"),
+        (b"[\n" + b",\n".join([GOOD, bad, GOOD]) + b"\n]", ":2", ":3", ":4"),
+        (b"[" + GOOD + b",\n" + bad + b"," + GOOD + b"]", ":1", ", row 2", ", row 3"),
+        (b"{\n" + GOOD[1:] + bad + GOOD, ":1", ", row 2", ", row 3"),
+        (b"[{\n" + GOOD[1:] + b", {\n" + bad[1:] + b", " + GOOD + b"]", ":1", ":2", ":3"),
+    )
+    for data, *expected in layouts:
+        dataset = load_bytes(tmp_path, data, max_left_out=1)
+        named = [*(record.source for record in dataset.train), dataset.left_out[0].where]
+        places = [name.removeprefix(str(tmp_path / "data.jsonl")) for name in named]
+        assert places == [expected[0], expected[2], expected[1]], data
+
+
 def test_too_many_unusable_rows_are_reported_by_cause_with_the_first_of_each(
     tmp_path: Path,
 ) -> None:

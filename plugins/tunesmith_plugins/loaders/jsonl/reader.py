@@ -40,9 +40,9 @@ def read_rows(stream: ByteStream, name: str, *, max_row_bytes: int) -> Iterator[
     if _TABLE_SUFFIX.search(name) and not head.lstrip().startswith((b"{", b"[")):
         raise DataError(name, "is not JSON", hint='read CSV and TSV with use = "table"')
     if head.lstrip().startswith(b"["):
-        yield from _split_array(stream, name, max_row_bytes)
+        yield from _number_rows(_split_array(stream, name, max_row_bytes))
     elif _is_multi_line(head):
-        yield from _split_objects(stream, name, max_row_bytes)
+        yield from _number_rows(_split_objects(stream, name, max_row_bytes))
     else:
         yield from _read_lines(stream, name, max_row_bytes)
 
@@ -52,6 +52,18 @@ def _is_multi_line(head: bytes) -> bool:
     first, newline, rest = head.lstrip().partition(b"\n")
     continues = first.startswith(b"{") and first.rstrip().endswith((b"{", b"[", b","))
     return bool(newline) and continues and not rest.lstrip().startswith(b"{")
+
+
+def _number_rows(rows: Iterator[Row]) -> Iterator[Row]:
+    """Give each row its number in the file if another row starts on the same line."""
+    before = 0
+    numbered = enumerate(rows, 1)
+    number, row = next(numbered, (0, None))
+    while row is not None:
+        next_number, following = next(numbered, (0, None))
+        is_alone = row.line != before and (following is None or row.line != following.line)
+        yield row if is_alone else row._replace(number=number)
+        before, number, row = row.line, next_number, following
 
 
 def _parse_row(line: int, offset: int, raw: bytes, max_row_bytes: int) -> Row:
