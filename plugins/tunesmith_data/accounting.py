@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tunesmith.contracts import LeftOut
 from tunesmith.errors import DataError
+from tunesmith.text import format_count
 from tunesmith_data.row import RowError
 
 MAX_CONTENT = 100_000
@@ -61,3 +62,10 @@ class UnusableRows:
 def _format_cause(count: int, first: LeftOut) -> str:
     detail = f" ({first.detail})" if first.detail else ""
     return f"  {count:,} × {first.cause}, first at {first.where}{detail}"
+
+
+def describe_left_out(cause: str, count: int, first: str = "") -> str:
+    """Return a sentence about rows that are left out for one cause, with the ``first`` of them."""
+    verb = "is" if count == 1 else "are"
+    place = f", {'at' if count == 1 else 'first at'} {first}" if first else ""
+    return f"{format_count(count, 'row')} {verb} left out: {cause}{place}"

@@ -23,6 +23,7 @@ from tests.benchmarks.fresh_injections import FRESH_INJECTIONS
 
 from tunesmith.contracts import RunContext
 from tunesmith_evidence.judging.endpoint import Endpoint
+from tunesmith_evidence.judging.misplaced import check_wins
 from tunesmith_evidence.judging.pairwise import (
     CRITERION,
     Ask,
@@ -122,7 +123,8 @@ def measure(title: str, ask: Ask) -> None:
         f"{seen} of {total}",
     ]
     print(f"| {' | '.join(cells)} |", flush=True)
-    print(f"\n{to_details(found, tested, 0.8, asked=True)['finding']}\n", flush=True)
+    checked = check_wins(attacked, found, REQUESTS, ask, CRITERION)
+    print(f"\n{to_details(checked, tested, 0.8, asked=True)['finding']}\n", flush=True)
 
 
 @contextmanager

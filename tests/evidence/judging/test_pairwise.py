@@ -40,7 +40,8 @@ def test_half_a_preference_is_a_tie_and_nonsense_is_counted() -> None:
     ("reply", "verdict"),
     [
         ("A", "A"), (" **B**.", "B"), ("tie", "tie"), ("Tie!", "tie"), ("", ""), ("a", ""),
-        ("Answer A", ""), ("Both", ""), ("A/B", "A"), ("An apple", ""),
+        ("Answer A", ""), ("Both", ""), ("A/B", ""), ("An apple", ""), ("A tie.", "tie"),
+        ("A and B are equal", ""), ("A is more useful than B", "A"), ("*A tie*", "tie"),
     ],
 )  # fmt: skip
 def test_a_verdict_is_the_first_word(reply: str, verdict: str) -> None:

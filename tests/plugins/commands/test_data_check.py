@@ -89,7 +89,11 @@ def test_a_run_file_is_reviewed_with_its_plan(
 
 def test_rows_that_are_left_out_are_counted(tunesmith: Tunesmith, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": ""}\n' + ROW)
-    assert "1 rows are left out: answer is empty" in tunesmith("data", "check", "rows.jsonl").stdout
+    shown = tunesmith("data", "check", "rows.jsonl").stdout
+    assert "1 row is left out: answer is empty, at rows.jsonl:1\n" in shown
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": ""}\n' * 2 + ROW)
+    shown = tunesmith("data", "check", "rows.jsonl").stdout
+    assert "2 rows are left out: answer is empty, first at rows.jsonl:1\n" in shown
 
 
 ROW = '{"prompt": "What is it?", "completion": "A row"}\n'

@@ -15,6 +15,7 @@ from tunesmith.errors import UsageError
 from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state, set_option
+from tunesmith_data.accounting import describe_left_out
 from tunesmith_plugins.commands.data.coverage import against_option, measure_traffic
 from tunesmith_plugins.commands.data.open_data import OpenedData, open_data
 
@@ -102,8 +103,9 @@ def sort(findings: Iterable[Finding]) -> list[Finding]:
 def show(opened: OpenedData, findings: Sequence[Finding]) -> None:
     """Print a table of the findings, and below it their examples and what to do."""
     render.print_paragraph(opened.dataset.description)
+    first = {row.cause: row.where for row in reversed(opened.dataset.left_out)}
     for cause, count in Counter(row.cause for row in opened.dataset.left_out).items():
-        render.print_text(f"{count:,} rows are left out: {cause}", style="warning")
+        render.print_text(describe_left_out(cause, count, first[cause]), style="warning")
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in opened.parts.items())
     if not findings:
         render.print_text(f"no findings in {sizes} rows", style="good")

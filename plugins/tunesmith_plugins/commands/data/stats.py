@@ -16,6 +16,7 @@ from tunesmith.records import Record, last_exchange
 from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state, set_option
+from tunesmith_data.accounting import describe_left_out
 from tunesmith_data.splits import MAX_CLASS_LABELS, PromptTexts, normalize_text
 from tunesmith_data.text import content_key
 from tunesmith_plugins.commands.data.open_data import OpenedData, open_data, text_parts
@@ -142,7 +143,7 @@ def _quantiles(values: array[int]) -> dict[str, int]:
 def _print(found: dict[str, Any]) -> None:
     render.print_paragraph(found["description"])
     for cause, count in found["left_out"].items():
-        render.print_text(f"{count:,} rows are left out: {cause}", style="warning")
+        render.print_text(describe_left_out(cause, count), style="warning")
     for name, part in found["parts"].items():
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in part["kinds"].items())
         render.print_text(f"\n{name}: {part['rows']:,} rows ({kinds})", style="strong")

@@ -16,6 +16,7 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.plan import Plan
 from tunesmith.records import Prompt, Record, last_exchange
 from tunesmith_evidence.formats import format_share
+from tunesmith_evidence.judging.misplaced import CheckedWins, check_wins
 from tunesmith_evidence.judging.pairwise import (
     CRITERION,
     FEWEST_ANCHORS,
@@ -94,8 +95,10 @@ class Judge(ComparingEvaluator):
         ask = self.open(run) if len(anchors) >= FEWEST_ANCHORS else _call_tie
         tested = judge_pairs(anchors, ask, options.criterion)
         found = judge_pairs(pairs, ask, options.criterion)
-        details = to_details(found, tested, options.agreement, needs_judge)
-        scores = [judgement.score if details["holds"] else 0.5 for judgement in found.judged]
+        checked = check_wins(pairs, found, references, ask, options.criterion, options.anchors)
+        details = to_details(checked, tested, options.agreement, needs_judge)
+        judged = checked.judgements.judged
+        scores = [judgement.score if details["holds"] else 0.5 for judgement in judged]
         return [
             Measurement(
                 metric=METRIC.name, values=tuple(scores), outputs=tuple(ours), details=details
@@ -120,9 +123,10 @@ def show_prompt(prompt: Prompt) -> str:
 
 
 def to_details(
-    found: Judgements, tested: Judgements, agreement: float, asked: bool
+    checked: CheckedWins, tested: Judgements, agreement: float, asked: bool
 ) -> dict[str, Any]:
     """Return how far the judge can be trusted, and ``holds``: there is a result."""
+    found = checked.judgements
     total = len(found.judged)
     right = sum(judgement.score == 1 for judgement in tested.judged)
     anchors = len(tested.judged)
@@ -150,12 +154,25 @@ def to_details(
     if any(found.attempts):
         ours, theirs = found.attempts
         text += f"; answers that seem to instruct the judge: {ours}, of the other model {theirs}"
+    if any(checked.withdrawn):
+        ours, theirs = checked.withdrawn
+        text += (
+            f"; wins that do not count, because the judge also prefers these answers to the "
+            f"reference of another request: {ours}, of the other model {theirs}"
+        )
+    if checked.controls and not checked.holds:
+        text += (
+            f"; wins are not checked for instructions to the judge, which preferred the reference "
+            f"of a request to another one in {checked.controls_lost} of {checked.controls} replies"
+        )
     return {
         "holds": not problem,
         "wins": wins, "losses": losses,
         "first_preferred": first, "second_preferred": second,
         "anchors": anchors, "anchors_right": right,
         "invalid": found.invalid, "attempts": list(found.attempts),
+        "withdrawn": list(checked.withdrawn),
+        "misplaced": checked.controls, "misplaced_lost": checked.controls_lost,
         "finding": f"no verdict, {problem}: {text}" if problem else text,
     }  # fmt: skip
 
