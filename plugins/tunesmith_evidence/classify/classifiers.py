@@ -16,11 +16,14 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 
+from tunesmith_evidence.classify.coordinates import DenseRows, fit_logistic
 from tunesmith_evidence.tasks.kinds import list_labels
 
-Rows: TypeAlias = "sparse.csr_matrix"
+Rows: TypeAlias = "sparse.csr_matrix | DenseRows"
 BATCH = 1_000
 """Rows whose similarities are in memory at the same time."""
+MAX_ITER, TOL = 300, 1e-3
+"""Limits of the logistic regression, as scikit-learn names them."""
 
 
 class Classifier(Protocol):
@@ -39,7 +42,7 @@ class Classifier(Protocol):
 class NearestRows:
     """The labels of the k most similar training rows vote, each with its similarity."""
 
-    def __init__(self, rows: Rows, labels: Sequence[str], k: int) -> None:
+    def __init__(self, rows: sparse.csr_matrix, labels: Sequence[str], k: int) -> None:
         self.labels = list_labels(labels)
         self._rows = rows
         self._codes = encode_labels(labels, self.labels)
@@ -81,13 +84,15 @@ class Linear:
         if len(self.labels) == 1:
             self._weights, self._bias = np.zeros((rows.shape[1], 1)), np.zeros(1)
             return
-        model = LogisticRegression(C=c, max_iter=300, tol=1e-3).fit(rows, codes)
-        if len(self.labels) == 2:
-            coef = np.vstack([-model.coef_, model.coef_]) / 2
-            bias = np.concatenate([-model.intercept_, model.intercept_]) / 2
+        if isinstance(rows, DenseRows):
+            weights, bias = fit_logistic(rows, codes, c, max_iter=MAX_ITER, tol=TOL)
         else:
-            coef, bias = model.coef_, model.intercept_
-        self._weights, self._bias = np.ascontiguousarray(coef.T), bias
+            model = LogisticRegression(C=c, max_iter=MAX_ITER, tol=TOL).fit(rows, codes)
+            weights, bias = np.ascontiguousarray(model.coef_.T), model.intercept_
+        if len(self.labels) == 2:
+            weights = np.hstack([-weights, weights]) / 2
+            bias = np.concatenate([-bias, bias]) / 2
+        self._weights, self._bias = weights, bias
 
     def scores(self, rows: Rows) -> NDArray[np.float64]:
         """Return the logit of each label."""
@@ -103,7 +108,7 @@ def encode_labels(values: Sequence[str], labels: Sequence[str]) -> NDArray[np.in
 def predict(classifier: Classifier, rows: Rows) -> list[str]:
     """Return the label with the highest score for each row; of equal ones the most frequent."""
     scores = classifier.scores(rows).round(12)
-    empty = np.diff(rows.indptr) == 0
+    empty = rows.find_empty() if isinstance(rows, DenseRows) else np.diff(rows.indptr) == 0
     return [
         classifier.labels[0 if is_empty else int(best)]
         for best, is_empty in zip(scores.argmax(axis=1), empty, strict=True)

@@ -23,6 +23,16 @@ class Conversion:
     convert: Convert
     kinds: frozenset[str] | None = None
     """The kinds of spans to which it applies; None: all."""
+    keeps_signs: bool = False
+    """The value has all letters and digits of the span in their order, in either case."""
+    gives_digits: bool = False
+    """The value has a digit."""
+
+
+def key_of(text: str) -> str:
+    """Return the letters and digits of a text without case."""
+    # Two letters may have one capital, as the two small forms of I have.
+    return "".join(filter(str.isalnum, text.upper().casefold()))
 
 
 def _join_words(separator: str) -> Convert:
@@ -67,8 +77,16 @@ def _scaled(factor: int) -> Convert:
     return convert
 
 
+_PARTS = {
+    "last name first": lambda text: ", ".join(reversed(text.rsplit(" ", 1))),
+    "last name and initial": _with_initial("{last}, {initial}."),
+    "initial and last name": _with_initial("{initial}. {last}"),
+    "last word": lambda text: text.split()[-1],
+    "first word": lambda text: text.split()[0],
+}
+"""Conversions that take a part of the text, or change the order of its words."""
 TEXT: tuple[Conversion, ...] = tuple(
-    Conversion(name, convert)
+    Conversion(name, convert, keeps_signs=name not in _PARTS)
     for name, convert in {
         "as it is": lambda text: text,
         "one space": lambda text: " ".join(text.split()),
@@ -81,16 +99,13 @@ TEXT: tuple[Conversion, ...] = tuple(
         "hyphens": _join_words("-"),
         "joined": _join_words(""),
         "sentence": lambda text: f"{text[:1].upper()}{text[1:].rstrip('.')}.",
-        "last name first": lambda text: ", ".join(reversed(text.rsplit(" ", 1))),
-        "last name and initial": _with_initial("{last}, {initial}."),
-        "initial and last name": _with_initial("{initial}. {last}"),
-        "last word": lambda text: text.split()[-1],
-        "first word": lambda text: text.split()[0],
+        **_PARTS,
     }.items()
 )
+_DATES, _TIMES = frozenset({"date", "after a key"}), frozenset({"time", "after a key"})
 _NUMBERS = frozenset({"number", "id", "digits", "letters and digits", "after a key", "in brackets"})
 NUMBER: tuple[Conversion, ...] = tuple(
-    Conversion(name, convert, _NUMBERS)
+    Conversion(name, convert, _NUMBERS, gives_digits=name != "letters and digits")
     for name, convert in {
         "number": _plain,
         "one decimal": _decimals(1),
@@ -117,8 +132,8 @@ def _dates(values: Sequence[str]) -> Iterator[Conversion]:
                 return None if date is None else date.strftime(form)
 
             name = f"date {form} {'day' if day_first else 'month'} first"
-            yield Conversion(name, convert, frozenset({"date", "after a key"}))
-    yield Conversion("time", read_time, frozenset({"time", "after a key"}))
+            yield Conversion(name, convert, _DATES, gives_digits=True)
+    yield Conversion("time", read_time, _TIMES, gives_digits=True)
 
 
 def list_conversions(values: Sequence[str]) -> list[Conversion]:
@@ -145,7 +160,7 @@ def find_templates(values: Sequence[str]) -> list[Conversion]:
         columns = [*zip(*members, strict=True)]
         fixed = "".join(c[0] if len(set(c)) == 1 and len(members) > 2 else " " for c in columns)
         if len(members) >= MIN_TEMPLATE_VALUES and not all(c.isdigit() for c in form):
-            found.append(Conversion(f"like {form}", _fill(form, fixed)))
+            found.append(Conversion(f"like {form}", _fill(form, fixed), gives_digits=True))
     return found[:5]
 
 

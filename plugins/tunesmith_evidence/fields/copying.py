@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from scipy import sparse
 from sklearn.feature_extraction import FeatureHasher
 from sklearn.linear_model import LogisticRegression
 
-from tunesmith_evidence.fields.conversions import TEXT, Conversion, list_conversions
+from tunesmith_evidence.fields.conversions import TEXT, Conversion, key_of, list_conversions
 from tunesmith_evidence.fields.spans import KINDS, Span, describe_spans, find_spans
 
 MIN_GAIN = 0.04
@@ -39,20 +40,12 @@ def content_of(value: str) -> str | None:
     return value if is_number else None
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A value that could be copied, with its features."""
-
-    content: str
-    """Empty if the conversion does not apply to the span: it shows only what is not the value."""
-    features: list[str]
-
-
 class Patterns:
     """Pairs of kinds of spans and conversions that give the values of a field."""
 
-    def __init__(self, texts: Sequence[str], contents: Sequence[str | None]) -> None:
-        rows = [(t, c) for t, c in zip(texts, contents, strict=True) if c]
+    def __init__(self, spans: SpanTable, contents: Sequence[str | None]) -> None:
+        """Mine the texts of ``spans``; ``contents`` are the values, None: not to be copied."""
+        rows = [(row, content) for row, content in enumerate(contents) if content]
         rows = rows[:: max(1, len(rows) // MAX_MINED_ROWS)]
         values = [content for _, content in rows]
         self.most_words = min(max((len(v.split()) for v in values), default=1), MAX_WORDS)
@@ -62,16 +55,13 @@ class Patterns:
         conversions = list_conversions(values)
         needed = max(2.0, MIN_GAIN * len(rows))
         for kind in KINDS:
+            applied = [(n, c) for n, c in enumerate(conversions) if applies(c, kind)]
             gains: dict[int, set[int]] = {}
-            for row, (text, content) in enumerate(rows):
-                if row in self.explained:
-                    continue
-                spans = find_spans(text, kind, self.most_words)
-                for number, conversion in enumerate(conversions):
-                    if applies(conversion, kind) and any(
-                        conversion.convert(span.text) == content for span in spans
-                    ):
-                        gains.setdefault(number, set()).add(row)
+            for number, (row, content) in enumerate(rows):
+                if number not in self.explained:
+                    texts = spans.texts_of(row, kind, self.most_words)
+                    for found in _find_conversions(applied, texts, content):
+                        gains.setdefault(found, set()).add(number)
             while gains:
                 best = min(gains, key=lambda n: (-len(gains[n] - self.explained), n))
                 if len(gains[best] - self.explained) < needed:
@@ -79,16 +69,29 @@ class Patterns:
                 self.explained |= gains.pop(best)
                 self.pairs.append((kind, conversions[best]))
 
-    def candidates(self, text: str) -> list[Candidate]:
-        """Return the candidates in a text."""
-        found = []
-        for kind in dict.fromkeys(kind for kind, _ in self.pairs):
-            spans = find_spans(text, kind, self.most_words)
-            described = describe_spans(text, spans)
-            for name, conversion in self.pairs:
-                if name == kind:
-                    found += list(_convert_all(conversion, spans, described))
-        return found
+    def group(self) -> dict[str, list[Conversion]]:
+        """Return the conversions of each kind."""
+        groups: dict[str, list[Conversion]] = {}
+        for kind, conversion in self.pairs:
+            groups.setdefault(kind, []).append(conversion)
+        return groups
+
+
+def _find_conversions(
+    conversions: Sequence[tuple[int, Conversion]], texts: Collection[str], content: str
+) -> Iterator[int]:
+    """Yield the numbers of the conversions that give a content from one of the texts."""
+    has_digit = any(map(str.isdigit, content))
+    key = key_of(content)
+    # Most conversions keep letters and digits: only texts with the same ones can give the content.
+    alike = [text for text in texts if key_of(text) == key]
+    for number, conversion in conversions:
+        if conversion.keeps_signs:
+            possible: Collection[str] = alike
+        else:
+            possible = texts if has_digit or not conversion.gives_digits else ()
+        if any(conversion.convert(text) == content for text in possible):
+            yield number
 
 
 def applies(conversion: Conversion, kind: str) -> bool:
@@ -98,28 +101,84 @@ def applies(conversion: Conversion, kind: str) -> bool:
     return conversion.kinds is None or kind in conversion.kinds
 
 
-def _convert_all(
-    conversion: Conversion, spans: Sequence[Span], described: Sequence[list[str]]
-) -> list[Candidate]:
-    found = []
-    for span, features in zip(spans, described, strict=True):
-        content = conversion.convert(span.text) or ""
-        found.append(Candidate(content, [*features, f"{span.kind}, {conversion.name}"]))
-    return found
+class SpanTable:
+    """The spans of many texts, with their features: found once for all fields."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+        self._found: dict[tuple[str, int], list[list[Span]]] = {}
+        self._hashed: dict[tuple[str, int], sparse.csr_matrix] = {}
+
+    def find(self, kind: str, most_words: int) -> list[list[Span]]:
+        """Return the spans of a kind in each text."""
+        key = (kind, most_words if kind == "words" else 0)
+        if key not in self._found:
+            self._found[key] = [find_spans(text, kind, most_words) for text in self.texts]
+        return self._found[key]
+
+    def texts_of(self, row: int, kind: str, most_words: int) -> set[str]:
+        """Return the different texts of the spans of a kind in one text."""
+        return {span.text for span in self.find(kind, most_words)[row]}
+
+    def hash_features(self, kind: str, most_words: int) -> sparse.csr_matrix:
+        """Return the features of all spans of a kind, text by text: a row for each."""
+        key = (kind, most_words if kind == "words" else 0)
+        if key not in self._hashed:
+            found = zip(self.texts, self.find(kind, most_words), strict=True)
+            described = (
+                features for text, spans in found for features in describe_spans(text, spans)
+            )
+            self._hashed[key] = _hash(described)
+        return self._hashed[key]
+
+
+def _hash(described: Iterable[Sequence[str]]) -> sparse.csr_matrix:
+    first = next(rows := iter(described), None)
+    if first is None:
+        return sparse.csr_matrix((0, HASHED_FEATURES))
+    hasher = FeatureHasher(HASHED_FEATURES, input_type="string", alternate_sign=False)
+    return hasher.transform(chain([first], rows))
 
 
 class CandidateRows:
-    """The candidates of many texts, with their features as sparse rows."""
+    """The candidates of many texts, with their features as sparse rows.
 
-    def __init__(self, patterns: Patterns, texts: Sequence[str]) -> None:
-        found = [patterns.candidates(text) for text in texts]
-        self.contents = [[c.content for c in candidates] for candidates in found]
-        self.starts = np.cumsum([0, *map(len, found)])
-        hasher = FeatureHasher(HASHED_FEATURES, input_type="string", alternate_sign=False)
-        features = [c.features for candidates in found for c in candidates]
-        self.rows = (
-            hasher.transform(features) if features else sparse.csr_matrix((0, HASHED_FEATURES))
-        )
+    The content of a candidate is empty if the conversion does not apply to the span: it shows only
+    what is not the value.
+    """
+
+    def __init__(self, patterns: Patterns, spans: SpanTable) -> None:
+        self._patterns, self._spans = patterns, spans
+        self.contents: list[list[str]] = [[] for _ in spans.texts]
+        for kind, conversions in patterns.group().items():
+            for contents, found in zip(
+                self.contents, spans.find(kind, patterns.most_words), strict=True
+            ):
+                for conversion in conversions:
+                    contents += [conversion.convert(span.text) or "" for span in found]
+        self.starts = np.cumsum([0, *map(len, self.contents)])
+
+    @cached_property
+    def rows(self) -> sparse.csr_matrix:
+        """The features: (candidates, hashed features)."""
+        groups, most_words = self._patterns.group(), self._patterns.most_words
+        places: list[list[int]] = [[] for _ in self._spans.texts]
+        names: list[list[int]] = [[] for _ in self._spans.texts]
+        blocks, labels, start = [], list[list[str]](), 0
+        for kind, conversions in groups.items():
+            block, first = self._spans.hash_features(kind, most_words), start
+            for row, found in enumerate(self._spans.find(kind, most_words)):
+                for number in range(len(conversions)):
+                    places[row] += range(first, first + len(found))
+                    names[row] += [len(labels) + number] * len(found)
+                first += len(found)
+            blocks.append(block)
+            labels += [[f"{kind}, {conversion.name}"] for conversion in conversions]
+            start += block.shape[0]
+        if not blocks:
+            return sparse.csr_matrix((0, HASHED_FEATURES))
+        stacked = sparse.vstack(blocks, format="csr")
+        return stacked[[*chain(*places)]] + _hash(labels)[[*chain(*names)]]
 
 
 class Copier:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from functools import lru_cache
 
 MONTHS = (
     "january", "february", "march", "april", "may", "june", "july", "august", "september",
@@ -41,6 +42,7 @@ _COMPILED = tuple(re.compile(pattern, re.I) for pattern in PATTERNS)
 _TIME_PARTS = re.compile(r"(\d{1,2})(?:[:.](\d{2}))?\s*(?:([ap])\.?m\b\.?)?", re.I)
 
 
+@lru_cache(4_096)
 def read_date(text: str, *, day_first: bool, year: int) -> datetime.date | None:
     """Return the date that a text is; None if it is none, or no day of the calendar.
 

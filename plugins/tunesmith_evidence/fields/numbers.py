@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from functools import lru_cache
 
 _UNITS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
@@ -36,6 +37,7 @@ _DIGITS = re.compile(r"([-+]?)(\d[\d.,'’ ]*?)\s?(k|m|thousand|million)?", re.I
 _FACTORS = {"": 1, "k": 1_000, "thousand": 1_000, "m": 1_000_000, "million": 1_000_000}
 
 
+@lru_cache(4_096)
 def read_number(text: str) -> Decimal | None:
     """Return the number that a text is, in digits or in words; None if it is none.
 

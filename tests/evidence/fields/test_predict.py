@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from tunesmith_evidence.fields.copying import CandidateRows, Copier, Patterns, content_of
+from tunesmith_evidence.fields import predict
+from tunesmith_evidence.fields.copying import CandidateRows, Copier, Patterns, SpanTable, content_of
 from tunesmith_evidence.fields.predict import FieldsModel
 
 FIRST = ("Ivo", "Jane", "Kurt", "Lena", "Nina", "Omar", "Pia", "Rosa", "Sam", "Tess")
@@ -84,20 +85,46 @@ def test_of_two_conversions_the_one_with_a_known_value_is_right() -> None:
     forms = {"gold": "Gold", "free": "free", "pro": "Pro", "basic": "basic"}
     texts = [f"switch me to the {word} plan, case {n}" for n in range(12) for word in forms]
     contents = [form for _ in range(12) for form in forms.values()]
-    patterns = Patterns(texts, contents)
+    patterns = Patterns(SpanTable(texts), contents)
     assert len(patterns.pairs) == 2
-    rows = CandidateRows(patterns, texts)
+    rows = CandidateRows(patterns, SpanTable(texts))
     copier = Copier(rows, contents, range(40))
     assert [content for content, _ in copier.copy(rows, range(40, 48))] == contents[40:]
 
 
 def test_patterns_explain_only_what_recurs() -> None:
     texts = [f"my code is K{n} and {n * 7 % 13} more" for n in range(20)]
-    patterns = Patterns(texts, [f"K{n}" for n in range(20)])
+    patterns = Patterns(SpanTable(texts), [f"K{n}" for n in range(20)])
     assert {kind for kind, _ in patterns.pairs} == {"id"}
     assert len(patterns.explained) == 20
-    assert Patterns(texts, ["elsewhere"] * 20).pairs == []
-    assert Patterns(texts, [None] * 20).pairs == []
+    assert Patterns(SpanTable(texts), ["elsewhere"] * 20).pairs == []
+    assert Patterns(SpanTable(texts), [None] * 20).pairs == []
+
+
+def test_an_empty_text_is_not_copied() -> None:
+    rng = random.Random(1)
+    texts, answers = [], []
+    for _ in range(80):
+        room, other = (f"{rng.choice('ABCD')}{rng.randint(10, 99)}" for _ in range(2))
+        has_room = rng.random() < 0.5
+        texts.append(f"case {other} of {rng.randint(1, 9)}" + f", in room {room}." * has_room)
+        answers.append(json.dumps({"room": f"R-{room}" if has_room else ""}))
+    (field,) = FieldsModel(texts, answers).report()
+    assert field.way.endswith("say so")  # a classifier tells when there is a room to copy
+    assert field.accuracy == 1.0
+
+
+def test_of_many_rows_a_sample_decides_and_all_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, answers = tickets(120, 1)
+    texts.append("the umbrella is missing, order 12345")
+    answers.append(json.dumps({"customer": "Ann Other", "topic": "umbrella", "version": 2}))
+    monkeypatch.setattr(predict, "MAX_ROWS", 60)
+    sampled = FieldsModel(texts, answers)
+    assert {entry.field: entry.way.split()[0] for entry in sampled.report()}["order.id"] == "copy"
+    new, expected = tickets(40, 2)
+    assert sum(a == b for a, b in zip(sampled.answer(new), expected, strict=True)) >= 32
+    # The last row is not in the sample; only a classifier that has learned from it knows its topic.
+    assert json.loads(sampled.answer(["an umbrella is missing"])[0])["topic"] == "umbrella"
 
 
 def test_contents_of_values() -> None:

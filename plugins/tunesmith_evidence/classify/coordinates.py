@@ -1,0 +1,123 @@
+"""Sparse rows as few dense coordinates: the same products, and so the same logistic regressions.
+
+A model with an L2 penalty has weights that are sums of its training rows (Kimeldorf and Wahba
+1971). In an orthonormal basis of these rows it is the same model, with as many weights for each
+label as there are rows, instead of one for each of many thousand terms. L-BFGS from zero takes the
+same steps in both, because it uses products only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.optimize import minimize
+from scipy.special import expit, logsumexp
+
+Floats = NDArray[np.float64]
+SMALLEST = 1e-13
+"""Share of the largest eigenvalue below which a direction is rounding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """An orthonormal basis of the space that training rows span."""
+
+    rows: sparse.csr_matrix
+    """The training rows: (rows, terms)."""
+    combinations: Floats
+    """Each vector of the basis as a sum of rows: (rows, dimensions)."""
+
+    def convert(self, rows: sparse.csr_matrix) -> DenseRows:
+        """Return rows in this basis."""
+        return DenseRows((rows @ self.rows.T).toarray() @ self.combinations, self)
+
+    def find_largest(self, gradient: Floats) -> float:
+        """Return the largest component, by terms, of a gradient: (dimensions, labels)."""
+        return float(np.abs(self.rows.T @ (self.combinations @ gradient)).max(initial=0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class DenseRows:
+    """Rows by their coordinates in a basis."""
+
+    matrix: Floats
+    """The coordinates: (rows, dimensions)."""
+    basis: Basis
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The numbers of rows and of dimensions."""
+        return self.matrix.shape
+
+    def find_empty(self) -> NDArray[np.bool_]:
+        """Return True for each row without a term."""
+        return np.asarray(~self.matrix.any(axis=1))
+
+    def __getitem__(self, chosen: Any) -> DenseRows:
+        """Return the chosen rows."""
+        return replace(self, matrix=self.matrix[chosen])
+
+    def __matmul__(self, weights: Floats) -> Floats:
+        """Return the products with weights: (rows, labels)."""
+        return np.asarray(self.matrix @ weights)
+
+
+def find_basis(rows: sparse.csr_matrix) -> Basis:
+    """Return a basis in which the products of these rows with each other and with others stay."""
+    values, vectors = np.linalg.eigh((rows @ rows.T).toarray())
+    kept = values > SMALLEST * max(float(values[-1]), SMALLEST)
+    return Basis(rows, vectors[:, kept] / np.sqrt(values[kept]))
+
+
+def fit_logistic(
+    rows: DenseRows, codes: NDArray[np.int64], c: float, *, max_iter: int, tol: float
+) -> tuple[Floats, Floats]:
+    """Fit scikit-learn's logistic regression of two labels or more; stop where that stops.
+
+    Returns:
+        The weights, (dimensions, labels), and the bias of each label; one column, for the second
+        label, if there are two.
+    """
+    count, dimensions = rows.shape
+    labels = int(codes.max()) + 1
+    columns = 1 if labels == 2 else labels
+    targets = np.equal.outer(codes, np.arange(labels)).astype(float)[:, -columns:]
+
+    last: list[Any] = [b"", np.zeros(0)]  # the point measured last, and the gradient there
+
+    def unpack(x: Floats) -> tuple[Floats, Floats]:
+        table = x.reshape(dimensions + 1, columns)
+        return table[:-1], table[-1]
+
+    def measure(x: Floats) -> tuple[float, Floats]:
+        weights, bias = unpack(x)
+        scores = rows @ weights + bias
+        if columns == 1:
+            totals, expected = np.logaddexp(0, scores), expit(scores)
+        else:
+            totals = logsumexp(scores, axis=1, keepdims=True)
+            expected = np.exp(scores - totals)
+        penalty = weights / (c * count)
+        errors = (expected - targets) / count
+        loss = (totals.sum() - (scores * targets).sum()) / count + (weights * penalty).sum() / 2
+        gradient = np.vstack([rows.matrix.T @ errors + penalty, errors.sum(axis=0)])
+        last[:] = x.tobytes(), gradient
+        return float(loss), gradient.ravel()
+
+    def stop_at_tolerance(intermediate_result: Any) -> None:
+        if last[0] != intermediate_result.x.tobytes():
+            measure(intermediate_result.x)
+        gradient = last[1]
+        if max(rows.basis.find_largest(gradient[:-1]), float(np.abs(gradient[-1]).max())) <= tol:
+            raise StopIteration
+
+    options = {"maxiter": max_iter, "maxls": 50, "gtol": 0, "ftol": 64 * np.finfo(float).eps}
+    start = np.zeros((dimensions + 1) * columns)
+    found = minimize(
+        measure, start, jac=True, method="L-BFGS-B", options=options, callback=stop_at_tolerance
+    )
+    return unpack(found.x)
