@@ -123,10 +123,10 @@ def tunesmith_commands() -> Sequence[CommandOffer]:  # type: ignore[empty-body]
     """Offer commands: ``tunesmith NAME``.
 
     A name of two words, such as ``data check``, puts the command into the group of the first one.
-    Plugins share groups, and can add to the core's group ``plugins``. The help line is part of the
-    offer, so that ``tunesmith --help`` and ``tunesmith data --help`` import no command.
+    Plugins share groups, and can add to the group ``plugins``. The help line is part of the offer,
+    so that ``tunesmith --help`` and ``tunesmith data --help`` import no command.
 
-    The names of the core's commands cannot be used, and no name can be both a command and a group:
+    The names of built-in commands cannot be used, and no name can be both a command and a group:
     the first of two such offers counts, built-in ones come first. A command of several plugins is
     ambiguous and cannot be used. ``tunesmith plugins list`` names the commands that were refused.
     """

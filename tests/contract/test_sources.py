@@ -19,6 +19,7 @@ from tunesmith.plugins import Selection, find_plugins
 
 ROOT = Path(__file__).parents[2]
 CORE, PLUGINS = ROOT / "core", ROOT / "plugins"
+MOST_LINES_OF_CORE = 9_500
 CONTRIB = tuple(sorted(ROOT.glob("contrib/*/src")))
 
 FORBIDDEN = {
@@ -163,6 +164,14 @@ def test_no_source_file_is_too_long() -> None:
         if (count := len(path.read_text(encoding="utf-8").splitlines())) > 450
     }
     assert not long
+
+
+def test_the_core_is_small() -> None:
+    """Without its kit the core has at most 9,500 lines, and none of them is packed to fit."""
+    paths = [path for path in sources(CORE) if CORE / "tunesmith" / "testing" not in path.parents]
+    texts = {path: path.read_text(encoding="utf-8") for path in paths}
+    assert 5_000 < sum(len(text.splitlines()) for text in texts.values()) <= MOST_LINES_OF_CORE
+    assert not [path for path, text in texts.items() if "# fmt: " in text]
 
 
 # --------------------------------------------------------------------------- options
