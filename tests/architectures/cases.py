@@ -39,6 +39,7 @@ def variants(sizes: Sizes) -> list[Case]:
         "long_factor": [2.0 + i for i in range(sizes.head // 2)],
     }
     half = sizes.layers // 2
+    window = {"use_sliding_window": True, "sliding_window": sizes.window}
     return [
         Case("llama", "rope linear", rope(sizes, "linear")),
         Case("llama", "rope dynamic", rope(sizes, "dynamic", **original)),
@@ -63,16 +64,12 @@ def variants(sizes: Sizes) -> list[Case]:
         Case(
             "qwen2",
             "window in half of the layers",
-            {"use_sliding_window": True, "max_window_layers": half, "layer_types": None},
+            {**window, "max_window_layers": half, "layer_types": None},
         ),
         Case(
             "qwen3",
             "window in half of the layers",
-            {
-                "use_sliding_window": True,
-                "max_window_layers": half,
-                "layer_types": None,
-            },
+            {**window, "max_window_layers": half, "layer_types": None},
         ),
         Case("mixtral", "window", {"sliding_window": sizes.window}),
         Case("qwen3_moe", "dense layers between", {"mlp_only_layers": [1]}),

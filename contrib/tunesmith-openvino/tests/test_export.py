@@ -54,12 +54,20 @@ def test_a_trained_adapter_passes(trained: TrainedModel, tmp_path: Path) -> None
     assert sizes["f16"] < 0.6 * sizes["f32"]
 
 
-def test_another_architecture_passes(tmp_path: Path) -> None:
-    model = save_tiny_model(tmp_path / "model", "qwen3")
+@pytest.mark.parametrize(
+    ("family", "key_heads"), [("qwen3", 2), ("llama", 4), ("llama", 2), ("llama", 1)]
+)
+def test_other_architectures_pass_and_answer(family: str, key_heads: int, tmp_path: Path) -> None:
+    changes = {"num_key_value_heads": key_heads}
+    model = save_tiny_model(tmp_path / "model", family, changes=changes)
     options = from_table(LoraOptions, {**LEARNING_LORA, "epochs": 2.0})
     trained = train_for_export(options, model, tmp_path / "run")
-    certificate = export_run(trained, as_export(), tmp_path / "out")
+    export = as_export()
+    certificate = export_run(trained, export, tmp_path / "out")
     assert certificate["max_logprob_difference_nats"] < 1e-4
+    with export.exporter.open(tmp_path / "out") as engine:
+        (answer,) = engine.generate([trained.heldout[0].prompt], 4)  # type: ignore[union-attr]
+    assert answer.tokens > 0
 
 
 def test_a_full_model_ends_its_answers_and_the_readme_asks_it(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +19,7 @@ import torch
 from torch import nn
 
 from tunesmith.contracts import Measurement, TextModel
-from tunesmith.errors import IntegrityError, UsageError
+from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
 from tunesmith.offers import ExporterOffer
 from tunesmith.options import Options
 from tunesmith.records import Record
@@ -34,11 +37,13 @@ from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS, artifact_format, attach_adapter
 from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
 from tunesmith_torch.models.loading import load_base, load_tokenizer
-from tunesmith_torch.models.merging import MergeOptions, load_training_base
+from tunesmith_torch.models.merging import MergeOptions, load_training_base, refuse_other_folder
 from tunesmith_torch.runtime.malloc import release_memory
 
 CERTIFICATE = "export.json"
 SCHEMA = "tunesmith.export/1"
+EXPORT = "export"
+"""Format of an export's folder in its manifest."""
 _NOT_COPIED = frozenset({ADAPTER_WEIGHTS, "adapter_config.json", "README.md", MANIFEST})
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model")
 """Files of a base model that converters of its tokenizer read; transformers does not save them."""
@@ -121,6 +126,7 @@ def export_run(
         IntegrityError: the files of the artifact have changed.
         UsageError: the exporter writes adapters, and the run has none that its engine can serve.
     """
+    refuse_other_folder(out, EXPORT, trained.artifact)
     alone = isinstance(export.exporter, AdapterExporter)
     if alone:
         check_adapter_alone(trained, export)
@@ -166,6 +172,7 @@ def prepare_model(
     too, which exports that round weights need.
 
     Raises:
+        EnvironmentProblem: the disk is full.
         GateError: the merged model is not the trained one.
         IntegrityError: the files of the artifact have changed.
     """
@@ -185,7 +192,8 @@ def prepare_model(
     is_merged = artifact_format(trained.artifact) == "adapter" and merge is not None
     if is_merged:
         announce("merging the adapter into the base model")
-    write_model(trained, folder, merge or write_config)
+    with _full_disk(folder):
+        write_model(trained, folder, merge or write_config)
     if is_merged:
         check_merged_folder(gate, trained, folder, reference)
     return PreparedModel(
@@ -216,6 +224,7 @@ def export_prepared(
     """Write a prepared model to ``out``, complete and proven or not at all.
 
     Raises:
+        EnvironmentProblem: a library of the exporter raised an error of its own.
         GateError: a check failed; the message names the first.
     """
     certificate: dict[str, Any] = {}
@@ -228,8 +237,39 @@ def export_prepared(
         (folder / CERTIFICATE).write_text(text, encoding="utf-8")
         (folder / "README.md").write_text(_build_card(out.name, certificate), encoding="utf-8")
 
-    commit_folder(out, write, {"format": "export"})
+    with _engine_errors(export.name):
+        commit_folder(out, write, {"format": EXPORT})
     return certificate
+
+
+@contextmanager
+def _full_disk(folder: Path) -> Iterator[None]:
+    """Name a full disk, which libraries report as an error of their own."""
+    try:
+        yield
+    except Exception as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise EnvironmentProblem(
+            f"{folder.parent}: the disk is full",
+            hint="the merged model, in 32 bits, and its export have to fit there: free some space, "
+            "or name a folder on another disk with --out",
+        ) from error
+
+
+@contextmanager
+def _engine_errors(name: str) -> Iterator[None]:
+    """Name the exporter in an error of its libraries, some of which even end the process."""
+    try:
+        yield
+    except (TunesmithError, OSError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split()) or "without a message"
+        raise EnvironmentProblem(
+            f"{name}: its program failed with {type(error).__name__}, {reason:.300}",
+            hint="it may not know this architecture: another exporter, such as safetensors, may",
+        ) from error
 
 
 def _write_and_check(

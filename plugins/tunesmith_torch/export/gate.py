@@ -25,10 +25,18 @@ from tunesmith_torch.export.contract import (
     NotProvenError,
     ServedExporter,
 )
-from tunesmith_torch.export.reference import MAX_ANSWER_TOKENS, Reference, RenderedPrompt, ScoredRow
+from tunesmith_torch.export.reference import (
+    MAX_ANSWER_TOKENS,
+    Reference,
+    RenderedPrompt,
+    ScoredRow,
+    can_pass,
+)
 
 MAX_KL = {"rounded": 0.5, "exact": 1e-3}
 """Largest mean KL divergence, in nats per token, of rounded weights and of the others."""
+MAX_LONGER_KL, MIN_KL = 4.0, 1e-6
+"""How often larger the KL of rounded weights may be in long texts, and nats that are no matter."""
 MAX_MERGE_NATS = 1e-4
 """Largest difference of a log-probability between the merged model and the trained one."""
 
@@ -162,6 +170,8 @@ def check_engine(gate: Gate, engine: Engine, reference: Reference, tolerance: fl
     gate.check("token ids", lambda: _check_ids(engine, reference))
     gate.check("stop", lambda: _check_stops(engine, reference))
     gate.check("log-probabilities", lambda: _check_logprobs(gate, engine, reference, tolerance))
+    if reference.limits:
+        gate.check("long texts", lambda: _check_long_texts(gate, engine, reference, tolerance))
 
 
 def _check_texts(engine: Engine, prompts: list[RenderedPrompt], bos: str) -> str:
@@ -237,14 +247,57 @@ def _is_ended(answer: Generation) -> bool:
 def _check_logprobs(
     gate: Gate, engine: Engine, reference: Reference, tolerance: float | None
 ) -> str:
+    nats, divergences = _compare(engine, reference.rows)
+    kl = max(float(np.concatenate(divergences).mean()), 0.0)  # rounding may leave it below 0
+    gate.measured.update(max_logprob_difference_nats=nats, mean_kl_nats=kl)
+    found = _judge(nats, kl, tolerance)
+    tokens = format_count(sum(map(len, divergences)), "token")
+    return f"{found}, {tokens}"
+
+
+def _check_long_texts(
+    gate: Gate, engine: Engine, reference: Reference, tolerance: float | None
+) -> str:
+    """Compare a text that is longer than the windows; one that is too large is not proven.
+
+    Rounded weights hide a small difference, so they have to differ no more than in short texts.
+    """
+    row = reference.long_row
+    if row is None:
+        found, text = "", "short texts"
+    else:
+        nats, (divergence_N,) = _compare(engine, [row])
+        kl = max(float(divergence_N.mean()), 0.0)
+        found = _judge(nats, kl, tolerance)
+        text = f"texts of {format_count(len(row.ids), 'token')}"
+        short = gate.measured["mean_kl_nats"]
+        if tolerance is None and kl > MAX_LONGER_KL * short + MIN_KL:
+            raise NotProvenError(
+                f"KL of {format_deviation(kl)} nats in {text}, {format_deviation(short)} in short "
+                "ones: the engine may compute something else in long texts"
+            )
+    left = [limit.what for limit in reference.limits if row is None or not can_pass(limit)]
+    if left:
+        raise NotProvenError(
+            f"the model has {', '.join(left)}, and {text} were compared: in longer ones the engine "
+            "may compute something else"
+        )
+    return f"{found}, in {text}"
+
+
+def _compare(engine: Engine, rows: Sequence[ScoredRow]) -> tuple[float, list[Any]]:
+    """Return the largest difference of a log-probability, and the KL of each row's tokens, [N]."""
     nats, divergences = 0.0, []
-    for row in reference.rows:
+    for row in rows:
         found_NV = np.asarray(engine.logprobs(row.ids, row.first))[:, : row.logprobs.shape[1]]
         true_NV = row.logprobs.astype(np.float64)
         nats = max(nats, _largest_difference(true_NV, found_NV, row.answer_ids))
         divergences.append((np.exp(true_NV) * (true_NV - found_NV)).sum(-1))
-    kl = max(float(np.concatenate(divergences).mean()), 0.0)  # rounding may leave it below 0
-    gate.measured.update(max_logprob_difference_nats=nats, mean_kl_nats=kl)
+    return nats, divergences
+
+
+def _judge(nats: float, kl: float, tolerance: float | None) -> str:
+    """Check both numbers against what is allowed, and return them as text."""
     if tolerance is not None:
         require(
             nats <= tolerance,
@@ -254,8 +307,7 @@ def _check_logprobs(
     limit = MAX_KL["rounded" if tolerance is None else "exact"]
     found, allowed = format_deviation(kl), format_deviation(limit)
     require(kl <= limit, f"mean KL divergence of {found} nats, at most {allowed} is allowed")
-    tokens = format_count(sum(map(len, divergences)), "token")
-    return f"{format_deviation(nats)} nats at most, KL {found} nats, {tokens}"
+    return f"{format_deviation(nats)} nats at most, KL {found} nats"
 
 
 def _largest_difference(true_NV: Any, found_NV: Any, answer_ids: list[int]) -> float:

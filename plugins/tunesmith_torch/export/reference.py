@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, cycle, islice
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import nn
 from tunesmith.contracts import Generation
 from tunesmith.records import Message, Prompt, Record, last_exchange
 from tunesmith_torch.data.templates import Template
+from tunesmith_torch.export.context_limits import ContextLimit, find_context_limits
 from tunesmith_torch.generation.text_model import TorchTextModel
 
 MAX_ROWS = 8
@@ -30,6 +31,10 @@ MAX_ANSWERS = 12
 MAX_ANSWER_TOKENS = 128
 """Generated tokens of an answer."""
 MAX_ROW_TOKENS = 1024
+MAX_LONG_TOKENS = 1152
+"""Tokens of the text that is longer than a window; a window of 1024 is the largest it passes."""
+TOKENS_AFTER_LIMIT = 64
+"""Tokens of that text after the limit."""
 HARD_TEXTS = (
     "Grüße! 12345 3.14 \u00bd \U0001f642 \u4f60\u597d, don't  stop",
     "a\tb\n\nc   d 007 1,000,000 x==y",
@@ -77,6 +82,10 @@ class Reference:
     """Id of the BOS token; None if there is none."""
     bos: str
     """Text of the BOS token; empty if there is none."""
+    limits: Sequence[ContextLimit] = ()
+    """Lengths from which the model computes in another way."""
+    long_row: ScoredRow | None = None
+    """A text longer than the limits that it can pass; None if there is none."""
 
     @classmethod
     def observe(cls, model: nn.Module, template: Template, records: Sequence[Record]) -> Reference:
@@ -85,12 +94,15 @@ class Reference:
         text_model = TorchTextModel(model, template, device)
         rows = score_rows(text_model, records)
         asked = [row.prompt for row in rows]
+        limits = find_context_limits(getattr(model, "config", None))
         return cls(
             prompts=list(_render_prompts(template, asked)),
             rows=rows,
             answers=_answer_until_one_ends(text_model, records),
             bos_id=template.tokenizer.bos_token_id,
             bos=template.tokenizer.bos_token or "",
+            limits=limits,
+            long_row=_score_long_row(text_model, rows, limits),
         )
 
 
@@ -116,11 +128,35 @@ def _score_rows(model: TorchTextModel, records: Sequence[Record]) -> Iterator[Sc
         after = after[:MAX_SCORED_TOKENS]
         if not before or not after or len(before) + MAX_SCORED_TOKENS > MAX_ROW_TOKENS:
             continue
-        ids, first = [*before, *after[:-1]], len(before) - 1
-        with torch.inference_mode():
-            logits_TV = model.model(torch.tensor([ids], device=model.device), use_cache=False)
-            logprobs_NV = logits_TV.logits[0, first:].double().log_softmax(-1).cpu().numpy()
-        yield ScoredRow(prompt, ids, first, after, logprobs_NV.astype(np.float32))
+        yield _score_row(model, prompt, [*before, *after[:-1]], after)
+
+
+def _score_row(
+    model: TorchTextModel, prompt: Prompt, ids: list[int], answer_ids: list[int]
+) -> ScoredRow:
+    """Return the probabilities after the last of ``ids``, as many as the answer has tokens."""
+    first = len(ids) - len(answer_ids)
+    with torch.inference_mode():
+        logits_TV = model.model(torch.tensor([ids], device=model.device), use_cache=False)
+        logprobs_NV = logits_TV.logits[0, first:].double().log_softmax(-1).cpu().numpy()
+    return ScoredRow(prompt, ids, first, answer_ids, logprobs_NV.astype(np.float32))
+
+
+def _score_long_row(
+    model: TorchTextModel, rows: Sequence[ScoredRow], limits: Sequence[ContextLimit]
+) -> ScoredRow | None:
+    """Return the rows as one text, repeated until it is longer than the limits it can pass."""
+    passed = [limit.tokens for limit in limits if can_pass(limit)]
+    if not passed or not rows:
+        return None
+    text = chain.from_iterable(row.ids for row in cycle(rows))
+    *ids, last = islice(text, max(passed) + TOKENS_AFTER_LIMIT + 1)
+    return _score_row(model, "", ids, [*ids[1 - MAX_SCORED_TOKENS :], last])
+
+
+def can_pass(limit: ContextLimit) -> bool:
+    """Return True if a text that is longer than this can be compared."""
+    return limit.tokens + TOKENS_AFTER_LIMIT <= min(MAX_LONG_TOKENS, limit.context)
 
 
 def _answer_until_one_ends(

@@ -14,6 +14,8 @@ Gemma 3             ``rope_theta`` and ``rope_scaling`` of its global layers, an
                     ``rope_local_base_freq``, the theta of its local ones
 other models with   only what is the same in all layers: the earlier form has no place for the rest
 several thetas
+GPT-NeoX            ``rotary_emb_base`` and ``rotary_pct`` too
+experts of Qwen3    ``num_experts``, beside ``num_local_experts``
 ==================  ================================================================================
 
 transformers prefers ``rope_scaling`` where both are present, so the result is read back. If it does
@@ -63,10 +65,12 @@ def earlier_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     if config.get("dtype") is not None:
         keys["torch_dtype"] = config["dtype"]
+    family = str(config.get("model_type", ""))
+    if family.startswith("qwen3") and config.get("num_local_experts") is not None:
+        keys["num_experts"] = config["num_local_experts"]
     parameters = config.get("rope_parameters")
     if not isinstance(parameters, Mapping):
         return keys
-    family = str(config.get("model_type", ""))
     by_layer_type = {name: p for name, p in parameters.items() if isinstance(p, Mapping)}
     if not by_layer_type:
         return {**keys, **_flat_keys(parameters, family)}
@@ -87,6 +91,9 @@ def _flat_keys(parameters: Mapping[str, Any], family: str) -> dict[str, Any]:
         for name in ("rope_theta", "partial_rotary_factor")
         if parameters.get(name) is not None
     }
+    if family == "gpt_neox":
+        keys["rotary_emb_base"] = parameters["rope_theta"]
+        keys["rotary_pct"] = parameters.get("partial_rotary_factor", 1.0)
     rope_type = str(parameters.get("rope_type", "default"))
     scaling = {name: value for name, value in parameters.items() if name not in _NOT_SCALING}
     if rope_type == "default" and not scaling:

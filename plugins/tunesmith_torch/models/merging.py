@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from tunesmith.errors import GateError, IntegrityError
+from tunesmith.errors import GateError, IntegrityError, UsageError
 from tunesmith.records import Prompt
-from tunesmith.storage import commit_folder, verify_folder
+from tunesmith.storage import commit_folder, read_manifest, verify_folder
 from tunesmith.storage.manifest import MANIFEST
 from tunesmith_evidence.formats import format_deviation
 from tunesmith_torch.data.templates import Template
@@ -45,6 +45,8 @@ from tunesmith_torch.models.quantization import (
 )
 from tunesmith_torch.runtime.malloc import release_memory
 
+MERGED = "merged"
+"""Format of a merged model in its manifest."""
 _ADAPTER_ONLY_FILES = frozenset({ADAPTER_WEIGHTS, "adapter_config.json", "README.md", MANIFEST})
 
 
@@ -85,6 +87,7 @@ def merge_adapter(
         GateError: the next-token distributions of the merged model differ by more than ``max_kl``.
         IntegrityError: the adapter's files changed after saving, or belong to another base.
     """
+    refuse_other_folder(out, MERGED, adapter)
     problems = verify_folder(adapter)
     if problems:
         raise IntegrityError(f"{adapter}: {problems[0]}")
@@ -106,8 +109,32 @@ def merge_adapter(
             _model_card(base, options, measured[0], len(rows)), "utf-8"
         )
 
-    commit_folder(out, write, {"format": "model"})
+    commit_folder(out, write, {"format": MERGED})
     return MergedModel(out, measured[0], len(rows), str(dtype).removeprefix("torch."))
+
+
+def refuse_other_folder(out: Path, kind: str, artifact: Path) -> None:
+    """Check that writing to ``out`` replaces nothing but a folder of the same kind.
+
+    A folder with a manifest may be an adapter or a checkpoint, which nothing can bring back.
+    ``artifact`` is the trained model, whose own folder stays as its manifest says.
+
+    Raises:
+        IntegrityError: the manifest in ``out`` is damaged, or none of tunesmith.
+        UsageError: ``out`` holds something else, or lies inside the trained model.
+    """
+    hint = "choose another name with --out"
+    if artifact.resolve() in out.resolve().parents:
+        raise UsageError(f"{out}: lies inside the trained model, which stays as it is", hint=hint)
+    if not (out / MANIFEST).is_file():
+        return
+    found = read_manifest(out).meta.get("format")
+    if found != kind:
+        held = {"adapter": "an adapter", "model": "a trained model", "export": "an export"}
+        raise UsageError(
+            f"{out}: holds {held.get(str(found), 'something else')}, so it is not replaced",
+            hint=hint,
+        )
 
 
 def save_merged(

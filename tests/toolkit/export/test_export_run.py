@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import torch
 from export_cases import as_export, train_tiny
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tests.benchmarks.export_faults import MERGE_FAULTS, copy_adapter, edit
 
 from tunesmith.contracts import Measurement
-from tunesmith.errors import GateError, IntegrityError, UsageError
+from tunesmith.errors import EnvironmentProblem, GateError, IntegrityError, UsageError
 from tunesmith.records import Message
 from tunesmith.storage import verify_folder
 from tunesmith.storage.manifest import MANIFEST
@@ -233,6 +234,28 @@ def test_an_engine_that_is_missing_is_not_proven(trained: TrainedModel, tmp_path
     certificate = export_run(trained, as_export(UnprovenExporter("float32")), tmp_path / "out")
     assert certificate["checks"]["engine"] == "not proven: it is not installed here"
     assert "engine" in certificate["not_proven"] and certificate["serve"] == "serve ."
+
+
+@pytest.mark.parametrize("error", [IndexError("list index out of range"), SystemExit(1)])
+def test_a_library_that_fails_is_named(
+    trained: TrainedModel, tmp_path: Path, error: BaseException
+) -> None:
+    def fail(out: Path) -> None:
+        raise error
+
+    export = as_export(damage_exporter(EXPORTER, fail), name="engine")
+    with pytest.raises(EnvironmentProblem, match=r"engine: its program failed with \w+, (list|1)"):
+        export_run(trained, export, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_while_merging_is_named(trained: TrainedModel, tmp_path: Path) -> None:
+    def fill(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(EnvironmentProblem, match=f"{tmp_path}: the disk is full"):
+        export_run(trained, as_export(EXPORTER), tmp_path / "out", fill)
+    assert list(tmp_path.iterdir()) == []
 
 
 LONG = "abcdefghijklmnopqrstuvwxyz0123456789"

@@ -88,6 +88,14 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"rope_parameters": {"rope_theta": 123.0, "partial_rotary_factor": 0.5}},
         {"rope_theta": 123.0, "partial_rotary_factor": 0.5},
     ),
+    "GPT-NeoX": (
+        "gpt_neox",
+        {"rope_parameters": {"rope_theta": 123.0, "partial_rotary_factor": 0.5}},
+        {
+            "rope_theta": 123.0, "partial_rotary_factor": 0.5,
+            "rotary_emb_base": 123.0, "rotary_pct": 0.5,
+        },
+    ),
 }  # fmt: skip
 IDS = torch.tensor([[5, 9, 33, 17, 42, 30, 7, 12, 50, 3, 22, 60, 4, 18, 26, 35, 41, 58, 11, 2]])
 
@@ -101,7 +109,7 @@ def save(folder: Path, case: str) -> PreTrainedModel:
         ).eval()
     with torch.no_grad():  # attention that depends on positions, as in a trained model
         for name, parameter in model.named_parameters():
-            if parameter.ndim == 2 and "attn" in name:
+            if parameter.ndim == 2 and "att" in name:
                 parameter.mul_(20)
     model.save_pretrained(folder)
     return model
@@ -165,6 +173,15 @@ def test_several_thetas_without_an_earlier_form_are_left_out() -> None:
     same = {name: {**p, "rope_theta": 7.0} for name, p in GEMMA3.items()}
     assert earlier_keys({**config, "rope_parameters": same}) == {"rope_theta": 7.0}
     assert earlier_keys({"model_type": "gpt2"}) == {}
+
+
+def test_the_experts_of_qwen3_have_both_names(tmp_path: Path) -> None:
+    """mlx-lm knows the earlier one alone, which published configs have."""
+    CONFIG_MAPPING["qwen3_moe"](num_experts=6).save_pretrained(tmp_path)
+    write_earlier_keys(tmp_path)
+    config = config_of(tmp_path)
+    assert config["num_experts"] == config["num_local_experts"] == 6
+    assert CONFIG_MAPPING["qwen3_moe"].from_pretrained(tmp_path).num_experts == 6
 
 
 def test_keys_that_would_mean_something_else_are_not_written(

@@ -59,10 +59,13 @@ class MlxExporter:
         from mlx_lm.utils import load_model, quantize_model
 
         try:
-            weights, config = load_model(model, lazy=True)
-        except (ValueError, TypeError, KeyError) as error:
+            with redirect_stdout(StringIO()) as printed:  # what it lacks, before it exits
+                weights, config = load_model(model, lazy=True)
+        except (ValueError, TypeError, KeyError, IndexError, SystemExit) as error:
+            text = printed.getvalue() if isinstance(error, SystemExit) else str(error)
+            reason = (text.strip().splitlines() or ["without a message"])[0]
             raise EnvironmentProblem(
-                f"mlx: mlx-lm cannot load this model, {str(error).splitlines()[0]:.200}",
+                f"mlx: mlx-lm cannot load this model, {reason:.200}",
                 hint="it may not know this architecture: export to safetensors instead",
             ) from error
         name = DTYPES.get(self.options.quantize, "bfloat16")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import click
@@ -86,7 +87,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
     trained = find_trained(folder, plan, catalog)
     target = folder.path / "export" / to if out is None else out.expanduser().absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_parent(target)
     export = Export.from_offer(offered.offer, options)
     with lock(folder.path):
         certificate = export_run(trained, export, target, announce=render.print_note)
@@ -102,6 +103,23 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     render.print_text(f"\nexported: {render.shell_path(target)}")
     if isinstance(export.exporter, ServedExporter):
         render.print_text(f"serve it: {one_line(export.exporter.serve_command(target), 2000)}")
+
+
+def _make_parent(target: Path) -> None:
+    """Create the folder for an export, and try to write there before the model is loaded.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{target.parent}: no export can be written there, {error.strerror}",
+            hint="--out names another folder",
+        ) from error
 
 
 def _find_exporter(catalog: Catalog, name: str) -> Offered[ExporterOffer[Any]]:
@@ -120,6 +138,12 @@ def _read_options(offer: ExporterOffer[Any], quantize: str | None, sets: Sequenc
         UsageError: an item is not ``KEY=VALUE``.
         ConfigError: a value is not valid.
     """
+    names = offer.config.model_fields
+    if quantize is not None and "quantize" not in names:
+        raise UsageError(
+            f"--quantize: the exporter {offer.name} has no formats of that kind, got {quantize!r}",
+            hint=f"its options, for --set: {', '.join(names) or 'none'}",
+        )
     table: dict[str, Any] = {} if quantize is None else {"quantize": quantize}
     for item in sets:
         key, equals, value = item.partition("=")

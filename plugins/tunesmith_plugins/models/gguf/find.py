@@ -20,7 +20,7 @@ from tunesmith_torch.models.model_folder import check_sizes
 
 MAX_QUICK_HASH_BYTES = 500_000_000
 """Largest file that is hashed only to see if its conversion is cached (under a second)."""
-CONVERSION_VERSION = 1
+CONVERSION_VERSION = 2
 """Version of the conversion; increase it if the result for the same file changes."""
 
 
