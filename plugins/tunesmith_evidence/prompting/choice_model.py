@@ -21,14 +21,17 @@ class ChoiceModel(WrappedModel):
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
         """Return a label for each prompt; of equally probable ones the first."""
+        count = len(self.labels)
+        # All at once: the model computes the beginning that all prompts have only once.
+        scores = self.model.score(
+            [prompt for prompt in prompts for _ in self.labels],
+            self.labels * len(prompts),
+            progress=progress and (lambda done: progress(done // count)),
+        )
         answers = []
-        for done, prompt in enumerate(prompts, 1):
-            # One prompt at a time: the model computes it once for all labels.
-            scores = self.model.score([prompt] * len(self.labels), self.labels)
-            sums = [math.fsum(score.logprobs) for score in scores]
-            best = max(range(len(sums)), key=sums.__getitem__)
-            tokens = len(scores[best].logprobs)
+        for start in range(0, count * len(prompts), count):
+            sums = [math.fsum(score.logprobs) for score in scores[start : start + count]]
+            best = max(range(count), key=sums.__getitem__)
+            tokens = len(scores[start + best].logprobs)
             answers.append(Generation(self.labels[best], tokens, "stop"))
-            if progress is not None:
-                progress(done)
         return answers

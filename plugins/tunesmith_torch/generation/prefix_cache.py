@@ -95,18 +95,27 @@ def compute_common_prefix(
     return compute_prefix(model, rows[0][:shared]) if shared >= MIN_PREFIX_TOKENS else None
 
 
-def compute_prefix(model: PreTrainedModel, ids: Sequence[int]) -> Prefix:
-    """Run the model on the prefix and return its keys and values."""
-    ids_1P = torch.tensor([list(ids)], device=model.device)
+def compute_prefix(
+    model: PreTrainedModel, ids: Sequence[int], before: Prefix | None = None
+) -> Prefix:
+    """Run the model on the prefix and return its keys and values.
+
+    ``before`` is a known prefix that ``ids`` begin with: only the tokens behind it are computed.
+    """
+    known = before.length if before else 0
+    ids_1T = torch.tensor([list(ids[known:])], device=model.device)
     cache = DynamicCache()
-    position_1P = torch.arange(len(ids), device=model.device)[None]
-    with use_cached_attention(model):
+    position_1T = torch.arange(known, len(ids), device=model.device)[None]
+    with use_cached_attention(model, before):
         model(
-            input_ids=ids_1P,
-            position_ids=position_1P,
+            input_ids=ids_1T,
+            position_ids=position_1T,
             use_cache=True,
             logits_to_keep=1,
             **{cache_argument_name(model): cache},
         )
-    layers = cache.layers
-    return Prefix(len(ids), [x.keys for x in layers], [x.values for x in layers])
+    keys, values = [x.keys for x in cache.layers], [x.values for x in cache.layers]
+    if before is not None:
+        keys = [torch.cat(pair, dim=2) for pair in zip(before.keys, keys, strict=True)]
+        values = [torch.cat(pair, dim=2) for pair in zip(before.values, values, strict=True)]
+    return Prefix(len(ids), keys, values)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
 from dataclasses import replace
@@ -48,6 +48,9 @@ SCORING_TOKENS = 8_192
 FULL_LOGITS_TOKENS = 1_024
 """The same for models whose head cannot be run separately, so that all logits are in memory."""
 
+MIN_ANSWERS = 4
+"""Answers to one prompt for which it is computed alone; fewer are scored with other prompts'."""
+
 
 class _ScoredRow(NamedTuple):
     """The ids of a prompt followed by those of its answer."""
@@ -55,6 +58,11 @@ class _ScoredRow(NamedTuple):
     ids: array[int]
     answer_length: int
     """Tokens of the answer."""
+
+    @property
+    def prompt(self) -> array[int]:
+        """The ids of the prompt."""
+        return self.ids[: len(self.ids) - self.answer_length]
 
     @property
     def num_scored(self) -> int:
@@ -341,13 +349,17 @@ class TorchTextModel:
         shareable = is_cached and classes.class_of(longest) == 0
         ids = [row.ids for row in rows]
         prefix = prefix_cache.compute_common_prefix(base, ids, max_prefix) if shareable else None
-        prefix_length = 0 if prefix is None else prefix.length
         budget = min(self.token_budget, SCORING_TOKENS)
-        for indices, batch in _padded_batches(rows, prefix_length, budget):
-            with ExitStack() as stack:
-                if is_cached:
-                    stack.enter_context(prefix_attention.use_cached_attention(base, prefix))
-                yield indices, self._logprobs(batch.to(self.device), head)
+        shared: Iterable[tuple[prefix_attention.Prefix | None, list[int]]]
+        shared = _share_prompts(base, rows, prefix) if shareable else [(None, [*range(len(rows))])]
+        for own, numbers in shared:
+            some = [rows[row] for row in numbers]
+            for indices, batch in _padded_batches(some, own.length if own else 0, budget):
+                with ExitStack() as stack:
+                    if is_cached:
+                        stack.enter_context(prefix_attention.use_cached_attention(base, own))
+                    logprobs = self._logprobs(batch.to(self.device), head)
+                yield [numbers[i] for i in indices], logprobs
 
     def _logprobs(self, batch: MicroBatch, head: LMHead) -> Tensor:
         return head.logprobs(hidden_at_targets(self.model, batch), batch)
@@ -364,6 +376,28 @@ def _prompt_streams(prompts: Sequence[Prompt]) -> tuple[int, ...]:
         streams.append(int.from_bytes(digest.digest()[:6], "big"))
         occurrences[prompt] += 1
     return tuple(streams)
+
+
+def _share_prompts(
+    model: PreTrainedModel, rows: Sequence[_ScoredRow], prefix: prefix_attention.Prefix | None
+) -> Iterator[tuple[prefix_attention.Prefix | None, list[int]]]:
+    """Yield rows with the prefix they share: a prompt with many answers is computed once for them.
+
+    ``prefix`` is that of all rows; rows of other prompts have it alone.
+    """
+    by_prompt: dict[bytes, list[int]] = {}
+    for number, row in enumerate(rows):
+        by_prompt.setdefault(row.prompt.tobytes(), []).append(number)
+    others = []
+    for members in by_prompt.values():
+        prompt = rows[members[0]].prompt[:-1]
+        new = len(prompt) - (prefix.length if prefix else 0)
+        if len(members) < MIN_ANSWERS or new < prefix_cache.MIN_PREFIX_TOKENS:
+            others += members
+        else:
+            yield prefix_cache.compute_prefix(model, prompt, prefix), members
+    if others:
+        yield prefix, others
 
 
 def _padded_batches(

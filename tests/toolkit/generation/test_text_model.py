@@ -172,6 +172,7 @@ def test_plain_text_has_no_score_for_its_first_token(
 def test_a_common_prefix_is_computed_once(
     model: PreTrainedModel, template: Template, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    TorchTextModel(model, template, CPU).score(*exchanges(2))  # tries the cache of this model
     prefix_lengths: list[int] = []
     compute_prefix = prefix_cache.compute_prefix
     monkeypatch.setattr(
@@ -182,6 +183,31 @@ def test_a_common_prefix_is_computed_once(
     prompts, completions = exchanges(8, "Answer in one word. " + SENTENCES[0])
     TorchTextModel(model, template, CPU, 100).score(prompts, completions)
     assert [length for length in prefix_lengths if length > 2] == [max(prefix_lengths)]
+
+
+def test_a_prompt_with_many_answers_is_computed_once_behind_the_common_prefix(
+    model: PreTrainedModel, template: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, completions = exchanges(6, "Answer in one word. " + SENTENCES[0])
+    pairs = [(prompt, answer) for prompt in prompts[:3] for answer in completions[:5]]
+    pairs.append((prompts[3], completions[0]))
+    asked, answers = [p for p, _ in pairs], [a for _, a in pairs]
+    computed: list[tuple[int, int]] = []
+    compute_prefix = prefix_cache.compute_prefix
+
+    def record(m: PreTrainedModel, ids: Any, before: Any = None) -> Any:
+        computed.append((before.length if before else 0, len(ids)))
+        return compute_prefix(m, ids, before)
+
+    text = TorchTextModel(model, template, CPU)
+    expected = [text.score([prompt], [answer])[0] for prompt, answer in pairs]
+    monkeypatch.setattr(prefix_cache, "compute_prefix", record)
+    scores = text.score(asked, answers)
+    for mine, alone in zip(scores, expected, strict=True):
+        assert mine.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
+    (start, common), *own = [each for each in computed if each[1] > 2]
+    assert start == 0
+    assert own == [(common, len(template.encode_prompt(p)) - 1) for p in prompts[:3]]
 
 
 def test_memory_does_not_grow_with_the_number_of_rows(
@@ -203,11 +229,11 @@ def test_memory_does_not_grow_with_the_number_of_rows(
     def peak(rows: int) -> tuple[int, int]:
         nonlocal largest
         largest = 0
-        prompts, completions = exchanges(8)
+        prompts, completions = exchanges(8 * rows)
         text = TorchTextModel(model, template, CPU, 512)
         tracemalloc.start()
         with RecordLargestTensor():
-            text.score(prompts * rows, completions * rows)
+            text.score(prompts, completions)
         _, peak_bytes = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return largest, peak_bytes
