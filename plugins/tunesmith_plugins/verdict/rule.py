@@ -4,7 +4,8 @@ The rule compares with what a team would otherwise do. Its sentences are those o
 ``docs/explanation/verdict.md``, in this order:
 
 1. FIX DATA FIRST: the held-out rows prove nothing, or too many labels are wrong.
-2. NOTHING WORKS YET: no model is good enough to be used.
+2. NOTHING WORKS YET: no model is good enough to be used. If so few rows are held out that none
+   could be shown to be better than one answer to everything, it is NOT ENOUGH EVIDENCE.
 3. FINE-TUNE: the tuned model is better than the rival that was strongest on the dev rows by the
    margin, and clearly better than every rival: few dev rows may choose a weak one.
 4. PROMPT or SMALL CLASSIFIER: the tuned model is hardly better than a rival.
@@ -19,6 +20,7 @@ from dataclasses import dataclass, replace
 from tunesmith.events import JSON, TUNED, Measured
 from tunesmith.execution.report import metric_label
 from tunesmith.plan import Evidence
+from tunesmith.text import format_count
 from tunesmith_evidence.formats import format_rate, format_share
 from tunesmith_evidence.pairs import read_pairs
 from tunesmith_plugins.verdict.contests import (
@@ -78,6 +80,11 @@ class Case:
     def solutions(self) -> list[Contest]:
         """The rivals that solve the task: not those that give one answer to everything."""
         return [contest for contest in self.rivals if not contest.is_trivial]
+
+    @property
+    def is_rated(self) -> bool:
+        """True if a model without errors scores 1, and one without anything right 0."""
+        return self.numbers.is_share and self.tuned.higher_is_better
 
     def proof(self, contest: Contest) -> float:
         """Return the level at which a rival is proven to be enough before any other is."""
@@ -177,24 +184,34 @@ def _find_nothing_works(case: Case) -> Ruling | None:
     models += [(c.measured.value, c.name) for c in case.solutions]
     value, best = max(models, key=lambda model: sign * model[0])
     minimum = _minimum_of_gate(case)
+    trivial = next((c for c in case.rivals if c.is_trivial), None)
     if minimum is not None:
         if sign * value >= sign * minimum:
             return None
         text = f"no model reaches {case.numbers.value(minimum)}"
         change = f"a model that reaches {case.numbers.plain(minimum)}, the minimum in [gate]"
         rule = "no model reaches the minimum in [gate]"
-    elif sign > 0 and case.numbers.is_share and value <= 0:
+    elif case.is_rated and value <= 0 and (trivial is None or trivial.measured.value <= 0):
         rule = "no model gets a row right"
         change = "a model that gets rows right"
         text = "no model gets a single held-out row right"
     else:
-        trivial = next((c for c in case.rivals if c.is_trivial), None)
         if trivial is None or _beats_constant_answer(case, trivial):
             return None
-        text = (
-            f"no model is clearly better than one answer to everything "
+        constant = (
+            f"one answer to everything "
             f"({trivial.name}, {case.numbers.value(trivial.measured.value)})"
         )
+        if not _can_be_beaten(case, trivial):
+            rows = format_count(len(trivial.pairs), "held-out row")
+            text = f"on {rows} not even a model without errors would be clearly better than"
+            return Ruling(
+                NO_EVIDENCE,
+                "no model could be clearly better than one answer to everything on so few rows",
+                f"not enough evidence: {text} {constant}",
+                "more held-out rows",
+            )
+        text = f"no model is clearly better than {constant}"
         rule = "no model is clearly better than one answer to everything"
         change = f"a model that is clearly better than {trivial.name}, or more held-out rows"
     sentence = f"nothing works yet: {text}; the best is {best} with {case.numbers.plain(value)}"
@@ -224,6 +241,16 @@ def _beats_constant_answer(case: Case, trivial: Contest) -> bool:
         if len(pairs) and contest.comparison.outcome == "better":
             return True
     return False
+
+
+def _can_be_beaten(case: Case, trivial: Contest) -> bool:
+    """Return True if a model without errors would be clearly better than the constant answer."""
+    if not case.is_rated:
+        return True
+    metric = trivial.pairs.metric
+    ideal = [row | {metric: row[metric] | {"value": 1.0}} for row in trivial.pairs.tuned]
+    contest = replace(trivial, pairs=replace(trivial.pairs, tuned=ideal))
+    return contest.comparison.outcome == "better"
 
 
 def _find_fine_tune(case: Case, strongest: Contest | None) -> Ruling | None:

@@ -77,6 +77,11 @@ def test_rows_are_exported_once_with_their_reasons(failing: Tunesmith, tmp_path:
     assert again.exit_code == 2 and "exists already" in again.stderr
 
 
+def test_a_half_is_not_chosen_without_a_file(failing: Tunesmith) -> None:
+    refused = failing("failures", "done", "--for-next")
+    assert refused.exit_code == 2 and "--for-next needs --export FILE" in refused.stderr
+
+
 def test_metrics(failing: Tunesmith, tmp_path: Path) -> None:
     refused = failing("failures", "done", "--metric", "loss")
     assert refused.exit_code == 2 and "measured: same" in refused.stderr

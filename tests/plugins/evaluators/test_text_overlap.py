@@ -92,12 +92,20 @@ def test_rouge_l_by_its_definition(first: list[str], second: list[str]) -> None:
     right = tuple(w.lower() for w in second if w != ".")
     found = compute_rouge_l(" ".join(first), " ".join(second))
     if not given_words or not right:
-        assert found == float(given_words == right)
+        assert found == float(not given_words and not right and first == second)
         return
     common = longest(given_words, right)
     precision, recall = common / len(given_words), common / len(right)
     f1 = 2 * precision * recall / (precision + recall) if common else 0.0
     assert found == pytest.approx(f1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "expected"),
+    [("+", "-", 0), (" + ", "+", 1), ("", "", 1), ("a_b", "a b", 1), ("日本", "日本", 1)],
+)
+def test_rouge_l_of_texts_without_plain_words(answer: str, reference: str, expected: int) -> None:
+    assert compute_rouge_l(answer, reference) == expected
 
 
 def test_it_is_used_only_if_it_is_named() -> None:

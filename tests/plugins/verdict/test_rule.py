@@ -129,6 +129,34 @@ def test_nothing_works_if_no_row_is_right(case: Case) -> None:
     assert "no model gets a single held-out row right" in case.judge()["sentence"]
 
 
+def test_one_answer_to_everything_that_gets_rows_right_is_named(case: Case) -> None:
+    case.rival("majority", right(0.2))
+    case.rival("zero-shot", right(0.0))
+    case.model("tuned", right(0.0))
+    verdict = case.judge()
+    assert verdict["word"] == "NOTHING WORKS YET"
+    assert verdict["sentence"] == (
+        "nothing works yet: no model is clearly better than one answer to everything (majority, "
+        "right 0.200); the best is the tuned model with 0.000"
+    )
+
+
+@pytest.mark.parametrize(("rows", "word"), [(2, "NOT ENOUGH EVIDENCE"), (20, "NOTHING WORKS YET")])
+def test_few_rows_cannot_show_that_nothing_works(case: Case, rows: int, word: str) -> None:
+    """Of two rows, of which one answer to everything has one, no model could be clearly better."""
+    case.rival("majority", right(0.5, rows))
+    case.rival("zero-shot", right(0.5, rows))
+    case.model("tuned", right(0.0, rows))
+    verdict = case.judge()
+    assert verdict["word"] == word
+    if rows == 2:
+        assert verdict["sentence"] == (
+            "not enough evidence: on 2 held-out rows not even a model without errors would be "
+            "clearly better than one answer to everything (majority, right 0.500)"
+        )
+        assert verdict["would_change"] == "more held-out rows"
+
+
 def notice(count: int, level: str = "error", **fields: object) -> Notice:
     rows = list(range(count))
     return Notice(level=level, source="leaks", message="copies", heldout_rows=rows)  # type: ignore

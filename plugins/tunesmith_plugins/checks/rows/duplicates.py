@@ -1,4 +1,4 @@
-"""Find training rows that repeat another one, and prompts with different answers."""
+"""Find rows that repeat another one in training, or in what is held out, and contradictions."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tunesmith.text import format_count
 from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.check import (
     MOST_EXAMPLES,
+    Tally,
     build_finding,
     quote,
     share,
@@ -25,6 +26,8 @@ from tunesmith_plugins.checks.rows.row import Row, read_row, words
 WARNED_SHARE = 0.01
 """Share of repeated rows from which on they are a warning."""
 FEWEST_ROWS = 20
+WARNED_HELDOUT_SHARE = 0.05
+"""Share of held-out rows with the prompt of an earlier one from which on they are a warning."""
 LABEL_LENGTH = 100
 """Mean number of characters of an answer, up to which answers that recur count as labels."""
 
@@ -59,20 +62,25 @@ class Groups:
 
 
 class Duplicates:
-    """Compares training rows by hashes, which take 40 bytes for each row."""
+    """Compares rows by hashes, which take 40 bytes for each training row."""
 
     def __init__(self) -> None:
         self._numbers, self._rows = array("q"), array("q")
         self._prompts, self._answers = array("q"), array("q")
         self._with_answer = array("q")
         self._answer_characters = 0
+        self._heldout = 0
+        self._heldout_groups: dict[int, str | None] = {}
+        self._asked_again = Tally()
 
     def add(self, block: Block) -> None:
         for row in block.rows:
             self._add(row)
 
     def _add(self, row: Row) -> None:
-        """Keep the hashes of a training row."""
+        """Keep the hashes of a training row, and compare a held-out one with those before it."""
+        if row.part == "heldout":
+            self._compare_heldout(row)
         if row.part != "train":
             return
         self._numbers.append(row.number)
@@ -83,12 +91,36 @@ class Duplicates:
             self._answers.append(hash(row.answer_letters))
             self._answer_characters += len(row.answer)
 
+    def _compare_heldout(self, row: Row) -> None:
+        """Count a held-out row whose prompt an earlier one has that is not of the same group."""
+        self._heldout += 1
+        key = hash(row.prompt_words)
+        if not row.prompt:
+            return
+        group = row.record.group
+        if key not in self._heldout_groups:
+            self._heldout_groups[key] = group
+        elif group is None or self._heldout_groups[key] != group:
+            self._asked_again.add(row, row.prompt)
+
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
         """Return a finding about repeated rows and one about contradictory answers."""
         if len(self._numbers):
             yield from self._find_repeated(train)
         if len(self._with_answer):
             yield from self._find_contradictions(train)
+        if again := self._asked_again.count:
+            yield build_finding(
+                "duplicates",
+                "warning" if again >= WARNED_HELDOUT_SHARE * self._heldout else "info",
+                f"{share(again, self._heldout)} held-out rows have the prompt of an earlier one, "
+                "so a model answers them alike; intervals count each as new evidence, and are too "
+                "narrow",
+                again,
+                self._asked_again.examples,
+                "hold each prompt out once, or name a column in data.group: rows of a group count "
+                "as one",
+            )
 
     def _find_repeated(self, train: Sequence[Record]) -> Iterator[Finding]:
         numbers = np.frombuffer(self._numbers, dtype=np.int64)

@@ -65,6 +65,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     on the other. Below are the worst rows, those that the base model answered better, and
     near-misses.
     """
+    if for_next and export is None:
+        raise UsageError("--for-next needs --export FILE: it chooses the rows to write")
     folder, report = open_results(run)
     failures = find_failures(folder, report, metric)
     if export is not None:

@@ -22,7 +22,7 @@ CHRF, BLEU, ROUGE_L = "chrf", "bleu", "rouge-l"
 CHRF_ORDER = 6
 CHRF_BETA = 2.0
 BLEU_ORDER = 4
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +130,12 @@ def compute_bleu(counts: Matrix) -> Matrix:
 def compute_rouge_l(answer: str, reference: str) -> float:
     """Return the F1 of ROUGE-L, from 0 to 1: of the longest common subsequence of words.
 
-    Words are letters and digits of any script, case folded, without stemming.
+    Words are letters and digits of any script, case folded, without stemming. Without words on one
+    side, it is 1 for equal texts and 0 for others.
     """
     given, right = (_WORD.findall(text.casefold()) for text in (answer, reference))
     if not given or not right:
-        return float(given == right)
+        return float(answer.split() == reference.split())
     common = _common_subsequence(given, right)
     return 2 * common / (len(given) + len(right))
 
