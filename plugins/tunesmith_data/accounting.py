@@ -53,7 +53,7 @@ class UnusableRows:
         hint = "check the first of these rows: the file may have another format"
         if used:
             summary += f", more than max_left_out = {self.allowed:g} allows"
-            hint = "fix these rows, or raise max_left_out to train without them"
+            hint = "fix these rows, or raise max_left_out to leave them out"
         hints = [self.hints[cause] for cause, _ in causes.most_common() if cause in self.hints]
         text = "\n".join([summary, *lines])
         raise DataError(name, text, hint=hints[0] if hints else hint, left_out=self.left_out)

@@ -166,7 +166,7 @@ def _render_training(report: Report, folder: Path) -> Iterator[str]:
         yield render_table(["", ""], [[key, escape(value, 200)] for key, value in facts.items()])
     fit = diagnose_fit(folder, report)
     if fit is not None:
-        yield f"Fit: {fit.state}. {escape(fit.sentence, 600)}"
+        yield f"Fit: {fit.state}; {escape(fit.sentence, 600)}"
 
 
 def _render_predictions(report: Report) -> Iterator[str]:

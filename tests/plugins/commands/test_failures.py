@@ -108,3 +108,5 @@ def test_a_run_without_weak_slices(tunesmith: Tunesmith, finished: Path) -> None
     assert choose_metric(report, None).metric == "same"
     found = find_failures(finished, report, None)
     assert found.confirmed == [] and found.wrong == [] and len(found.rows) == 4
+    shown = tunesmith("failures", finished).stdout
+    assert "weak slices were not looked for: a slice needs 20 rows, and 20 outside of it" in shown

@@ -15,6 +15,7 @@ from tunesmith.text import format_count, one_line, redact_all
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state
 from tunesmith_evidence.formats import format_number
+from tunesmith_evidence.slices.candidates import MIN_ROWS
 from tunesmith_evidence.slices.discover import WeakSlice
 from tunesmith_evidence.slices.rows import ScoredRow
 from tunesmith_plugins.commands.failures.find import (
@@ -142,7 +143,7 @@ def show(failures: Failures, items: int) -> None:
         f"on {format_count(rows, 'row')}, {better} is better",
         style="strong",
     )
-    show_slices(failures.slices)
+    show_slices(failures.slices, rows)
     for title, label, found in (
         ("the worst rows", "", [(row, "") for row in failures.wrong]),
         ("the base model was better", "base:     ", [(r, o.output) for r, o in failures.regressed]),
@@ -156,11 +157,14 @@ def show(failures: Failures, items: int) -> None:
         render.print_note("the base model was not measured by this metric")
 
 
-def show_slices(slices: Sequence[WeakSlice]) -> None:
-    """Print the slices that were tested."""
+def show_slices(slices: Sequence[WeakSlice], rows: int) -> None:
+    """Print the slices that were tested, of so many rows."""
     render.print_text()
     confirmed = [weak for weak in slices if weak.is_confirmed]
-    if not confirmed:
+    if rows < 2 * MIN_ROWS:
+        needed = f"{MIN_ROWS} rows, and {MIN_ROWS} outside of it"
+        render.print_text(f"weak slices were not looked for: a slice needs {needed}")
+    elif not confirmed:
         render.print_text("no weak slice: none was confirmed on the second half of the rows")
     if slices:
         render.print_table(
