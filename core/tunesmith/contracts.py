@@ -292,6 +292,9 @@ class Measurement:
     records: Sequence[Record] | None = None
     """The evaluator's own records, such as general texts, if the values are of them; the same for
     all of its measurements. None: the values are of the records to measure."""
+    interval: tuple[float, float] | None = None
+    """95 % interval of the mean where the values do not imply it, as for the difference of two
+    independent samples. None: the core computes it from the values."""
 
 
 class Evaluator(Protocol):

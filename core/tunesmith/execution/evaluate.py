@@ -192,7 +192,10 @@ def _mean(
     if not (rows if weights is None else any(weights)):
         return {}
     values, groups = [measured.values[row] for row in rows], [records[row].group for row in rows]
-    return asdict(mean_interval(values, weights, groups=groups, bounds=bounds))
+    mean = mean_interval(values, weights, groups=groups, bounds=bounds)
+    if measured.interval is not None and len(rows) == len(measured.values):
+        mean = replace(mean, low=measured.interval[0], high=measured.interval[1])
+    return asdict(mean)
 
 
 def _check_measurements(
@@ -226,6 +229,9 @@ def _check_measurements(
                 raise ValueError(f"weights of {name} that are negative, not finite or all zero")
         if outputs is not None:
             outputs = _check_column(f"outputs of {name}", outputs, own, kind=str)
+        low, high = measurement.interval or (0, 0)
+        if not -math.inf < low <= high < math.inf:
+            raise ValueError(f"interval of {name} from {low} to {high}")
         yield replace(measurement, values=values, weights=weights, outputs=outputs)
 
 

@@ -93,15 +93,32 @@ def compare_shares(
 ) -> NonInferiority:
     """Test if the share of ones in ``treated`` exceeds that in ``control`` by a margin.
 
-    The samples are independent. Newcombe's interval of the difference, from Wilson's of each share.
+    The samples are independent; see :func:`difference_of_shares`.
     """
-    a, b = (mean_interval(values, confidence=TWO_SIDED) for values in (treated, control))
+    error = math.hypot(*(_error_of_share(values) for values in (treated, control)))
+    interval = difference_of_shares(treated, control, confidence=TWO_SIDED)
+    return decide(interval, margin, units=min(len(treated), len(control)), error=error)
+
+
+def _error_of_share(values: Sequence[float]) -> float:
+    share = sum(values) / len(values)
+    return math.sqrt(share * (1 - share) / len(values))
+
+
+def difference_of_shares(
+    treated: Sequence[float], control: Sequence[float], *, confidence: float = CONFIDENCE
+) -> Interval:
+    """Return the share of ones in ``treated`` minus that in ``control``, independent samples.
+
+    The interval is Newcombe's, from Wilson's of each share.
+
+    Source: Newcombe, Statistics in Medicine 17 (1998), method 10.
+    """
+    a, b = (mean_interval(values, confidence=confidence) for values in (treated, control))
     difference = a.value - b.value
     low = difference - math.hypot(a.value - a.low, b.high - b.value)
     high = difference + math.hypot(a.high - a.value, b.value - b.low)
-    error = math.sqrt(a.value * (1 - a.value) / a.n + b.value * (1 - b.value) / b.n)
-    interval = Interval(difference, low, high, a.n + b.n)
-    return decide(interval, margin, units=min(a.n, b.n), error=error)
+    return Interval(difference, low, high, a.n + b.n)
 
 
 def decide(interval: Interval, margin: float, *, units: int, error: float) -> NonInferiority:

@@ -106,6 +106,16 @@ def measurement(values: Any, **columns: Any) -> Measurement:
     return Measurement(metric="right", values=values, **columns)
 
 
+def test_an_interval_of_the_evaluator_is_that_of_all_rows(tmp_path: Path) -> None:
+    given = measurement((1.0, 0.0, 1.0, 0.0), interval=(0.25, 0.75))
+    [event], _ = run(tmp_path, given, twins=[1])
+    assert (event.value, event.low, event.high) == (0.5, 0.25, 0.75)
+    assert event.twin_free["n"] == 3 and event.twin_free["high"] > 0.75
+    for interval in ((0.75, 0.25), (0.0, math.nan), (-math.inf, 1.0)):
+        with pytest.raises(PluginError, match='interval of "right" from'):
+            run(tmp_path, replace(given, interval=interval))
+
+
 def test_metrics_are_emitted_as_the_offer_declares_them(tmp_path: Path) -> None:
     events, recorder = run(
         tmp_path,

@@ -8,7 +8,11 @@ import random
 import pytest
 from scipy import stats
 
-from tunesmith_evidence.statistics.non_inferiority import compare_shares, compare_with_margin
+from tunesmith_evidence.statistics.non_inferiority import (
+    compare_shares,
+    compare_with_margin,
+    difference_of_shares,
+)
 
 UNBOUNDED = (-math.inf, math.inf)
 
@@ -85,6 +89,8 @@ def test_shares_of_two_samples_by_hand() -> None:
     assert found.low == pytest.approx(0.2 - math.hypot(0.8 - l1, u2 - 0.6), abs=1e-4)
     assert found.high == pytest.approx(0.2 + math.hypot(u1 - 0.8, 0.6 - l2), abs=1e-4)
     assert found.outcome == "harmed"
+    both = difference_of_shares(ones(56, 70), ones(48, 80))
+    assert (both.low, both.high) == pytest.approx((0.0524, 0.3339), abs=1e-4), "as published"
     assert compare_shares(ones(0, 200), ones(0, 200), 0.02).outcome == "not harmed"
     few = compare_shares(ones(0, 60), ones(0, 60), 0.02)
     assert few.outcome == "unclear" and few.rows_needed is not None

@@ -99,6 +99,9 @@ def test_failures_of_an_evaluation(
         assert done.exit_code == 0, done.output
         found = json.loads(tunesmith("failures", out, "--json").stdout)
         assert [row["expected"] for row in found["wrong"]] == wrong
+        shown = tunesmith("failures", out).stdout
+        is_unknown = "the base model was better: not measured by this metric" in shown
+        assert is_unknown == (not arguments)
     assert tunesmith("failures", tmp_path).exit_code == 2
 
 

@@ -63,6 +63,8 @@ def test_only_training_rows_that_the_base_does_not_know_count(
     assert measured.details["outcome"] == outcome
     assert measured.details["finding"].startswith(words)
     assert len(measured.records) == len(measured.outputs) == 120
+    low, high = measured.interval
+    assert low < measured.details["low"] < value < measured.details["high"] < high
 
 
 def test_the_margin_and_the_number_of_tokens_are_options() -> None:

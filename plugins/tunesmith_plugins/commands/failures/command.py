@@ -25,6 +25,8 @@ from tunesmith_plugins.commands.failures.find import (
     open_results,
 )
 
+BASE_BETTER = "the base model was better"
+
 
 @click.command("failures")
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
@@ -146,15 +148,15 @@ def show(failures: Failures, items: int) -> None:
     show_slices(failures.slices, rows)
     for title, label, found in (
         ("the worst rows", "", [(row, "") for row in failures.wrong]),
-        ("the base model was better", "base:     ", [(r, o.output) for r, o in failures.regressed]),
+        (BASE_BETTER, "base:     ", [(r, o.output) for r, o in failures.regressed]),
         ("near-misses", "", [*failures.near_misses]),
     ):
         render.print_text()
-        render.print_text(f"{title}: {format_count(len(found), 'row')}", style="strong")
+        is_known = failures.base or title != BASE_BETTER
+        count = format_count(len(found), "row") if is_known else "not measured by this metric"
+        render.print_text(f"{title}: {count}", style="strong")
         for row, note in found[:items]:
             show_row(row, label, note)
-    if not failures.base:
-        render.print_note("the base model was not measured by this metric")
 
 
 def show_slices(slices: Sequence[WeakSlice], rows: int) -> None:

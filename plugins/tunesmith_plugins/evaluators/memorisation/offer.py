@@ -21,6 +21,7 @@ from tunesmith_evidence.statistics.non_inferiority import (
     FEWEST_UNITS,
     NonInferiority,
     compare_shares,
+    difference_of_shares,
 )
 from tunesmith_torch.compare.other_model import (
     ComparingEvaluator,
@@ -93,6 +94,7 @@ class Memorisation(ComparingEvaluator):
         ]
         count = len(parts[0])
         found = compare_shares(new[:count], new[count:], options.margin)
+        both = difference_of_shares(new[:count], new[count:])
         sizes = [count] * count + [len(parts[1])] * len(parts[1])
         signs = [2.0] * count + [-2.0] * len(parts[1])
         details = {
@@ -110,6 +112,7 @@ class Memorisation(ComparingEvaluator):
                 outputs=tuple(text for _, text in tuned),
                 details={**details, "finding": describe(found, details)},
                 records=[record for record, _ in chosen],
+                interval=(both.low, both.high),
             )
         ]
 
