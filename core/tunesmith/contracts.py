@@ -31,7 +31,7 @@ class LeftOut:
     """A row of the data that could not be used, with the cause."""
 
     where: str
-    """``file:line``."""
+    """``file:line``, or ``file, row number`` where rows share a line."""
     cause: str
     """A short, stable phrase that is the same for rows with the same fault: ``answer is empty``."""
     detail: str = ""
@@ -327,10 +327,7 @@ class ComparingEvaluator(Evaluator, Protocol):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext
     ) -> Sequence[Measurement]:
-        """Measure like ``measure``, which is not called then.
-
-        Return no measurement if the other model does not exist yet.
-        """
+        """Measure in place of ``measure``: nothing while the other model does not exist yet."""
         ...
 
 
