@@ -48,8 +48,11 @@ SCORING_TOKENS = 8_192
 FULL_LOGITS_TOKENS = 1_024
 """The same for models whose head cannot be run separately, so that all logits are in memory."""
 
-MIN_ANSWERS = 4
-"""Answers to one prompt for which it is computed alone; fewer are scored with other prompts'."""
+MIN_SAVED_TOKENS = {"cpu": 128}
+"""Tokens of a prompt, for each answer but one, for which it is computed alone, by device; the
+passes of its own take longer than fewer tokens in a pass with other prompts."""
+MIN_SAVED_ELSEWHERE = 2_048
+"""The same for other devices."""
 
 
 class _ScoredRow(NamedTuple):
@@ -385,6 +388,7 @@ def _share_prompts(
 
     ``prefix`` is that of all rows; rows of other prompts have it alone.
     """
+    least = MIN_SAVED_TOKENS.get(model.device.type, MIN_SAVED_ELSEWHERE)
     by_prompt: dict[bytes, list[int]] = {}
     for number, row in enumerate(rows):
         by_prompt.setdefault(row.prompt.tobytes(), []).append(number)
@@ -392,7 +396,7 @@ def _share_prompts(
     for members in by_prompt.values():
         prompt = rows[members[0]].prompt[:-1]
         new = len(prompt) - (prefix.length if prefix else 0)
-        if len(members) < MIN_ANSWERS or new < prefix_cache.MIN_PREFIX_TOKENS:
+        if (len(members) - 1) * new < least:
             others += members
         else:
             yield prefix_cache.compute_prefix(model, prompt, prefix), members

@@ -15,7 +15,7 @@ from tunesmith.contracts import Generation, TokenScores
 from tunesmith.errors import UsageError
 from tunesmith.records import Message, Prompt
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.generation import prefix_cache
+from tunesmith_torch.generation import prefix_cache, text_model
 from tunesmith_torch.generation.sequences import GeneratedSequence
 from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.testing.tiny_model import SENTENCES, tiny_config, tiny_model, tiny_tokenizer
@@ -192,6 +192,7 @@ def test_a_prompt_with_many_answers_is_computed_once_behind_the_common_prefix(
     pairs = [(prompt, answer) for prompt in prompts[:3] for answer in completions[:5]]
     pairs.append((prompts[3], completions[0]))
     asked, answers = [p for p, _ in pairs], [a for _, a in pairs]
+    monkeypatch.setitem(text_model.MIN_SAVED_TOKENS, "cpu", 8)
     computed: list[tuple[int, int]] = []
     compute_prefix = prefix_cache.compute_prefix
 
@@ -206,8 +207,11 @@ def test_a_prompt_with_many_answers_is_computed_once_behind_the_common_prefix(
     for mine, alone in zip(scores, expected, strict=True):
         assert mine.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
     (start, common), *own = [each for each in computed if each[1] > 2]
+    lengths = [len(template.encode_prompt(prompt)) - 1 for prompt in prompts[:3]]
     assert start == 0
-    assert own == [(common, len(template.encode_prompt(p)) - 1) for p in prompts[:3]]
+    # With so few tokens to save, a short prompt is better scored together with others.
+    assert own == [(common, length) for length in lengths if 4 * (length - common) >= 8]
+    assert len(own) >= 2
 
 
 def test_memory_does_not_grow_with_the_number_of_rows(
