@@ -108,6 +108,15 @@ def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
     return " ".join(filter(None, [saved["rival"], saved["variant"]])), model
 
 
+def has_probabilities(run: RunFolder) -> bool:
+    """Return False if the winner of a run is a classifier, which has no log-probabilities."""
+    try:
+        saved = json.loads((run.path / FOLDER / "winner.json").read_text(encoding="utf-8"))
+        return bool(saved["solution"] != "classifier")
+    except (OSError, ValueError, LookupError, TypeError):
+        return True
+
+
 def open_rival(
     plan: Plan, train: Sequence[Record], chosen: RivalChosen, base: TextModel
 ) -> TextModel | None:

@@ -39,6 +39,7 @@ from tunesmith.storage import RunFolder, verify_folder
 from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_evidence.winner import (
     discard_winner,
+    has_probabilities,
     open_winner,
     read_records,
     save_winner,
@@ -154,6 +155,7 @@ def test_a_damaged_winner_is_refused(tmp_path: Path) -> None:
     run, plan = RunFolder(tmp_path / "out"), bench.plan(**changes)
     rows_file = run.path / "winner" / "train.jsonl"
     rows_file.write_text(rows_file.read_text().replace("Paris", "Paros"))
+    assert not has_probabilities(run), "linear is a classifier"
     with pytest.raises(IntegrityError, match=r"train\.jsonl"):
         open_winner(run, plan)
     discard_winner(run.path)

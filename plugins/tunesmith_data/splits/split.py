@@ -102,9 +102,10 @@ def _add_parts(
         if request.heldout:
             size = holdout_rows(request.holdout, total)
             if len(clusters.order) == 1:
-                raise ValueError(
-                    f"cannot split, all {total} records have similar prompts or are in one group"
-                )
+                message = f"all {total} records have similar prompts or are in one group"
+                hint = "hold out rows of a file of their own (data.heldout), or tie only equal "
+                hint += "prompts together (split.near_duplicates = false)"
+                raise DataError(key, f"cannot split, {message}", hint=hint)
             _add_part(parts, "heldout", size, clusters, table)
         key = "split.dev"
         if request.dev:

@@ -195,6 +195,12 @@ def test_errors_for_data_that_cannot_be_split() -> None:
             call()
 
 
+def test_data_that_cannot_be_split_say_what_to_do() -> None:
+    with pytest.raises(DataError, match="similar prompts") as caught:
+        split_prompts(["a", " A"], holdout=1, seed=0)
+    assert "data.heldout" in (caught.value.hint or "")
+
+
 def test_surrogates_and_empty_prompts_split() -> None:
     result = split_prompts(["", "\ud83d", "x", "\udc00 y"], holdout=1, seed=0)
     assert len(result.heldout) == 1

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import Result
 
 from tunesmith.errors import UsageError
-from tunesmith_plugins.commands.evaluate.target import Choice, open_target
+from tunesmith.storage import RunFolder
+from tunesmith_plugins.commands.evaluate.target import Choice, open_target, suit_winner
 
 Tunesmith = Callable[..., Result]
 
@@ -62,6 +65,25 @@ def test_text(ready: Tunesmith) -> None:
     assert done.exit_code == 0, done.output
     assert "same (higher is better)" in done.stdout and "0.500" in done.stdout
     assert "evaluation: evaluations/" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("solution", "suit"), [("classifier", ["match"]), ("prompt", ["loss", "match"])]
+)
+def test_a_classifier_is_measured_by_its_answers(
+    tmp_path: Path, solution: str, suit: list[str]
+) -> None:
+    (tmp_path / "winner").mkdir()
+    (tmp_path / "winner" / "winner.json").write_text(json.dumps({"solution": solution}))
+    offers = {"loss": False, "match": True}
+    evaluators: Any = tuple(
+        SimpleNamespace(id=name, offer=SimpleNamespace(generates=generates))
+        for name, generates in offers.items()
+    )
+    target: Any = SimpleNamespace(evaluators=evaluators)
+    assert [e.id for e in suit_winner(target, RunFolder(tmp_path))] == suit
+    target.evaluators = evaluators[:1]
+    assert [e.id for e in suit_winner(target, RunFolder(tmp_path))] == ["loss"]
 
 
 def test_mistakes(ready: Tunesmith, tmp_path: Path) -> None:

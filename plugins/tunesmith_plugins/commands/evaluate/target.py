@@ -20,7 +20,7 @@ from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Record
 from tunesmith.storage import RunFolder
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
-from tunesmith_evidence.winner import open_winner
+from tunesmith_evidence.winner import has_probabilities, open_winner
 
 Which = Literal["tuned", "base", "winner"]
 ADAPTER_CONFIG = "adapter_config.json"
@@ -110,12 +110,20 @@ def _open_run(choice: Choice, run: Path) -> Target:
         records = load_rows(plan) if choice.data else records
     if choice.which == "winner":
         target = _build("winner", plan, catalog, records, None)
+        named = bool(choice.evaluators)
         return Target(
-            target.label, plan, target.evaluators, records,
-            lambda: (open_winner(folder, plan)[1], target.open()[1]),
+            target.label, plan, target.evaluators if named else suit_winner(target, folder),
+            records, lambda: (open_winner(folder, plan)[1], target.open()[1]),
         )  # fmt: skip
     artifact = _find_artifact(folder) if choice.which == "tuned" else None
     return _build(choice.which, plan, catalog, records, artifact, parts.train)
+
+
+def suit_winner(target: Target, folder: RunFolder) -> Evaluators:
+    """Return the evaluators that can measure the winner: a classifier has no log-probabilities."""
+    if has_probabilities(folder):
+        return target.evaluators
+    return tuple(e for e in target.evaluators if e.offer.generates) or target.evaluators
 
 
 def _find_artifact(folder: RunFolder) -> Path:
