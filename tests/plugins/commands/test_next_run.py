@@ -48,6 +48,7 @@ def test_the_next_run_keeps_rows_and_options_and_says_where_it_comes_from(
     compared = tunesmith("compare", "parent", "child")
     assert compared.exit_code == 0, compared.output
     assert "slices, on the half of the rows that was not collected" in compared.output
+    assert "rows that parent held out" not in compared.stdout
     shown = json.loads(tunesmith("compare", "parent", "child", "--json").stdout)
     [rest] = [s for s in shown["comparisons"][0]["slices"] if s["name"] == "all other rows"]
     assert rest["outcome"] == "unclear" and 50 <= rest["n"] <= 60
@@ -80,6 +81,10 @@ def test_corrected_rows_of_the_export_move_to_training(
     assert tunesmith("run", "next/run.toml", "--out", "child").exit_code == 0
     compared = tunesmith("compare", "parent", "child")
     assert compared.exit_code == 0, compared.output
+    assert f"{len(failed)} rows that parent held out are not held out in child" in compared.stdout
+    assert "the differences above favor it" in " ".join(compared.stdout.split())
+    found = json.loads(tunesmith("compare", "parent", "child", "--json").stdout)
+    assert found["comparisons"][0]["moved"] == len(failed)
 
     late = rows[second[0]]
     turns = [{"role": role, "content": text} for role, text in late["prompt"]]

@@ -166,8 +166,13 @@ def compare_all(first: RunResults, others: Sequence[RunResults]) -> list[RunDiff
         main = next(iter(differences.values()))
         changed = list_changed_rows(first, other, (main.evaluator, main.metric))
         options = list_differences(first.plan, other.plan)
-        slices = compare_with_parent(first, other) if is_next(first, other) else ()
-        found.append(RunDifference(other, differences, options, changed, slices))
+        slices: Sequence[SliceChange] = ()
+        moved = 0
+        if is_next(first, other):
+            slices = compare_with_parent(first, other)
+            befores, afters = (run.rows(main.evaluator, main.metric) for run in (first, other))
+            moved = sum(key not in afters for key in befores)
+        found.append(RunDifference(other, differences, options, changed, slices, moved))
     return found
 
 
@@ -185,6 +190,7 @@ def to_json(first: RunResults, found: Sequence[RunDifference]) -> JSON:
                     for key, (old, new) in difference.options.items()
                 },
                 "slices": [asdict(change) for change in difference.slices],
+                "moved": difference.moved,
                 "rows": [
                     {"gain": row.gain, "first": row.first, "second": row.second}
                     for row in difference.changed
@@ -214,6 +220,8 @@ def show(first: RunResults, difference: RunDifference, items: int, joint: frozen
         render.print_paragraph(
             f"{one_line(name)}: {describe_power(metric, metric.metric in joint)}"
         )
+    if difference.moved:
+        show_moved(difference.moved, *names)
     if difference.slices:
         show_slices(difference.slices)
     render.print_text()
@@ -228,6 +236,22 @@ def show(first: RunResults, difference: RunDifference, items: int, joint: frozen
         for row in rows[:items]:
             _show_row(row)
     render.print_text()
+
+
+def show_moved(moved: int, this: str, first: str) -> None:
+    """Say that the first run looks better where rows that it got wrong were moved to training."""
+    verb = "is" if moved == 1 else "are"
+    name, other = one_line(first, 60), one_line(this, 60)
+    render.print_text(
+        f"{format_count(moved, 'row')} that {name} held out {verb} not held out in {other}",
+        style="warning",
+    )
+    render.print_paragraph(
+        f"If they were moved because {name} got them wrong, it is better on the rows that are "
+        "left than it was on all: the differences above favor it. Judge by the slices below, which "
+        "are of the other half.",
+        style="warning",
+    )
 
 
 def show_slices(changes: Sequence[SliceChange]) -> None:

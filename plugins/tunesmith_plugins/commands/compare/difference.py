@@ -22,3 +22,5 @@ class RunDifference:
     """Rows on which the runs differ by the first metric."""
     slices: Sequence[SliceChange] = ()
     """If ``tunesmith next`` made the run from the first one: what changed, slice by slice."""
+    moved: int = 0
+    """If so, the held-out rows of the first run that were moved to the training of this one."""
