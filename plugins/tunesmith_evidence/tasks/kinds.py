@@ -23,6 +23,8 @@ MIN_ROWS_PER_LABEL = 2
 MAX_NUMBERS = 20
 """More different answers than this that are numbers are quantities and not classes."""
 MIN_OBJECTS = 0.9
+MIN_RECURRING = 0.5
+"""Share of rows whose answer recurs, from which on answers of similar rows are worth copying."""
 _NUMBER = re.compile(r"\W*\d[\d.,\s]*\W*")
 
 
@@ -66,3 +68,17 @@ def list_labels(answers: Sequence[str]) -> list[str]:
 def has_fixed_answers(records: Sequence[Record]) -> bool:
     """Return True if answers are classes or objects, so that a classifier could give them."""
     return task_of(records) != "text"
+
+
+def has_recurring_answers(records: Sequence[Record]) -> bool:
+    """Return True if answers are classes or objects, or if half of the rows share short answers.
+
+    Of many classes with two rows each, most have only one row left for training.
+    """
+    answers = [example.answer for example in read_examples(records)]
+    counts = Counter(map(str.strip, answers))
+    once = sum(count == 1 for count in counts.values())
+    return task_kind(answers) != "text" or (
+        len(answers) - once >= MIN_RECURRING * len(answers) > 0
+        and max(map(len, counts)) <= MAX_LABEL_CHARACTERS
+    )

@@ -10,6 +10,7 @@ from tunesmith.records import Completion
 from tunesmith_evidence.tasks.kinds import (
     TaskKind,
     has_fixed_answers,
+    has_recurring_answers,
     list_labels,
     task_kind,
     task_of,
@@ -45,6 +46,22 @@ def test_kind(kind: TaskKind, answers: list[str]) -> None:
     ]
     assert task_of(rows) == kind
     assert has_fixed_answers(rows) == (kind != "text")
+
+
+@pytest.mark.parametrize(
+    ("recurs", "answers"),
+    [
+        (True, ["yes", "no"] * 10),
+        (True, OBJECTS),
+        (True, [f"intent {n % 70}" for n in range(106)]),  # of 70 classes, 36 have two rows
+        (False, [f"intent {n % 90}" for n in range(106)]),
+        (False, [f"{n % 10} " + "x" * 200 for n in range(20)]),
+        (False, []),
+    ],
+)
+def test_answers_recur(recurs: bool, answers: list[str]) -> None:
+    rows = [Completion(source=str(n), prompt="p", completion=a) for n, a in enumerate(answers)]
+    assert has_recurring_answers(rows) is recurs
 
 
 def test_labels_are_listed_by_frequency_then_by_name() -> None:

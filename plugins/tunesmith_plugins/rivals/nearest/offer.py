@@ -12,7 +12,7 @@ from pydantic import Field
 from tunesmith.contracts import Rival, RivalTask, RivalVariant
 from tunesmith.offers import RivalOffer
 from tunesmith.options import Options
-from tunesmith_evidence.tasks.kinds import has_fixed_answers
+from tunesmith_evidence.tasks.kinds import has_recurring_answers
 
 
 class NearestOptions(Options):
@@ -66,5 +66,5 @@ NEAREST = RivalOffer(
     build=build,
     solution="classifier",
     cost=10,
-    suits=has_fixed_answers,
+    suits=has_recurring_answers,
 )
