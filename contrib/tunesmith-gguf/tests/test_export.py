@@ -59,6 +59,8 @@ PHI = {"tie_word_embeddings": False, "num_key_value_heads": 4, "intermediate_siz
         ("gemma3_text", {"query_pre_attn_scalar": 8}),
         ("phi", PHI),
         ("qwen3_moe", {"norm_topk_prob": True}),
+        ("phi3", {}),
+        ("gpt_neox", {"tie_word_embeddings": False}),
     ],
 )
 def test_other_architectures_pass(family: str, changes: dict[str, Any], tmp_path: Path) -> None:

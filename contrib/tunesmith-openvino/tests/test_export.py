@@ -55,7 +55,8 @@ def test_a_trained_adapter_passes(trained: TrainedModel, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("family", "key_heads"), [("qwen3", 2), ("llama", 4), ("llama", 2), ("llama", 1)]
+    ("family", "key_heads"),
+    [("qwen3", 2), ("llama", 4), ("llama", 2), ("llama", 1), ("qwen3_moe", 2)],
 )
 def test_other_architectures_pass_and_answer(family: str, key_heads: int, tmp_path: Path) -> None:
     changes = {"num_key_value_heads": key_heads}

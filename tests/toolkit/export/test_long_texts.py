@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from export_cases import as_export, train_tiny
+from safetensors.torch import load_file, save_file
 from tests.benchmarks.export_faults import edit
 
 from tunesmith.errors import GateError
@@ -23,6 +24,11 @@ WINDOW = 96
 
 def train(folder: Path, family: str, **changes: Any) -> TrainedModel:
     model = save_tiny_model(folder / "model", family, changes=changes)
+    tensors = load_file(model / "model.safetensors")
+    for name, weight in tensors.items():  # attention that matters, as in a trained model
+        if "self_attn" in name:
+            weight *= 10
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     return train_tiny(folder / "run", model, epochs=2.0)
 
 
@@ -45,10 +51,12 @@ def test_another_window_is_found(windowed: TrainedModel, tmp_path: Path, other: 
         export_run(windowed, as_export(damaged), tmp_path / "out")
 
 
-def test_rounding_hides_no_other_window(windowed: TrainedModel, tmp_path: Path) -> None:
+def test_what_may_be_rounding_is_not_proven(windowed: TrainedModel, tmp_path: Path) -> None:
     whole = export_run(windowed, as_export(EXPORTER, tolerance=None), tmp_path / "whole")
     assert "long texts" not in whole["not_proven"]
-    damaged = damage_exporter(EXPORTER, lambda out: edit(out / "config.json", sliding_window=None))
+    damaged = damage_exporter(
+        EXPORTER, lambda out: edit(out / "config.json", sliding_window=WINDOW + 1)
+    )
     certificate = export_run(windowed, as_export(damaged, tolerance=None), tmp_path / "out")
     assert "long texts" in certificate["not_proven"]
     assert "may compute something else in long texts" in certificate["checks"]["long texts"]

@@ -1,8 +1,9 @@
 """Convert a model folder with llama.cpp's converter: ``python -m`` in a process of its own.
 
 The arguments are the folder, the file to write, its format, and the name of the pre-tokenizer, or
-an empty one. The converter chooses a class by the architecture; it is extended in two places: the
-name of the pre-tokenizer can be given, and every token that ends an answer is written.
+an empty one. The converter chooses a class by the architecture; it is extended: the
+name of the pre-tokenizer can be given, every token that ends an answer is written, a tokenizer
+without a SentencePiece file is taken, and keys that transformers 5 leaves out are kept.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+
+_EARLIER = ("rotary_pct", "rotary_emb_base")
+"""Keys of GPT-NeoX that the converter needs, and that transformers 5 leaves out when it reads."""
 
 
 def main() -> None:
@@ -23,6 +27,8 @@ def main() -> None:
     ends = list_extra_ends(Path(folder))
     formats = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16}
     hparams = ModelBase.load_hparams(Path(folder), False)
+    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    hparams |= {name: config[name] for name in _EARLIER if name in config}
     architecture = get_model_class(get_model_architecture(hparams, ModelType.TEXT))
 
     class ExportedModel(architecture):  # type: ignore[misc, valid-type]
@@ -32,13 +38,19 @@ def main() -> None:
             return pre_tokenizer or str(super().get_vocab_base_pre(tokenizer))
 
         def set_vocab(self) -> None:
-            super().set_vocab()
+            try:
+                super().set_vocab()
+            except ValueError as error:
+                # Phi-4 and others of an architecture whose first models had SentencePiece.
+                if "tokenizer.model" not in str(error):
+                    raise
+                self._set_vocab_gpt2()
             add = (self.gguf_writer.add_eot_token_id, self.gguf_writer.add_eom_token_id)
             for add_end, token_id in zip(add, ends, strict=False):
                 add_end(token_id)
 
     with torch.inference_mode():
-        ExportedModel(Path(folder), formats[format_name], Path(out)).write()
+        ExportedModel(Path(folder), formats[format_name], Path(out), hparams=hparams).write()
 
 
 def list_extra_ends(folder: Path) -> list[int]:

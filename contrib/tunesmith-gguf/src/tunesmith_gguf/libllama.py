@@ -21,12 +21,20 @@ F32, F16 = 0, 1
 """Formats of cached keys and values."""
 
 
+_ERROR = 4
+"""Level of an error in the log of llama.cpp."""
+_ERRORS = 3
+"""Lines of errors that are kept."""
+
+
 class Library(NamedTuple):
-    """The functions of llama.cpp, the interface to them, and the silent log function."""
+    """The functions of llama.cpp, the interface to them, and its log function, which is silent."""
 
     functions: Any
     ffi: Any
     log: Any
+    errors: list[str]
+    """The last lines that were logged as errors."""
 
 
 @cache
@@ -35,10 +43,17 @@ def load_library() -> Library:
     from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
 
     functions, ffi = get_lib(), get_ffi()
-    log = ffi.callback("ggml_log_callback", lambda level, text, data: None)
+    errors = list[str]()
+
+    def keep(level: int, text: Any, data: Any) -> None:
+        if level == _ERROR:
+            errors.append(ffi.string(text).decode("utf-8", "replace").strip())
+            del errors[:-_ERRORS]
+
+    log = ffi.callback("ggml_log_callback", keep)
     functions.llama_log_set(log, ffi.NULL)
     functions.llama_backend_init()
-    return Library(functions, ffi, log)
+    return Library(functions, ffi, log, errors)
 
 
 def quantize(source: Path, target: Path, format_name: str) -> None:
@@ -47,7 +62,7 @@ def quantize(source: Path, target: Path, format_name: str) -> None:
     Raises:
         EnvironmentProblem: llama.cpp refuses.
     """
-    lib, _, _ = load_library()
+    lib, *_ = load_library()
     parameters = lib.llama_model_quantize_default_params()
     parameters.ftype = getattr(lib, f"LLAMA_FTYPE_MOSTLY_{format_name.upper()}")
     parameters.nthread = count_threads()
@@ -64,7 +79,7 @@ def count_threads() -> int:
 
 def list_end_ids(file: Path) -> frozenset[int]:
     """Return the ids of all tokens at which llama.cpp ends an answer."""
-    lib, _, _ = load_library()
+    lib, *_ = load_library()
     with load_model(file, vocab_only=True) as model:
         vocabulary = lib.llama_model_get_vocab(model)
         size = lib.llama_vocab_n_tokens(vocabulary)
@@ -73,14 +88,14 @@ def list_end_ids(file: Path) -> frozenset[int]:
 
 def adds_bos(file: Path) -> bool:
     """Return True if the tokenizer of a file adds a BOS token in front of a prompt."""
-    lib, _, _ = load_library()
+    lib, *_ = load_library()
     with load_model(file, vocab_only=True) as model:
         return bool(lib.llama_vocab_get_add_bos(lib.llama_model_get_vocab(model)))
 
 
 def has_chat_template(model: Any) -> bool:
     """Return True if the file has a chat template."""
-    lib, ffi, _ = load_library()
+    lib, ffi, *_ = load_library()
     return bool(lib.llama_model_chat_template(model, ffi.NULL) != ffi.NULL)
 
 
@@ -91,13 +106,16 @@ def load_model(file: Path, *, vocab_only: bool = False) -> Iterator[Any]:
     Raises:
         IntegrityError: llama.cpp cannot read the file.
     """
-    lib, ffi, _ = load_library()
+    lib, ffi, *_ = load_library()
+    errors = load_library().errors
+    errors.clear()
     parameters = lib.llama_model_default_params()
     parameters.vocab_only, parameters.n_gpu_layers = vocab_only, 0
     parameters.use_extra_bufts = False  # repacked weights are computed with in a lower precision
     model = lib.llama_model_load_from_file(bytes(file), parameters)
     if model == ffi.NULL:
-        raise IntegrityError(f"{file}: llama.cpp cannot load it")
+        reason = f", {errors[0]:.300}" if errors else ""
+        raise IntegrityError(f"{file.name}: llama.cpp cannot load it{reason}")
     try:
         yield model
     finally:
@@ -109,7 +127,7 @@ def compute_logprobs(model: Any, ids: Sequence[int], first: int, *, exact: bool)
 
     ``exact``: keep keys and values in f32, and not in f16.
     """
-    lib, ffi, _ = load_library()
+    lib, ffi, *_ = load_library()
     size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
     parameters = lib.llama_context_default_params()
     parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = max(len(ids), 32)

@@ -105,6 +105,7 @@ def _load(folder: Path) -> Any:
         folder,
         dtype=torch.float32,
         attn_implementation="sdpa",
+        experts_implementation="batched_mm",
         trust_remote_code=False,
         local_files_only=True,
     ).eval()
