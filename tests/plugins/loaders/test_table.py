@@ -100,6 +100,7 @@ def test_an_unusable_row_is_left_out(
         (HEADER, "holds no rows"),
         (b"\n\n", "no header line"),
         (b"a,a\nb,c\n", ":1: two columns are named `a`"),
+        (b"sep=;\na;a\nb;c\n", ":2: two columns are named `a`"),
         (HEADER + b'p,c\nq,"d\n' + b"x,y\n" * 500, ":3: a quote opens here that is never closed"),
         (HEADER + b"p," + b"c" * 200_000, ":2: a field is longer than 131,072 characters"),
         (b"colour,shape\nred,round\n", "no known format has the columns `colour`, `shape`"),

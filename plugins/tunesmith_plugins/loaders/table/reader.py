@@ -34,7 +34,7 @@ def read_rows(
     if delimiter == "auto":
         delimiter = max(DELIMITERS, key=_remove_quoted(header_line).count)
     header = next(csv.reader([header_line], delimiter=delimiter), [])
-    _check_header(header, name)
+    _check_header(header, f"{name}:{lines.number or 1}")
     parse = partial(_parse_again, header=header, delimiter=delimiter)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
@@ -102,12 +102,12 @@ def _remove_quoted(line: str) -> str:
     return "".join(line.split('"')[::2])
 
 
-def _check_header(header: list[str], name: str) -> None:
+def _check_header(header: list[str], where: str) -> None:
     if not any(header):
-        raise DataError(f"{name}:1", "has no header line with the names of its columns")
+        raise DataError(where, "has no header line with the names of its columns")
     for column in header:
         if column and header.count(column) > 1:
-            raise DataError(f"{name}:1", f"two columns are named `{column}`")
+            raise DataError(where, f"two columns are named `{column}`", hint="rename one of them")
 
 
 def _faults_of(error: csv.Error, name: str, start: int, end: int) -> Iterator[Row]:
