@@ -113,6 +113,15 @@ def test_an_unusable_file_stops_the_run(tmp_path: Path, data: bytes, message: st
     assert message in caught.value.message
 
 
+def test_names_of_columns_may_have_several_lines(tmp_path: Path) -> None:
+    header = b'"prompt","completion","a note\nfor, or ""against""\nit",size 5" or 6\n'
+    dataset = load(tmp_path, header + b'p,c,x,"y\nz"\nq,d,x,y\n')
+    assert pairs(dataset) == [("p", "c"), ("q", "d")]
+    assert [record.source.rpartition(":")[2] for record in dataset.train] == ["4", "6"]
+    with pytest.raises(DataError, match="csv:1: a quote opens here that is never closed"):
+        load(tmp_path, b'prompt,"completion\n' + b"x,y\n" * 50_000)
+
+
 def test_line_longer_than_max_row_bytes_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line longer than max_row_bytes = 1,000"):
         load(tmp_path, HEADER + b"p," + b"c" * 2_000, max_row_bytes=1_000)

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 
 from tunesmith.errors import DataError
 from tunesmith_data import ByteStream, Fields, Row, RowError, Span, not_utf8_error
@@ -33,8 +34,13 @@ def read_rows(
         header_line = next(lines, "")
     if delimiter == "auto":
         delimiter = max(DELIMITERS, key=_remove_quoted(header_line).count)
-    header = next(csv.reader([header_line], delimiter=delimiter), [])
-    _check_header(header, f"{name}:{lines.number or 1}")
+    header_number = lines.number or 1
+    try:  # the name of a column may have several lines
+        header = next(csv.reader(chain([header_line], lines), delimiter=delimiter), [])
+    except csv.Error:
+        message = "a quote opens here that is never closed"
+        raise DataError(f"{name}:{header_number}", message) from None
+    _check_header(header, f"{name}:{header_number}")
     parse = partial(_parse_again, header=header, delimiter=delimiter)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
