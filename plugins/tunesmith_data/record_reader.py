@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tunesmith.errors import DataError
 from tunesmith.records import Record
-from tunesmith.text import suggest_name
+from tunesmith.text import one_line, suggest_name
 from tunesmith_data.accounting import UnusableRows
 from tunesmith_data.formats import Format, FormatMatch, match_format
 from tunesmith_data.message import unused_keys
@@ -219,7 +219,9 @@ class RecordReader:
         expected = [
             self.field_columns.get(name, name) for known in self.formats for name in known.required
         ]
-        names = ", ".join(f"`{name}`" for name in itertools.islice(fields, MAX_NAMED_COLUMNS))
+        names = ", ".join(
+            f"`{one_line(n, 60)}`" for n in itertools.islice(fields, MAX_NAMED_COLUMNS)
+        )
         if any(fields.get(name, "") is None for name in expected):
             names += " (some of them null)"
         guesses = [guess for key in fields if (guess := suggest_name(key, expected))]
@@ -244,7 +246,7 @@ def _missing_part_hint(fields: Fields, formats: Sequence[Format]) -> str:
 
 
 def _join(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:MAX_NAMED_COLUMNS])
+    shown = ", ".join(one_line(name, 60) for name in names[:MAX_NAMED_COLUMNS])
     more = len(names) - MAX_NAMED_COLUMNS
     return f"{shown} and {more:,} more" if more > 0 else shown
 

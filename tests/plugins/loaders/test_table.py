@@ -118,6 +118,8 @@ def test_names_of_columns_may_have_several_lines(tmp_path: Path) -> None:
     dataset = load(tmp_path, header + b'p,c,x,"y\nz"\nq,d,x,y\n')
     assert pairs(dataset) == [("p", "c"), ("q", "d")]
     assert [record.source.rpartition(":")[2] for record in dataset.train] == ["4", "6"]
+    with pytest.raises(DataError, match="has the columns `a note`, `for us`"):
+        load(tmp_path, b'a note,"for\nus"\nx,y\n')
     with pytest.raises(DataError, match="csv:1: a quote opens here that is never closed"):
         load(tmp_path, b'prompt,"completion\n' + b"x,y\n" * 50_000)
 
