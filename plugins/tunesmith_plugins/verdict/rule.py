@@ -326,7 +326,7 @@ def _find_no_evidence(case: Case, strongest: Contest | None) -> Ruling:
         rule,
         f"not enough evidence: no clear difference from {contest.name}{which}, "
         f"{case.numbers.compare(contest)}; {would}",
-        would,
+        rows,
         contest,
     )
 
