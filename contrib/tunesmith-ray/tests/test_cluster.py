@@ -170,9 +170,13 @@ def test_a_lost_worker_leaves_no_process_behind(
     assert_nothing_was_lost(run, undisturbed, committed)
 
 
+LONG = ("--set", "technique.epochs=200")
+"""1,600 steps: a command that is called meanwhile takes as long as dozens of them."""
+
+
 def test_ctrl_c_stops_the_run_with_a_checkpoint(nodes: ThreeNodes, project: Path) -> None:
     run = project / "runs" / "interrupted"
-    submit = start(nodes, project, "submit", "run.toml", "--out", str(run), *TWO)
+    submit = start(nodes, project, "submit", "run.toml", "--out", str(run), *TWO, *LONG)
     wait_for_step(run, 7)
     submit.send_signal(signal.SIGINT)
     out, err = submit.communicate(timeout=300)
@@ -190,10 +194,6 @@ def find_actor(process: int) -> int:
 def read_variables(process: int) -> dict[str, str]:
     items = Path(f"/proc/{process}/environ").read_bytes().decode().split("\0")
     return dict(item.split("=", 1) for item in items if "=" in item)
-
-
-LONG = ("--set", "technique.epochs=200")
-"""1,600 steps: a command that is called meanwhile takes as long as dozens of them."""
 
 
 def test_a_run_is_cancelled_and_another_cluster_refused(nodes: ThreeNodes, project: Path) -> None:
