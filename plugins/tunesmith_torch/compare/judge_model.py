@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Self
-from urllib.parse import urlsplit
+from functools import partial
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
 
 from tunesmith.contracts import Finding, RunContext
 from tunesmith.records import Message
+from tunesmith_evidence.endpoint.address import TOKEN_VARIABLE, URL, check_endpoint
 from tunesmith_evidence.judging.pairwise import Ask
 from tunesmith_torch.compare.other_model import ComparisonOptions
+
+if TYPE_CHECKING:
+    from tunesmith_evidence.endpoint.client import Endpoint
+
+VERDICT_TOKENS = 8
+"""Tokens of a verdict, which is one word."""
 
 
 class JudgedOptions(ComparisonOptions):
@@ -20,7 +27,7 @@ class JudgedOptions(ComparisonOptions):
 
     endpoint: str | None = Field(
         None,
-        pattern=r"^https?://[^\s@]+$",
+        pattern=URL,
         description=(
             "Address of the judge's OpenAI-compatible endpoint, up to /v1. Prompts and answers are "
             "sent there."
@@ -28,7 +35,7 @@ class JudgedOptions(ComparisonOptions):
     )
     token_variable: str | None = Field(
         None,
-        pattern=r"^[A-Z_][A-Z0-9_]*$",
+        pattern=TOKEN_VARIABLE,
         description="Name of the environment variable with the token of the endpoint.",
     )
 
@@ -36,15 +43,9 @@ class JudgedOptions(ComparisonOptions):
     def _check_token(self) -> Self:
         if self.token_variable is not None and self.endpoint is None:
             raise ValueError("`token_variable` needs an `endpoint`")
-        if self.token_variable is not None and not _is_private(self.endpoint or ""):
-            raise ValueError("a token is sent by https only, or to this machine")
+        if self.endpoint is not None:
+            check_endpoint(self.endpoint, self.token_variable)
         return self
-
-
-def _is_private(endpoint: str) -> bool:
-    """Return True if nobody on the way can read what is sent."""
-    parts = urlsplit(endpoint)
-    return parts.scheme == "https" or parts.hostname in ("localhost", "127.0.0.1", "::1")
 
 
 def open_judge(
@@ -56,12 +57,14 @@ def open_judge(
     most probable of the labels. ``option`` names the key with the judge's name in errors.
     """
     # Not above: offers import this module, and these import urllib.request, or torch.
-    from tunesmith_evidence.judging.endpoint import Endpoint
+    from tunesmith_evidence.endpoint.client import Endpoint
     from tunesmith_evidence.prompting.choice_model import ChoiceModel
     from tunesmith_torch.compare.open_by_name import open_by_name
 
     if options.endpoint is not None:
-        return Endpoint(options.endpoint, name, options.token_variable).ask
+        hint = "`tunesmith resume` repeats the evaluation"
+        endpoint = Endpoint(options.endpoint, name, options.token_variable, role="judge", hint=hint)
+        return partial(_ask_endpoint, endpoint)
     opened = open_by_name(name, device="auto" if run is None else run.device, option=option)
     judge = ChoiceModel(opened, tuple(labels))
 
@@ -70,6 +73,11 @@ def open_judge(
         return [generation.text for generation in judge.generate(turns, 1)]
 
     return ask
+
+
+def _ask_endpoint(endpoint: Endpoint, prompts: Sequence[str]) -> Sequence[str]:
+    turns = [{"messages": [{"role": "user", "content": prompt}]} for prompt in prompts]
+    return [reply.text for reply in endpoint.ask(turns, VERDICT_TOKENS)]
 
 
 def review_endpoint(options: JudgedOptions, where: str, rows: str) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from tunesmith.storage import RunFolder
 from tunesmith_plugins.commands.evaluate.target import Choice, open_target, suit_winner
 
 Tunesmith = Callable[..., Result]
+FAKE = str(Path(__file__).parents[2] / "core" / "fake_plugin.py")
 
 
 @pytest.fixture
@@ -58,6 +59,24 @@ def test_the_held_out_rows_of_the_run(ready: Tunesmith, tmp_path: Path) -> None:
     assert len([*(tmp_path / "evaluations").iterdir()]) == 1
     (same,) = evaluate(ready, "done", "--base-only")["measured"]  # type: ignore[misc]
     assert (same["value"], same["n"]) == (0.0, 4)
+
+
+def test_the_base_model_keeps_its_system_prompt(ready: Tunesmith, tmp_path: Path) -> None:
+    text = (tmp_path / "run.toml").read_text()
+    (tmp_path / "run.toml").write_text(text + '[baselines]\nsystem_prompt = "be loud"\nuse = []\n')
+    assert ready("run", "run.toml", "--out", "loud").exit_code == 0
+    for evaluators in ((), ("same",)):
+        choice = Choice("loud", None, "base", None, evaluators, (), (FAKE,), ())
+        plan = open_target(choice).plan
+        assert plan.baselines.system_prompt == "be loud"
+
+
+def test_a_model_on_the_rows_of_a_run(ready: Tunesmith, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_PLUGINS", "fake_plugin,evaluate,runs,full")
+    choice = Choice("fake:one", None, "tuned", None, (), (), (FAKE,), (), rows_of=Path("done"))
+    target = open_target(choice)
+    assert (target.label, len(target.records)) == ("model", 4)
+    assert [evaluator.id for evaluator in target.evaluators] == ["same"]
 
 
 def test_text(ready: Tunesmith) -> None:

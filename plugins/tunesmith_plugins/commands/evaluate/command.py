@@ -22,7 +22,7 @@ from tunesmith.records import Record
 from tunesmith.signals import StopSignalHandler
 from tunesmith.storage import EventLog, RunFolder, write_atomic
 from tunesmith.storage.atomic import encode_json
-from tunesmith.text import one_line, redact_all
+from tunesmith.text import format_count, one_line, redact_all
 from tunesmith_cli import render
 from tunesmith_cli.common import (
     CliState,
@@ -45,9 +45,19 @@ SCHEMA = "tunesmith.evaluation/1"
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="File with the rows; without it, the held-out rows of the run.",
 )
+@click.option(
+    "--rows-of", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Run whose held-out rows, evaluators and system prompt an endpoint, adapter or model is "
+    "measured with.",
+)  # fmt: skip
 @click.option("--base-only", is_flag=True, help="Evaluate the base model of the run.")
 @click.option("--winner", is_flag=True, help="Evaluate the winner that the run saved.")
 @click.option("--base", metavar="MODEL", help="Base model of an adapter, if it names another one.")
+@click.option("--model", metavar="NAME", help="Model at the endpoint; default: the only one.")
+@click.option(
+    "--token-variable", metavar="NAME",
+    help="Environment variable with the token of the endpoint.",
+)  # fmt: skip
 @click.option(
     "--evaluator", "evaluators", multiple=True, metavar="NAME",
     help="Evaluator; default: those of the run, or those that suit the rows. Repeatable.",
@@ -65,9 +75,12 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     state: CliState,
     target: str,
     data: Path | None,
+    rows_of: Path | None,
     base_only: bool,
     winner: bool,
     base: str | None,
+    model: str | None,
+    token_variable: str | None,
     evaluators: tuple[str, ...],
     out: Path | None,
     sets: tuple[str, ...],
@@ -75,16 +88,23 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 ) -> None:
     """Measure a model on rows, without training.
 
-    MODEL is the folder of a run, an adapter folder, or a base model: a hub id, a folder, a GGUF
-    file. The results, and the prompt, answer and value of each row, are written to a folder of
+    MODEL is the folder of a run, an adapter folder, a base model (a hub id, a folder, a GGUF file),
+    or an endpoint that speaks OpenAI's API, https://host/v1, to which the prompts of the rows are
+    sent. The results, and the prompt, answer and value of each row, are written to a folder of
     their own.
     """
     if winner and base_only:
         raise UsageError("--winner and --base-only: only one of them is possible")
     which: Which = "winner" if winner else "base" if base_only else "tuned"
-    choice = Choice(target, data, which, base, evaluators, sets, state.files, state.disabled)
+    choice = Choice(
+        target, data, which, base, evaluators, sets, state.files, state.disabled, rows_of, model,
+        token_variable,
+    )  # fmt: skip
     opened = open_target(choice)
     folder = create_folder(out, opened.label)
+    if opened.endpoint is not None:
+        rows = format_count(len(opened.records), "row")
+        render.print_note(f"prompts of {rows} are sent to {opened.endpoint.url}")
     measured = measure(opened, folder, state.quiet)
     report = to_json(choice, opened, folder, measured)
     write_atomic(folder / "evaluation.json", encode_json(redact_all(report), indent=2) + "\n")
@@ -141,8 +161,9 @@ def to_json(choice: Choice, target: Target, folder: Path, measured: Sequence[Mea
         "finished": now(),
         "target": choice.target,
         "which": target.label,
-        "model": plan.found_model.reference,
-        "data": str(choice.data) if choice.data else "the held-out rows of the run",
+        "model": target.endpoint.model if target.endpoint else plan.found_model.reference,
+        **({"endpoint": target.endpoint.url} if target.endpoint else {}),
+        "data": str(choice.data or f"the held-out rows of {choice.rows_of or 'the run'}"),
         "rows": len(target.records),
         "sources": _first_and_last(target.records),
         "evaluators": [

@@ -1,10 +1,10 @@
-"""Open what is to be evaluated: a run, an adapter, or a model that was not trained here."""
+"""Open what is to be evaluated: a run, an adapter, an endpoint, or another model."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +19,21 @@ from tunesmith.plan import Plan
 from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Record
 from tunesmith.storage import RunFolder
+from tunesmith.text import format_count
+from tunesmith_evidence.endpoint.address import check_endpoint, read_token
+from tunesmith_evidence.endpoint.client import Endpoint
+from tunesmith_evidence.endpoint.model import EndpointModel
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_evidence.winner import has_probabilities, open_winner
+from tunesmith_plugins.commands.evaluate.find import NO_WEIGHTS, is_endpoint
 
 Which = Literal["tuned", "base", "winner"]
 ADAPTER_CONFIG = "adapter_config.json"
 PARTS_OF_DATA = ("heldout", "dev", "holdout")
 """Options of data that name parts, which a file to evaluate on does not have."""
+ANSWER_SECONDS = 300.0
+"""Seconds to wait for an answer of an endpoint, which may be long."""
+SHOWN_MODELS = 20
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Choice:
     """What the user chose on the command line."""
 
     target: str
-    """Run folder, adapter folder, or reference of a model."""
+    """Run folder, adapter folder, address of an endpoint, or reference of a model."""
     data: Path | None
     """Rows to measure on; None: the held-out rows of the run."""
     which: Which
@@ -43,6 +51,11 @@ class Choice:
     sets: Sequence[str]
     files: Sequence[str]
     disabled: Sequence[str]
+    rows_of: Path | None = None
+    """Run whose held-out rows, evaluators and prompt a model that is no run is measured with."""
+    model: str | None = None
+    """Name of the model at the endpoint; None: the only one there."""
+    token_variable: str | None = None
 
     @property
     def run(self) -> Path | None:
@@ -60,7 +73,9 @@ class Target:
     evaluators: Evaluators
     records: Sequence[Record]
     open: Callable[[], tuple[TextModel, RunContext]]
-    """Load the weights."""
+    """Load the weights, if it has any."""
+    endpoint: Endpoint | None = None
+    """The endpoint that the prompts are sent to; None: the model is in this process."""
 
 
 def open_target(choice: Choice) -> Target:
@@ -69,31 +84,59 @@ def open_target(choice: Choice) -> Target:
     Raises:
         UsageError: it is neither a run, nor an adapter, nor a model, or there are no rows.
     """
+    _check_options(choice)
     if choice.run is not None:
         return _open_run(choice, choice.run)
+    path = Path(choice.target)
+    config = path / ADAPTER_CONFIG
+    artifact = path.resolve() if config.is_file() else None
+    base = choice.base or (_read_base(config) if artifact else choice.target)
+    tables: dict[str, Any] = {
+        "model": {"base": base},
+        "technique": {"use": "lora" if artifact else "full"},
+        "data": {"train": str(choice.data)},
+    }
+    records: Sequence[Record] | None = None
+    if choice.rows_of is not None:
+        _, run_plan, _ = api.load_run(choice.rows_of, files=choice.files, disabled=choice.disabled)
+        records = [*load_data(run_plan)[1].heldout]
+        tables |= _rows_tables(run_plan, None)
+    plan, catalog = _load_plan(tables, choice)
+    if records is None:
+        records = load_rows(plan)
+    if is_endpoint(choice.target):
+        return _open_endpoint(choice, plan, catalog, records)
+    label = "adapter" if artifact else "model"
+    return _build(label, plan, catalog, records, artifact)
+
+
+def _check_options(choice: Choice) -> None:
+    """Refuse options that do not suit the target.
+
+    Raises:
+        UsageError: an option needs a run, or an endpoint, or there is no file with rows.
+    """
+    for option, value in (("--model", choice.model), ("--token-variable", choice.token_variable)):
+        if value is not None and not is_endpoint(choice.target):
+            raise UsageError(f"{option}: {choice.target} is no endpoint, https://host/v1")
+    if choice.rows_of is not None and (choice.data is not None or choice.run is not None):
+        other = "--data" if choice.run is None else "the folder of a run"
+        raise UsageError(
+            f"--rows-of and {other}: only one of them is possible",
+            hint="a run is measured on its own held-out rows",
+        )
+    if choice.run is not None:
+        return
     if choice.which != "tuned":
         raise UsageError(
             f"--{choice.which}: {choice.target} is not the folder of a run",
             hint="name the run folder, or the model alone",
         )
-    if choice.data is None:
+    if choice.data is None and choice.rows_of is None:
         raise UsageError(
             "--data: name the file with the rows to measure on",
-            hint="only a run has held-out rows of its own",
+            hint="--rows-of RUN measures on the held-out rows of a run",
         )
-    path = Path(choice.target)
-    config = path / ADAPTER_CONFIG
-    artifact = path.resolve() if config.is_file() else None
-    base = choice.base or (_read_base(config) if artifact else choice.target)
-    tables = {
-        "model": {"base": base},
-        "technique": {"use": "lora" if artifact else "full"},
-        "data": {"train": str(choice.data)},
-    }
-    plan, catalog = _load_plan(tables, choice)
-    records = load_rows(plan)
-    label = "adapter" if artifact else "model"
-    return _build(label, plan, catalog, records, artifact)
 
 
 def _open_run(choice: Choice, run: Path) -> Target:
@@ -102,11 +145,8 @@ def _open_run(choice: Choice, run: Path) -> Target:
     records: Sequence[Record] = [*parts.heldout]
     if choice.data is not None or choice.evaluators or choice.sets:
         stored = plan.to_json()
-        tables = {name: stored[name] for name in ("model", "technique", "plugins")}
-        if stored["evaluators"]:
-            tables["evaluators"] = stored["evaluators"]
-        tables["data"] = _replace_file(stored["data"], choice.data)
-        plan, catalog = _load_plan(tables, choice)
+        tables = {name: stored[name] for name in ("model", "technique")}
+        plan, catalog = _load_plan({**tables, **_rows_tables(plan, choice.data)}, choice)
         records = load_rows(plan) if choice.data else records
     if choice.which == "winner":
         target = _build("winner", plan, catalog, records, None)
@@ -119,11 +159,84 @@ def _open_run(choice: Choice, run: Path) -> Target:
     return _build(choice.which, plan, catalog, records, artifact, parts.train)
 
 
+def _rows_tables(plan: Plan, file: Path | None) -> dict[str, Any]:
+    """Return the tables of a run that say how a model is measured: on its rows, or on a file."""
+    stored = plan.to_json()
+    tables = {"plugins": stored["plugins"], "data": _replace_file(stored["data"], file)}
+    if stored["evaluators"]:
+        tables["evaluators"] = stored["evaluators"]
+    if plan.baselines.system_prompt is not None:
+        tables["baselines"] = {"system_prompt": plan.baselines.system_prompt}
+    return tables
+
+
+def _open_endpoint(
+    choice: Choice, plan: Plan, catalog: Catalog, records: Sequence[Record]
+) -> Target:
+    """Return an endpoint as a target; nothing but a list of its models is asked of it.
+
+    Raises:
+        UsageError: its address or token is not allowed, or has no model, or several; or an
+            evaluator that the user named needs more than answers.
+    """
+    if choice.base is not None:
+        raise UsageError("--base: an endpoint has no base model here", hint="leave it out")
+    try:
+        check_endpoint(choice.target, choice.token_variable)
+    except ValueError as error:
+        raise UsageError(f"the endpoint cannot be used: {error}") from None
+    target = _build("endpoint", plan, catalog, records, None)
+    evaluators = keep_generating(target.evaluators)
+    left_out = [e.id for e in target.evaluators if e not in evaluators]
+    if (choice.evaluators and left_out) or not evaluators:
+        raise UsageError(
+            f"evaluator {', '.join(left_out)}: needs more than generated answers, and an endpoint "
+            "gives no log-probabilities",
+            hint="--evaluator names others, such as exact-match",
+        )
+    endpoint = Endpoint(
+        choice.target, choice.model or "", choice.token_variable, timeout=ANSWER_SECONDS
+    )
+    read_token(choice.token_variable)
+    if choice.model is None:
+        endpoint = replace(endpoint, model=_find_only_model(endpoint))
+    model = EndpointModel(endpoint)
+    prompt = plan.baselines.system_prompt
+
+    def open_artifact(path: Path | None) -> TextModel:
+        raise UsageError(
+            f"{choice.target}: {NO_WEIGHTS} for an evaluator to compare with",
+            hint="--evaluator names others, such as exact-match",
+        )
+
+    def load() -> tuple[TextModel, RunContext]:
+        context = RunContext(model=Path(), device=plan.run.device, artifacts={}, open=open_artifact)
+        return (model if prompt is None else PromptedModel(model, prompt)), context
+
+    return replace(target, evaluators=evaluators, open=load, endpoint=endpoint)
+
+
+def _find_only_model(endpoint: Endpoint) -> str:
+    names = endpoint.list_models()
+    if len(names) != 1:
+        shown = ", ".join(names[:SHOWN_MODELS]) + (", ..." if names[SHOWN_MODELS:] else "")
+        raise UsageError(
+            f"{endpoint.url}: has {format_count(len(names), 'model')}",
+            hint=f"--model NAME chooses one: {shown or 'it lists none'}",
+        )
+    return names[0]
+
+
+def keep_generating(evaluators: Evaluators) -> Evaluators:
+    """Return the evaluators of generated answers, which need no log-probabilities."""
+    return tuple(e for e in evaluators if e.offer.generates)
+
+
 def suit_winner(target: Target, folder: RunFolder) -> Evaluators:
     """Return the evaluators that can measure the winner: a classifier has no log-probabilities."""
     if has_probabilities(folder):
         return target.evaluators
-    return tuple(e for e in target.evaluators if e.offer.generates) or target.evaluators
+    return keep_generating(target.evaluators) or target.evaluators
 
 
 def _find_artifact(folder: RunFolder) -> Path:
@@ -159,8 +272,9 @@ def _build(
                 return technique.open(base, path, device=plan.run.device)
 
             model = open_artifact(artifact)
-        if label == "base":
-            model = PromptedModel(model, plan.baselines.system_prompt)
+        prompt = plan.baselines.system_prompt
+        if label == "base" or (label == "model" and prompt is not None):
+            model = PromptedModel(model, prompt)
         artifacts = {} if artifact is None else {"": artifact}
         return model, RunContext(
             model=base,

@@ -93,4 +93,5 @@ CODE = EvaluatorOffer(
     build=build,
     metrics=(Metric(name=METRIC_NAME, higher_is_better=True, bounds=(0, 1)),),
     accepts=frozenset({Chat, Completion}),
+    generates=True,
 )

@@ -42,5 +42,6 @@ TOOL_CALL = EvaluatorOffer(
         Metric(name="tool-name-match", higher_is_better=True, bounds=(0, 1)),
     ),
     accepts=frozenset({Chat, Completion}),
+    generates=True,
     default_for=have_calls,
 )

@@ -1,0 +1,165 @@
+"""Ask a model behind an endpoint that speaks OpenAI's chat completions."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from tunesmith.contracts import Progress
+from tunesmith.errors import EnvironmentProblem
+from tunesmith.text import one_line, redact
+from tunesmith_evidence.endpoint.address import read_token
+
+MAX_ANSWER_BYTES = 1_000_000
+MAX_REASON = 200
+"""Characters of the endpoint's own message that an error shows."""
+ATTEMPTS = 3
+BUSY = frozenset({408, 429, 500, 502, 503, 504})
+"""Codes after which a request is repeated."""
+T = TypeVar("T")
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Refuses redirects, which would send the token to another address."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer of the endpoint; what it does not say is a stop, and 0 tokens."""
+
+    text: str
+    calls: tuple[Mapping[str, Any], ...] = ()
+    """Name and arguments of each tool that it calls; the arguments as JSON text."""
+    finish_reason: str = "stop"
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint with a model, asked at temperature 0."""
+
+    url: str
+    """Up to ``/v1``; ``/chat/completions`` is added."""
+    model: str
+    token_variable: str | None = None
+    """Environment variable with the token, which is sent to the endpoint and never shown."""
+    timeout: float = 60.0
+    """Seconds to wait for an answer."""
+    parallel: int = 4
+    """Number of requests at the same time."""
+    pause: float = 1.0
+    """Seconds before a request is repeated, doubled each time."""
+    role: str = "endpoint"
+    """Name of the endpoint in errors."""
+    hint: str = "check the address, the name of the model and the token's variable, and start again"
+    """What to do if it cannot be asked."""
+
+    def ask(
+        self,
+        conversations: Sequence[Mapping[str, Any]],
+        max_tokens: int,
+        progress: Progress | None = None,
+    ) -> list[Reply]:
+        """Return the reply to each conversation: ``messages``, and ``tools`` if there are any.
+
+        Raises:
+            EnvironmentProblem: the token is missing, or the endpoint cannot be used.
+        """
+        options = {"model": self.model, "temperature": 0, "max_tokens": max_tokens}
+        token, replies = read_token(self.token_variable), list[Reply]()
+        with ThreadPoolExecutor(self.parallel) as pool:
+            send = partial(self._send, "chat/completions", token, _read_reply)
+            # After a failure, `map` cancels what has not been sent.
+            for reply in pool.map(send, ({**options, **each} for each in conversations)):
+                replies.append(reply)
+                if progress is not None:
+                    progress(len(replies))
+        return replies
+
+    def list_models(self) -> list[str]:
+        """Return the names of the models at the endpoint.
+
+        Raises:
+            EnvironmentProblem: the token is missing, or the endpoint cannot be used.
+        """
+        return self._send("models", read_token(self.token_variable), _read_models, None)
+
+    def _send(
+        self, path: str, token: str, read: Callable[[Any], T], body: Mapping[str, Any] | None
+    ) -> T:
+        """Return what ``read`` finds in the answer to a request; without a body it is a GET."""
+        headers = {"Content-Type": "application/json"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        request = urllib.request.Request(  # noqa: S310 - the address is http or https
+            f"{self.url.rstrip('/')}/{path}",
+            None if body is None else json.dumps(body).encode(),
+            headers,
+        )
+        for attempt in range(ATTEMPTS):
+            content = b""
+            try:
+                opener = urllib.request.build_opener(_NoRedirects)
+                with opener.open(request, timeout=self.timeout) as response:
+                    content = response.read(MAX_ANSWER_BYTES)
+                return read(json.loads(content))
+            except urllib.error.HTTPError as error:
+                with suppress(OSError, http.client.HTTPException):
+                    content = error.read(MAX_ANSWER_BYTES)
+                problem = f"HTTP {error.code}{_read_reason(content)}"
+                if error.code not in BUSY:
+                    break
+            except (OSError, http.client.HTTPException) as error:
+                problem = str(getattr(error, "reason", error)) or type(error).__name__
+            except (ValueError, LookupError, TypeError, AttributeError):
+                kind = "list of models" if body is None else "chat completion"
+                problem = f"the answer is no {kind}{_read_reason(content)}"
+                break
+            if attempt + 1 < ATTEMPTS:
+                time.sleep(self.pause * 2**attempt)
+        # Before the text is cut: the beginning of a token would not be recognized.
+        shown = redact(problem.replace(token, "[token]") if token else problem)
+        # "from None": the request in the original error holds the token.
+        raise EnvironmentProblem(
+            f"the {self.role} at {self.url} cannot be asked: {one_line(shown, MAX_REASON)}",
+            hint=self.hint,
+        ) from None
+
+
+def _read_reply(content: Any) -> Reply:
+    choice = content["choices"][0]
+    message, usage = choice["message"], content.get("usage") or {}
+    return Reply(
+        str(message.get("content") or ""),
+        tuple(dict(call["function"]) for call in message.get("tool_calls") or ()),
+        str(choice.get("finish_reason") or "stop"),
+        int(usage.get("completion_tokens") or 0),
+    )
+
+
+def _read_models(content: Any) -> list[str]:
+    return [str(model["id"]) for model in content["data"]]
+
+
+def _read_reason(body: bytes) -> str:
+    """Return the endpoint's own words about an error, in one of the forms that are in use."""
+    try:
+        content: Any = json.loads(body)
+    except ValueError:
+        return ""
+    for key in ("error", "message", "detail"):
+        if isinstance(content, dict) and content.get(key):
+            content = content[key]
+    return f": {content}" if isinstance(content, str) else ""

@@ -1,0 +1,96 @@
+"""A model behind an endpoint as a text model, so that evaluators can measure its answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.contracts import Generation, Progress, TokenScores
+from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.records import Answer, Message, Prompt
+from tunesmith_evidence.endpoint.client import Endpoint, Reply
+
+
+@dataclass(frozen=True)
+class EndpointModel:
+    """A text model that sends conversations to an endpoint. It cannot score given answers."""
+
+    endpoint: Endpoint
+
+    def generate(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
+    ) -> Sequence[Generation]:
+        """Generate a greedy answer to each prompt, several at a time.
+
+        Raises:
+            UsageError: a prompt is a text without turns.
+            EnvironmentProblem: the endpoint cannot be asked, or all tokens of an answer went to
+                something else.
+        """
+        conversations = [to_conversation(prompt) for prompt in prompts]
+        replies = self.endpoint.ask(conversations, max_new_tokens, progress)
+        return [self._to_generation(reply, max_new_tokens) for reply in replies]
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Answer],
+        *,
+        progress: Progress | None = None,
+    ) -> Sequence[TokenScores]:
+        """Refuse: endpoints return no log-probabilities of given answers.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            f"{self.endpoint.url}: an endpoint gives no log-probabilities of given answers",
+            hint="choose evaluators that measure generated answers, such as exact-match",
+        )
+
+    def _to_generation(self, reply: Reply, limit: int) -> Generation:
+        if reply.finish_reason == "length" and not reply.text and not reply.calls:
+            raise EnvironmentProblem(
+                f"the endpoint at {self.endpoint.url} gave an empty answer that ends at the limit "
+                f"of {limit} tokens: they may have gone to hidden reasoning",
+                hint="allow more, --set evaluators.0.max_new_tokens=2000, with the evaluator named "
+                "by --evaluator",
+            )
+        calls = [f"<tool_call>{json.dumps(call)}</tool_call>" for call in reply.calls]
+        text = "\n".join(filter(None, [reply.text, *calls]))
+        was_cut = reply.finish_reason == "length"
+        return Generation(text, reply.tokens, "length" if was_cut else "stop")
+
+
+def to_conversation(prompt: Prompt) -> dict[str, Any]:
+    """Return a prompt as OpenAI's ``messages`` and ``tools``, without reasoning of earlier answers.
+
+    Raises:
+        UsageError: the prompt is a text without turns.
+    """
+    if isinstance(prompt, str):
+        raise UsageError(
+            "plain texts cannot be sent to an endpoint: it answers conversations",
+            hint="use rows with a prompt, or with messages",
+        )
+    tools = [json.loads(tool) for message in prompt for tool in message.tools]
+    return {"messages": [_to_json(m) for m in prompt], **({"tools": tools} if tools else {})}
+
+
+def _to_json(message: Message) -> dict[str, Any]:
+    calls = [
+        {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        for call in message.tool_calls
+    ]
+    optional = {"tool_calls": calls, "tool_call_id": message.tool_call_id, "name": message.name}
+    return {
+        "role": message.role,
+        "content": message.text,
+        **{key: value for key, value in optional.items() if value},
+    }

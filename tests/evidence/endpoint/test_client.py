@@ -1,0 +1,155 @@
+"""An endpoint that speaks OpenAI's chat completions: requests, tokens, failures."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+from fake_judge import Failure, serve_judge
+
+from tunesmith.errors import EnvironmentProblem
+from tunesmith_evidence.endpoint.client import Endpoint, Reply
+
+TOKEN = "sk-" + "secret" * 5
+
+
+def ask(endpoint: Endpoint, *prompts: str) -> list[str]:
+    turns = [{"messages": [{"role": "user", "content": prompt}]} for prompt in prompts]
+    return [reply.text for reply in endpoint.ask(turns, 8)]
+
+
+def test_prompts_are_answered_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_TOKEN", TOKEN)
+    with serve_judge(lambda prompt: prompt.upper()) as fake:
+        endpoint = Endpoint(fake.url, "m", "JUDGE_TOKEN")
+        prompts = [f"p{n}" for n in range(9)]
+        assert ask(endpoint, *prompts) == [prompt.upper() for prompt in prompts]
+    headers, body = fake.requests[0]
+    assert headers["Authorization"] == f"Bearer {TOKEN}" and TOKEN not in repr(endpoint)
+    assert body["model"] == "m" and body["temperature"] == 0 and body["max_tokens"] < 20
+
+
+def test_a_missing_token_is_named_before_anything_is_sent(monkeypatch: Any) -> None:
+    monkeypatch.delenv("JUDGE_TOKEN", raising=False)
+    with serve_judge(lambda prompt: "A") as fake:
+        with pytest.raises(EnvironmentProblem, match="JUDGE_TOKEN is not set"):
+            ask(Endpoint(fake.url, "m", "JUDGE_TOKEN"), "p")
+        ask(Endpoint(fake.url, "m"), "p")
+    assert len(fake.requests) == 1 and "Authorization" not in fake.requests[0][0]
+
+
+def test_a_busy_endpoint_is_asked_again() -> None:
+    asked: Counter[str] = Counter()
+
+    def busy(prompt: str) -> str | int:
+        asked[prompt] += 1
+        return "A" if asked[prompt] > 2 else 503
+
+    with serve_judge(busy) as fake:
+        assert ask(Endpoint(fake.url, "m", pause=0.0), "p", "q") == ["A", "A"]
+    assert asked == {"p": 3, "q": 3}
+
+
+@pytest.mark.parametrize(
+    ("reply", "message", "requests"),
+    [
+        (401, "HTTP 401", 1),
+        (302, "HTTP 302", 1),
+        (500, "HTTP 500", 3),
+        (b"<html>", "no chat completion", 1),
+        (b"{}", "no chat completion", 1),
+        (b"[]", "no chat completion", 1),
+        (b"", "no chat completion", 1),
+        (b'{"error": {"message": "no credit"}}', "no chat completion: no credit", 1),
+        (b'{"choices": [{"message": null}]}', "no chat completion", 1),
+    ],
+)
+def test_failures_name_the_endpoint_and_never_the_token(
+    monkeypatch: pytest.MonkeyPatch, reply: Any, message: str, requests: int
+) -> None:
+    monkeypatch.setenv("JUDGE_TOKEN", TOKEN)
+    with (
+        serve_judge(lambda prompt: reply) as fake,
+        pytest.raises(EnvironmentProblem, match=message) as caught,
+    ):
+        ask(Endpoint(fake.url, "m", "JUDGE_TOKEN", pause=0.0), "p")
+    assert fake.url in str(caught.value) and len(fake.requests) == requests
+    assert TOKEN not in str(caught.value) and caught.value.__cause__ is None
+
+
+def test_an_endpoint_that_is_not_there() -> None:
+    with serve_judge(lambda prompt: "A") as fake:
+        pass
+    with pytest.raises(EnvironmentProblem, match="cannot be asked"):
+        ask(Endpoint(fake.url, "m", pause=0.0), "p")
+
+
+def test_the_slowest_answer_comes_at_its_place_and_progress_is_in_order() -> None:
+    last = threading.Event()
+
+    def slow_first(prompt: str) -> str:
+        if prompt == "p3":
+            last.set()
+        elif prompt == "p0":
+            assert last.wait(10), "the requests are not sent at the same time"
+            time.sleep(0.2)  # the other answers arrive meanwhile
+        return prompt.upper()
+
+    done: list[int] = []
+    turns = [{"messages": [{"role": "user", "content": f"p{n}"}]} for n in range(4)]
+    with serve_judge(slow_first) as fake:
+        replies = Endpoint(fake.url, "m", parallel=4).ask(turns, 8, done.append)
+    assert [reply.text for reply in replies] == ["P0", "P1", "P2", "P3"] and done == [1, 2, 3, 4]
+
+
+def test_an_answer_has_its_reason_tokens_and_calls() -> None:
+    call = {"name": "find", "arguments": '{"id": 3}'}
+    message = {"content": None, "tool_calls": [{"id": "1", "type": "function", "function": call}]}
+    choice = {"message": message, "finish_reason": "tool_calls"}
+    content = {"choices": [choice], "usage": {"completion_tokens": 7}}
+    with serve_judge(lambda prompt: json.dumps(content).encode()) as fake:
+        turns = [{"messages": [{"role": "user", "content": "p"}]}]
+        assert Endpoint(fake.url, "m").ask(turns, 8) == [Reply("", (call,), "tool_calls", 7)]
+
+
+def test_the_reason_of_an_endpoint_is_shown_safe_short_and_without_the_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A token of a form that only its variable gives away.
+    monkeypatch.setenv("JUDGE_TOKEN", "plainword")
+    text = "\x1b[31mkey plainword " + "x" * 184 + "plainword"
+    reply = Failure(400, json.dumps({"error": {"message": text}}).encode())
+    with serve_judge(lambda prompt: reply) as fake, pytest.raises(EnvironmentProblem) as caught:
+        ask(Endpoint(fake.url, "m", "JUDGE_TOKEN"), "p")
+    _, _, shown = str(caught.value).partition("cannot be asked: ")
+    assert shown.startswith("HTTP 400: \\x1b[31mkey [token] xx") and len(shown) == 200
+    assert "plain" not in shown
+
+
+def test_after_a_failure_the_other_prompts_are_not_sent() -> None:
+    with serve_judge(lambda prompt: 401) as fake:
+        with pytest.raises(EnvironmentProblem, match=r"the endpoint at .* HTTP 401"):
+            ask(Endpoint(fake.url, "m", parallel=2), *map(str, range(300)))
+        assert len(fake.requests) < 30
+
+
+def test_a_run_that_is_stopped_sends_no_more_prompts() -> None:
+    def stop(done: int) -> None:
+        raise KeyboardInterrupt
+
+    turns = [{"messages": [{"role": "user", "content": f"p{n}"}]} for n in range(300)]
+    with serve_judge(lambda prompt: "A") as fake:
+        with pytest.raises(KeyboardInterrupt):
+            Endpoint(fake.url, "m", parallel=2).ask(turns, 8, stop)
+        assert len(fake.requests) < 100
+
+
+def test_the_models_are_listed() -> None:
+    with serve_judge(lambda prompt: "A", models=("one", "two")) as fake:
+        assert Endpoint(fake.url, "").list_models() == ["one", "two"]
+        with pytest.raises(EnvironmentProblem, match="HTTP 404"):
+            Endpoint(fake.url + "/x", "").list_models()
