@@ -22,7 +22,6 @@ from pathlib import Path
 from tests.benchmarks.fresh_injections import FRESH_INJECTIONS
 
 from tunesmith.contracts import RunContext
-from tunesmith_evidence.judging.endpoint import Endpoint
 from tunesmith_evidence.judging.misplaced import check_wins
 from tunesmith_evidence.judging.pairwise import (
     CRITERION,
@@ -160,8 +159,8 @@ def main() -> None:
     measure("local, by the most probable of A, B and tie", judge.open(run))
     if options.run is not None:
         with serve(options.run) as address:
-            endpoint = Endpoint(address, "base", timeout=600, parallel=2)
-            measure("served, by its reply", endpoint.ask)
+            served = Judge(JudgeOptions.model_validate({"model": "base", "endpoint": address}))
+            measure("served, by its reply", served.open(run))
     seen = sum(is_attempt(f"{REQUESTS[0][1]} {injection}") for injection in FRESH_INJECTIONS)
     print(f"fresh injections seen: {seen} of {len(FRESH_INJECTIONS)}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.estimates import EstimateRequest
@@ -17,10 +16,10 @@ from tunesmith_torch.memory_estimate.workload import (
 )
 from tunesmith_torch.options.adaptation import AdapterOptions, Method
 from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.runtime.machine import find_bf16_flags, read_processor_flags
 
 FP32_MOMENT_BYTES = 8.0
 """Bytes of AdamW's two moments of one weight in fp32."""
-_BF16_CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16", "svebf16")
 
 
 @dataclass(frozen=True)
@@ -147,9 +146,5 @@ _EMBEDDING_MODULES = ("lm_head", "embed_tokens")
 
 @cache
 def _cpu_has_bf16() -> bool:
-    """Return True if the CPU has bf16 arithmetic. Reads /proc: torch would be a heavy import."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return any(flag in text.partition("\n\n")[0].split() for flag in _BF16_CPU_FLAGS)
+    """Return True if training on this machine's CPU is in bf16 by default."""
+    return bool(find_bf16_flags(read_processor_flags()))

@@ -310,7 +310,7 @@ class TrainingOptions(Options):
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto",
-        description="Number format of the computation; auto uses bf16 if the device supports it.",
+        description="Number format of the computation; auto uses bf16 where that is faster.",
     )
     packing: bool = Field(
         default=True,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 
 from tunesmith import distributed
 from tunesmith.errors import EnvironmentProblem, UsageError
-from tunesmith_torch.runtime.machine import count_ranks_here
-
-_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
-"""CPU flags of bfloat16 arithmetic in /proc/cpuinfo, on x86 and on ARM."""
+from tunesmith_torch.runtime.machine import (
+    count_ranks_here,
+    find_bf16_flags,
+    read_processor_flags,
+)
 
 
 @dataclass(frozen=True)
@@ -61,19 +61,19 @@ def pick_precision(
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     cpu_flags: frozenset[str] | None = None,
 ) -> Precision:
-    """Return bfloat16 if the device computes in it natively, else float32.
+    """Return bfloat16 if the device computes in it natively, and faster, else float32.
 
-    Emulated bfloat16 is slower than float32 and less exact, so ``auto`` never picks it.
+    bfloat16 that is emulated, or slow, is also less exact, so ``auto`` never picks it.
 
     ``cpu_flags``: the flags of a CPU by Linux's names; those of this machine if they are None.
     """
     if precision != "auto":
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         return Precision(dtype, "requested")
-    native = _native_bf16_device(device, _cpu_flags() if cpu_flags is None else cpu_flags)
+    native = _native_bf16_device(device, cpu_flags)
     if native:
         return Precision(torch.bfloat16, f"{native} computes in bfloat16")
-    return Precision(torch.float32, f"this {device.type} does not compute in bfloat16 natively")
+    return Precision(torch.float32, f"this {device.type} does not compute faster in bfloat16")
 
 
 def _device_of_rank(name: str) -> str:
@@ -111,27 +111,14 @@ def _device_count(kind: str) -> int:
             return 1
 
 
-def _native_bf16_device(device: torch.device, cpu_flags: frozenset[str]) -> str:
-    """Return the name of the device if it computes in bfloat16 natively, else an empty text."""
+def _native_bf16_device(device: torch.device, cpu_flags: frozenset[str] | None) -> str:
+    """Return the name of the device if it is faster in bfloat16, else an empty text."""
     match device.type:
         case "cuda":
             native = torch.cuda.get_device_capability(device) >= (8, 0) or bool(torch.version.hip)
             return torch.cuda.get_device_name(device) if native else ""
         case "cpu":
-            flags = sorted(cpu_flags & _BF16_FLAGS)
+            flags = find_bf16_flags(read_processor_flags() if cpu_flags is None else cpu_flags)
             return f"this CPU ({', '.join(flags)})" if flags else ""
         case _:
             return ""
-
-
-def _cpu_flags(source: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Return the CPU's flags by Linux's names; empty on other systems."""
-    try:
-        lines = source.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()

@@ -316,6 +316,8 @@ def test_an_unavailable_device_is_an_environment_problem() -> None:
     [
         ({"avx512f"}, torch.float32, "does not compute"),
         ({"avx512f", "avx512_bf16"}, torch.bfloat16, "avx512_bf16"),
+        ({"avx512_bf16", "avx512_fp16"}, torch.float32, "does not compute faster"),
+        ({"avx512_bf16", "avx512_fp16", "amx_bf16"}, torch.bfloat16, "amx_bf16"),
         ({"amx_bf16"}, torch.bfloat16, "amx_bf16"),
     ],
 )
