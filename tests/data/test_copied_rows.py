@@ -80,7 +80,7 @@ def test_the_kind_is_changed_for_records_that_are_not_their_columns() -> None:
     record = Completion(source="f:1", prompt="p ", completion="c")
     fields = {"q": record.prompt, "a": record.completion}
     assert rows.kind(record, fields) == COMPLETION
-    assert rows.build(COMPLETION, 1, fields) == record
+    assert rows.build(COMPLETION, "f:1", fields) == record
     assert rows.kind(record, {**fields, "q": "p"}) == CHANGED
     others: list[Record] = [
         Completion(source="f:1", prompt="p ", completion="c", slices=(("x", "y"),)),

@@ -44,6 +44,7 @@ class Reply:
     """Name and arguments of each tool that it calls; the arguments as JSON text."""
     finish_reason: str = "stop"
     tokens: int = 0
+    """Number of tokens of the answer, as the endpoint counts them."""
 
 
 @dataclass(frozen=True)

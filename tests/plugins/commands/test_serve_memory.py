@@ -72,4 +72,6 @@ def test_ten_times_the_requests_leave_as_much_as_the_first_ones() -> None:
         send_many(running, 1)
         before = count_live()
         send_many(running, 10)
-        assert count_live() == before
+        # What an earlier test of this process left may be gone meanwhile.
+        grown = {kind: count for kind, count in count_live().items() if count > before[kind]}
+    assert not grown
