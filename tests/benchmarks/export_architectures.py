@@ -84,7 +84,7 @@ GEMMA3 = {
 }
 """Order of layers and scale of all Gemma 3 models; as many tokens as the tokenizer has."""
 PHI = {"tie_word_embeddings": False, "num_key_value_heads": 4, "intermediate_size": 512}
-"""What all Phi-2 models have, and the converter of llama.cpp takes for granted."""
+"""Keys that all Phi-2 models have, and that the converter of llama.cpp takes for granted."""
 CASES = (
     Case("llama"),
     Case("llama", "tied", {"tie_word_embeddings": True}),
@@ -146,7 +146,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of one export."""
+    """The outcome of one export."""
 
     case: str
     exporter: str

@@ -138,8 +138,10 @@ def measure(name: str, references: Sequence[tuple[str, str]]) -> None:
         pairs = [Pair(request, right, damage(right, rng)) for request, right in references]
         _, _, before, after = count_wins(pairs, references, simulate(references, 0, errs, 1))
         print(f"| {name}, honest, errs {errs:.0%} | {before} | {after} |")
-    said = sum(is_attempt(reference) for _, reference in references)
-    print(f"| {name}: honest answers that the rule recognizes | {said} of {len(references)} |")
+    recognized = sum(is_attempt(reference) for _, reference in references)
+    print(
+        f"| {name}: honest answers that the rule recognizes | {recognized} of {len(references)} |"
+    )
 
 
 def main() -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tunesmith.contracts import Generation, Progress, TokenScores
+from tunesmith.contracts import Generation, Progress
 from tunesmith.errors import UsageError
-from tunesmith.records import Answer, Prompt
+from tunesmith.records import Prompt
+from tunesmith_evidence.answers.without_scores import WithoutScores
 from tunesmith_evidence.tasks.examples import prompt_texts
 
 
 @dataclass(frozen=True)
-class FunctionModel:
+class FunctionModel(WithoutScores):
     """A text model that answers with a function of the prompts' texts. It has no probabilities."""
 
     answer: Callable[[Sequence[str]], Sequence[str]]
@@ -27,19 +28,10 @@ class FunctionModel:
             progress(len(prompts))
         return [Generation(answer, len(answer.split()) + 1, "stop") for answer in answers]
 
-    def score(
-        self,
-        prompts: Sequence[Prompt],
-        completions: Sequence[Answer],
-        *,
-        progress: Progress | None = None,
-    ) -> Sequence[TokenScores]:
-        """Refuse: there are no tokens to score.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(
+    @property
+    def refusal(self) -> UsageError:
+        """The error: there are no tokens to score."""
+        return UsageError(
             "a classifier has no log-probabilities of answers",
             hint="measure it with an evaluator of generated answers, such as exact-match",
         )

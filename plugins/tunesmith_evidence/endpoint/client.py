@@ -65,7 +65,7 @@ class Endpoint:
     role: str = "endpoint"
     """Name of the endpoint in errors."""
     hint: str = "check the address, the name of the model and the token's variable, and start again"
-    """What to do if it cannot be asked."""
+    """Advice for the case that it cannot be asked."""
 
     def ask(
         self,

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.contracts import Generation, Progress, TokenScores
+from tunesmith.contracts import Generation, Progress
 from tunesmith.errors import EnvironmentProblem, UsageError
-from tunesmith.records import Answer, Message, Prompt
+from tunesmith.records import Message, Prompt
+from tunesmith_evidence.answers.without_scores import WithoutScores
 from tunesmith_evidence.endpoint.client import Endpoint, Reply
 
 
 @dataclass(frozen=True)
-class EndpointModel:
+class EndpointModel(WithoutScores):
     """A text model that sends conversations to an endpoint. It cannot score given answers."""
 
     endpoint: Endpoint
@@ -33,19 +34,10 @@ class EndpointModel:
         replies = self.endpoint.ask(conversations, max_new_tokens, progress)
         return [self._to_generation(reply, max_new_tokens) for reply in replies]
 
-    def score(
-        self,
-        prompts: Sequence[Prompt],
-        completions: Sequence[Answer],
-        *,
-        progress: Progress | None = None,
-    ) -> Sequence[TokenScores]:
-        """Refuse: endpoints return no log-probabilities of given answers.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(
+    @property
+    def refusal(self) -> UsageError:
+        """The error: endpoints return no log-probabilities of given answers."""
+        return UsageError(
             f"{self.endpoint.url}: an endpoint gives no log-probabilities of given answers",
             hint="choose evaluators that measure generated answers, such as exact-match",
         )

@@ -22,6 +22,7 @@ from tunesmith_evidence.fields.copying import (
 )
 from tunesmith_evidence.fields.ways import (
     COPIED,
+    WAYS,
     FieldRows,
     Learned,
     RowsByKind,
@@ -98,13 +99,12 @@ class FieldPredictor:
         self.accuracy = right / len(numbers)
         self._learned = learn(np.arange(len(numbers)))
         if len(numbers) < len(values):
-            if "say so" in self.way:
-                all_marked = self._mark_all(texts.texts, values, contents)
-            else:
-                all_marked = [*values]
-            copier = self._learned
-            everything = FieldRows(texts.rows, values, all_marked)
-            self._learned = Learned(everything, lambda: copier.copier, self._write)
+            # Marks take a search for candidates in all texts, and only these ways use them.
+            is_marked = WAYS[self.way].copies == "if classified"
+            marked = self._mark_all(texts.texts, values, contents) if is_marked else [*values]
+            sample = self._learned
+            everything = FieldRows(texts.rows, values, marked)
+            self._learned = Learned(everything, lambda: sample.copier, self._write)
 
     def _mark_all(
         self, texts: Sequence[str], values: Sequence[str], contents: Sequence[str | None]

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +34,28 @@ LIKELY = 0.5
 """Probability above which the best candidate is copied."""
 
 
+@dataclass(frozen=True)
+class Way:
+    """A way to predict a field."""
+
+    kind: str | None
+    """The kind of rows that its classifier learns from; None: there is no classifier."""
+    copies: Literal["never", "if classified", "if likely"]
+    """When a candidate is the value: as the classifier decides, or if it is likely."""
+
+
+WAYS = {
+    "constant": Way(None, "never"),
+    **{f"classify {kind}": Way(kind, "never") for kind in STRENGTHS},
+    **{f"copy if {kind} say so": Way(kind, "if classified") for kind in STRENGTHS},
+    **{f"copy if likely, else classify {kind}": Way(kind, "if likely") for kind in STRENGTHS},
+}
+"""All ways by name, the simplest first."""
+
+
 def list_ways(*, can_copy: bool) -> list[str]:
-    """Return the names of all ways, the simplest first."""
-    classified = [f"classify {kind}" for kind in STRENGTHS]
-    copied = [f"copy if {kind} say so" for kind in STRENGTHS]
-    likely = [f"copy if likely, else {way}" for way in classified]
-    return ["constant", *classified, *([*copied, *likely] if can_copy else [])]
+    """Return the names of the ways that are possible, the simplest first."""
+    return [name for name, way in WAYS.items() if can_copy or way.copies == "never"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,14 +139,14 @@ class Learned:
         self, way: str, rows: RowsByKind, candidates: CandidateRows, chosen: Sequence[int]
     ) -> list[str]:
         """Return the values of rows, whose candidates are the chosen ones, in one way."""
-        if way == "constant":
+        kind, copies = WAYS[way].kind, WAYS[way].copies
+        if kind is None:
             return [self.everything["terms"].constant] * len(chosen)
-        kind = next(kind for kind in STRENGTHS if kind in way.split())
-        if way.startswith("classify"):
+        if copies == "never":
             return self.everything[kind].predict(rows[kind])
         copied = self.copier.copy(candidates, chosen)
         found: list[str | None]
-        if way.startswith("copy if likely"):
+        if copies == "if likely":
             found = [self._write(content) if p > LIKELY else None for content, p in copied]
         else:
             marked = zip(self.unless_copied[kind].predict(rows[kind]), copied, strict=True)
@@ -162,7 +178,7 @@ class WayTest:
         is_known = [value in labels for value in rows.values]
         pairs = zip(is_known, rows.marked, strict=True)
         is_possible = [known or m == COPIED or m in unless_copied for known, m in pairs]
-        self._possible = {True: sum(is_known), False: sum(is_possible)}
+        self._most_classified, self._most_copied = sum(is_known), sum(is_possible)
         self._right: dict[str, int] = {}
 
     def is_measured(self, way: str) -> bool:
@@ -171,7 +187,8 @@ class WayTest:
 
     def count_possible(self, way: str) -> int:
         """Return how often a way is right, or could be as far as it is known."""
-        return self._right.get(way, self._possible[way.startswith("classify")])
+        most = self._most_classified if WAYS[way].copies == "never" else self._most_copied
+        return self._right.get(way, most)
 
     def measure(self, way: str) -> None:
         """Count how often a way is right."""

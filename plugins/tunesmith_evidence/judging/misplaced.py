@@ -57,7 +57,7 @@ def check_wins(
     An answer that is preferred there in any order is judged under two more requests. Its win is
     withdrawn if it is preferred more often than misplaced references are, at the level of 5 %. If
     these do not lose in four fifths of the replies, the judge does not go by the request (a
-    criterion such as politeness need not), nothing can be said, and all wins stay.
+    criterion such as politeness need not), nothing is known, and all wins stay.
 
     Args:
         references: requests, each with its reference answer.

@@ -38,7 +38,7 @@ MAX_KL = {"rounded": 0.5, "exact": 1e-3}
 MAX_LONG_NATS = 5e-3
 """Largest difference of a log-probability in a long text, if not more is allowed in all texts."""
 MAX_LONGER_KL, MIN_KL = 4.0, 1e-6
-"""How often larger the KL may be in long texts than in short ones, and nats that are no matter."""
+"""Factor by which the KL may be larger in long texts than in short ones, and nats to ignore."""
 MAX_MERGE_NATS = 1e-4
 """Largest difference of a log-probability between the merged model and the trained one."""
 

@@ -1,4 +1,4 @@
-"""What differs only in texts longer than the rows is found, or is said not to be proven."""
+"""Differences in texts longer than the rows only are found, or reported as not proven."""
 
 from __future__ import annotations
 

@@ -106,8 +106,7 @@ def load_model(file: Path, *, vocab_only: bool = False) -> Iterator[Any]:
     Raises:
         IntegrityError: llama.cpp cannot read the file.
     """
-    lib, ffi, *_ = load_library()
-    errors = load_library().errors
+    lib, ffi, _, errors = load_library()
     errors.clear()
     parameters = lib.llama_model_default_params()
     parameters.vocab_only, parameters.n_gpu_layers = vocab_only, 0

@@ -151,10 +151,11 @@ def _open_run(choice: Choice, run: Path) -> Target:
     if choice.which == "winner":
         target = _build("winner", plan, catalog, records, None)
         named = bool(choice.evaluators)
-        return Target(
-            target.label, plan, target.evaluators if named else suit_winner(target, folder),
-            records, lambda: (open_winner(folder, plan)[1], target.open()[1]),
-        )  # fmt: skip
+        return replace(
+            target,
+            evaluators=target.evaluators if named else suit_winner(target, folder),
+            open=lambda: (open_winner(folder, plan)[1], target.open()[1]),
+        )
     artifact = _find_artifact(folder) if choice.which == "tuned" else None
     return _build(choice.which, plan, catalog, records, artifact, parts.train)
 

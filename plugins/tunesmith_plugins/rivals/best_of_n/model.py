@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunesmith.contracts import Generation, Progress, TokenScores
+from tunesmith.contracts import Generation, Progress
 from tunesmith.errors import UsageError
 from tunesmith.execution.wrapped_model import WrappedModel
-from tunesmith.records import Answer, Prompt
+from tunesmith.records import Prompt
+from tunesmith_evidence.answers.without_scores import WithoutScores
 from tunesmith_torch.compare.other_model import RewardScorer
 
 
 @dataclass(frozen=True)
-class BestOfNModel(WrappedModel):
+class BestOfNModel(WithoutScores, WrappedModel):
     """Another model, of whose samples the one with the highest reward is the answer."""
 
     scorer: RewardScorer
@@ -46,19 +47,10 @@ class BestOfNModel(WrappedModel):
         }
         return [samples[best[prompt]] for prompt in prompts]
 
-    def score(
-        self,
-        prompts: Sequence[Prompt],
-        completions: Sequence[Answer],
-        *,
-        progress: Progress | None = None,
-    ) -> Sequence[TokenScores]:
-        """Refuse: the probability that an answer is the best of several is not known.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(
+    @property
+    def refusal(self) -> UsageError:
+        """The error: the probability that an answer is the best of several is not known."""
+        return UsageError(
             "the best of several samples has no log-probability",
             hint="measure it with an evaluator of generated answers, such as win-rate",
         )
