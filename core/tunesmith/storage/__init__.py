@@ -32,7 +32,7 @@ from tunesmith.storage.manifest import (
     verify_folder,
 )
 from tunesmith.storage.run_folder import RunFolder
-from tunesmith.storage.run_lock import LEASE, LockHolder, lock
+from tunesmith.storage.run_lock import LEASE, LockHolder, lock, lock_to_read
 
 __all__ = [
     "LEASE",
@@ -50,6 +50,7 @@ __all__ = [
     "free_bytes",
     "is_inside",
     "lock",
+    "lock_to_read",
     "read_events",
     "read_known_events",
     "read_manifest",

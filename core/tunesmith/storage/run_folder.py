@@ -19,6 +19,13 @@ RUN_FILES = frozenset(
     | {"postmortem.json", "report.json", "run.toml", "winner"}
 )
 """Files and folders that belong to the run itself; a reporter must not write there."""
+OTHER_FOLDERS = {
+    "export.json": "an export; its README.md has the command that serves it",
+    "evaluation.json": "an evaluation; its results are in evaluation.json",
+    "adapter_config.json": "an adapter; `tunesmith evaluate` takes it, other commands its run",
+    "run.toml": "a folder with a run file; `tunesmith run` makes a run of it",
+}
+"""What a folder is that has a file of this name and is no run."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,7 @@ class RunFolder:
         """
         if not (path / "lock").is_file():
             message = "is not the folder of a run" if path.is_dir() else "no such folder"
-            hint = "`tunesmith run` prints the run folder; by default it is a folder below runs/"
-            raise UsageError(f"{path}: {message}", hint=hint)
+            raise UsageError(f"{path}: {message}", hint=_describe_other(path))
         atomic.refuse_outside_links(path)
         return cls(path)
 
@@ -91,3 +97,17 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+
+def _describe_other(path: Path) -> str:
+    """Return what a folder is that is no run, or where the runs are."""
+    for folder in path.absolute().parents:
+        if (folder / "lock").is_file():
+            return f"it is in a run: {folder}"
+    for name, kind in OTHER_FOLDERS.items():
+        if (path / name).is_file():
+            return f"it is {kind}"
+    runs = sorted(lock.parent for lock in path.glob("*/lock"))
+    if runs:
+        return f"there are runs in it, such as {runs[-1]}; `tunesmith runs {path}` lists them"
+    return "`tunesmith run` prints the run folder; by default it is a folder below runs/"

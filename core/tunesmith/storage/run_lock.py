@@ -128,6 +128,20 @@ def lock(folder: Path, *, take_over: bool = False, disk: Disk = DISK) -> Iterato
         yield
 
 
+@contextmanager
+def lock_to_read(folder: Path) -> Iterator[None]:
+    """Lock a run's folder, so that nothing changes what is read; not if it cannot be written.
+
+    Raises:
+        As :func:`lock`.
+    """
+    if all(os.access(path, os.W_OK) for path in (folder, folder / "lock")):
+        with lock(folder):
+            yield
+    else:
+        yield
+
+
 def _flock(fd: int) -> bool:
     """Lock the file; return False if its file system has no locks."""
     try:

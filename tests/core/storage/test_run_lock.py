@@ -20,7 +20,7 @@ import pytest
 
 from tunesmith.distributed import start_time
 from tunesmith.errors import UsageError
-from tunesmith.storage import LockHolder, lock, run_lock
+from tunesmith.storage import LockHolder, lock, lock_to_read, run_lock
 
 ODD = b'{"pid": "x", "host": [], "process": 1, "started": null}'
 FLOCK_ERRORS = [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS]
@@ -344,3 +344,17 @@ def test_a_holder_of_another_machine_may_be_alive() -> None:
     assert replace(LockHolder.current(), pid=1, process=start_time(1)).may_be_alive()
     assert not dead_holder().may_be_alive()
     assert start_time(2**22 + 1) == ""
+
+
+def test_who_reads_a_run_locks_it_unless_it_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lock").touch()
+    with lock_to_read(tmp_path), pytest.raises(run_lock.RunInUseError), lock(tmp_path):
+        pass
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with lock_to_read(tmp_path):
+        assert sorted(tmp_path.iterdir()) == before
+        with lock(tmp_path):  # of a user who may write
+            pass

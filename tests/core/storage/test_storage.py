@@ -205,6 +205,33 @@ def test_other_paths_are_for_reporters(tmp_path: Path) -> None:
     assert run.resolve_report_path("/tmp/run.toml") == Path("/tmp/run.toml")
 
 
+@pytest.mark.parametrize(
+    ("file", "hint"),
+    [
+        ("export.json", "it is an export; its README.md"),
+        ("evaluation.json", "its results are in evaluation.json"),
+        ("adapter_config.json", "`tunesmith evaluate` takes it"),
+        ("run.toml", "`tunesmith run` makes a run of it"),
+        ("2026_x/lock", "such as {folder}/2026_x; `tunesmith runs {folder}` lists them"),
+        ("notes.txt", "`tunesmith run` prints the run folder"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_recognized(tmp_path: Path, file: str, hint: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    with pytest.raises(UsageError) as refused:
+        RunFolder.open(tmp_path)
+    assert hint.format(folder=tmp_path) in str(refused.value.hint)
+
+
+def test_a_folder_within_a_run_names_the_run(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "x").path
+    (run / "artifact").mkdir()
+    with pytest.raises(UsageError) as refused:
+        RunFolder.open(run / "artifact")
+    assert refused.value.hint == f"it is in a run: {run}"
+
+
 def test_only_run_folders_are_opened(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not the folder of a run"):
         RunFolder.open(tmp_path)

@@ -17,7 +17,7 @@ from tunesmith.config.run_file import parse_value
 from tunesmith.errors import ConfigError, UsageError
 from tunesmith.offers import ExporterOffer, Offered
 from tunesmith.options import from_table
-from tunesmith.storage import lock
+from tunesmith.storage import lock_to_read
 from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import (
@@ -89,7 +89,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     target = folder.path / "export" / to if out is None else out.expanduser().absolute()
     _make_parent(target)
     export = Export.from_offer(offered.offer, options)
-    with lock(folder.path):
+    with lock_to_read(folder.path):
         certificate = export_run(trained, export, target, announce=render.print_note)
     if as_json:
         render.print_json({**certificate, "path": str(target)})

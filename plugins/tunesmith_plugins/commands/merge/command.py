@@ -15,7 +15,7 @@ from tunesmith.execution import execute
 from tunesmith.execution.run_data import load_data
 from tunesmith.plan import Plan
 from tunesmith.records import Prompt, last_exchange
-from tunesmith.storage import RunFolder, lock
+from tunesmith.storage import RunFolder, lock_to_read
 from tunesmith_cli.common import trust_option
 from tunesmith_evidence.formats import format_deviation
 from tunesmith_torch.options.training import TrainingOptions
@@ -67,7 +67,7 @@ def command(
     from tunesmith_torch.models.merging import merge_adapter
 
     target = folder.path / "merged" if out is None else out.expanduser().absolute()
-    with lock(folder.path):
+    with lock_to_read(folder.path):
         training = cast(TrainingOptions, plan.technique.config)
         base = adapter_base_folder(plan.found_model.fetch(), adapter, training)
         merged = merge_adapter(base, adapter, target, prompts, options)
