@@ -1,13 +1,16 @@
 """Diagnose the fit of a training: memorised, overfitted, underfitted or fitted, in this order.
 
+A training whose loss has risen is underfitted, whatever else is true.
+
 =============  ===================================================================================
 memorised      the tuned model's loss tells a training row from a held-out row: the probability that
                a training row has the lower one (AUC) is at least :data:`MEMORISED_AUC`
 overfitted     training went on for too long: the dev loss after the last step is above the lowest
                one by more than its interval
 underfitted    the loss on held-out rows is not below that of the base model by more than its
-               interval, or the training loss still falls by a tenth, and by 0.01 nats, in the last
-               third of the steps
+               interval; or in the last third of the steps, the training loss still falls by a
+               tenth, and by 0.01 nats, or is a tenth above that of the first step, which is the
+               untrained model's, and this is clear of its noise
 fitted         none of these
 =============  ===================================================================================
 
@@ -24,7 +27,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tunesmith.events import JSON, TUNED, Measured
+from tunesmith.events import JSON, TUNED, Measured, StepFinished
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith.statistics import Interval
@@ -45,6 +48,10 @@ TAIL = 1 / 3
 MIN_TAIL_STEPS = 6
 FALL = 0.1
 """Fall of the training loss in these steps, as a share of it, that counts as falling."""
+RISE = 0.1
+"""Rise of the training loss over that of the first step, as a share of it, that counts as risen."""
+CERTAIN = 0.999
+"""One-sided level at which a training loss has risen: hardly any run meets such a first step."""
 LEAST_FALL = 0.01
 """Fall of the training loss, in nats per token, below which there is nothing left to learn."""
 VALIDATION_FILE = "validation.json"
@@ -83,6 +90,7 @@ def diagnose_fit(folder: Path, report: Report) -> Fit | None:
     stage = list(report.training_started)[-1] if report.training_started else ""
     values: dict[str, float] = {}
     findings = [
+        _find_risen(report, stage),
         _find_memorised(folder, report, values),
         _find_overfitted(folder / stage / VALIDATION_FILE, values),
         _find_underfitted(folder, report, stage, values),
@@ -106,6 +114,26 @@ def gets_nothing_right(report: Report) -> bool:
 
 
 Finding = tuple[FitState, str]
+
+
+def _find_risen(report: Report, stage: str) -> Finding | None:
+    """Compare the training losses of the last steps with that of the first."""
+    steps = _stage_steps(report, stage)
+    if any(step.metrics for step in steps):
+        return None  # losses of a policy are not those of data
+    losses = [step.loss for step in steps]
+    risen = find_rise(losses)
+    if risen is None:
+        return None
+    return "underfitted", (
+        f"the training loss has risen, from {format_number(losses[0])} at the first step to "
+        f"{format_number(risen)} in the last third; train with a lower learning rate, or with a "
+        "longer warmup (schedule.warmup_ratio)"
+    )
+
+
+def _stage_steps(report: Report, stage: str) -> list[StepFinished]:
+    return [step for (name, _), step in sorted(report.steps.items()) if name == stage]
 
 
 def _find_memorised(folder: Path, report: Report, values: dict[str, float]) -> Finding | None:
@@ -170,8 +198,7 @@ def _find_underfitted(
                 f"model: by {format_number(gain.value)} "
                 f"{format_interval(gain.low, gain.high)}; {hint}"
             )
-    losses = [step.loss for (name, _), step in sorted(report.steps.items()) if name == stage]
-    fall = falling_share(losses)
+    fall = falling_share([step.loss for step in _stage_steps(report, stage)])
     if fall is not None:
         values["fall"] = fall
     if fall is None or fall < FALL:
@@ -220,7 +247,7 @@ def falling_share(losses: Sequence[float]) -> float | None:
     A fall below :data:`LEAST_FALL` is 0, too. A line is fitted to the last third of the losses
     (least squares); its slope counts if the 95 % interval is below 0. None: too few steps.
     """
-    tail = [loss for loss in losses[-round(TAIL * len(losses)) :] if math.isfinite(loss)]
+    tail = _find_tail(losses)
     n = len(tail)
     if n < MIN_TAIL_STEPS:
         return None
@@ -232,3 +259,23 @@ def falling_share(losses: Sequence[float]) -> float | None:
     fall = -slope * (n - 1)
     is_falling = slope + student_quantile(0.975, n - 2) * error < 0 and fall >= LEAST_FALL
     return fall / mean if is_falling and mean > 0 else 0.0
+
+
+def find_rise(losses: Sequence[float]) -> float | None:
+    """Return the mean of the last losses if it is above the first loss by :data:`RISE`, or None.
+
+    The first loss has to lie below all that such losses would include by chance (prediction
+    interval of one more normal value, at :data:`CERTAIN`).
+    """
+    tail = _find_tail(losses)
+    n = len(tail)
+    if n < MIN_TAIL_STEPS or not math.isfinite(losses[0]):
+        return None
+    mean = math.fsum(tail) / n
+    deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in tail) / (n - 1))
+    bound = mean - student_quantile(CERTAIN, n - 1) * deviation * math.sqrt(1 + 1 / n)
+    return mean if losses[0] < bound and mean >= (1 + RISE) * losses[0] else None
+
+
+def _find_tail(losses: Sequence[float]) -> list[float]:
+    return [loss for loss in losses[-round(TAIL * len(losses)) :] if math.isfinite(loss)]

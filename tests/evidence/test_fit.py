@@ -14,7 +14,7 @@ from tunesmith.events import Measured, StepFinished, TrainingFinished, TrainingS
 from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
 from tunesmith.testing import sample_event
 from tunesmith_evidence import fit
-from tunesmith_evidence.fit import diagnose_fit, falling_share
+from tunesmith_evidence.fit import diagnose_fit, falling_share, find_rise
 
 RNG = random.Random(5)
 LEVEL = [1.0 + RNG.gauss(0, 0.05) for _ in range(60)]
@@ -59,10 +59,14 @@ def report(
     base: Sequence[float] | None = [value + 1 for value in LEVEL],
     steps: Sequence[float] = LEVEL,
     stage: str = "",
+    metrics: dict[str, float] | None = None,
 ) -> Report:
     events = [
         sample_event(TrainingStarted, stage=stage, steps=len(steps)),
-        *(sample_event(StepFinished, stage=stage, step=n, loss=x) for n, x in enumerate(steps, 1)),
+        *(
+            sample_event(StepFinished, stage=stage, step=n, loss=x, metrics=metrics or {})
+            for n, x in enumerate(steps, 1)
+        ),
         sample_event(TrainingFinished, stage=""),
         measure(folder, "tuned", tuned),
         measure(folder, TRAINING_ROWS, train),
@@ -171,6 +175,29 @@ def test_a_training_loss_that_still_falls(tmp_path: Path) -> None:
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, steps=falling))
     assert diagnosis is not None and diagnosis.state == "underfitted"
     assert "still fell by" in diagnosis.sentence
+
+
+def test_a_training_loss_that_has_risen(tmp_path: Path) -> None:
+    burst = [4.1, 5, 40, 60, 85, *[9.6, 10.4] * 10]
+    diagnosis = diagnose_fit(tmp_path, report(tmp_path, steps=burst))
+    assert diagnosis is not None and diagnosis.state == "underfitted"
+    assert "risen, from 4.100 at the first step to 10.000 in the last third" in diagnosis.sentence
+    write_validation(tmp_path, LEVEL, [value + 1 for value in LEVEL])
+    assert state(tmp_path, report(tmp_path, steps=burst)) == "underfitted", "not overfitted"
+    policy = diagnose_fit(tmp_path, report(tmp_path, steps=burst, metrics={"kl": 1.0}))
+    assert "risen" not in str(policy), "a loss of a policy, not of data"
+
+
+def test_the_rise_of_losses() -> None:
+    assert find_rise([1.0, *[2.0] * 20]) == pytest.approx(2.0)
+    assert find_rise([1.0, *[1.05] * 20]) is None, "hardly"
+    assert find_rise([1.0, *[0.5] * 20]) is None
+    assert find_rise([1.0] * 12) is None, "too few steps"
+    assert find_rise([float("nan"), *[2.0] * 20]) is None
+    assert find_rise([1.0, *[1.5, 0.9] * 10]) is None, "as noisy as that"
+    rng = random.Random(1)
+    rises = [find_rise([1 + rng.gauss(0, 0.2) for _ in range(30)]) for _ in range(1000)]
+    assert sum(rise is not None for rise in rises) <= 5
 
 
 def test_the_fall_of_losses() -> None:
