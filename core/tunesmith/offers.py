@@ -209,8 +209,10 @@ class ReporterOffer(ComponentOffer[C]):
     by_default: bool = False
     """True if it is used when the run file names no reporter."""
     always: bool = False
-    """True if every run uses it, whatever reporters the run file names, also with ``--quiet``: for
-    what a plugin must observe. It prints nothing, and needs no options."""
+    """True if every run uses it, whatever reporters the run file names: for what a plugin must
+    observe. It prints nothing, and needs no options."""
+    shows_progress: bool = False
+    """True if it shows the progress of a run on the terminal; ``--quiet`` runs without it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ from tunesmith.config.trust import TRUST_VARIABLE
 
 if TYPE_CHECKING:
     from tunesmith.catalog import Catalog
+    from tunesmith.plan import Plan
     from tunesmith.plugins import Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -31,6 +32,13 @@ class CliState:
     imports_all: bool = False
     """True once a command was not among the known ones, so that all plugins are imported."""
     _catalogs: dict[tuple[Selection, bool], Catalog] = field(default_factory=dict)
+
+    def adapt(self, plan: Plan) -> Plan:
+        """Return the plan, with ``--quiet`` without the reporters that show progress."""
+        if not self.quiet:
+            return plan
+        shown = tuple(r for r in plan.reporters if not r.offer.shows_progress)
+        return replace(plan, reporters=shown)
 
     def selection(self) -> Selection:
         """Return the plugins that the common options and the environment choose."""

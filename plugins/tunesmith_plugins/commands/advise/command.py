@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,8 @@ def command(
         run_file, sets=overrides, files=state.files, disabled=state.disabled
     )
     api.refuse_unrunnable(plan)
-    if state.quiet:
-        plan = replace(plan, reporters=tuple(r for r in plan.reporters if r.offer.always))
     named = None if out is None else api.create_run_folder(plan, out)
+    plan = state.adapt(plan)
     root = named or RunFolder.create(Path(plan.run.folder), f"{plan.name}-advice")
     found = advise(plan, catalog, root.path, margin or find_margin(plan))
     if as_json:

@@ -134,8 +134,8 @@ def create_folder(out: Path | None, label: str) -> Path:
 
 def measure(target: Target, folder: Path, quiet: bool) -> list[Measured]:
     """Evaluate the target with each of its evaluators; the values per row go to the folder."""
-    console = () if quiet else tuple(r for r in target.plan.reporters if r.id == "console")
-    plan = replace(target.plan, reporters=console)
+    shown = tuple(r for r in target.plan.reporters if r.offer.shows_progress and not quiet)
+    plan = replace(target.plan, reporters=shown)
     measured: list[Measured] = []
     with (
         EventLog(folder / "events.jsonl") as log,

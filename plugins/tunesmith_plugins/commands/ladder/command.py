@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +71,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     )
     api.refuse_unrunnable(plan)
     folder = api.create_run_folder(plan, out)
-    if state.quiet:
-        plan = replace(plan, reporters=tuple(r for r in plan.reporters if r.offer.always))
+    plan = state.adapt(plan)
     show(measure_ladder(plan, catalog, folder), folder, as_json)
 
 

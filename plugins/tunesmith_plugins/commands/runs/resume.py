@@ -9,7 +9,7 @@ import click
 from tunesmith import api, distributed
 from tunesmith.errors import UsageError
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state, trust_option
-from tunesmith_plugins.commands.runs.run import show, show_failed_run, without_reporters_if_quiet
+from tunesmith_plugins.commands.runs.run import show, show_failed_run
 
 
 def _refuse_old_name(ctx: click.Context, option: click.Parameter, value: bool) -> None:
@@ -43,7 +43,5 @@ def command(state: CliState, run: Path, accept_changes: bool, as_json: bool) -> 
         return
     folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
     with show_failed_run(folder, as_json):
-        report = api.continue_run(
-            folder, without_reporters_if_quiet(plan, state), catalog, accept_changes=accept_changes
-        )
+        report = api.continue_run(folder, state.adapt(plan), catalog, accept_changes=accept_changes)
     show(report, folder, as_json)

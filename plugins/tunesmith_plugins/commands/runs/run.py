@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,7 +12,6 @@ from tunesmith import api, distributed
 from tunesmith.errors import RunStopped, TunesmithError, UsageError
 from tunesmith.execution import execute
 from tunesmith.execution.report import Report
-from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 from tunesmith_cli import render
 from tunesmith_cli.common import (
@@ -62,15 +60,8 @@ def command(
     api.refuse_unrunnable(plan)
     folder = api.create_run_folder(plan, out)
     with show_failed_run(folder, as_json):
-        report = execute.run(without_reporters_if_quiet(plan, state), catalog, folder, force=force)
+        report = execute.run(state.adapt(plan), catalog, folder, force=force)
     show(report, folder, as_json)
-
-
-def without_reporters_if_quiet(plan: Plan, state: CliState) -> Plan:
-    """Return the plan; if ``--quiet`` is set, only with the reporters of every run."""
-    if not state.quiet:
-        return plan
-    return replace(plan, reporters=tuple(r for r in plan.reporters if r.offer.always))
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +56,7 @@ def command(state: CliState, run: Path, count: int, as_json: bool) -> None:
     report = load_report(folder)
     rival, tuned = _find_rival(report, folder), find_tuned(report)
     assert tuned is not None
-    if state.quiet:
-        plan = replace(plan, reporters=tuple(r for r in plan.reporters if r.offer.always))
+    plan = state.adapt(plan)
     _, parts = load_data(plan)
     if report.data is None or report.data.fingerprint != parts.fingerprint:
         raise UsageError(

@@ -50,4 +50,5 @@ CONSOLE = ReporterOffer(
     config=ConsoleOptions,
     build=build,
     by_default=True,
+    shows_progress=True,
 )
