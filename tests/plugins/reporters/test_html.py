@@ -259,6 +259,13 @@ def test_answers_are_side_by_side_with_prompts(tmp_path: Path) -> None:
     assert "all 4 regressed 1 wrong 2 right 2" in text
 
 
+def test_nothing_regressed_where_no_other_model_was_asked(tmp_path: Path) -> None:
+    measured = write_answers(tmp_path, {"tuned": [0, 1, 0, 1]})
+    *events, end = [e for e in sample_run(steps=3) if not isinstance(e, Measured)]
+    text = outline(page(tmp_path, [*events, *measured, replace(end, verdict={})])).text
+    assert "all 4 wrong 2 right 2" in " ".join(text.split()), "not: regressed 0"
+
+
 def test_a_model_that_was_asked_fewer_rows(tmp_path: Path) -> None:
     measured = write_answers(tmp_path, {"zero-shot": [0], "linear": [1], "tuned": [1, 1, 0]})
     *events, end = [e for e in sample_run(steps=3) if not isinstance(e, Measured)]
