@@ -375,7 +375,7 @@ class RivalChosen(Event, kind="rival-chosen"):
 
 @dataclass(frozen=True, kw_only=True)
 class Measured(Event, kind="measured"):
-    """One metric of one model over the held-out part, with its 95 % interval.
+    """One metric of one model over rows that it was not trained on, with its 95 % interval.
 
     The file ``records`` below the run folder holds the value of each record.
     """
@@ -398,6 +398,8 @@ class Measured(Event, kind="measured"):
     ``heldout_rows``; empty if there are none, or no others."""
     details: JSON = field(default_factory=dict)
     """Further results that the evaluator adds."""
+    part: Literal["heldout", "dev"] = "heldout"
+    """The part of the data that was measured; ``dev`` if something is decided by the result."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,12 @@ from tunesmith_evidence.formats import (
 )
 from tunesmith_evidence.report.charts import IntervalBar, draw_intervals
 from tunesmith_evidence.report.facts import describe_stage, list_predictions
-from tunesmith_evidence.report.headline import Headline, find_headline, group_by_metric
+from tunesmith_evidence.report.headline import (
+    Headline,
+    find_headline,
+    group_by_metric,
+    rows_measured,
+)
 from tunesmith_evidence.report.markdown import escape, render_table
 from tunesmith_evidence.report.status import find_status
 
@@ -80,7 +85,11 @@ def render_card_svg(report: Report, folder: Path) -> str:
             Markup('<text x="{}" y="{}" class="{}">{}</text>').format(MARGIN, y, style, text)
         )
     bars = [IntervalBar(e.model, e.value, e.low, e.high, e.model == TUNED) for e in events]
-    chart = draw_intervals(bars, f"{events[0].metric} on held-out rows") if events else Markup("")
+    chart = (
+        draw_intervals(bars, f"{events[0].metric} on {rows_measured(events)}")
+        if events
+        else Markup("")
+    )
     if chart:
         y += 24
         parts.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -108,6 +108,11 @@ def group_by_metric(report: Report) -> list[list[Measured]]:
         groups.setdefault((event.evaluator, event.metric), []).append(event)
     decisive = (verdict.get("evaluator"), verdict.get("metric"))
     return sorted(groups.values(), key=lambda g: (g[0].evaluator, g[0].metric) != decisive)
+
+
+def rows_measured(events: Sequence[Measured]) -> str:
+    """Return which rows measurements of one metric are about."""
+    return "dev rows" if all(event.part == "dev" for event in events) else "held-out rows"
 
 
 def _describe_difference(report: Report, verdict: JSON) -> tuple[str, str, str]:

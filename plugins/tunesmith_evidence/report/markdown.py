@@ -116,11 +116,12 @@ def escape(text: str, limit: int = 80) -> str:
 def _render_scores(report: Report) -> Iterator[str]:
     groups = group_by_metric(report)
     if groups:
-        yield "## Scores on held-out rows"
+        yield "## Scores"
     for events in groups:
         label = report.metric_label(events[0].evaluator, events[0].metric)
         better = "higher" if events[0].higher_is_better else "lower"
-        yield f"{code(label)}, {better} is better:"
+        dev = " on dev rows" if events[0].part == "dev" else ""
+        yield f"{code(label)}{dev}, {better} is better:"
         yield render_table(
             ["model", "value", "95 % interval", "rows"],
             [

@@ -266,6 +266,15 @@ def test_nothing_regressed_where_no_other_model_was_asked(tmp_path: Path) -> Non
     assert "all 4 wrong 2 right 2" in " ".join(text.split()), "not: regressed 0"
 
 
+def test_scores_on_dev_rows_are_called_so(tmp_path: Path) -> None:
+    others = [e for e in sample_run(steps=2) if not isinstance(e, Measured)]
+    for part, rows in (("dev", "Dev rows, "), ("heldout", "Held-out rows, ")):
+        measured = sample_event(Measured, metric="m", evaluator="m", part=part)
+        text = " ".join(outline(page(tmp_path, [*others[:-1], measured, others[-1]])).text.split())
+        assert f"{rows}higher is better; bars are 95 % intervals" in text
+        assert ("m (dev rows, higher is better)" in text) == (part == "dev")
+
+
 def test_a_model_that_was_asked_fewer_rows(tmp_path: Path) -> None:
     measured = write_answers(tmp_path, {"zero-shot": [0], "linear": [1], "tuned": [1, 1, 0]})
     *events, end = [e for e in sample_run(steps=3) if not isinstance(e, Measured)]

@@ -471,6 +471,7 @@ def test_a_reward_model_of_length_stops_the_run(
     assert gate.metrics["length_correlation"] > 0.5
     assert gate.metrics["shorter_accuracy"] < 0.3
     measured = {event.metric: event for event in run.events_of(Measured)}
+    assert {event.part for event in measured.values()} == {"dev"}
     assert measured["reward_accuracy"].low > 0.5  # it beats chance, by length alone
     before = len(run.events)
     with pytest.raises(GateError, match="it rewards length"):  # resumed: it is stopped again

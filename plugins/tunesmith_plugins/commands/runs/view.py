@@ -189,7 +189,8 @@ def show_notices(report: Report) -> None:
 def _metric_text(event: Measured, label: str) -> str:
     better = "higher" if event.higher_is_better else "lower"
     unit = f"{event.unit}, " if event.unit else ""
-    return f"{label} ({unit}{better} is better)"
+    dev = "dev rows, " if event.part == "dev" else ""
+    return f"{label} ({dev}{unit}{better} is better)"
 
 
 def _table_order(report: Report) -> Any:

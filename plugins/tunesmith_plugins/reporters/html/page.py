@@ -36,7 +36,12 @@ from tunesmith_evidence.report.facts import (
     list_predictions,
 )
 from tunesmith_evidence.report.first_batch import FirstBatch, read_first_batches
-from tunesmith_evidence.report.headline import find_headline, group_by_metric, list_comparisons
+from tunesmith_evidence.report.headline import (
+    find_headline,
+    group_by_metric,
+    list_comparisons,
+    rows_measured,
+)
 from tunesmith_evidence.report.status import find_status
 from tunesmith_plugins.reporters.html.findings import list_findings
 
@@ -61,6 +66,8 @@ class MetricSection:
 
     name: str
     description: str
+    rows: str
+    """Which rows were measured."""
     chart: Markup
     measurements: list[Measured]
 
@@ -212,7 +219,9 @@ def _metric_sections(report: Report) -> Iterator[MetricSection]:
             IntervalBar(e.model, e.value, e.low, e.high, e.model == TUNED, notes.get(e.model, ""))
             for e in events
         ]
-        yield MetricSection(name, f"{unit}{better} is better", draw_intervals(bars, name), events)
+        rows = rows_measured(events)
+        description = f"{unit}{better} is better"
+        yield MetricSection(name, description, rows, draw_intervals(bars, name), events)
 
 
 def _stage_sections(report: Report, folder: Path) -> Iterator[StageSection]:

@@ -139,4 +139,5 @@ def _measured(job: Job[Any], metric: str, interval: Interval, seconds: float) ->
         higher_is_better=True,
         seconds=seconds,
         records=RECORDS_FILE,
+        part="dev",
     )
