@@ -2,12 +2,12 @@
 
 The error after n rows is modelled as ``a * n ** -b`` (Hestness et al. 2017, section 2). The
 interval resamples the held-out rows, the same ones for each number of training rows. It does not
-contain the chance of the training's seed.
+contain the chance of the training's seed. Shapes: P probes, N held-out rows, R resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ class Extrapolation:
     error: float = float("nan")
     """Predicted mean error, in the unit of the errors; nan if there is a reason."""
     resampled: tuple[float, ...] = ()
-    """Errors by resample; :func:`resample` has the same held-out rows."""
+    """Errors by resample; :func:`average` has the same held-out rows."""
     exponent: float = float("nan")
     """Exponent of the power law by which the error falls with rows; nan if there is a reason."""
     reason: str = ""
@@ -42,42 +42,63 @@ class Extrapolation:
 
 
 def extrapolate(
-    rows: Sequence[int], errors: Sequence[Sequence[float]], target: int, seed: int = 0
+    rows: Sequence[int],
+    errors: Sequence[Sequence[float]],
+    target: int,
+    weights: Sequence[float] | None = None,
+    groups: Sequence[Hashable | None] | None = None,
 ) -> Extrapolation:
     """Predict the mean error after ``target`` training rows.
 
     Args:
         rows: numbers of training rows.
-        errors: for each of them, the error of each held-out row; 0 or more.
+        errors: for each of them, the error of each held-out row; their mean is 0 or more.
+        target: number of training rows for which the error is predicted.
+        weights: of the held-out rows, above 0; None: all are equal.
+        groups: of the held-out rows; those of one group are drawn together.
     """
     if len(set(rows)) < FEWEST_POINTS:
         return Extrapolation(target, reason=f"fewer than {FEWEST_POINTS} probes were measured")
-    table = np.array(errors, dtype=np.float64)
-    means = _mean(table)
-    if not means.min() > 0:
+    # A logarithm needs errors above 0: no wrong answer counts as half of one.
+    least = 0.5 / len(errors[0]) if np.isin(errors, (0.0, 1.0)).all() else 0.0
+    means_PR = np.stack([np.maximum(average(e, weights, groups), least) for e in errors])
+    if not means_PR[:, 0].min() > 0:
         return Extrapolation(target, reason="an error is not above 0")
-    slope, error = _fit(rows, means[:, None], target)
-    if slope[0] >= 0:
+    slopes, predicted = _fit(rows, means_PR, target)
+    if slopes[0] >= 0:
         return Extrapolation(target, reason="more training rows did not reduce the errors")
-    samples = np.stack([_mean(table[:, chosen]) for chosen in resample(table.shape[1], seed)], 1)
-    slopes, resampled = _fit(rows, samples, target)
-    if (slopes >= 0).mean() > MAX_UNCLEAR:
+    if (slopes[1:] >= 0).mean() > MAX_UNCLEAR:
         return Extrapolation(target, reason="the probes differ too little to show a trend")
-    return Extrapolation(target, float(error[0]), tuple(map(float, resampled)), -float(slope[0]))
+    return Extrapolation(
+        target, float(predicted[0]), tuple(map(float, predicted[1:])), -float(slopes[0])
+    )
 
 
-def resample(count: int, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Return the numbers of the held-out rows of each resample."""
-    return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+def average(
+    values: Sequence[float],
+    weights: Sequence[float] | None = None,
+    groups: Sequence[Hashable | None] | None = None,
+) -> Array:
+    """Return the mean of values over the held-out rows, and below it that of each resample: (1+R,).
 
-
-def _mean(table: Array) -> Array:
-    """Return means by probe; those of wrong/right values a little above 0, even if all are."""
-    n = table.shape[1]
-    is_binary = bool(np.isin(table, (0.0, 1.0)).all())
-    total: Array = table.sum(axis=1)
-    means: Array = (total + 0.5) / (n + 1) if is_binary else total / n
+    The resamples are the same for all values of the same rows.
+    """
+    weights_N = np.ones(len(values)) if weights is None else np.array(weights)
+    numbers: dict[Hashable, int] = {}
+    unit_N = [
+        numbers.setdefault(("row", row) if group is None else ("group", group), len(numbers))
+        for row, group in enumerate(groups or [None] * len(values))
+    ]
+    drawn_RN = weights_N * np.vstack([np.ones(len(numbers)), _resample(len(numbers))])[:, unit_N]
+    means: Array = drawn_RN @ np.array(values, dtype=np.float64) / drawn_RN.sum(axis=1)
     return means
+
+
+def _resample(units: int) -> npt.NDArray[np.int64]:
+    """Return how often each resample has each unit: a row, or a group of rows."""
+    drawn = np.random.default_rng(0).integers(0, units, (RESAMPLES, units))
+    places = drawn + units * np.arange(RESAMPLES)[:, None]
+    return np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape)
 
 
 def _fit(rows: Sequence[int], means: Array, target: int) -> tuple[Array, Array]:

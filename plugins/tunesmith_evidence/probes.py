@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tunesmith.catalog import Catalog
 from tunesmith.contracts import Dataset
 from tunesmith.data.subset import Subset
 from tunesmith.events import Measured
 from tunesmith.execution import execute
+from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith.execution.run_data import DataParts
 from tunesmith.options import GateOptions
@@ -28,6 +27,17 @@ class _FixedRows:
 
     def load(self) -> Dataset:
         return self.dataset
+
+
+@dataclass(frozen=True)
+class RowValue:
+    """The value of a model on a held-out row."""
+
+    value: float
+    weight: float = 1.0
+    """Share of the row in the mean, in any unit: its tokens, say."""
+    group: str | None = None
+    """Rows of one group depend on each other; None: the row is independent of all others."""
 
 
 def run_probe(
@@ -56,10 +66,17 @@ def run_probe(
     return execute.run(probe, catalog, folder)
 
 
-def read_values(folder: Path, measured: Measured) -> dict[int, float]:
-    """Return the value of each held-out row, by its number."""
-    values = {}
-    for index, text in enumerate((folder / measured.records).read_text("utf-8").splitlines()):
-        line: dict[str, Any] = json.loads(text)
-        values[int(line.get("row", index))] = float(line[measured.metric]["value"])
-    return values
+def read_values(folder: Path, measured: Measured) -> dict[int, RowValue]:
+    """Return the value of each held-out row, by its number; rows of weight 0 do not count.
+
+    Raises:
+        IntegrityError: the file is lost or damaged.
+    """
+    metric = measured.metric
+    return {
+        int(row.get("row", index)): RowValue(
+            float(row[metric]["value"]), float(row[metric]["weight"]), row.get("group")
+        )
+        for index, row in enumerate(read_rows(folder / measured.records, metric))
+        if row[metric]["weight"]
+    }

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from tunesmith_evidence.learning_curve import extrapolate, resample
+from tunesmith_evidence.learning_curve import average, extrapolate
 
 ROWS = (100, 200, 400)
 
@@ -48,5 +48,32 @@ def test_what_cannot_be_extrapolated(
     assert re.search(reason, extrapolate(rows, binary(shares), 1000).reason)
 
 
-def test_resamples_are_the_same_for_a_seed() -> None:
-    assert (resample(20, 3) == resample(20, 3)).all() and resample(20).shape == (2000, 20)
+@pytest.mark.parametrize("seed", range(20))
+def test_a_forecast_of_equal_probes_equals_them(seed: int) -> None:
+    """Of probes that differ by next to nothing, on rows that weigh unequally."""
+    draws = np.random.default_rng(seed)
+    errors = draws.integers(0, 2, 60) if seed % 2 else draws.gamma(2.0, size=60)
+    weights = draws.integers(1, 500, 60)
+    mean = float((weights * errors).sum() / weights.sum())
+    probes = [[(1 - 1e-9 * n) * error for error in errors] for n in range(3)]
+    found = extrapolate(ROWS, probes, 1000, weights.tolist())
+    assert found.error == pytest.approx(mean, rel=1e-6)
+    low, high = found.interval()
+    assert low < mean < high
+
+
+def test_no_wrong_answer_counts_as_half_of_one() -> None:
+    shares = [[float(row < wrong) for row in range(50)] for wrong in (20, 5, 0)]
+    found = extrapolate(ROWS, shares, 400)
+    assert found.error < 0.02
+    assert average(shares[0])[0] == 0.4
+
+
+def test_resamples_weigh_rows_and_draw_groups_whole() -> None:
+    values, weights = [0.0, 0.0, 1.0, 1.0], [3.0, 1.0, 2.0, 2.0]
+    found = average(values, weights, ["a", "a", "b", "b"])
+    assert found[0] == 0.5 and set(found[1:]) == {0.0, 0.5, 1.0}
+    alone = average(values, weights)
+    assert len(set(alone[1:])) > 3 and alone[0] == 0.5
+    assert (average(values, weights) == alone).all() and alone.shape == (2001,)
+    assert (average(values, weights, [None] * 4) == alone).all()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tests.fixtures.python.bench import Bench, rows
 
+from tunesmith.errors import IntegrityError
+from tunesmith.events import Measured
 from tunesmith.execution.run_data import load_data
-from tunesmith_evidence.probes import read_values, run_probe
+from tunesmith.testing import sample_event
+from tunesmith_evidence.probes import RowValue, read_values, run_probe
 
 
 def test_a_probe_learns_from_fewer_rows(tmp_path: Path) -> None:
@@ -23,3 +27,17 @@ def test_a_probe_learns_from_fewer_rows(tmp_path: Path) -> None:
         (measured,) = report.measured.values()
         values = read_values(folder.path, measured)
         assert sorted(values) == list(range(len(parts.heldout)))
+
+
+def test_values_have_weights_and_groups(tmp_path: Path) -> None:
+    """A row without tokens has no loss: it is left out, and is no row with the loss 0."""
+    measured = sample_event(Measured, metric="loss", records="rows.jsonl")
+    (tmp_path / "rows.jsonl").write_text(
+        '{"row":0,"loss":{"value":2.5,"weight":4},"group":"a"}\n'
+        '{"row":1,"loss":{"value":0,"weight":0}}\n'
+        '{"row":7,"loss":{"value":1,"weight":1}}\n'
+    )
+    assert read_values(tmp_path, measured) == {0: RowValue(2.5, 4.0, "a"), 7: RowValue(1.0)}
+    (tmp_path / "rows.jsonl").write_text('{"row":0}\n')
+    with pytest.raises(IntegrityError, match="is damaged"):
+        read_values(tmp_path, measured)

@@ -8,16 +8,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import Result
 
 from tunesmith.events import Measured, RivalChosen
 from tunesmith.testing import sample_event
 from tunesmith_evidence.ladder import Rung
+from tunesmith_evidence.learning_curve import Extrapolation
+from tunesmith_evidence.probes import RowValue
 from tunesmith_plugins.commands.advise.advice import (
     Costs,
     Difference,
     Probe,
+    compare,
     decide,
     extrapolate_probes,
     list_arguments,
@@ -63,9 +67,16 @@ def test_the_margin_is_that_of_the_verdict() -> None:
     assert find_margin(plan(advice)) == 0.02
 
 
+def probe_of(rows: int, right: Any) -> Probe:
+    """Return a probe that got these rows right."""
+    values = {row: RowValue(float(is_right)) for row, is_right in enumerate(right)}
+    score = float(np.mean(right))
+    return Probe(rows, sample_event(Measured, metric="m", value=score, n=len(right)), values, 1.0)
+
+
 def probe(rows: int, right: int, of: int = 96) -> Probe:
     """Return a probe after this many rows, with this many answers right."""
-    values = {row: float(row < right) for row in range(of)}
+    values = {row: RowValue(float(row < right)) for row in range(of)}
     measured = sample_event(Measured, metric="exact-match", value=right / of, n=of)
     return Probe(rows, measured, values, 1.0)
 
@@ -81,6 +92,58 @@ def test_nothing_is_extrapolated_from_probes_that_have_not_begun_to_learn() -> N
     )
     early = [probe(10, 20), probe(20, 40), probe(40, 60)]
     assert not extrapolate_probes(early, 100, majority).reason
+
+
+RIVAL = Rung(RivalChosen(rival="linear", solution="classifier", cost=20), None)
+NO_FORECAST = Extrapolation(100, reason="fewer than 3 probes")
+
+
+def test_rows_weigh_as_in_the_scores() -> None:
+    """Of a loss per token, the long answers decide."""
+    weights = [1.0] * 6 + [99.0] * 6
+
+    def losses(short: float, long: float) -> dict[int, RowValue]:
+        return {n: RowValue(short if w == 1 else long, w) for n, w in enumerate(weights)}
+
+    measured = sample_event(Measured, metric="loss", unit="nats/token", higher_is_better=False)
+    probes = [Probe(n, measured, losses(1.0, 40 / n), 1.0) for n in (10, 20, 40)]
+    rival = losses(9.0, 0.5)
+    found = compare(RIVAL, rival, NO_FORECAST, probes[-1])
+    assert found is not None and found.value == pytest.approx(0.01 * 8 - 0.99 * 0.5)
+    expected = extrapolate_probes(probes, 80)
+    assert expected.error == pytest.approx(0.5, rel=0.02)
+    forecast = compare(RIVAL, rival, expected, probes[-1])
+    assert forecast is not None
+    assert forecast.value == pytest.approx(0.01 * 9 + 0.99 * 0.5 - expected.error)
+    assert forecast.low < forecast.value < forecast.high
+    assert compare(RIVAL, {0: RowValue(1.0)}, expected, probes[-1]) is None
+
+
+@pytest.mark.parametrize(("rows", "word"), [(10, "NOT ENOUGH EVIDENCE"), (200, "SMALL CLASSIFIER")])
+def test_a_rival_that_is_always_right_is_enough_on_enough_rows(rows: int, word: str) -> None:
+    shares = {10: 0.5, 20: 0.7, 40: 0.9}
+    probes = [probe(n, round(rows * share), rows) for n, share in shares.items()]
+    expected = extrapolate_probes(probes, 100)
+    assert not expected.reason
+    found = compare(RIVAL, {row: RowValue(1.0) for row in range(rows)}, expected, probes[-1])
+    assert found is not None
+    assert decide([found], 0.02, True)[0] == word
+
+
+@pytest.mark.parametrize(("rows", "rival"), [(10, 0.9), (60, 0.97)])
+def test_few_rivals_are_called_enough_that_are_not(rows: int, rival: float) -> None:
+    """The tuned model will be better by the margin: in at most 5 % of cases it seems not to be."""
+    draws, wrong, cases = np.random.default_rng(0), 0, 200
+    final = 1 - rival - 0.02
+    for _ in range(cases):
+        hardness = draws.random(rows)
+        probes = [probe_of(n, hardness >= final * (100 / n) ** 0.5) for n in (10, 20, 40)]
+        expected = extrapolate_probes(probes, 100)
+        values = {n: RowValue(float(draws.random() < rival)) for n in range(rows)}
+        found = compare(RIVAL, values, expected, probes[-1])
+        assert found is not None
+        wrong += decide([found], 0.02, not expected.reason)[0] == "SMALL CLASSIFIER"
+    assert wrong <= 0.05 * cases
 
 
 def difference(name: str, cost: int, value: float, low: float, high: float) -> Difference:

@@ -11,7 +11,9 @@ import numpy as np
 from tunesmith.events import Measured
 from tunesmith_evidence.formats import format_duration, format_estimate, format_rate
 from tunesmith_evidence.ladder import Rung
-from tunesmith_evidence.learning_curve import Extrapolation, extrapolate, resample
+from tunesmith_evidence.learning_curve import Extrapolation, average, extrapolate
+from tunesmith_evidence.probes import RowValue
+from tunesmith_evidence.statistics import paired_difference
 from tunesmith_plugins.commands.advise.offer import AdviseOptions
 
 WORDS = {"prompt": "PROMPT", "classifier": "SMALL CLASSIFIER"}
@@ -25,7 +27,7 @@ class Probe:
 
     rows: int
     measured: Measured
-    values: Mapping[int, float]
+    values: Mapping[int, RowValue]
     training_seconds: float
 
 
@@ -62,8 +64,9 @@ def extrapolate_probes(
         what = trivial.model if trivial else "a model that gets nothing right"
         reason = f"after {' and '.join(early)} rows it is no better than {what}"
         return Extrapolation(rows, reason=reason)
-    errors = [[_error(first, p.values[row]) for row in sorted(p.values)] for p in probes]
-    return extrapolate([probe.rows for probe in probes], errors, rows)
+    _, weights, groups = _columns(probes[0].values)
+    errors = [[_error(first, value) for value in _columns(p.values)[0]] for p in probes]
+    return extrapolate([probe.rows for probe in probes], errors, rows, weights, groups)
 
 
 def to_score(measured: Measured, error: float) -> float:
@@ -72,28 +75,33 @@ def to_score(measured: Measured, error: float) -> float:
 
 
 def compare(
-    rung: Rung, values: Mapping[int, float], expected: Extrapolation, tuned: Probe
+    rung: Rung, values: Mapping[int, RowValue], expected: Extrapolation, tuned: Probe
 ) -> Difference | None:
     """Compare a rival with what is expected of tuning; None if it was measured on other rows.
 
-    Without an extrapolation the largest probe is compared.
+    Without an extrapolation the largest probe is compared. With one, the interval is that of the
+    resamples, but each end is at least as far from the difference as for the largest probe: what
+    is expected is no better known than what was measured on the same rows. Resamples of a rival
+    that is right on all of a few rows are all alike; a score interval is wide there.
     """
-    rows = sorted(tuned.values)
-    if sorted(values) != rows:
+    if values.keys() != tuned.values.keys():
         return None
     measured = tuned.measured
     sign = 1 if measured.higher_is_better else -1
-    rival = np.array([values[row] for row in rows])
-    mine = np.array([tuned.values[row] for row in rows])
-    chosen = resample(len(rows))
-    rivals = rival[chosen].mean(axis=1)
-    if expected.reason:
-        value, scores = float(mine.mean()), mine[chosen].mean(axis=1)
-    else:
-        value = to_score(measured, expected.error)
-        scores = np.array([to_score(measured, error) for error in expected.resampled])
-    low, high = np.quantile(sign * (scores - rivals), [0.025, 0.975])
-    return Difference(rung, sign * (value - float(rival.mean())), float(low), float(high))
+    mine, weights, groups = _columns(tuned.values)
+    theirs, _, _ = _columns(values)
+    # A quantity with a unit is no share, even where all its values are 0.
+    bounds = (-math.inf, math.inf) if measured.unit else None
+    found = paired_difference(theirs, mine, weights, groups=groups, bounds=bounds)
+    value = sign * found.value
+    low, high = sorted((sign * found.low, sign * found.high))
+    if not expected.reason:
+        scores = [to_score(measured, e) for e in (expected.error, *expected.resampled)]
+        gains = sign * (np.array(scores) - average(theirs, weights, groups))
+        lowest, highest = np.quantile(gains[1:], [0.025, 0.975])
+        low, high = min(gains[0] + low - value, lowest), max(gains[0] + high - value, highest)
+        value = gains[0]
+    return Difference(rung, float(value), float(low), float(high))
 
 
 def decide(differences: Sequence[Difference], margin: float, extrapolated: bool) -> tuple[str, str]:
@@ -184,3 +192,11 @@ def list_arguments(options: AdviseOptions, costs: Costs) -> list[tuple[str, str]
 
 def _error(measured: Measured, value: float) -> float:
     return 1 - value if measured.higher_is_better else value
+
+
+def _columns(
+    values: Mapping[int, RowValue],
+) -> tuple[list[float], list[float], list[str | None]]:
+    """Return values, weights and groups in the order of the rows."""
+    rows = [values[number] for number in sorted(values)]
+    return [row.value for row in rows], [row.weight for row in rows], [row.group for row in rows]
