@@ -146,6 +146,48 @@ def test_a_store_that_is_down_is_reported_twice_and_tried_again(
     assert read_run(tmp_path / "pulled") == read_run(run)
 
 
+def save_damaged(reporter: RemoteReporter, run: Path, step: int) -> str:
+    """Save a checkpoint, and change it before it is pushed; return the notice as :func:`save`."""
+    Switched.goes_on.clear()
+    notice = save(reporter, run, step)
+    (run / f"checkpoints/step-{step:08d}" / "state.json").write_text("{")
+    Switched.goes_on.set()
+    return notice
+
+
+def find_notice(reporter: RemoteReporter) -> str:
+    """Return the notice that an event causes after which nothing is pushed."""
+    try:
+        reporter.report(begin())
+    except EnvironmentProblem as error:
+        return error.message
+    return ""
+
+
+def test_each_damaged_checkpoint_is_reported_once(store: type[Switched], tmp_path: Path) -> None:
+    """Those for which a third notice would mute the reporter are named at the end."""
+    run, bucket = make_run(tmp_path / "run", []), Bucket("switched://runs/run")
+    reporter, notices = RemoteReporter(RunFolder(run)), list[str]()
+    with pytest.raises(EnvironmentProblem) as caught, reporter:
+        reporter.report(begin())
+        for number, step in enumerate([10, 20, 30, 40], 1):
+            assert not save_damaged(reporter, run, step)
+            wait_until(lambda number=number: list_numbers(bucket)[-1:] == [number])
+            if number <= 2:
+                wait_until(lambda: notices.append(find_notice(reporter)) or notices[-1])
+            else:
+                time.sleep(0.05)
+                notices.append(find_notice(reporter))
+    first, second = filter(None, notices)
+    assert first.startswith("checkpoints/step-00000010 is damaged, not pushed: state.json: ")
+    assert first.endswith("; training goes on, and the next checkpoint is pushed")
+    assert second.startswith("checkpoints/step-00000020 ") and "00010 " not in second
+    last = caught.value.message
+    counts = [last.count(f"step-000000{step} is damaged") for step in (10, 20, 30, 40)]
+    assert counts == [0, 0, 1, 1]
+    assert "remote push" not in last
+
+
 def test_an_end_that_is_not_pushed_names_the_command(store: type[Switched], tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     reporter = RemoteReporter(RunFolder(run))
@@ -154,6 +196,20 @@ def test_an_end_that_is_not_pushed_names_the_command(store: type[Switched], tmp_
         store.is_down = True
     assert f"`tunesmith remote push {run} switched://runs/run`" in caught.value.message
     assert KEY not in caught.value.message
+
+
+def test_an_end_that_is_not_pushed_names_damaged_checkpoints_too(
+    store: type[Switched], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", [])
+    with pytest.raises(EnvironmentProblem) as caught, RemoteReporter(RunFolder(run)) as reporter:
+        reporter.report(begin())
+        save_damaged(reporter, run, 10)
+        wait_until(lambda: list_numbers(Bucket("switched://runs/run")))
+        time.sleep(0.05)
+        store.is_down = True
+    assert "remote push" in caught.value.message
+    assert "checkpoints/step-00000010 is damaged, not pushed" in caught.value.message
 
 
 def test_a_pulled_run_is_pushed_to_where_it_came_from(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ class RemoteReporter:
 
     Pushes never wait for one another: checkpoints that come during a push go with the next one.
     A push that fails becomes a notice at the next event, and is repeated with the next checkpoint.
-    One that fails at the end becomes a warning. Neither stops or fails the run.
+    One that fails at the end becomes a warning. Neither stops or fails the run. A checkpoint that
+    is left out because it is damaged is reported once, in the same way.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -38,6 +39,8 @@ class RemoteReporter:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._problem: Exception | None = None
+        self._damaged: dict[str, str] = {}
+        self._reported: set[str] = set()
         self._is_failing = False
         self._notices = 0
 
@@ -55,20 +58,25 @@ class RemoteReporter:
         self._ended.set()
         self._due.set()
         self._thread.join()
+        problems: list[str] = []
         try:
             self._push()
         except Exception as problem:
             command = f"tunesmith remote push {self._folder.path} {self._url}"
-            raise EnvironmentProblem(
+            problems.append(
                 f"the end of the run is not in the bucket: {describe(problem)}; repeat it with "
                 f"`{command}`"
-            ) from None
+            )
+        problems += self._take_damaged()
+        if problems:
+            raise EnvironmentProblem("; ".join(problems))
 
     def report(self, event: Event) -> None:
         """Start to push, or push soon.
 
         Raises:
-            EnvironmentProblem: the last push has failed, and that was not reported yet.
+            EnvironmentProblem: the last push has failed, or a damaged checkpoint was left out, and
+                that was not reported yet.
         """
         if isinstance(event, RunStarted) and self._thread is None:
             base = event.plan.get("remote", {}).get("url")
@@ -80,11 +88,20 @@ class RemoteReporter:
                 self._thread.start()
         if isinstance(event, (CheckpointSaved, TrainingFinished)):
             self._due.set()
+        if self._notices == MOST_NOTICES:
+            return
         problem, self._problem = self._problem, None
-        if problem and self._notices < MOST_NOTICES:
+        problems = [*([describe(problem)] if problem else []), *self._take_damaged()]
+        if problems:
             self._notices += 1
-            text = f"{describe(problem)}; training goes on, the next checkpoint is pushed again"
-            raise EnvironmentProblem(text)
+            text = "; ".join(problems)
+            raise EnvironmentProblem(f"{text}; training goes on, and the next checkpoint is pushed")
+
+    def _take_damaged(self) -> list[str]:
+        """Return the damaged checkpoints that were left out, each once."""
+        damaged = {n: why for n, why in self._damaged.items() if n not in self._reported}
+        self._reported |= damaged.keys()
+        return [redact(f"{name} is damaged, not pushed: {why}") for name, why in damaged.items()]
 
     def _push_when_due(self) -> None:
         while True:
@@ -105,7 +122,8 @@ class RemoteReporter:
         from tunesmith_remote.bucket import Bucket
         from tunesmith_remote.push import push_run
 
-        push_run(self._folder.path, Bucket(self._url))
+        damaged = push_run(self._folder.path, Bucket(self._url)).damaged
+        self._damaged = {**self._damaged, **damaged}  # a new one: another thread reads it
 
 
 def choose_url(folder: Path, base: str, name: str) -> str:
