@@ -241,6 +241,27 @@ def test_a_changed_byte_anywhere_is_found(url: str, tmp_path: Path) -> None:
     assert list_numbers(bucket) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    "damaged", ["snapshot", "events.jsonl", "checkpoints/step-00000030/MANIFEST.json"]
+)
+def test_what_was_pulled_in_place_of_something_damaged_is_continued_and_pushed(
+    memory_url: str, tmp_path: Path, damaged: str
+) -> None:
+    """The run that was thought lost has still pushed the damaged snapshot, and is refused."""
+    lost, bucket = make_run(tmp_path / "lost"), Bucket(memory_url)
+    push_run(lost, bucket)
+    add_step(lost, 30)
+    second = push_run(lost, bucket).snapshot
+    change_byte(bucket, second.name if damaged == "snapshot" else second.files[damaged].name)
+    assert pull_run(bucket, tmp_path / "run").problems
+    add_step(tmp_path / "run", 40)
+    push_run(tmp_path / "run", bucket)
+    assert not pull_run(bucket, tmp_path / "again").problems
+    assert read_run(tmp_path / "again") == read_run(tmp_path / "run")
+    with pytest.raises(UsageError, match="does not continue it"):
+        push_run(lost, bucket)
+
+
 def test_a_snapshot_cannot_lead_out_of_the_folder(memory_url: str, tmp_path: Path) -> None:
     bucket = Bucket(memory_url)
     snapshot = push_run(make_run(tmp_path / "run"), bucket).snapshot
@@ -268,16 +289,37 @@ def test_a_damaged_checkpoint_is_not_pushed_and_an_artifact_refused(
         push_run(run, Bucket(memory_url))
 
 
+@pytest.mark.parametrize("damage", ["changed file", "changed manifest", "deleted manifest"])
 def test_a_checkpoint_that_is_damaged_after_its_push_stays_intact_in_the_bucket(
+    memory_url: str, tmp_path: Path, damage: str
+) -> None:
+    run, bucket = make_run(tmp_path / "run"), Bucket(memory_url)
+    push_run(run, bucket)
+    before = read_run(run)
+    manifest = run / "checkpoints" / "step-00000020" / "MANIFEST.json"
+    if damage == "changed file":
+        (manifest.parent / "state.json").write_text('{"step": 21}')
+    elif damage == "changed manifest":
+        manifest.write_bytes(manifest.read_bytes().replace(b"20", b"21"))
+    else:
+        manifest.unlink()
+    for number in range(3):  # what no kept snapshot needs is deleted
+        assert not push_run(run, bucket).damaged
+        pull_run(bucket, tmp_path / str(number))
+        assert read_run(tmp_path / str(number)) == before
+
+
+def test_of_a_damaged_checkpoint_that_the_bucket_lost_too_nothing_is_pushed(
     memory_url: str, tmp_path: Path
 ) -> None:
-    run = make_run(tmp_path / "run")
-    push_run(run, Bucket(memory_url))
-    before = read_run(run)
-    (run / "checkpoints" / "step-00000020" / "state.json").write_text('{"step": 21}')
-    assert not push_run(run, Bucket(memory_url)).damaged
-    pull_run(Bucket(memory_url), tmp_path / "pulled")
-    assert read_run(tmp_path / "pulled") == before
+    run, bucket = make_run(tmp_path / "run"), Bucket(memory_url)
+    files = push_run(run, bucket).snapshot.files
+    damaged = "checkpoints/step-00000020"
+    (run / damaged / "MANIFEST.json").write_text("{}")
+    bucket.delete(files[f"{damaged}/state.json"].name)
+    assert list(push_run(run, bucket).damaged) == [damaged]
+    assert not pull_run(bucket, tmp_path / "pulled").problems
+    assert Checkpoints(tmp_path / "pulled" / "checkpoints").steps() == [10]
 
 
 # --------------------------------------------------------------------------- two machines

@@ -55,18 +55,20 @@ def pull_run(bucket: Bucket, run: Path) -> Pulled:
     if not numbers:
         raise UsageError(f"{bucket.url}: no run was pushed to it")
     problems: list[str] = []
+    follows = ""
     for number, snapshot in read_snapshots(bucket, numbers):
         if snapshot is None:
             problems.append(f"snapshot {number} is damaged")
             continue
+        follows = follows or snapshot.seal
         pulled = Pulled(snapshot, problems)
-        if _fetch(bucket, pulled, run):
+        if _fetch(bucket, pulled, run, follows):
             return pulled
     raise IntegrityError(f"{bucket.url}: no snapshot is intact: {'; '.join(problems)}")
 
 
-def _fetch(bucket: Bucket, pulled: Pulled, run: Path) -> bool:
-    """Fetch a snapshot; return False if it cannot be used."""
+def _fetch(bucket: Bucket, pulled: Pulled, run: Path, follows: str) -> bool:
+    """Fetch a snapshot into a copy that continues ``follows``; return False if it is no use."""
     parent = run.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent, prefix=".pull-") as temporary:
@@ -84,8 +86,7 @@ def _fetch(bucket: Bucket, pulled: Pulled, run: Path) -> bool:
             pulled.problems.append(f"{name} is left out: {problem}")
             shutil.rmtree(folder / name)
         (folder / "lock").touch()
-        seal = pulled.snapshot.seal
-        Mirror(url=bucket.url, writer=secrets.token_hex(8), follows=seal).write(folder)
+        Mirror(url=bucket.url, writer=secrets.token_hex(8), follows=follows).write(folder)
         folder.rename(run)
     return True
 

@@ -73,8 +73,8 @@ def push_run(run: Path, bucket: Bucket) -> Pushed:
     raise AssertionError
 
 
-def require_own(bucket: Bucket, mirror: Mirror) -> list[int]:
-    """Return the numbers of all snapshots, if the newest intact one is of this copy of the run.
+def require_own(bucket: Bucket, mirror: Mirror) -> tuple[list[int], Snapshot | None]:
+    """Return the numbers of all snapshots and the newest intact one, if this copy continues it.
 
     Raises:
         UsageError: another run, or another copy of this one, has pushed to the URL.
@@ -87,7 +87,7 @@ def require_own(bucket: Bucket, mirror: Mirror) -> list[int]:
             f"{newest.created}, and this folder does not continue it",
             hint="pull it into a new folder and continue there, or push to another URL",
         )
-    return numbers
+    return numbers, newest
 
 
 @dataclass
@@ -97,6 +97,8 @@ class _Push:
     folder: RunFolder
     bucket: Bucket
     mirror: Mirror
+    before: Mapping[str, StoredFile] = field(default_factory=dict)
+    """The files of the newest snapshot."""
     files: dict[str, StoredFile] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     uploaded: int = 0
@@ -107,7 +109,8 @@ class _Push:
         Raises:
             FileNotFoundError: a file was deleted meanwhile.
         """
-        numbers = require_own(self.bucket, self.mirror)
+        numbers, newest = require_own(self.bucket, self.mirror)
+        self.before = newest.files if newest else {}
         stored = self.bucket.list_sizes(OBJECTS)
         state = read_state(self.folder)
         for path, manifest in state.committed.items():
@@ -137,7 +140,7 @@ class _Push:
         try:
             manifest = read_manifest(path)
         except IntegrityError as error:
-            self._leave_out(path, name, error.message)
+            self._keep_pushed(path, error.message, stored)
             return
         if (path / MANIFEST).read_bytes() != content:  # it was replaced
             raise FileNotFoundError(path)
@@ -145,19 +148,25 @@ class _Push:
         files |= {n: StoredFile(size=f.size, sha256=f.sha256) for n, f in manifest.files.items()}
         missing = {n: f for n, f in files.items() if stored.get(f.sha256) != f.size}
         if missing and (problems := verify_folder(path)):
-            self._leave_out(path, name, str(problems[0]))
+            self._keep_pushed(path, str(problems[0]), stored)
             return
         for file, entry in missing.items():
             self.bucket.upload(path / file, entry.name)
             self.uploaded += entry.size
         self.files |= {f"{name}/{file}": entry for file, entry in files.items()}
 
-    def _leave_out(self, path: Path, name: str, reason: str) -> None:
+    def _keep_pushed(self, path: Path, reason: str, stored: Mapping[str, int]) -> None:
+        """Take a damaged checkpoint as it was pushed before; leave it out if it never was."""
         if not path.exists():
             raise FileNotFoundError(path)
+        name = path.relative_to(self.folder.path).as_posix()
         if not is_checkpoint(name):  # the log relies on it
             raise IntegrityError(f"{path}: {reason}")
-        self.damaged[name] = reason
+        pushed = {n: file for n, file in self.before.items() if n.startswith(f"{name}/")}
+        if pushed and all(stored.get(file.sha256) == file.size for file in pushed.values()):
+            self.files |= pushed
+        else:
+            self.damaged[name] = reason
 
     def _add_loose(self, path: Path, content: bytes, stored: Mapping[str, int]) -> None:
         entry = _describe(content)
@@ -205,13 +214,16 @@ def read_state(folder: RunFolder) -> FolderState:
 
 
 def list_files(run: Path) -> tuple[list[Path], dict[Path, bytes]]:
-    """Return the single files of a run folder, and its committed folders with their manifests."""
+    """Return the single files of a run folder, and its committed folders with their manifests.
+
+    A checkpoint without a manifest is damaged, and no collection of single files.
+    """
     loose: list[Path] = []
     committed: dict[Path, bytes] = {}
     for here, folders, names in os.walk(run):
         path = Path(here)
-        if path != run and MANIFEST in names:
-            committed[path] = (path / MANIFEST).read_bytes()
+        if path != run and (MANIFEST in names or is_checkpoint(path.relative_to(run).as_posix())):
+            committed[path] = (path / MANIFEST).read_bytes() if MANIFEST in names else b""
             folders.clear()
             continue
         folders[:] = sorted(f for f in folders if not f.startswith("."))

@@ -137,7 +137,8 @@ class Mirror(_Strict):
     writer: str
     """Random name of this copy of the folder."""
     follows: str = ""
-    """Seal of the snapshot that this copy was pulled from; empty if it was not."""
+    """Seal of the newest snapshot when this copy was pulled, also if its files were damaged and an
+    older one was taken; empty if the copy was not pulled."""
 
     def write(self, folder: Path) -> None:
         """Write it into a run folder."""
