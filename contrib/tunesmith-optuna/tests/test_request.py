@@ -171,6 +171,18 @@ def test_an_unknown_id_of_an_evaluator_is_refused(run_file: Path) -> None:
         find_objective(*api.load_plan(run_file), "strict.exact-match")
 
 
+def test_a_metric_of_several_evaluators_needs_the_id_of_one(run_file: Path) -> None:
+    second = '[[evaluators]]\nuse = "exact-match"\nid = "strict"\n\n[gate]'
+    run_file.write_text(run_file.read_text("utf-8").replace("[gate]", second), encoding="utf-8")
+    plan, catalog = api.load_plan(run_file)
+    with pytest.raises(
+        UsageError, match=r"tune\.metric: 2 evaluators measure `exact-match`"
+    ) as caught:
+        find_objective(plan, catalog, "exact-match")
+    assert caught.value.hint == "name one: lenient.exact-match, strict.exact-match"
+    assert find_objective(plan, catalog, "strict.exact-match").id == "strict"
+
+
 def test_a_study_keeps_its_space_and_run_file(run_file: Path, tmp_path: Path) -> None:
     folder = read_request(CliState(), run_file, (), (), {}).create_folder(tmp_path / "study")
     for words in (["--seed", "3"], ["--set", "run.seed=3"], ["--search", "technique.epochs=1,2"]):

@@ -208,6 +208,24 @@ def test_a_stopped_search_continues_its_trial(make: Make) -> None:
     assert len(lines.rows) == 4 and len(lines.begun) == 3
 
 
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_fewer_trials_at_the_same_time_than_before(make: Make, parallel: int) -> None:
+    """All unfinished trials go on, at most so many together, before a new one begins."""
+
+    def stop(options: dict[str, Any]) -> list[dict[str, Any]]:
+        if len(first.started) == 3:  # a second signal would end this process
+            os.kill(os.getpid(), signal.SIGTERM)
+        return [{"event": "run-started"}]
+
+    first = FakeLauncher(stop, looks=5)
+    with pytest.raises(RunStopped):
+        make(first, parallel=3).run()
+    again = FakeLauncher(by_options, looks=2)
+    lines = run(make(again, parallel=parallel, minutes=1e-9))  # for new trials only
+    assert again.most == parallel and lines.resumed == [0, 1, 2] and not lines.begun
+    assert [row.state for row in lines.rows] == ["complete"] * 3
+
+
 def test_jobs_of_a_cluster_go_on_when_the_search_is_stopped(make: Make) -> None:
     def stop(options: dict[str, Any]) -> list[dict[str, Any]]:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -73,6 +74,8 @@ class Search:
     first: Mapping[str, Value] | None = None
     """Parameters of the first trial: the run file's own."""
     running: dict[int, RunningTrial] = field(default_factory=dict)
+    _unfinished: deque[Trial] = field(default_factory=deque)
+    """Trials of an earlier search that do not run yet."""
     _is_exhausted: bool = False
 
     def run(self) -> None:
@@ -85,8 +88,7 @@ class Search:
         began = time.monotonic()
         with StopSignalHandler() as interrupts:
             try:
-                for trial in self.study.unfinished():
-                    self._start(trial, resumed=True)
+                self._unfinished.extend(self.study.unfinished())
                 while True:
                     while self._may_begin(time.monotonic() - began):
                         self._begin()
@@ -100,15 +102,21 @@ class Search:
                 raise
 
     def _may_begin(self, seconds: float) -> bool:
+        if len(self.running) >= self.options.parallel:
+            return False
+        if self._unfinished:  # they are counted already, and have begun in time
+            return True
         limit = self.options.minutes
         return (
-            len(self.running) < self.options.parallel
-            and not self._is_exhausted
+            not self._is_exhausted
             and len(self.study.rows()) < self.options.trials
             and (limit is None or seconds < 60 * limit)
         )
 
     def _begin(self) -> None:
+        if self._unfinished:
+            self._start(self._unfinished.popleft(), resumed=True)
+            return
         trial = self.study.propose(self.first)
         if trial is None:
             self._is_exhausted = True

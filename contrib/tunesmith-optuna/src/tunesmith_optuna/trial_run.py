@@ -44,21 +44,30 @@ class Objective:
 
 
 def find_objective(plan: Plan, catalog: Catalog, name: str) -> Objective:
-    """Return the metric of this name; ``ID.METRIC`` if several evaluators of the run measure it.
+    """Return the metric of this name; ``ID.METRIC`` if several evaluators measure it.
 
     An evaluator of the run file has its options there, another one its defaults.
 
     Raises:
-        UsageError: no installed evaluator measures it.
+        UsageError: no installed evaluator measures it, or several do and none is named.
     """
     own_id, _, short = name.rpartition(".")
-    found = [(e.offer, e.id, {**e.to_json(), "use": e.use}) for e in plan.evaluators]
     offers = [offered.offer for offered in catalog.offers(EvaluatorOffer)]
-    found += [(offer, offer.name, {"use": offer.name}) for offer in offers]
-    for offer, evaluator_id, table in found:
-        for metric in offer.metrics:
-            if metric.name == name or (metric.name, evaluator_id) == (short, own_id):
-                return Objective(metric, table, evaluator_id)
+    own = [(e.offer, e.id, {**e.to_json(), "use": e.use}) for e in plan.evaluators]
+    for evaluators in (own, [(offer, offer.name, {"use": offer.name}) for offer in offers]):
+        found = [
+            Objective(metric, table, evaluator_id)
+            for offer, evaluator_id, table in evaluators
+            for metric in offer.metrics
+            if metric.name == name or (metric.name, evaluator_id) == (short, own_id)
+        ]
+        if len(found) > 1:
+            names = ", ".join(f"{objective.id}.{name}" for objective in found)
+            raise UsageError(
+                f"tune.metric: {len(found)} evaluators measure `{name}`", hint=f"name one: {names}"
+            )
+        if found:
+            return found[0]
     known = sorted({m.name for offer in offers for m in offer.metrics if not m.is_descriptive})
     guess = suggest_name(name, known)
     raise UsageError(
