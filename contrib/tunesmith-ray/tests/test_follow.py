@@ -72,7 +72,9 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def test_ctrl_c_cancels_once_and_leaves_the_second_time(tmp_path: Path) -> None:
+def test_ctrl_c_cancels_once_and_returns_the_second_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     JOB.write(tmp_path)
     stopped = replace(JOB, state="stopped", exit_code=143)
     job, cancelled = wait(tmp_path, interrupt, lambda: stopped.write(tmp_path))
@@ -80,6 +82,8 @@ def test_ctrl_c_cancels_once_and_leaves_the_second_time(tmp_path: Path) -> None:
     JOB.write(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         wait(tmp_path, interrupt, interrupt)
+    assert is_cancel_requested(tmp_path, JOB.name)
+    assert "press again to return at once: the run stops all the same" in capsys.readouterr().err
 
 
 def test_a_supervisor_that_is_lost_ends_the_wait(

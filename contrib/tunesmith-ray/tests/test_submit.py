@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from tunesmith.testing import ngram
 from tunesmith_cli.app import app
 from tunesmith_ray import tunesmith_commands
 from tunesmith_ray.commands import cancel, logs, status, submit
@@ -49,6 +50,14 @@ def test_a_dry_run_shows_the_work_and_needs_no_ray(project: Path, tmp_path: Path
     assert lines["run folder"].strip() == str(tmp_path / "run")
     assert f"tunesmith resume {tmp_path / 'run'}" in lines["command"]
     assert sorted(project.rglob("*")) == before and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("has_code", [False, True])
+def test_the_processes_of_a_run_with_code_trust_it(project: Path, has_code: bool) -> None:
+    words = ["--set", f'plugins.files=["{ngram.__file__}"]'] if has_code else []
+    result = call("submit", project / "run.toml", "--dry-run", *words)
+    assert result.exit_code == 0, result.stderr
+    assert ("TUNESMITH_TRUST_PLUGINS=1" in result.stdout) is has_code
 
 
 @pytest.mark.parametrize(

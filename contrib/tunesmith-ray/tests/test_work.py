@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tunesmith.config.trust import TRUST_VARIABLE
 from tunesmith_ray.options import RayOptions
 from tunesmith_ray.work import Meeting, Place, Work
 
@@ -37,6 +38,13 @@ def test_a_single_process_has_none_of_the_variables_of_torchrun() -> None:
     assert work(cpus=8).environment(0, 0, MEETING) == {
         "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "8",
     }  # fmt: skip
+
+
+def test_nodes_trust_the_code_that_the_user_has_trusted_here() -> None:
+    """Each has a state folder of its own, if they share no home."""
+    trusting = Work.from_options(Path("/runs/a"), RayOptions(), trusts_code=True)
+    assert trusting.environment(0, 0, MEETING)[TRUST_VARIABLE] == "1"
+    assert TRUST_VARIABLE not in work().environment(0, 0, MEETING)
 
 
 def test_processes_are_numbered_over_all_workers() -> None:

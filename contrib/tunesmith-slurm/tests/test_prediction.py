@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tunesmith import api
 from tunesmith.options import from_table
 from tunesmith_slurm.options import SlurmOptions
-from tunesmith_slurm.prediction import check_memory, check_time, find_gpus
+from tunesmith_slurm.prediction import check_memory, check_time, find_gpus, list_warnings
 
 GIB = 1 << 30
 GPUS = [("L4", 22), ("A100 40GB", 38), ("A100 80GB", 77), ("H100", 77)]
@@ -56,6 +60,25 @@ def test_the_memory_of_the_gpu_is_compared_if_its_type_is_known() -> None:
     assert not memory_warnings(large, gpus="a100:1")  # there is one with 80 GB
     assert not memory_warnings(large, gpus=1) and not memory_warnings(large, gpus="mi300:1")
     assert not memory_warnings(large, gpus="h100:1", mem="8G")  # main memory is not predicted then
+
+
+def test_the_memory_of_shards_is_that_of_the_job_with_its_processes(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    from tunesmith_torch.testing.tiny_project import write_project
+
+    model = tmp_path / "large"
+    shutil.copytree(tiny_model, model)
+    (model / "model.safetensors").unlink()
+    config = json.loads((model / "config.json").read_text("utf-8"))
+    config |= {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
+    config |= {"num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128}
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    run_file = write_project(tmp_path, model)
+    for parallel, count in (("data", 1), ("sharded", 0)):  # all moments, or a quarter of them
+        sets = {"technique.use": "full", "technique.parallel": parallel}
+        plan, _ = api.load_plan(run_file, sets=sets)
+        assert len(list_warnings(plan, options(gpus="h100:4"))) == count, parallel
 
 
 def test_time_is_compared_with_the_fastest_gpu_it_may_get() -> None:

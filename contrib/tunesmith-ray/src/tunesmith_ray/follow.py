@@ -48,8 +48,9 @@ def wait_for_job(
     is_alive: Callable[[], bool],
     sleep: Callable[[float], None] = time.sleep,
 ) -> Job:
-    """Show how the job of a run goes until it has ended; return it. Ctrl-C cancels it once.
+    """Show how the job of a run goes until it has ended; return it. Ctrl-C cancels it.
 
+    A second Ctrl-C ends the wait alone: the request to stop is in the run folder already.
     ``is_alive`` asks for the supervisor, which alone ends a job: one whose supervisor was lost, say
     with the cluster, is returned as failed.
     """
@@ -75,7 +76,10 @@ def wait_for_job(
             if was_cancelled:
                 raise
             was_cancelled = True
-            render.print_note("\nstopping after this step; press again to leave the run alone\n")
+            render.print_note(
+                "\nstopping after this step; press again to return at once: the run stops all the "
+                "same\n"
+            )
             if job := find_job(folder):
                 request_cancel(folder, job.name)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunesmith.config.trust import TRUST_VARIABLE
 from tunesmith.distributed import SHARED_FOLDER
 from tunesmith_ray.options import RayOptions
 from tunesmith_ray.rank import resume_arguments
@@ -55,9 +56,11 @@ class Work:
     placement: str = "pack"
     max_failures: int = 3
     grace_seconds: int = 120
+    trusts_code: bool = False
+    """True if the run names code that the user trusts: a node may have another state folder."""
 
     @classmethod
-    def from_options(cls, folder: Path, options: RayOptions) -> Work:
+    def from_options(cls, folder: Path, options: RayOptions, *, trusts_code: bool = False) -> Work:
         """Return the work of a run with these options."""
         gpus = parse_gpus(options.gpus)
         return cls(
@@ -70,6 +73,7 @@ class Work:
             placement=options.placement,
             max_failures=options.max_failures,
             grace_seconds=options.grace_seconds,
+            trusts_code=trusts_code,
         )
 
     @property
@@ -93,6 +97,8 @@ class Work:
         """
         # The folder in which Ray was started is no place for modules: it may have a json.py.
         variables = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(self.threads)}
+        if self.trusts_code:
+            variables[TRUST_VARIABLE] = "1"
         if self.process_count == 1:
             return variables
         machines = [place.machine for place in meeting.places]

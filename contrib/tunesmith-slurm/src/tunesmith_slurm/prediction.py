@@ -27,7 +27,9 @@ def list_warnings(plan: Plan, options: SlurmOptions) -> Sequence[str]:
     tables = tomllib.loads(plan.to_toml())
     device = "cuda" if options.gpu_count else "cpu"
     try:
-        estimate = tunesmith.estimate(tables, set={"run.device": device}, quick=True)
+        estimate = tunesmith.estimate(
+            tables, set={"run.device": device}, quick=True, processes=options.process_count
+        )
     except EnvironmentProblem as error:
         return [f"memory and time are not predicted: {error.message}"]
     return [*check_memory(options, estimate), *check_time(options, estimate)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import click
 
 from tunesmith import api
+from tunesmith.config.trust import find_code
 from tunesmith.errors import UsageError
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
@@ -76,17 +78,21 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     options = override_options(plan.table(RayOptions), flags, "ray")
     check_run(plan, options, detach=detach)
     path = folder.path if folder else planned_folder(plan, out)
+    # All of it is trusted by now: the user starts this run file, or was asked about the folder's.
+    trusts_code = bool(find_code(plan.to_json(), path))
+    work = Work.from_options(path, options, trusts_code=trusts_code)
     if dry_run:
-        show_work(Work.from_options(path, options), options)
+        show_work(work, options)
         return 0
     from tunesmith_ray import cluster  # Ray itself is imported only here
 
     with cluster.connect(options.address):
         if folder:
             refuse_second_job(folder.path)
-        check_resources(cluster.find_shortage(Work.from_options(path, options)), options)
+        check_resources(cluster.find_shortage(work), options)
         folder = folder or create_run(plan, out)
-        supervisor = begin(folder, options)
+        work = replace(work, folder=str(folder.path.absolute()))  # of a new one, only now known
+        supervisor = begin(work, options.address)
         if detach:
             show_begin(folder, as_json)
             return 0
@@ -154,14 +160,15 @@ def refuse_second_job(run: Path) -> None:
         )
 
 
-def begin(folder: RunFolder, options: RayOptions) -> Any:
+def begin(work: Work, address: str | None) -> Any:
     """Write the job into the run folder and start its supervisor; return that."""
     from tunesmith_ray import cluster
 
+    folder = Path(work.folder)
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    job = Job(cluster.name_supervisor(folder.path), options.address, now)
-    job.write(folder.path)
-    return cluster.create_supervisor(job.name, Work.from_options(folder.path, options))
+    job = Job(cluster.name_supervisor(folder), address, now)
+    job.write(folder)
+    return cluster.create_supervisor(job.name, work)
 
 
 def show_work(work: Work, options: RayOptions) -> None:
