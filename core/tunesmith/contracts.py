@@ -288,7 +288,8 @@ class Measurement:
     outputs: tuple[str, ...] | None = None
     """Generated text of each record, if there is any; stored with the values."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """More results as JSON. Reports show ``finding``, a text; a gate needs ``holds``, if given."""
+    """More results as JSON. Reports show ``finding``, a text; a gate needs ``holds``, if given;
+    with ``void``, why the values prove nothing, there is no verdict by them."""
     records: Sequence[Record] | None = None
     """The evaluator's own records, such as general texts, if the values are of them; the same for
     all of its measurements. None: the values are of the records to measure."""

@@ -8,6 +8,7 @@ never differ. Byte counts are bytes, durations seconds, losses nats per token.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -398,8 +399,25 @@ class Measured(Event, kind="measured"):
     ``heldout_rows``; empty if there are none, or no others."""
     details: JSON = field(default_factory=dict)
     """Further results that the evaluator adds."""
+    lowest: float | None = None
+    """Smallest value that the metric can have for a row; None: there is none, or it is unknown."""
+    highest: float | None = None
+    """Largest value that the metric can have for a row, or None."""
+    version: str = ""
+    """Version of the distribution with the evaluator; empty if it has none."""
     part: Literal["heldout", "dev"] = "heldout"
     """The part of the data that was measured; ``dev`` if something is decided by the result."""
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The smallest and largest value of a row; None for shares without bounds of their own."""
+        if self.lowest is None and self.highest is None:
+            # A quantity with a unit is no share, even where all its values are 0.
+            return (-math.inf, math.inf) if self.unit else None
+        return (
+            -math.inf if self.lowest is None else self.lowest,
+            math.inf if self.highest is None else self.highest,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

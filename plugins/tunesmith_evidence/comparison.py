@@ -68,6 +68,11 @@ class RunResults:
         """The plan that the run was started with; empty if it ended before it began."""
         return self.report.started.plan if self.report.started else {}
 
+    def find_version(self, evaluator: str) -> str:
+        """Return the version of an evaluator's distribution; empty if the log does not have it."""
+        events = (event for (name, _), event in self.measured.items() if name == evaluator)
+        return next((event.version for event in events), "")
+
     def rows(self, evaluator: str, metric: str) -> Mapping[RowKey, JSON]:
         """Return the rows of the tuned model by a metric; they are read once.
 
@@ -142,8 +147,8 @@ def find_obstacles(first: RunResults, second: RunResults, catalog: Catalog) -> l
         if changed:
             names = ", ".join(sorted(changed))
             reasons.append(f"the scorer {evaluator} has other options: {names}")
-        versions = [_scorer_version(run.report, evaluator) for run in (first, second)]
-        if versions[0] != versions[1] and None not in versions:
+        versions = [run.find_version(evaluator) for run in (first, second)]
+        if versions[0] != versions[1] and all(versions):
             reasons.append(
                 f"the scorer {evaluator} has another version: {versions[0]} and {versions[1]}"
             )
@@ -175,12 +180,6 @@ def _scorer_options(plan: JSON, evaluator: str, catalog: Catalog) -> JSON:
     except (OfferNotFound, PluginError, ValidationError):
         return {}
     return {"use": evaluator, **defaults.model_dump(mode="json")}
-
-
-def _scorer_version(report: Report, evaluator: str) -> str | None:
-    """Return the version of the plugin with the evaluator; None if the report does not name it."""
-    plugins = report.started.plugins if report.started else []
-    return next((str(p.get("version")) for p in plugins if p.get("name") == evaluator), None)
 
 
 def row_key(row: JSON) -> str:
@@ -248,8 +247,6 @@ def compare_metrics(
 
 def compare_pairs(measured: Measured, pairs: PairedRows, confidence: float) -> MetricDifference:
     """Return the paired difference of one metric."""
-    # A quantity with a unit is no share, even where all its values are 0.
-    bounds = (-math.inf, math.inf) if measured.unit else None
     values, weights = (pairs.rival_values, pairs.tuned_values), pairs.weights
     found: Comparison = compare(
         *values,
@@ -257,7 +254,7 @@ def compare_pairs(measured: Measured, pairs: PairedRows, confidence: float) -> M
         weights=weights,
         groups=pairs.groups,
         confidence=confidence,
-        bounds=bounds,
+        bounds=measured.bounds,
     )
     sign = 1 if measured.higher_is_better else -1
     gains = [sign * (after - before) for before, after in zip(*values, strict=True)]

@@ -17,6 +17,7 @@ from typing import Literal
 from tunesmith.events import TUNED
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
+from tunesmith.statistics.sample import Bounds
 from tunesmith_evidence.comparison import RunResults, pair_rows
 from tunesmith_evidence.slices.candidates import Slice, find_candidates
 from tunesmith_evidence.slices.discover import (
@@ -68,7 +69,7 @@ def judge_repair(
     higher_is_better: bool,
     *,
     targets: Sequence[Slice] | None = None,
-    is_share: bool = True,
+    bounds: Bounds | None = None,
 ) -> list[SliceChange]:
     """Compare two runs slice by slice on the second half of the held-out rows, targets first.
 
@@ -76,7 +77,7 @@ def judge_repair(
         before: the held-out rows of the parent run.
         after: values of the child run, by the number of the row in the parent run.
         targets: the slices that rows were collected for; None: those of :func:`list_targets`.
-        is_share: the metric has no unit, so that values of 0 and 1 are wrong and right.
+        bounds: of the metric; None: values of 0 and 1 are wrong and right.
     """
     if targets is None:
         targets = list_targets(before, higher_is_better)
@@ -102,7 +103,7 @@ def judge_repair(
             higher_is_better,
             weights=[before[i].weight for i in members],
             groups=[before[i].group for i in members],
-            bounds=None if is_share else (-math.inf, math.inf),
+            bounds=bounds,
         )
         for _, _, members in tested
     ]
@@ -171,4 +172,4 @@ def compare_with_parent(parent: RunResults, child: RunResults) -> list[SliceChan
     numbers = [int(row["row"]) for row in pairs.rival]
     after = dict(zip(numbers, pairs.tuned_values, strict=True))
     before = to_rows(read_rows(parent.folder / old.records, old.metric), old.metric)
-    return judge_repair(before, after, old.higher_is_better, is_share=not old.unit)
+    return judge_repair(before, after, old.higher_is_better, bounds=old.bounds)

@@ -80,6 +80,7 @@ def pool_seeds(
             weights if len(set(weights)) > 1 else None,
             groups=groups if any(groups) else None,
             confidence=confidence,
+            bounds=rival.bounds,
         )
 
     by_seed = [compare(of_seed).value for of_seed in values]

@@ -60,12 +60,13 @@ def results(
         started="2026-01-01",
         plan={"evaluators": [{"use": "exact", **(options or {})}]},
         versions={},
-        plugins=[{"name": "exact", "version": version}],
+        plugins=[],
     )
     mean = sum(values) / len(values)
     measured = Measured(
         model="tuned", evaluator="exact", metric="exact", value=mean, low=0, high=1,
         n=len(values), higher_is_better=True, seconds=0, records="tuned.jsonl",
+        version=version,
     )  # fmt: skip
     return RunResults(folder, build_report([started, measured]))
 

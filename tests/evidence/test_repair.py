@@ -20,7 +20,7 @@ def make_rows(rng: random.Random, rates: dict[str, float], count: int = 320) -> 
         ScoredRow(
             number=n,
             source=f"f:{n}",
-            prompt=(("user", ""),),
+            prompt=(),
             expected="",
             output="",
             value=float(rng.random() < rates.get(CHANNELS[n % 4], 0.9)),

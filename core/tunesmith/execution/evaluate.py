@@ -142,6 +142,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
         metric = next(m for m in evaluator.offer.metrics if m.name == measurement.metric)
         # A quantity with a unit is no share, even where all its values are 0.
         bounds = metric.bounds or ((-math.inf, math.inf) if metric.unit else None)
+        lowest, highest = (x if math.isfinite(x) else None for x in bounds or (math.inf, math.inf))
         event = Measured(
             model=label,
             evaluator=evaluator.id,
@@ -156,6 +157,9 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
             if twins and metric.is_row_mean and own is None
             else {},
             details=dict(measurement.details),
+            lowest=lowest,
+            highest=highest,
+            version=evaluator.offered.plugin.version,
         )
         emit(event)
         events.append(event)

@@ -8,8 +8,8 @@ one is reported in at most 5 % of runs.
 
 from __future__ import annotations
 
+import hashlib
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,15 +75,17 @@ def find_weak_slices(
 
 
 def split_in_halves(rows: Sequence[ScoredRow], seed: int = 0) -> tuple[list[int], list[int]]:
-    """Return the positions of two halves; the rows of a group are in one of them."""
-    units: dict[object, list[int]] = {}
-    for position, row in enumerate(rows):
-        units.setdefault(position if row.group is None else row.group, []).append(position)
-    order = list(units.values())
-    random.Random(f"{seed}/slices").shuffle(order)
+    """Return the positions of two halves; the rows of a group are in one of them.
+
+    A row stays in its half whatever rows are added or removed, because its content decides: else
+    rows that were looked at to collect others would be among those that prove the repair.
+    """
     halves: tuple[list[int], list[int]] = ([], [])
-    for unit in order:
-        halves[len(halves[0]) > len(halves[1])].extend(unit)
+    for position, row in enumerate(rows):
+        content = ("row", row.prompt or row.source, row.expected)
+        unit = content if row.group is None else ("group", row.group)
+        digest = hashlib.blake2b(f"{seed}/slices/{unit!r}".encode(errors="surrogatepass")).digest()
+        halves[digest[0] % 2].append(position)
     return halves
 
 

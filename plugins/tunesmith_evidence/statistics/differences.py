@@ -14,12 +14,18 @@ class PairedSample:
     """The differences of two models on the same records, checked and reduced to units."""
 
     differences: Sequence[float]
-    """Tuned minus base, for each record."""
+    """Tuned minus base, for each record whose weight is above zero."""
     weights: Sequence[float] | None
-    """Weight of each difference; None: all are equal."""
+    """Weight of each of these; None: all are equal."""
     sample: Sample
     is_binary: bool
     """True if all values of both models are 0 or 1."""
+    changed: int
+    """The number of units with a record that the models answered differently."""
+    gain: float
+    """The weighted mean of the differences above zero, with zeros for the other records."""
+    loss: float
+    """The same of those below zero, without their sign."""
 
 
 def pair_values(
@@ -35,7 +41,27 @@ def pair_values(
     """
     differences = paired_differences(base, tuned)
     sample = build_sample(differences, weights, groups)
-    return PairedSample(differences, weights, sample, is_binary(None, base, tuned))
+    used = [i for i in range(len(differences)) if weights is None or weights[i] > 0]
+    kept = [differences[i] for i in used]
+    heavy = None if weights is None else [weights[i] for i in used]
+    labels = range(len(kept)) if groups is None else [_label(groups[i], i) for i in used]
+    both = ([values[i] for i in used] for values in (base, tuned))
+    gain, loss = (
+        _mean([max(sign * difference, 0.0) for difference in kept], heavy) for sign in (1, -1)
+    )
+    changed = {label for label, difference in zip(labels, kept, strict=True) if difference}
+    return PairedSample(kept, heavy, sample, is_binary(None, *both), len(changed), gain, loss)
+
+
+def _label(group: Hashable | None, number: int) -> Hashable:
+    """Return the label of a unit; a record without a group is one of its own."""
+    return ("record", number) if group is None else ("group", group)
+
+
+def _mean(values: Sequence[float], weights: Sequence[float] | None) -> float:
+    if weights is None:
+        return math.fsum(values) / len(values)
+    return math.fsum(v * w for v, w in zip(values, weights, strict=True)) / math.fsum(weights)
 
 
 def paired_differences(base: Sequence[float], tuned: Sequence[float]) -> list[float]:

@@ -18,6 +18,10 @@ from tunesmith_evidence.statistics.bisection import bisect
 from tunesmith_evidence.statistics.differences import PairedSample, compute_share, pair_values
 from tunesmith_evidence.statistics.resampling import bootstrap_means
 
+FEW = 10
+"""Units that the models answer differently, below which a bootstrap is too narrow: the interval is
+at least as wide as the score interval of differences as large as the bounds allow."""
+
 
 def paired_difference(  # noqa: PLR0913
     base: Sequence[float],
@@ -52,6 +56,11 @@ def interval_of_pairs(
         span = bounds[1] - bounds[0] if bounds else math.inf
         resample = partial(bootstrap_means, resamples=resamples, seed=seed)
         low, high = interval_of_sample(sample, confidence, resample, (-span, span))
+        if paired.changed < FEW and 0 < span < math.inf:
+            # A bootstrap knows only differences that it has seen; further records may have any.
+            up, down = (min(1.0, part / span) for part in (paired.gain, paired.loss))
+            ends = _tango(up, min(down, 1 - up), effective_size(sample), confidence)
+            low, high = min(low, span * ends[0]), max(high, span * ends[1])
     return Interval(sample.value, min(low, sample.value), max(high, sample.value), sample.n)
 
 

@@ -102,10 +102,23 @@ class Contest:
         sample = build_sample(differences, self.pairs.weights, self.pairs.groups)
         return standard_error(sample) if sample.units > 1 else math.inf
 
-    @property
+    def is_below(self, margin: float, confidence: float | None = None) -> bool:
+        """Return True if the tuned model is proven to be less than ``margin`` better.
+
+        If all differences are equal and the metric has no bounds, the interval has no width,
+        however few the rows are: it proves nothing.
+        """
+        low, high = self._bounds or (0.0, 1.0)
+        is_informative = self.error > 0 or math.isfinite(high - low)
+        return is_informative and self.advantage(confidence).high < margin
+
+    @cached_property
     def _bounds(self) -> Bounds | None:
-        # A quantity with a unit is no share, even where all its values are 0.
-        return None if self.is_share else (-math.inf, math.inf)
+        """The bounds of the metric; those of a share that has none of its own are 0 and 1."""
+        values = (*self.pairs.rival_values, *self.pairs.tuned_values)
+        if self.measured.bounds is None and all(0 <= value <= 1 for value in values):
+            return None if all(value in (0, 1) for value in values) else (0.0, 1.0)
+        return self.measured.bounds
 
     def to_json(self) -> JSON:
         """Return the comparison as a part of the verdict."""
@@ -189,12 +202,12 @@ def find_sufficient(contests: Sequence[Contest], margin: float, confidence: floa
     held-out rows did not make, up to the first one that fails (fixed sequence; Maurer, Hothorn and
     Lehmacher, 1995). Holm's procedure finds those that come late in this order.
     """
-    proven = [*takewhile(lambda c: c.advantage().high < margin, rank_on_dev(contests))]
+    proven = [*takewhile(lambda c: c.is_below(margin), rank_on_dev(contests))]
     names, left = set[str](), len(contests)
     while left:
         level = level_of_proof(left, confidence)
         others = [contest for contest in contests if contest.name not in names]
-        found = {c.name for c in others if c.advantage(level).high < margin}
+        found = {c.name for c in others if c.is_below(margin, level)}
         if not found:
             break
         names |= found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
-from tunesmith_evidence.statistics import paired_difference, rows_needed
+from tunesmith_evidence.statistics import compare, rows_needed
 from tunesmith_plugins.verdict.contests import Contest
 
 MOST_ROWS = 1_000_000
@@ -65,7 +65,7 @@ def count_changes(contest: Contest, margin: float) -> int:
     wins = [row for row, (r, t) in enumerate(zip(rival, tuned, strict=True)) if t > r]
     for count, row in enumerate(wins, start=1):
         rival[row], tuned[row] = 1.0, 0.0
-        interval = paired_difference(rival, tuned, confidence=contest.confidence)
-        if interval.value < margin or interval.low <= 0:
+        found = compare(rival, tuned, higher_is_better=True, confidence=contest.confidence)
+        if found.difference.value < margin or found.outcome != "better":
             return count
     return 0

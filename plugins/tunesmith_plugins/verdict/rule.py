@@ -3,7 +3,8 @@
 The rule compares with what a team would otherwise do. Its sentences are those of
 ``docs/explanation/verdict.md``, in this order:
 
-1. FIX DATA FIRST: the held-out rows prove nothing, or too many labels are wrong.
+1. FIX DATA FIRST: the held-out rows prove nothing, or too many labels are wrong. If the
+   scores prove nothing, as those of a judge that fails its tests, it is NOT ENOUGH EVIDENCE.
 2. NOTHING WORKS YET: no model is good enough to be used. If so few rows are held out that none
    could be shown to be better than one answer to everything, it is NOT ENOUGH EVIDENCE.
 3. FINE-TUNE: the tuned model is better than the rival that was strongest on the dev rows by the
@@ -14,6 +15,7 @@ The rule compares with what a team would otherwise do. Its sentences are those o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -115,6 +117,7 @@ def judge(evidence: Evidence) -> JSON:
         strongest = replace(strongest, confidence=level)
     ruling = (
         _find_data_faults(case)
+        or _find_void_scores(case)
         or _find_nothing_works(case)
         or _find_fine_tune(case, strongest)
         or _find_sufficient_rival(case)
@@ -177,6 +180,20 @@ def _find_data_faults(case: Case) -> Ruling | None:
     )
 
 
+def _find_void_scores(case: Case) -> Ruling | None:
+    """Return a ruling if the evaluator found that its scores prove nothing."""
+    events = [case.tuned, *(contest.measured for contest in case.contests)]
+    void = next((event for event in events if event.details.get("void")), None)
+    if void is None:
+        return None
+    return Ruling(
+        NO_EVIDENCE,
+        "the evaluator found that its scores prove nothing",
+        f"not enough evidence: {void.evaluator}: {void.details['void']}",
+        "an evaluator that can tell right from wrong",
+    )
+
+
 def _find_nothing_works(case: Case) -> Ruling | None:
     """Return a ruling if no model reaches the gate's minimum, or none beats a constant answer."""
     sign = 1 if case.tuned.higher_is_better else -1
@@ -189,6 +206,9 @@ def _find_nothing_works(case: Case) -> Ruling | None:
         if sign * value >= sign * minimum:
             return None
         text = f"no model reaches {case.numbers.value(minimum)}"
+        if trivial is not None and sign * trivial.measured.value >= sign * minimum:
+            constant = case.numbers.plain(trivial.measured.value)
+            text += f", apart from one answer to everything ({trivial.name}, {constant})"
         change = f"a model that reaches {case.numbers.plain(minimum)}, the minimum in [gate]"
         rule = "no model reaches the minimum in [gate]"
     elif case.is_rated and value <= 0 and (trivial is None or trivial.measured.value <= 0):
@@ -232,8 +252,7 @@ def _beats_constant_answer(case: Case, trivial: Contest) -> bool:
 
     Each is tested at a level at which noise makes one of all seem better in 5 % of runs at most.
     """
-    folder = case.evidence.folder
-    level = 1 - (1 - case.options.confidence) / (1 + len(case.solutions))
+    folder, level = case.evidence.folder, _level_against_constant(case)
     models = [case.tuned, *(contest.measured for contest in case.solutions)]
     for model in models:
         pairs = read_pairs(folder, trivial.measured, model)
@@ -243,13 +262,23 @@ def _beats_constant_answer(case: Case, trivial: Contest) -> bool:
     return False
 
 
+def _level_against_constant(case: Case) -> float:
+    return 1 - (1 - case.options.confidence) / (1 + len(case.solutions))
+
+
 def _can_be_beaten(case: Case, trivial: Contest) -> bool:
-    """Return True if a model without errors would be clearly better than the constant answer."""
-    if not case.is_rated:
+    """Return True if a model without errors would be clearly better than the constant answer.
+
+    Of a metric without a best value that is unknown, and True.
+    """
+    low, high = case.tuned.bounds or (0.0, 1.0)
+    best = high if case.tuned.higher_is_better else low
+    if not math.isfinite(best):
         return True
     metric = trivial.pairs.metric
-    ideal = [row | {metric: row[metric] | {"value": 1.0}} for row in trivial.pairs.tuned]
-    contest = replace(trivial, pairs=replace(trivial.pairs, tuned=ideal))
+    ideal = [row | {metric: row[metric] | {"value": best}} for row in trivial.pairs.tuned]
+    pairs = replace(trivial.pairs, tuned=ideal)
+    contest = replace(trivial, pairs=pairs, confidence=_level_against_constant(case))
     return contest.comparison.outcome == "better"
 
 
@@ -321,14 +350,28 @@ def _find_no_evidence(case: Case, strongest: Contest | None) -> Ruling:
     needed = count_rows_needed(contest, margin, case.proof(contest))
     rows = f"about {needed:,} held-out rows" if needed else "more held-out rows"
     would = f"{rows} would show {_claim(contest, margin)}, if both models stay as different"
+    if contest.is_trivial and contest.comparison.outcome == "worse":
+        would = rows = "a better tuned model"
     return Ruling(
         NO_EVIDENCE,
         rule,
-        f"not enough evidence: no clear difference from {contest.name}{which}, "
+        f"not enough evidence: {_describe_outcome(contest)}{which}, "
         f"{case.numbers.compare(contest)}; {would}",
         rows,
         contest,
     )
+
+
+def _describe_outcome(contest: Contest) -> str:
+    match contest.comparison.outcome:
+        case "better":
+            return f"better than {contest.name}, but not clearly by less than the margin or by more"
+        case "worse" if not contest.is_trivial:
+            return f"worse than {contest.name}, but this is not proven for so many rivals at once"
+        case "worse":
+            return f"worse than one answer to everything, {contest.name}"
+        case _:
+            return f"no clear difference from {contest.name}"
 
 
 def _claim(contest: Contest, margin: float) -> str:

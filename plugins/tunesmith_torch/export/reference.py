@@ -5,16 +5,17 @@ Shapes: N scored positions, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle, islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
 
 from tunesmith.contracts import Generation
+from tunesmith.errors import UsageError
 from tunesmith.records import Message, Prompt, Record, last_exchange
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.export.context_limits import ContextLimit, find_context_limits
@@ -31,6 +32,9 @@ MAX_ANSWERS = 12
 MAX_ANSWER_TOKENS = 128
 """Generated tokens of an answer."""
 MAX_ROW_TOKENS = 1024
+"""Tokens of a prompt and its scored answer."""
+MAX_CUT_CHARACTERS = 300
+"""Characters of a message that stands for a longer prompt."""
 MAX_LONG_TOKENS = 1152
 """Tokens of the text that is longer than a window; a window of 1024 is the largest it passes."""
 TOKENS_AFTER_LIMIT = 64
@@ -40,6 +44,7 @@ HARD_TEXTS = (
     "a\tb\n\nc   d 007 1,000,000 x==y",
 )
 """Prompts that tokenizers split differently: digits, other scripts, white space, marks."""
+Exchange: TypeAlias = tuple[Prompt, Message]
 SYSTEM = Message("system", "Answer in one word.")
 
 
@@ -115,20 +120,51 @@ def is_plain(prompt: Prompt) -> bool:
 
 
 def score_rows(model: TorchTextModel, records: Sequence[Record]) -> list[ScoredRow]:
-    """Return the first rows that an engine can score, with the probabilities of the model."""
-    return list(islice(_score_rows(model, records), MAX_ROWS))
+    """Return the first rows that an engine can score, with the probabilities of the model.
+
+    If all have tools or are too long, those of the users' last messages alone.
+
+    Raises:
+        UsageError: there are none.
+    """
+    for exchanges in (_plain_exchanges(records), _last_messages(records)):
+        rows = list(islice(_score_exchanges(model, exchanges), MAX_ROWS))
+        if rows:
+            return rows
+    raise UsageError(
+        "no held-out row can be compared: none has a prompt of the user, and an answer, as text",
+        hint="an export needs held-out rows that it is proven with",
+    )
 
 
-def _score_rows(model: TorchTextModel, records: Sequence[Record]) -> Iterator[ScoredRow]:
-    for record in records:
-        prompt, answer = last_exchange(record)
-        if not prompt or not is_plain(prompt):
-            continue
+def _plain_exchanges(records: Sequence[Record]) -> Iterator[Exchange]:
+    for prompt, answer in map(last_exchange, records):
+        if prompt and is_plain(prompt):
+            yield prompt, answer
+
+
+def _last_messages(records: Sequence[Record]) -> Iterator[Exchange]:
+    """Yield the end of each user's last message, for the text of the answer."""
+    for prompt, answer in map(last_exchange, records):
+        messages = [Message("user", prompt)] if isinstance(prompt, str) else prompt
+        texts = [m.text for m in messages if m.role == "user" and m.text.strip()]
+        if texts and answer.text.strip():
+            message = Message("user", texts[-1][-MAX_CUT_CHARACTERS:])
+            yield (message,), Message("assistant", answer.text)
+
+
+def _score_exchanges(model: TorchTextModel, exchanges: Iterable[Exchange]) -> Iterator[ScoredRow]:
+    for prompt, answer in exchanges:
         ((before, after),) = model.template.encode_exchanges([prompt], [answer])
         after = after[:MAX_SCORED_TOKENS]
-        if not before or not after or len(before) + MAX_SCORED_TOKENS > MAX_ROW_TOKENS:
+        if not before or not after or len(before) + MAX_SCORED_TOKENS > _most_tokens(model):
             continue
         yield _score_row(model, prompt, [*before, *after[:-1]], after)
+
+
+def _most_tokens(model: TorchTextModel) -> int:
+    """Return the most tokens of a prompt and its answer: a small model's context may be fewer."""
+    return min(MAX_ROW_TOKENS, model.context or MAX_ROW_TOKENS)
 
 
 def _score_row(
@@ -164,7 +200,7 @@ def _answer_until_one_ends(
 ) -> list[tuple[Prompt, Generation]]:
     """Return greedy answers to the prompts with the shortest completions."""
     answers: list[tuple[Prompt, Generation]] = []
-    asked = _choose_short_answers(model.template, records)[:MAX_ANSWERS]
+    asked = _choose_short_answers(model, records)[:MAX_ANSWERS]
     for start in range(0, len(asked), ANSWERS_AT_ONCE):
         prompts = asked[start : start + ANSWERS_AT_ONCE]
         answers += zip(prompts, model.generate(prompts, MAX_ANSWER_TOKENS), strict=True)
@@ -173,17 +209,19 @@ def _answer_until_one_ends(
     return answers
 
 
-def _choose_short_answers(template: Template, records: Sequence[Record]) -> list[Prompt]:
+def _choose_short_answers(model: TorchTextModel, records: Sequence[Record]) -> list[Prompt]:
     """Return the prompts that an engine can be asked, by the tokens of their completions."""
-    pairs = [last_exchange(record) for record in records]
-    plain = [(prompt, answer) for prompt, answer in pairs if prompt and is_plain(prompt)]
-    encoded = template.encode_exchanges([p for p, _ in plain], [a for _, a in plain])
-    lengths = [
-        (len(after), prompt)
-        for (prompt, _), (before, after) in zip(plain, encoded, strict=True)
-        if before and len(before) + MAX_ANSWER_TOKENS <= MAX_ROW_TOKENS
-    ]
-    return [prompt for _, prompt in sorted(lengths, key=lambda pair: pair[0])]
+    for exchanges in (list(_plain_exchanges(records)), list(_last_messages(records))):
+        prompts, answers = [p for p, _ in exchanges], [a for _, a in exchanges]
+        encoded = model.template.encode_exchanges(prompts, answers)
+        lengths = [
+            (len(after), prompt)
+            for (prompt, _), (before, after) in zip(exchanges, encoded, strict=True)
+            if before and len(before) + MAX_ANSWER_TOKENS <= _most_tokens(model)
+        ]
+        if lengths:
+            return [prompt for _, prompt in sorted(lengths, key=lambda pair: pair[0])]
+    return []
 
 
 def _render_prompts(template: Template, asked: Sequence[Prompt]) -> Iterator[RenderedPrompt]:

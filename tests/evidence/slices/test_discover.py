@@ -10,7 +10,7 @@ from scipy.stats import fisher_exact
 from tests.benchmarks.slices import PLANTS, draw, false_alarms, hide_topic, make_rows, recall
 
 from tunesmith_evidence.slices.candidates import Slice
-from tunesmith_evidence.slices.discover import find_weak_slices
+from tunesmith_evidence.slices.discover import find_weak_slices, split_in_halves
 from tunesmith_evidence.slices.rows import ScoredRow
 
 
@@ -28,7 +28,9 @@ def test_rows_of_a_group_are_not_independent() -> None:
 
 
 def row(number: int, value: float) -> ScoredRow:
-    return ScoredRow(number=number, source="a:1", prompt=(), expected="", output="", value=value)
+    return ScoredRow(
+        number=number, source=f"a:{number}", prompt=(), expected="", output="", value=value
+    )
 
 
 def test_scores_and_p_value_are_those_of_the_second_half() -> None:
@@ -36,8 +38,9 @@ def test_scores_and_p_value_are_those_of_the_second_half() -> None:
     weak = Slice("first", "column", frozenset(range(100)))
     (found,) = find_weak_slices(rows, True, candidates=[weak], seed=2)
     assert 30 <= found.n <= 70  # about a half
-    hits, others = round(found.value * found.n), round(found.others * (150 - found.n))
-    table = [[hits, found.n - hits], [others, 150 - found.n - others]]
+    rest = len(split_in_halves(rows, 2)[1]) - found.n
+    hits, others = round(found.value * found.n), round(found.others * rest)
+    table = [[hits, found.n - hits], [others, rest - others]]
     assert found.p_value == pytest.approx(fisher_exact(table, alternative="less").pvalue)
 
 
@@ -69,3 +72,14 @@ def test_halves_keep_groups_and_too_few_rows_say_nothing() -> None:
         find_weak_slices(rows, True, candidates=[Slice("s", "column", frozenset(range(20)))]) == []
     )
     assert find_weak_slices([], True) == []
+
+
+def test_a_row_stays_in_its_half_when_others_are_moved_to_training() -> None:
+    rows = [row(n, 1.0) for n in range(200)]
+    first, second = split_in_halves(rows)
+    left = [each for n, each in enumerate(rows) if n not in first[:7]]
+    kept = [left[i].number for i in split_in_halves(left)[1]]
+    assert kept == second and sorted([*first, *second]) == list(range(200))
+    groups = [replace(each, group=f"g{each.number % 20}") for each in rows]
+    halves = [{groups[i].group for i in half} for half in split_in_halves(groups)]
+    assert not halves[0] & halves[1] and all(halves)

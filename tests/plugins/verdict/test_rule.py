@@ -369,6 +369,81 @@ def test_a_metric_of_two_evaluators_is_compared_within_one(case: Case) -> None:
     assert "e: right 0.500 -> 0.900" in verdict["sentence"]
 
 
+@pytest.mark.parametrize(("rows", "word"), [(5, "NOT ENOUGH EVIDENCE"), (200, "SMALL CLASSIFIER")])
+def test_equal_answers_to_a_few_rows_prove_nothing(case: Case, rows: int, word: str) -> None:
+    """Values of JSON answers are between 0 and 1: the interval is that of equal right answers."""
+    values = [(1.0, 0.75, 0.5)[row % 3] for row in range(rows)]
+    case.bounds = (0, 1)
+    case.rival("linear", values)
+    case.model("tuned", values)
+    verdict = case.judge()
+    assert verdict["word"] == word and verdict["rows_needed"] == 190
+    assert verdict["low"] == pytest.approx(-verdict["high"]) and verdict["low"] < 0
+
+
+@pytest.mark.parametrize(("bounds", "word"), [((0, 60), "NOT ENOUGH EVIDENCE"),
+                                              ((None, None), "NOT ENOUGH EVIDENCE")])  # fmt: skip
+def test_equal_quantities_prove_nothing(
+    tmp_path: Path, bounds: tuple[float | None, float | None], word: str
+) -> None:
+    case = Case(tmp_path, higher=False, unit="minutes", bounds=bounds)
+    case.rival("zero-shot", [3.0] * 40)
+    case.model("tuned", [3.0] * 40)
+    assert case.judge()["word"] == word
+
+
+def test_scores_that_prove_nothing_are_no_evidence(case: Case) -> None:
+    """A judge that fails its tests calls everything a tie, which would look like equal answers."""
+    case.rival("zero-shot", [0.5] * 300)
+    case.model("tuned", [0.5] * 300)
+    assert case.judge()["word"] == "PROMPT", "without the reason"
+    case.measured[-1] = replace(case.measured[-1], details={"void": "the judge failed"})
+    verdict = case.judge()
+    assert verdict["word"] == "NOT ENOUGH EVIDENCE"
+    assert verdict["sentence"] == "not enough evidence: e: the judge failed"
+
+
+def test_a_model_without_errors_is_no_failure_on_a_few_rows(case: Case) -> None:
+    """Its level is that of all models together, at which ten rows are too few."""
+    case.rival("majority", right(0.3, 10))
+    for name in ("nearest", "linear", "zero-shot", "retrieved-shots"):
+        case.rival(name, right(0.2, 10))
+    case.model("tuned", right(1.0, 10))
+    verdict = case.judge()
+    assert verdict["word"] == "NOT ENOUGH EVIDENCE"
+    assert "not even a model without errors" in verdict["sentence"]
+
+
+def test_nor_where_the_best_value_is_a_bound(tmp_path: Path) -> None:
+    case = Case(tmp_path, higher=False, unit="minutes", bounds=(0, None))
+    case.rival("majority", [5.0, 9.0, 3.0, 8.0])
+    case.model("tuned", [0.0] * 4)
+    assert case.judge()["word"] == "NOT ENOUGH EVIDENCE"
+
+
+def test_a_clear_advantage_near_the_margin_is_called_one(case: Case) -> None:
+    case.rival("linear", right(0.5, 2000), 0.9)
+    case.model("tuned", right(0.515, 2000))
+    verdict = case.judge()
+    assert verdict["outcome"] == "better" and verdict["word"] == "NOT ENOUGH EVIDENCE"
+    assert "better than linear, but not clearly by less than the margin or" in verdict["sentence"]
+
+
+def test_a_model_below_one_answer_to_everything_is_called_worse(case: Case) -> None:
+    case.rival("majority", right(0.8, 200))
+    case.model("tuned", right(0.55, 200))
+    verdict = case.judge({"right": 0.5})
+    assert "worse than one answer to everything, majority" in verdict["sentence"]
+    assert verdict["would_change"] == "a better tuned model"
+
+
+def test_one_answer_to_everything_may_reach_the_minimum(case: Case) -> None:
+    case.rival("majority", right(0.6))
+    case.model("tuned", right(0.45))
+    sentence = case.judge({"right": 0.5})["sentence"]
+    assert "apart from one answer to everything (majority, 0.600)" in sentence
+
+
 def test_without_the_tuned_model_there_is_no_verdict(case: Case) -> None:
     case.rival("linear", right(0.5))
     assert case.judge() == {}

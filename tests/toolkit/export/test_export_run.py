@@ -19,7 +19,7 @@ from tests.benchmarks.export_faults import MERGE_FAULTS, copy_adapter, edit
 
 from tunesmith.contracts import Measurement
 from tunesmith.errors import EnvironmentProblem, GateError, IntegrityError, UsageError
-from tunesmith.records import Message
+from tunesmith.records import Chat, Completion, Message, Record, ToolCall
 from tunesmith.storage import verify_folder
 from tunesmith.storage.manifest import MANIFEST
 from tunesmith_plugins.exporters.safetensors.exporter import SafetensorsExporter
@@ -315,6 +315,38 @@ class DoublesBos(SafetensorsExporter):
 def test_prompts_with_tools_are_left_out() -> None:
     assert is_plain(PROMPT) and is_plain("text")
     assert not is_plain((*PROMPT, Message("tool", "42")))
+
+
+TOOL_TURNS = (
+    Message("user", "What is 6 times 7?"),
+    Message("assistant", "", tool_calls=(ToolCall("multiply", '{"a": 6, "b": 7}'),)),
+    Message("tool", "42"),
+    Message("assistant", "It is 42."),
+)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Chat(source="a:1", messages=TOOL_TURNS),
+        Completion(source="a:1", prompt="Read this. " * 3000, completion="yes"),
+    ],
+    ids=["tools", "too long"],
+)
+def test_of_rows_that_no_engine_takes_the_last_messages_are_compared(
+    trained: TrainedModel, tmp_path: Path, record: Record
+) -> None:
+    other = replace(trained, heldout=[record] * 3)
+    certificate = export_run(other, as_export(EXPORTER), tmp_path / "out")
+    assert certificate["rows"] == 3 and "nats at most" in certificate["checks"]["log-probabilities"]
+
+
+def test_without_a_row_to_compare_nothing_is_exported(
+    trained: TrainedModel, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="no held-out row can be compared"):
+        export_run(replace(trained, heldout=[]), as_export(EXPORTER), tmp_path / "out")
+    assert not any(tmp_path.iterdir())
 
 
 def test_there_is_exactly_one_bos(tmp_path: Path) -> None:

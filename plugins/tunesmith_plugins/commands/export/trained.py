@@ -26,6 +26,8 @@ from tunesmith_torch.runtime.device import pick_device, pick_precision
 
 METRIC_ROWS = 32
 """Held-out rows on which the run's metric is measured after rounding."""
+SEARCHED_ROWS = 1_000
+"""Held-out rows among which those are looked for that an engine can score."""
 
 
 def find_trained(folder: RunFolder, plan: Plan, catalog: Catalog) -> TrainedModel:
@@ -49,15 +51,16 @@ def find_trained(folder: RunFolder, plan: Plan, catalog: Catalog) -> TrainedMode
             if isinstance(options, TrainingOptions)
             else find_adapter_base(artifact, base)
         )
-    heldout = list(islice(load_data(plan)[1].heldout, METRIC_ROWS))
-    evaluators = choose_evaluators(plan, catalog, heldout)
+    heldout = list(islice(load_data(plan)[1].heldout, SEARCHED_ROWS))
+    rated_rows = heldout[:METRIC_ROWS]
+    evaluators = choose_evaluators(plan, catalog, rated_rows)
     rated = [e for e in evaluators if not e.offer.metrics[0].is_descriptive]
     return TrainedModel(
         base=base,
         artifact=artifact,
         merge=_merge_options(plan, options),
         heldout=heldout,
-        measure=_measure(rated[0], heldout) if rated and heldout else None,
+        measure=_measure(rated[0], rated_rows) if rated and heldout else None,
         higher_is_better=rated[0].offer.metrics[0].higher_is_better if rated else True,
     )
 

@@ -45,7 +45,11 @@ def choose_files(folder: Path, card: str, base: str | None) -> list[Upload]:
     files = [file for file in sorted(folder.iterdir()) if file.is_file()]
     chosen = [file for file in files if MODEL_FILES.fullmatch(file.name)]
     if not any(file.suffix in (".safetensors", ".gguf") for file in chosen):
-        raise UsageError(f"{folder}: holds no weights", hint="finish the run, or export it first")
+        raise UsageError(
+            f"{folder}: holds no weights in .safetensors or .gguf files, the formats that are "
+            "uploaded",
+            hint="finish the run, or export it with --to safetensors, gguf or vllm",
+        )
     return [Upload(CARD, card.encode()), *(Upload(file.name, _read(file, base)) for file in chosen)]
 
 

@@ -181,6 +181,6 @@ def show_start(
     render.print_note(
         "\nfor many users, export the model to an engine made for that:\n"
         f"  tunesmith export {folder} --to gguf --quantize q8_0 && "
-        f"llama-server -m {folder}/export/gguf/model-q8_0.gguf\n"
+        f"llama-server -m {folder}/export/gguf/model-q8_0.gguf --jinja --temp 0\n"
         f"  tunesmith export {folder} --to vllm, which prints the command of vllm serve\n"
     )

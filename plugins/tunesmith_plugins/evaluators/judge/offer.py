@@ -167,6 +167,7 @@ def to_details(
         )
     return {
         "holds": not problem,
+        "void": problem,
         "wins": wins, "losses": losses,
         "first_preferred": first, "second_preferred": second,
         "anchors": anchors, "anchors_right": right,
