@@ -19,6 +19,16 @@ from tunesmith_evidence.formats import (
 
 Tone = Literal["good", "bad", "open"]
 TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "failed": "bad"}
+NOT_GOOD = (
+    "PROMPT",
+    "SMALL CLASSIFIER",
+    "NOT ENOUGH EVIDENCE",
+    "NOTHING WORKS YET",
+    "FIX DATA FIRST",
+)
+"""Words of the built-in verdict that are no success, also where the tuned model is better."""
+_DIFFERENCE = {"value", "tuned", "difference", "low", "high", "n"}
+"""Keys of a comparison with a rival, without which there is no figure."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +74,11 @@ def find_headline(report: Report, status: str = "") -> Headline:
         tone = TONES.get(status, "open")
         return Headline(word, tone, figure, interval, caption, "", "")
     figure, interval, caption = _describe_difference(report, verdict)
+    word = str(verdict.get("word") or verdict.get("outcome", "")).upper()
+    tone = TONES.get(str(verdict.get("outcome")), "open")
     return Headline(
-        word=str(verdict.get("word") or verdict.get("outcome", "")).upper(),
-        tone=TONES.get(str(verdict.get("outcome")), "open"),
+        word=word,
+        tone="open" if tone == "good" and word in NOT_GOOD else tone,
         figure=figure,
         interval=interval,
         caption=caption,
@@ -119,16 +131,18 @@ def _describe_difference(report: Report, verdict: JSON) -> tuple[str, str, str]:
     """Return the difference from the rival, its interval, and a caption."""
     metric = report.metric_label(str(verdict.get("evaluator", "")), str(verdict.get("metric", "")))
     rival = str(verdict.get("rival", ""))
-    comparison = verdict.get("comparisons", {}).get(rival, {})
-    if not {"value", "tuned", "difference", "low", "high", "n"} <= comparison.keys():
+    # The verdict's own interval has its confidence, which may be above that of the comparisons.
+    candidates = (verdict, verdict.get("comparisons", {}).get(rival, {}))
+    found = next((found for found in candidates if found.keys() >= _DIFFERENCE), None)
+    if found is None:
         tuned = next((e for e in report.measured.values() if e.model == TUNED), None)
         return _describe_measured(report, tuned)
-    values = f"{format_number(comparison['value'])} to {format_number(comparison['tuned'])}"
-    rows = format_count(int(comparison["n"]), "held-out row")
+    values = f"{format_number(found['value'])} to {format_number(found['tuned'])}"
+    rows = format_count(int(found["n"]), "held-out row")
     confidence = 100 * float(verdict.get("confidence", 0.95))
-    interval = format_interval(comparison["low"], comparison["high"], signed=True)
+    interval = format_interval(found["low"], found["high"], signed=True)
     return (
-        format_difference(comparison["difference"]),
+        format_difference(found["difference"]),
         f"difference, {confidence:.3g} % interval {interval}",
         f"{one_line(metric)}: from {one_line(rival)} to tuned, {values}, on {rows}",
     )

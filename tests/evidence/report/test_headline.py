@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from tunesmith.events import Measured, RunFinished
 from tunesmith.execution.report import Report, build_report
 from tunesmith.testing import sample_event, sample_run
@@ -38,6 +40,33 @@ def test_without_a_rival_the_figure_is_the_value() -> None:
     found = find_headline(report(word="NOT ENOUGH EVIDENCE", outcome="unclear", comparisons={}))
     assert (found.tone, found.figure) == ("open", "0.750")
     assert found.caption == "m of the tuned model on 120 held-out rows"
+
+
+def test_the_interval_is_that_of_the_confidence_that_it_names() -> None:
+    """Widened for several rivals; the comparison beside it has the usual one."""
+    widened = {"value": 0.781, "difference": 0.123, "low": 0.012, "high": 0.234, "n": 104}
+    found = find_headline(
+        report(
+            word="FINE-TUNE", outcome="better", rival="linear", metric="m", evaluator="m",
+            tuned=0.904, confidence=0.9875, comparisons={"linear": COMPARISON}, **widened,
+        )
+    )  # fmt: skip
+    assert found.interval == "difference, 98.8 % interval [+0.012, +0.234]"
+
+
+@pytest.mark.parametrize(
+    ("word", "outcome", "tone"),
+    [
+        ("FINE-TUNE", "better", "good"),
+        ("NOTHING WORKS YET", "better", "open"),
+        ("FIX DATA FIRST", "better", "open"),
+        ("NOT ENOUGH EVIDENCE", "better", "open"),
+        ("PROMPT", "worse", "bad"),
+        ("SAFE TO SHIP", "better", "good"),
+    ],
+)
+def test_of_the_built_in_words_only_fine_tune_is_good(word: str, outcome: str, tone: str) -> None:
+    assert find_headline(report(word=word, outcome=outcome)).tone == tone
 
 
 def test_without_a_verdict_the_word_is_the_status() -> None:
