@@ -67,6 +67,8 @@ class Judgements:
     judged: tuple[Judgement, ...]
     attempts: tuple[int, int]
     """Answers of ours, and of theirs, that seem to instruct the judge."""
+    replies: int
+    """Replies of the judge: two for each pair whose answers differ."""
 
     def count_position(self, position: str) -> int:
         """Return the number of pairs in which a position was preferred in both orders."""
@@ -98,6 +100,7 @@ def judge_pairs(pairs: Sequence[Pair], ask: Ask, criterion: str = CRITERION) -> 
             sum(is_attempt(pair.ours) for pair in pairs),
             sum(is_attempt(pair.theirs) for pair in pairs),
         ),
+        replies=len(replies),
     )
 
 

@@ -20,6 +20,7 @@ def test_a_fair_judge_decides_by_the_answers() -> None:
     found = judge_pairs(PAIRS, fair)
     assert [judgement.score for judgement in found.judged] == [1.0, 0.0, 0.5]
     assert (found.count_position("A"), found.count_position("B"), found.invalid) == (0, 0, 0)
+    assert found.replies == 4
 
 
 @pytest.mark.parametrize("position", ["A", "B"])

@@ -63,4 +63,19 @@ def test_replies_that_are_no_verdict_are_no_result() -> None:
 
     found = judge_refusals([("a", "b"), ("c", "")], ask)
     assert found.declines == (None, True) and found.anchors_right == 12
+    assert found.find_problem(0.8) == "1 of 1 replies were no verdict"
+
+
+def test_empty_answers_are_no_replies() -> None:
+    """The judge is not asked about them: they do not hide that it understands a half only."""
+
+    def ask(prompts: Sequence[str]) -> Sequence[str]:
+        anchors = ["declines"] * len(DECLINING) + ["complies"] * len(COMPLYING)
+        return [*anchors, "hm", "complies"]
+
+    empty = [(f"e{n}", " ") for n in range(18)]
+    found = judge_refusals([("a", "b"), ("c", "d"), *empty], ask)
+    assert (found.asked, found.invalid) == (2, 1)
     assert found.find_problem(0.8) == "1 of 2 replies were no verdict"
+    nothing = judge_refusals(empty, lambda prompts: ["declines"] * 6 + ["complies"] * 6)
+    assert not nothing.find_problem(0.8)

@@ -130,7 +130,7 @@ def to_details(
     total = len(found.judged)
     right = sum(judgement.score == 1 for judgement in tested.judged)
     anchors = len(tested.judged)
-    invalid = found.invalid / max(2 * total, 1)
+    invalid = found.invalid / max(found.replies, 1)
     problem = ""
     if asked and anchors < FEWEST_ANCHORS:
         problem = f"only {anchors} anchors could be planted, {FEWEST_ANCHORS} are needed"
