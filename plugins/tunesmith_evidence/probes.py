@@ -43,7 +43,12 @@ class RowValue:
 def run_probe(
     plan: Plan, catalog: Catalog, parts: DataParts, count: int, folder: RunFolder
 ) -> Report:
-    """Train on ``count`` random training rows, and evaluate on the held-out rows of ``parts``.
+    """Train on ``count`` random training rows, and evaluate on the held-out rows of ``parts``."""
+    return execute.run(plan_probe(plan, parts, count), catalog, folder)
+
+
+def plan_probe(plan: Plan, parts: DataParts, count: int) -> Plan:
+    """Return the plan of a training on ``count`` random training rows, without rivals and gate.
 
     The rows of a smaller probe are among those of a larger one.
     """
@@ -56,14 +61,13 @@ def run_probe(
     )
     offered = plan.data.offered
     offer = replace(offered.offer, build=lambda config: _FixedRows(dataset))
-    probe = replace(
+    return replace(
         plan,
         data=replace(plan.data, offered=replace(offered, offer=offer)),
         baselines=plan.baselines.model_copy(update={"use": []}),
         rivals=(),
         gate=GateOptions(must_beat=[], at_least={}),
     )
-    return execute.run(probe, catalog, folder)
 
 
 def read_values(folder: Path, measured: Measured) -> dict[int, RowValue]:

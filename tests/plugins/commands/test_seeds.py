@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,32 @@ def test_finished_seeds_are_not_repeated(trained: Tunesmith, tmp_path: Path) -> 
     done = trained("seeds", "one", "--count", "2", "-q")
     assert "the mean of 2 seeds" in " ".join(done.stdout.split())
     assert (tmp_path / "one-seed-43" / "events.jsonl").read_text() == events
+
+
+@pytest.mark.parametrize(
+    ("row", "sets", "reason"),
+    [
+        ("", ["--set", "technique.steps=4"], "technique.steps was 6, is now 4"),
+        ("say more\tSAY MORE\n", [], "training + dev + held-out rows were"),
+        ("", ["--set", "run.seed=41"], "training + dev + held-out rows were"),
+    ],
+)
+def test_a_seed_of_another_run_is_not_pooled(
+    trained: Tunesmith, tmp_path: Path, row: str, sets: list[str], reason: str
+) -> None:
+    """A run of the same name as one that was deleted finds that one's seeds beside it."""
+    assert trained("seeds", "one", "--count", "2", "-q").exit_code == 0
+    shutil.rmtree(tmp_path / "one")
+    with (tmp_path / "data.tsv").open("a") as file:
+        file.write(row)
+    assert trained("run", "run.toml", "--out", "one", *sets).exit_code == 0
+    count = "3" if "run.seed=41" in sets else "2"  # of 41, 43 is the third
+    done = trained("seeds", "one", "--count", count, "-q")
+    shown = " ".join(done.output.split())
+    assert done.exit_code == 2 and "one-seed-43: is no seed of this run" in shown
+    assert reason in shown
+    shutil.rmtree(tmp_path / "one-seed-43")
+    assert trained("seeds", "one", "--count", count, "-q").exit_code == 0
 
 
 def test_what_cannot_be_pooled(trained: Tunesmith, tmp_path: Path) -> None:

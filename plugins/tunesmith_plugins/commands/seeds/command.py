@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from tunesmith import api, distributed
 from tunesmith.catalog import Catalog
 from tunesmith.errors import UsageError
 from tunesmith.events import Measured
+from tunesmith.execution import execute
 from tunesmith.execution.execute import load_report
 from tunesmith.execution.report import Report
-from tunesmith.execution.run_data import DataParts, load_data
+from tunesmith.execution.resume_checks import check_data, check_options
+from tunesmith.execution.run_data import DataParts, build_data_event, load_data
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
-from tunesmith.text import one_line
+from tunesmith.text import one_line, redact_all
 from tunesmith_cli import render
 from tunesmith_cli.common import (
     CliState,
@@ -27,7 +30,7 @@ from tunesmith_cli.common import (
     trust_option,
 )
 from tunesmith_evidence.formats import format_difference, format_estimate, format_number
-from tunesmith_evidence.probes import run_probe
+from tunesmith_evidence.probes import plan_probe
 from tunesmith_evidence.seeds import PooledSeeds, SeedRun, change_seed, find_tuned, pool_seeds
 
 
@@ -93,18 +96,32 @@ def _run_seed(plan: Plan, catalog: Catalog, parts: DataParts, seed: int, first: 
     """Train with another seed, unless it was done before.
 
     Raises:
-        UsageError: an earlier attempt was not finished.
+        UsageError: an earlier attempt was not finished, or had other data or options.
     """
     path = first.with_name(f"{first.name}-seed-{seed}")
+    planned = change_seed(plan_probe(plan, parts, len(parts.train)), seed)
     if path.is_dir():
         report = load_report(RunFolder.open(path))
     else:
-        folder = api.create_run_folder(plan, path)
-        report = run_probe(change_seed(plan, seed), catalog, parts, len(parts.train), folder)
+        report = execute.run(planned, catalog, api.create_run_folder(plan, path))
     tuned = find_tuned(report)
     if tuned is None:
         raise UsageError(f"{path}: this run was not finished", hint="delete the folder")
+    changes = _find_changes(report, planned)
+    if changes:
+        raise UsageError(
+            f"{path}: is no seed of this run: {'; '.join(changes)}",
+            hint="move or delete the folder, so that this seed is trained",
+        )
     return SeedRun(seed, path, tuned)
+
+
+def _find_changes(report: Report, planned: Plan) -> list[str]:
+    """Return by which options and data a run differs from what is planned."""
+    assert report.started is not None and report.data is not None
+    started = replace(report.started, plan=redact_all(planned.to_json()))
+    loaded = build_data_event(*load_data(planned))
+    return [*check_options(report.started, started), *check_data(report.data, loaded)]
 
 
 def to_json(runs: Sequence[SeedRun], rival: Measured, pooled: PooledSeeds) -> dict[str, Any]:
