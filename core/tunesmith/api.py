@@ -105,9 +105,14 @@ def load_run(
 
 
 def continue_run(
-    run_folder: RunFolder, plan: Plan, catalog: Catalog, *, accept_changes: bool = False
+    run_folder: RunFolder,
+    plan: Plan,
+    catalog: Catalog,
+    *,
+    accept_changes: bool = False,
+    force: bool = False,
 ) -> Report:
-    """Continue an opened run, unless it is finished.
+    """Continue an opened run, unless it is finished; the options are those of ``execute.run``.
 
     Raises:
         UsageError: the run is finished, or its log is of an earlier version.
@@ -119,7 +124,9 @@ def continue_run(
     if any(map(is_of_earlier_version, read_events(run_folder.events))):
         raise _earlier_version_error(run_folder)
     refuse_unrunnable(plan)
-    return execute.run(plan, catalog, run_folder, resume=True, accept_changes=accept_changes)
+    return execute.run(
+        plan, catalog, run_folder, resume=True, accept_changes=accept_changes, force=force
+    )
 
 
 def refuse_unrunnable(plan: Plan) -> None:

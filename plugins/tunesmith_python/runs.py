@@ -102,7 +102,11 @@ def run(
 
 
 def resume(
-    folder: api.PathLike, *, accept_changes: bool = False, trust_plugins: bool = False
+    folder: api.PathLike,
+    *,
+    accept_changes: bool = False,
+    trust_plugins: bool = False,
+    force: bool = False,
 ) -> Run:
     """Continue a run that was stopped, was killed or failed, as ``tunesmith resume`` does.
 
@@ -111,6 +115,7 @@ def resume(
         accept_changes: continue although data, options, base model or plugins have changed.
         trust_plugins: execute the plugin files and functions that the run names, also if this user
             has not run them before.
+        force: run although the predicted memory exceeds the available memory.
 
     Raises:
         UsageError: the run is finished, is of an earlier version, names code that is not trusted,
@@ -119,7 +124,7 @@ def resume(
     if distributed.rank() > 0:
         return Run(api.run_worker_rank())
     run_folder, plan, catalog = api.load_run(folder, trust_plugins=trust_plugins)
-    api.continue_run(run_folder, plan, catalog, accept_changes=accept_changes)
+    api.continue_run(run_folder, plan, catalog, accept_changes=accept_changes, force=force)
     return Run(run_folder.path, trust_plugins)
 
 

@@ -75,6 +75,15 @@ def test_a_dry_run_prints_the_script_and_does_nothing(
     assert not out.exists() and not slurm.calls() and sorted(project.rglob("*")) == before
 
 
+def test_a_run_without_the_planner_is_one_whose_job_does_not_check_its_memory(
+    slurm: FakeSlurm, project: Path, tmp_path: Path
+) -> None:
+    slurm.answer("sbatch", "7\n")
+    out = tmp_path / "run"
+    succeed("submit", project / "run.toml", "--out", out, "--no-plugin", "estimate")
+    assert api.load_run(out)[1].to_json()["plugins"]["disable"] == ["estimate"]
+
+
 def test_a_request_below_the_prediction_is_warned_of(
     slurm: FakeSlurm, project: Path, tmp_path: Path
 ) -> None:

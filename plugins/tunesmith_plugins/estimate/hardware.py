@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from tunesmith.errors import ConfigError, Problem
 from tunesmith.options import Options, from_table
+from tunesmith.text import suggest_name
 
 GIB = 1 << 30
 
@@ -142,14 +143,17 @@ def load_hardware(
     run file names.
 
     Raises:
-        ConfigError: a user's file is missing, is not TOML, or has unknown keys or wrong values.
+        ConfigError: a user's file is missing, is not TOML, has unknown keys or wrong values, or the
+            price of a GPU that is in neither table.
     """
     own = config_folder(environment) / "prices.toml"
     files = [own] if own.is_file() else []
     files += [Path(prices)] if prices else []
     table = _packaged()
     for file in files:
-        table = _override(table, _read(file))
+        user = _read(file)
+        table = _override(table, user)
+        _refuse_unknown_gpus(user.prices, sorted(gpu.name for gpu in table.gpus), file)
     return _hardware(table, [str(file) for file in files])
 
 
@@ -191,6 +195,22 @@ def _override(table: _Table, user: _Table) -> _Table:
         processors=[*user.processors, *table.processors],
         prices=[price for price in table.prices if price.gpu not in priced] + user.prices,
     )
+
+
+def _refuse_unknown_gpus(prices: Sequence[_PriceRow], known: Sequence[str], file: Path) -> None:
+    """Refuse a user's prices of GPUs that are unknown or misspelled: nothing would use them.
+
+    Raises:
+        ConfigError: with every such price.
+    """
+    problems = []
+    for number, price in enumerate(prices):
+        if price.gpu not in known:
+            guess = suggest_name(price.gpu, known)
+            hint = f'did you mean "{guess}"?' if guess else f"GPUs: {', '.join(known)}"
+            problems.append(Problem(f"{file}: prices.{number}.gpu", f"no GPU `{price.gpu}`", hint))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _hardware(table: _Table, files: Sequence[str]) -> Hardware:

@@ -151,7 +151,7 @@ def _refusal(
                 title,
                 *changes,
                 "`tunesmith plan RUN.toml` shows which GPUs it fits on; "
-                "`tunesmith run --force` starts it anyway",
+                "`tunesmith run --force` or `tunesmith resume --force` starts it anyway",
             ]
         ),
         if_forced=if_forced,

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -61,18 +61,23 @@ def count_ranks_here(ranks: int) -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", ranks)) if ranks > 1 else 1
 
 
+UNKNOWN_GPU = Device(type="cuda", name="GPU", memory=None)
+
+
 @dataclass(frozen=True)
 class Machine:
-    """The processor, and the first GPU that torch would use if there is one."""
+    """The processor, and the GPUs that torch can use, in the order of its numbers."""
 
     processor: Device
-    gpu: Device | None = None
+    gpus: Sequence[Device] = ()
 
     def select_device(self, name: str) -> Device:
         """Return the device of this machine for a value of ``[run] device``."""
-        if self.gpu is not None and (name == "auto" or name.startswith("cuda")):
-            return self.gpu
-        return self.processor
+        kind, _, index = name.partition(":")
+        if not self.gpus or kind not in ("auto", "cuda"):
+            return self.processor
+        number = int(index) if index.isdecimal() else 0
+        return self.gpus[number] if number < len(self.gpus) else UNKNOWN_GPU
 
 
 def detect_machine() -> Machine:
@@ -85,7 +90,7 @@ def detect_machine() -> Machine:
         cores=available_processors(),
         flags=flags,
     )
-    return Machine(processor, _gpu(os.environ))
+    return Machine(processor, _gpus(os.environ))
 
 
 def peak_resident_memory() -> int:
@@ -186,11 +191,11 @@ def _processor(path: Path) -> tuple[str, frozenset[str]]:
     return name, flags
 
 
-def _gpu(environment: Mapping[str, str]) -> Device | None:
-    """Return the GPU that torch would use first; None if there is none or torch cannot use it."""
+def _gpus(environment: Mapping[str, str]) -> Sequence[Device]:
+    """Return the GPUs that torch would use, by its numbers; none if torch cannot use any."""
     tool = shutil.which("nvidia-smi")
     if tool is None or not _torch_supports_gpus():
-        return None
+        return ()
     try:
         result = subprocess.run(
             [tool, *NVIDIA_SMI_QUERY],
@@ -200,21 +205,28 @@ def _gpu(environment: Mapping[str, str]) -> Device | None:
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return None
+        return ()
     rows = [line.rsplit(",", 2) for line in result.stdout.splitlines() if line.count(",") >= 2]
+    there = [
+        Device(type="cuda", name=name.strip(), memory=_mebibytes(free)) for name, _, free in rows
+    ]
     visible = environment.get("CUDA_VISIBLE_DEVICES")
-    index = 0
-    if visible is not None:
-        first = visible.split(",")[0].strip()
-        if not first or first == "-1":
-            return None
-        index = int(first) if first.isdigit() else 0
-    if index >= len(rows):
-        return None
-    name, _, free = rows[index]
-    if not free.strip().isdigit():
-        return None
-    return Device(type="cuda", name=name.strip(), memory=int(free) << 20)
+    if not there or visible is None:
+        return there
+    return [*_visible_gpus(visible, there)]
+
+
+def _visible_gpus(names: str, there: Sequence[Device]) -> Iterator[Device]:
+    """Yield the GPUs that ``CUDA_VISIBLE_DEVICES`` names; CUDA ignores all from a wrong one on."""
+    for name in map(str.strip, names.split(",")):
+        if not name or name == "-1" or (name.isdecimal() and int(name) >= len(there)):
+            return
+        yield there[int(name)] if name.isdecimal() else UNKNOWN_GPU  # UUID of a GPU or a part
+
+
+def _mebibytes(text: str) -> int | None:
+    """Return a number of mebibytes in bytes; None for what nvidia-smi has instead of one."""
+    return int(text) << 20 if text.strip().isdecimal() else None
 
 
 def _torch_supports_gpus() -> bool:

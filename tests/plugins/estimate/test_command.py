@@ -48,7 +48,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def has(monkeypatch: pytest.MonkeyPatch, memory: int | None, gpu: Device | None = None) -> None:
     processor = Device(type="cpu", name="test core", memory=memory, cores=2)
-    there = Machine(processor, gpu)
+    there = Machine(processor, (gpu,) if gpu else ())
     monkeypatch.setattr(machine, "detect_machine", lambda: there)
 
 
@@ -260,6 +260,26 @@ def test_user_prices_replace_those_of_the_table(plan: Plan, here: Path) -> None:
     (here / "config" / "tunesmith").mkdir(parents=True)
     (here / "config" / "tunesmith" / "prices.toml").write_text(text.replace("cellar", "roof"))
     assert "our roof" in plan("--json").stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("A100 80 GB", 'did you mean "A100 80GB"?'), ("B300", "GPUs: A10, A100 40GB")],
+)
+def test_a_price_of_an_unknown_gpu_is_refused(plan: Plan, here: Path, name: str, hint: str) -> None:
+    price = f'[[prices]]\ngpu = "{name}"\nprovider = "ours"\nusd = 1.0\nsource = "x"\ndate = "y"\n'
+    (here / "ours.toml").write_text(
+        '[[prices]]\ngpu = "L4"\nprovider = "ours"\nusd = 0.5\nsource = "x"\ndate = "y"\n' + price
+    )
+    result = plan("--set", "estimate.prices=ours.toml", "--quick")
+    assert result.exit_code == 2
+    assert f"ours.toml: prices.1.gpu: no GPU `{name}`" in result.output and hint in result.output
+    gpu = (
+        f'[[gpus]]\nname = "{name}"\nclass = 80\ntotal_gib = 79.0\nbf16_tflops = 300\n'
+        'utilisation = [0.2, 0.5]\nsource = "x"\ndate = "y"\n'
+    )
+    (here / "ours.toml").write_text(price + gpu)  # one of its own
+    assert plan("--set", "estimate.prices=ours.toml", "--quick").exit_code == 0
 
 
 @pytest.mark.parametrize("text", ["[[prices]\n", '[[prices]]\ngpu = "L4"\n', "[[cards]]\n"])

@@ -18,6 +18,7 @@ from tunesmith.offers import TechniqueOffer
 from tunesmith.plan import ModelReview
 from tunesmith_cli.app import app
 from tunesmith_plugins.estimate.review import review_memory
+from tunesmith_python.runs import resume
 from tunesmith_torch.runtime import machine
 from tunesmith_torch.runtime.machine import Device, Machine
 
@@ -178,6 +179,27 @@ def test_force_starts_the_run_with_a_warning(
     assert done.exit_code == 0, done.output
     assert "not enough memory, started by --force: needs at least" in done.stderr
     assert not report_of("out")["forecast"]["refused"]
+
+
+def test_force_starts_a_refused_run_by_resume_too(
+    tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, 300 * MIB)
+    assert tunesmith("run", "run.toml", "--out", "out").exit_code == 4
+    again = tunesmith("resume", "out")
+    assert again.exit_code == 4 and "`tunesmith resume --force` starts it anyway" in again.stderr
+    done = tunesmith("resume", "out", "--force")
+    assert done.exit_code == 0, done.output
+    assert "not enough memory, started by --force: needs at least" in done.stderr
+    assert not report_of("out")["forecast"]["refused"]
+
+
+def test_force_starts_a_refused_run_from_python_too(
+    tunesmith: Tunesmith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, 300 * MIB)
+    assert tunesmith("run", "run.toml", "--out", "out").exit_code == 4
+    assert resume("out", force=True).report.status == "ok"
 
 
 def test_only_an_undecided_run_is_traced_and_warned_about(

@@ -55,38 +55,74 @@ def with_tool(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_torch_supports_gpus", lambda: True)
 
 
+TWO_GPUS = "echo 'NVIDIA H100, 81559, 80000'; echo 'NVIDIA L4, 23034, 22000'"
+
+
 def test_a_gpu_is_read_from_its_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = "echo 'NVIDIA H100, 81559, 80000'; echo 'NVIDIA L4, 23034, 22000'"
-    with_tool(tmp_path, rows, monkeypatch)
+    with_tool(tmp_path, TWO_GPUS, monkeypatch)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    gpu = machine.detect_machine().gpu
-    assert gpu is not None
+    gpu = machine.detect_machine().select_device("auto")
     assert (gpu.name, gpu.memory) == ("NVIDIA H100", 80000 << 20)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert machine.detect_machine().gpu.name == "NVIDIA L4"  # type: ignore[union-attr]
+    assert machine.detect_machine().select_device("cuda").name == "NVIDIA L4"
     for hidden in ("", "-1", "7"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-        assert machine.detect_machine().gpu is None
+        assert machine.detect_machine().select_device("auto").type == "cpu"
 
 
-@pytest.mark.parametrize("text", ["exit 9", "echo nonsense", "echo 'X, [N/A], [N/A]'", "true"])
+@pytest.mark.parametrize(
+    ("visible", "device", "name", "mebibytes"),
+    [
+        (None, "cuda:0", "NVIDIA H100", 80000),
+        (None, "cuda:1", "NVIDIA L4", 22000),
+        ("1,0", "cuda", "NVIDIA L4", 22000),
+        ("1, 0", "cuda:1", "NVIDIA H100", 80000),
+        ("0", "cuda:1", "GPU", None),  # out of range
+        ("0,-1,1", "cuda:1", "GPU", None),  # CUDA reads the list until a GPU that is none
+        ("GPU-1b2c,1", "cuda", "GPU", None),
+        ("GPU-1b2c,1", "cuda:1", "NVIDIA L4", 22000),
+    ],
+)
+def test_a_gpu_is_the_one_that_the_run_file_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    visible: str | None, device: str, name: str, mebibytes: int | None,
+) -> None:  # fmt: skip
+    with_tool(tmp_path, TWO_GPUS, monkeypatch)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    gpu = machine.detect_machine().select_device(device)
+    assert (gpu.type, gpu.name) == ("cuda", name)
+    assert gpu.memory == (None if mebibytes is None else mebibytes << 20)
+
+
+def test_a_gpu_whose_memory_is_not_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch uses it all the same: one that shares the memory of the processor, say."""
+    with_tool(tmp_path, "echo 'NVIDIA GB10, [N/A], [N/A]'", monkeypatch)
+    gpu = machine.detect_machine().select_device("auto")
+    assert (gpu.name, gpu.memory) == ("NVIDIA GB10", None)
+
+
+@pytest.mark.parametrize("text", ["exit 9", "echo nonsense", "true"])
 def test_a_tool_that_fails_is_no_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     with_tool(tmp_path, text, monkeypatch)
-    assert machine.detect_machine().gpu is None
+    assert not machine.detect_machine().gpus
 
 
 def test_a_torch_without_gpus_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_tool(tmp_path, "echo 'NVIDIA H100, 81559, 80000'", monkeypatch)
     monkeypatch.setattr(machine, "_torch_supports_gpus", lambda: False)
-    assert machine.detect_machine().gpu is None
+    assert not machine.detect_machine().gpus
 
 
 def test_what_the_run_file_means_by_device() -> None:
     gpu = Device(type="cuda", name="gpu", memory=1)
-    both, alone = Machine(DEVICE, gpu), Machine(DEVICE)
-    assert [both.select_device(d).type for d in ("auto", "cuda:1", "cpu", "mps")] == [
+    both, alone = Machine(DEVICE, (gpu,)), Machine(DEVICE)
+    assert [both.select_device(d).type for d in ("auto", "cuda:0", "cpu", "mps")] == [
         "cuda", "cuda", "cpu", "cpu",
     ]  # fmt: skip
     assert [alone.select_device(d).type for d in ("auto", "cuda", "cpu")] == ["cpu", "cpu", "cpu"]

@@ -28,11 +28,12 @@ def _refuse_old_name(ctx: click.Context, option: click.Parameter, value: bool) -
 @click.option(
     "--accept-drift", is_flag=True, hidden=True, expose_value=False, callback=_refuse_old_name
 )
+@click.option("--force", is_flag=True, help="Start even if the predicted memory does not fit.")
 @trust_option
 @json_option
 @common_options
 @pass_state
-def command(state: CliState, run: Path, accept_changes: bool, as_json: bool) -> None:
+def command(state: CliState, run: Path, accept_changes: bool, force: bool, as_json: bool) -> None:
     """Continue a run that was stopped, killed or failed.
 
     RUN is the run folder. Finished phases are skipped, and training continues from the newest
@@ -43,5 +44,7 @@ def command(state: CliState, run: Path, accept_changes: bool, as_json: bool) -> 
         return
     folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
     with show_failed_run(folder, as_json):
-        report = api.continue_run(folder, state.adapt(plan), catalog, accept_changes=accept_changes)
+        report = api.continue_run(
+            folder, state.adapt(plan), catalog, accept_changes=accept_changes, force=force
+        )
     show(report, folder, as_json)
