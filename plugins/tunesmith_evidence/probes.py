@@ -34,6 +34,7 @@ class RowValue:
     """The value of a model on a held-out row."""
 
     value: float
+    """By the deciding metric, in its unit."""
     weight: float = 1.0
     """Share of the row in the mean, in any unit: its tokens, say."""
     group: str | None = None

@@ -28,6 +28,11 @@ DISCORDANT = (0.05, 0.1, 0.2, 0.4)
 DELTAS = (0.0, 0.02, 0.05)
 GROUPS = (20, 40, 100)
 NEGLIGIBLE = 1e-9
+MARGIN = 0.02
+RARE_ROWS = (30, 60, 120, 200, 400)
+SIZES_OF_DIFFERENCES = (0.9, 0.5, 0.25)
+WORSE = 0.02
+"""Share of the rows that the tuned model answers worse."""
 
 
 def main() -> None:
@@ -100,6 +105,29 @@ def _trinomial(n: int, b: int, c: int, up: float, down: float) -> float:
     log += b * math.log(up) if b else 0.0
     log += c * math.log(down) if c else 0.0
     return math.exp(log + (n - b - c) * math.log(1 - up - down))
+
+
+def rare_table(runs: int) -> Iterator[list[str]]:
+    """Yield how often differences of the margin, in rare rows, are said to be below it.
+
+    Each row with another value is better or worse by the same size; one in fifty is worse.
+    """
+    yield ["rows", *(f"differences of {size:g}" for size in SIZES_OF_DIFFERENCES)]
+    yield _rule(1 + len(SIZES_OF_DIFFERENCES))
+    for n in RARE_ROWS:
+        cells = (_share_below(n, size, runs) for size in SIZES_OF_DIFFERENCES)
+        yield [str(n), *(f"{100 * cell:.1f} %" for cell in cells)]
+
+
+def _share_below(n: int, size: float, runs: int) -> float:
+    rng, below = random.Random(n), 0
+    better = MARGIN / size + WORSE
+    for _ in range(runs):
+        draws = [rng.random() for _ in range(n)]
+        rival = [size * (better <= draw < better + WORSE) for draw in draws]
+        tuned = [size * (draw < better) for draw in draws]
+        below += paired_difference(rival, tuned, bounds=(0, 1)).high < MARGIN
+    return below / runs
 
 
 def group_table(runs: int) -> Iterator[list[str]]:
@@ -250,6 +278,7 @@ def _answer(rng: random.Random, hard: Sequence[float], share: float) -> list[flo
 TABLES: dict[str, Callable[[int], Iterator[list[str]]]] = {
     "shares": share_table,
     "pairs": pair_table,
+    "rare": rare_table,
     "groups": group_table,
     "verdicts": verdict_table,
 }
