@@ -55,7 +55,8 @@ CERTAIN = 0.999
 LEAST_FALL = 0.01
 """Fall of the training loss, in nats per token, below which there is nothing left to learn."""
 VALIDATION_FILE = "validation.json"
-"""File of a training with the dev loss of each row, at the best step and at the last one."""
+"""File of a training with the dev loss of each row, at the best step and at the last one; those of
+earlier versions do not have the rows' groups."""
 BASE = "zero-shot"
 """The rival that is the untouched base model, with the run's system prompt."""
 
@@ -163,7 +164,9 @@ def _find_overfitted(path: Path, values: dict[str, float]) -> Finding | None:
     best, last = content["best"], content["last"]
     if best["step"] == last["step"]:
         return None
-    rise = paired_difference(best["losses"], last["losses"], best["weights"])
+    rise = paired_difference(
+        best["losses"], last["losses"], best["weights"], groups=last.get("groups")
+    )
     values |= {"dev_rise": rise.value, "dev_rise_low": rise.low}
     if rise.low <= 0:
         return None

@@ -144,6 +144,19 @@ def test_a_dev_loss_that_has_risen(tmp_path: Path) -> None:
     assert "at step 9 is above that of step 3 by" in diagnosis.sentence
 
 
+def test_a_rise_in_few_groups_may_be_chance(tmp_path: Path) -> None:
+    """Two of five patients have risen: by rows it is clear, by patients it is not."""
+    last = [value + (0.3 if n % 5 < 2 else 0.0) for n, value in enumerate(LEVEL)]
+    found = report(tmp_path)
+    write_validation(tmp_path, LEVEL, last)
+    assert state(tmp_path, found) == "overfitted"
+    file = tmp_path / "validation.json"
+    losses = json.loads(file.read_text())
+    groups = [f"patient {n % 5}" for n in range(len(LEVEL))]
+    file.write_text(json.dumps({name: {**x, "groups": groups} for name, x in losses.items()}))
+    assert state(tmp_path, found) == "fitted"
+
+
 def test_a_model_that_is_as_good_as_the_base(tmp_path: Path) -> None:
     noise = [value + RNG.gauss(0, 0.3) for value in LEVEL]
     assert state(tmp_path, report(tmp_path, base=noise)) == "underfitted"

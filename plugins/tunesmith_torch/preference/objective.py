@@ -103,6 +103,7 @@ class PreferenceObjective:
         self._z0 = torch.zeros((), device=self._device)
         """KTO: the estimate of KL(policy, reference) for the current batch, in nats."""
         self._metrics = _RewardMetrics()
+        self.row_groups: Sequence[str | None] | None = None
 
     def load_or_compute_reference(self, job: Job[Any], budget: int) -> None:
         """Read the reference log-probabilities, or compute them with the current weights.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ class GroupStore(Sequence[LabelledGroup]):
     """The prompt of each group and then its completions; the record is the number of the group."""
     labels: bytearray
     """For each group, the position of its labels in the list of all that are possible."""
+    records: Sequence[int]
+    """For each group, the number of the record that it was made from."""
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -68,13 +71,14 @@ def store_groups(records: Sequence[Record], template: Template, limit: int) -> G
         folder = TemporaryDirectory(prefix="tunesmith-")
     with folder as path:  # mapped files may be deleted
         builder = ExampleStoreBuilder(None if path is None else Path(path))
-        labels = bytearray()
-        for group in _tokenize(records, template):
+        labels, kept = bytearray(), array("q")
+        for record, group in enumerate(_tokenize(records, template)):
             if group.longest_sequence <= limit:
                 for number, ids in enumerate((group.prompt, *group.completions)):
                     builder.append(len(labels), Example(ids, np.full(len(ids), number > 0)))
                 labels.append(_LABELS.index(group.labels))
-        return GroupStore(builder.build(), labels)
+                kept.append(record)
+        return GroupStore(builder.build(), labels, kept)
 
 
 def _tokenize(records: Sequence[Record], template: Template) -> Iterator[LabelledGroup]:

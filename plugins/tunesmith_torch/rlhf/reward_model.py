@@ -124,6 +124,7 @@ class BradleyTerryObjective:
         self._options = options
         self._device = net.head.weight.device
         self._rewards: list[Tensor] = []
+        self.row_groups: Sequence[str | None] | None = None
 
     def __len__(self) -> int:
         return len(self._data.groups)

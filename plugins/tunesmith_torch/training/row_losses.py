@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from tunesmith.events import JSON
+from tunesmith.records import Record
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.runtime import distributed, sharding
 from tunesmith_torch.runtime.eval_mode import eval_mode
@@ -20,6 +21,9 @@ T = TypeVar("T")
 
 class RowObjective(Objective, Protocol):
     """An objective that knows the loss of each row."""
+
+    row_groups: Sequence[str | None] | None
+    """The group of each row, as :func:`list_row_groups` returns them."""
 
     def row_losses(self, micro_batch: Any) -> list[tuple[int, float]]:
         """Return the index of each row of the micro-batch, with its loss summed over the row.
@@ -39,6 +43,8 @@ class RowLosses:
     """The loss of each row per unit of its weight, such as nats per token."""
     weights: Sequence[float]
     """The divisor of each row's summed loss: its trained tokens, its pairs or its completions."""
+    groups: Sequence[str | None] | None = None
+    """The group of each row: rows of one group depend on each other. None: no row has a group."""
 
     @property
     def mean(self) -> float:
@@ -48,8 +54,22 @@ class RowLosses:
         return math.fsum(loss * weight for loss, weight in pairs) / total if total else math.nan
 
     def to_json(self) -> JSON:
-        """Return the step, and the loss (nats per token) and weight (tokens) of each row."""
-        return {"step": self.step, "losses": [*self.losses], "weights": [*self.weights]}
+        """Return the step, and each row's loss (nats per token), weight (tokens) and group."""
+        groups = {} if self.groups is None else {"groups": [*self.groups]}
+        return {"step": self.step, "losses": [*self.losses], "weights": [*self.weights], **groups}
+
+
+def list_row_groups(
+    records: Sequence[Record], numbers: Sequence[int]
+) -> Sequence[str | None] | None:
+    """Return the group of each row; None if no row has one.
+
+    Args:
+        records: the records that rows were made from; some may give several rows, or none.
+        numbers: for each row, the number of its record.
+    """
+    groups = [records[number].group for number in numbers]
+    return groups if any(group is not None for group in groups) else None
 
 
 def measure_row_losses(
@@ -82,4 +102,4 @@ def measure_row_losses(
     weights = [objective.counts([row]).loss_divisor for row in range(len(objective))]
     pairs = zip(sums, weights, strict=True)
     losses = [total / weight if weight else 0.0 for total, weight in pairs]
-    return RowLosses(step, losses, weights), objective.metrics()
+    return RowLosses(step, losses, weights, objective.row_groups), objective.metrics()

@@ -49,6 +49,7 @@ from tunesmith_torch.training.left_out_rows import (
     report_left_out,
 )
 from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
+from tunesmith_torch.training.row_losses import list_row_groups
 from tunesmith_torch.training.token_digest import Row
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
@@ -92,6 +93,7 @@ class NextTokenObjective:
         self._lengths = np.full(len(examples), _NOT_COUNTED)
         self._trained = np.zeros(len(examples), np.int64)
         self._loss_weights = np.zeros(len(examples))
+        self.row_groups: Sequence[str | None] | None = None
         self.prefix_length = self._find_prefix(report) if packing else 0
         """Tokens with which the rows of a sample begin, and which each micro-batch may share."""
 
@@ -275,7 +277,11 @@ class SupervisedTask(TrainingTask[SupervisedData]):
         tokenized = session.template.tokenize_records(
             records, session.limit, truncate_prompts=options.truncate_prompts
         )
-        return _objective(session, tokenized.examples) if len(tokenized.examples) else None
+        if not len(tokenized.examples):
+            return None
+        objective = _objective(session, tokenized.examples)
+        objective.row_groups = list_row_groups(records, tokenized.examples.records.tolist())
+        return objective
 
 
 def _objective(

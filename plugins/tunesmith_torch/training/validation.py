@@ -218,8 +218,11 @@ class ValidationMonitor:
 
 
 def dev_loss_rise(best: RowLosses, last: RowLosses) -> Interval:
-    """Return the difference of the dev losses, last minus best, row by row, with its interval."""
-    return paired_difference(best.losses, last.losses, best.weights)
+    """Return the difference of the dev losses, last minus best, row by row, with its interval.
+
+    Rows of one group count together.
+    """
+    return paired_difference(best.losses, last.losses, best.weights, groups=last.groups)
 
 
 def require_state(job: Job[Any], state: JSON, keys: Sequence[str]) -> None:

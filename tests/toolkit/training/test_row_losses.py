@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
+from tunesmith.records import Text
 from tunesmith_torch.data.packing import Example, collate, pad_to_multiple
 from tunesmith_torch.prefix.common_prefix import collate_with_prefix
-from tunesmith_torch.training.row_losses import RowLosses
+from tunesmith_torch.training.row_losses import RowLosses, list_row_groups
 from tunesmith_torch.training.supervised import _rows_of_targets
 
 ROWS = [
@@ -24,6 +25,15 @@ def test_the_mean_weighs_rows_by_their_tokens() -> None:
     assert losses.mean == pytest.approx(7 / 4)
     assert math.isnan(RowLosses(step=3, losses=[0.0], weights=[0.0]).mean)
     assert RowLosses(**losses.to_json()) == losses
+    grouped = RowLosses(step=3, losses=[1.0], weights=[1.0], groups=["a"])
+    assert RowLosses(**grouped.to_json()) == grouped and "groups" not in losses.to_json()
+
+
+def test_the_groups_of_rows_are_those_of_their_records() -> None:
+    """The first record is left out, and the second one gives two rows."""
+    records = [Text(source="", text="", group=group) for group in ("a", "b", None)]
+    assert list_row_groups(records, [1, 1, 2]) == ["b", "b", None]
+    assert list_row_groups(records, [2]) is None
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded", "prefix"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tunesmith.execution.report import build_report
 from tunesmith.records import Completion, Message, Preference, Record, UnpairedPreference
 from tunesmith.storage import Checkpoints
 from tunesmith_evidence import fit
+from tunesmith_evidence.formats import format_estimate
 from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
@@ -31,8 +33,9 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.training import checkpoint_writer, trainer
+from tunesmith_torch.training.row_losses import RowLosses
 from tunesmith_torch.training.supervised import SupervisedTask
-from tunesmith_torch.training.validation import VALIDATION, VALIDATION_FILE
+from tunesmith_torch.training.validation import VALIDATION, VALIDATION_FILE, dev_loss_rise
 
 CPU = torch.device("cpu")
 
@@ -319,6 +322,37 @@ def test_dev_rows_that_are_too_long_are_left_out(tmp_path: Path, tiny_folder: Pa
     _, events = train(tmp_path / "none", tiny_folder, config, (long,))
     (notice,) = [event for event in events if isinstance(event, Notice)]
     assert notice.message.startswith("no dev row can be used: ")
+
+
+GROUPS = ["a", "a", "a", "b", "b", "b"]
+
+
+def test_rows_of_a_group_are_one_unit_of_the_rise(tmp_path: Path, tiny_folder: Path) -> None:
+    """In the notice and in the diagnosis; a row that is left out shifts no group."""
+    grouped = [replace(row, group=g) for row, g in zip(OTHER, GROUPS, strict=True)]
+    long = Completion(source="dev:9", prompt="card " * 90, completion="ten", group="c")
+    config = options(**OVERTRAINED, max_length=60)
+    _, alone = train(tmp_path / "alone", tiny_folder, config, OTHER)
+    _, events = train(tmp_path / "grouped", tiny_folder, config, [long, *grouped])
+    losses = json.loads((tmp_path / "grouped" / VALIDATION_FILE).read_text())
+    assert losses["best"]["groups"] == losses["last"]["groups"] == GROUPS
+    rise = dev_loss_rise(RowLosses(**losses["best"]), RowLosses(**losses["last"]))
+    text = format_estimate(rise.value, rise.low, rise.high)
+    notices = [e.message for e in (*alone, *events) if isinstance(e, Notice)]
+    assert [text in notice for notice in notices if "higher by" in notice] == [False, True]
+    finished = [event for event in events if isinstance(event, TrainingFinished)]
+    diagnosis = fit.diagnose_fit(tmp_path / "grouped", build_report(finished))
+    assert diagnosis is not None and diagnosis.values["dev_rise_low"] == rise.low
+
+
+@pytest.mark.parametrize("task", [PreferenceTask(), RewardTask()])
+def test_pairs_have_groups(tmp_path: Path, tiny_folder: Path, task: Any) -> None:
+    kind = RewardStage if isinstance(task, RewardTask) else PreferenceOptions
+    long = replace(pairs("d", 1)[0], chosen="card " * 90, group="c")
+    dev = [long, *(replace(p, group=g) for p, g in zip(pairs("d", 6), GROUPS, strict=True))]
+    config = options(kind, max_length=60, max_steps=1)
+    train(tmp_path, tiny_folder, config, dev, task=task, records=pairs("t", 12))
+    assert json.loads((tmp_path / VALIDATION_FILE).read_text())["last"]["groups"] == GROUPS
 
 
 def pairs(part: str, count: int, *, swapped: bool = False) -> tuple[Preference, ...]:

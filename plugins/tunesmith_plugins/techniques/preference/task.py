@@ -21,6 +21,7 @@ from tunesmith_torch.training.preference_data import (
     fitting_groups,
     group_rows,
 )
+from tunesmith_torch.training.row_losses import list_row_groups
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
 
@@ -75,6 +76,7 @@ class PreferenceTask(TrainingTask[GroupStore]):
             return None
         data = PreferenceData.for_model(groups, session.adapted, options)
         objective = PreferenceObjective(session.adapted, data, options.loss)
+        objective.row_groups = list_row_groups(records, groups.records)
         if options.loss.needs_reference:
             job = replace(session.job, out=session.job.out / "validation" / name)
             objective.load_or_compute_reference(job, options.micro_batch_tokens)

@@ -20,6 +20,7 @@ from tunesmith_torch.training.preference_data import (
     fitting_pairs,
     group_rows,
 )
+from tunesmith_torch.training.row_losses import list_row_groups
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
 
@@ -63,4 +64,7 @@ class RewardTask(TrainingTask[GroupStore]):
         if not groups:
             return None
         pairs = PreferenceData.for_model(groups, session.adapted, options)
-        return BradleyTerryObjective(cast(Any, prepared.adapted.model), pairs, options.loss)
+        net = cast(Any, prepared.adapted.model)
+        objective = BradleyTerryObjective(net, pairs, options.loss)
+        objective.row_groups = list_row_groups(records, groups.records)
+        return objective
