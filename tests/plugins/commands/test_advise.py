@@ -130,6 +130,16 @@ def test_a_rival_that_is_always_right_is_enough_on_enough_rows(rows: int, word: 
     assert decide([found], 0.02, True)[0] == word
 
 
+def test_equal_values_between_the_bounds_are_not_enough_on_few_rows() -> None:
+    """Of a share of right fields, say: what was the same on ten rows need not stay so."""
+    measured = sample_event(Measured, metric="m", value=0.75, lowest=0.0, highest=1.0)
+    values = {row: RowValue(0.75) for row in range(10)}
+    expected = Extrapolation(100, 0.25, (0.25,) * 2000)
+    found = compare(RIVAL, values, expected, Probe(40, measured, values, 1.0))
+    assert found is not None and found.value == 0
+    assert decide([found], 0.02, True)[0] == "NOT ENOUGH EVIDENCE"
+
+
 @pytest.mark.parametrize(("rows", "rival"), [(10, 0.9), (60, 0.97)])
 def test_few_rivals_are_called_enough_that_are_not(rows: int, rival: float) -> None:
     """The tuned model will be better by the margin: in at most 5 % of cases it seems not to be."""

@@ -90,9 +90,7 @@ def compare(
     sign = 1 if measured.higher_is_better else -1
     mine, weights, groups = _columns(tuned.values)
     theirs, _, _ = _columns(values)
-    # A quantity with a unit is no share, even where all its values are 0.
-    bounds = (-math.inf, math.inf) if measured.unit else None
-    found = paired_difference(theirs, mine, weights, groups=groups, bounds=bounds)
+    found = paired_difference(theirs, mine, weights, groups=groups, bounds=measured.bounds)
     value = sign * found.value
     low, high = sorted((sign * found.low, sign * found.high))
     if not expected.reason:
