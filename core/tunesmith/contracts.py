@@ -1,8 +1,8 @@
 """The contracts between the core and the components that plugins build.
 
-Five small protocols over plain data. A data loader reads records, a technique turns records and a
-base model into an artifact, a text model generates and scores, an evaluator measures a text model,
-a reporter shows events. No tensor appears here: they exist inside techniques only.
+Five small protocols over plain data, without tensors: a data loader reads records, a technique
+makes an artifact of records and a base model, a text model generates and scores, an evaluator
+measures a text model, a reporter shows events.
 """
 
 from __future__ import annotations
@@ -288,8 +288,7 @@ class Measurement:
     outputs: tuple[str, ...] | None = None
     """Generated text of each record, if there is any; stored with the values."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """More results as JSON. Reports show ``finding``, a text; a gate needs ``holds``, if given;
-    with ``void``, why the values prove nothing, there is no verdict by them."""
+    """JSON. Reports show ``finding``, gates need ``holds``, ``void`` says why there is no verdict."""
     records: Sequence[Record] | None = None
     """The evaluator's own records, such as general texts, if the values are of them; the same for
     all of its measurements. None: the values are of the records to measure."""

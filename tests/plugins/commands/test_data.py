@@ -14,6 +14,7 @@ from click.testing import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tunesmith.errors import DataError
 from tunesmith.records import (
     Chat,
     Completion,
@@ -28,7 +29,8 @@ from tunesmith_data import parse_row
 from tunesmith_plugins.commands.data.open_data import text_parts
 from tunesmith_plugins.commands.data.repairs import Repairer
 from tunesmith_plugins.commands.data.tokens import create_tokenize
-from tunesmith_torch.testing.tiny_model import save_tiny_model
+from tunesmith_plugins.techniques.full.options import FullOptions
+from tunesmith_torch.testing.tiny_model import CHATML, save_tiny_model
 
 Tunesmith = Callable[..., Result]
 ROWS = """{"prompt": "Capital of France?", "completion": "Paris"}
@@ -176,10 +178,40 @@ def test_tokens_of_an_answer_with_a_label(tmp_path: Path) -> None:
     row = UnpairedPreference(
         source="f:1", prompt=(Message("user", "why"),), completion="so", label=False
     )
-    model = SimpleNamespace(fetch=lambda: save_tiny_model(tmp_path / "tiny"))
-    plan: Any = SimpleNamespace(technique=SimpleNamespace(config=None), found_model=model)
-    (tokenized,) = create_tokenize(plan)(row)
+    (tokenized,) = create_tokenize(plan_of(save_tiny_model(tmp_path / "tiny")))(row)
     assert "".join(text for text, is_trained in tokenized.runs if is_trained).startswith("so")
+
+
+def plan_of(model: Path, trains_on: tuple[str, ...] = (), **options: Any) -> Any:
+    technique = SimpleNamespace(
+        config=FullOptions(**options), offer=SimpleNamespace(trains_on=frozenset(trains_on))
+    )
+    return SimpleNamespace(technique=technique, found_model=SimpleNamespace(fetch=lambda: model))
+
+
+def test_tokens_are_those_of_the_options(tmp_path: Path) -> None:
+    """Variables of the chat template, its date, and prompts that are cut to fit."""
+    shown = "{{ mode }} {{ strftime_now('%Y') }} "
+    model = save_tiny_model(tmp_path / "tiny", template=shown + CHATML)
+    row = Completion(source="f:1", prompt="why " * 100, completion="so")
+    kwargs = {"kwargs": {"mode": "X9"}, "today": "2031-05-06"}
+    (whole,) = create_tokenize(plan_of(model, chat_template=kwargs))(row)
+    assert "".join(text for text, _ in whole.runs).startswith("X9 2031 ")
+    with pytest.raises(DataError, match="too long"):
+        create_tokenize(plan_of(model, max_length=200))(row)
+    (cut,) = create_tokenize(plan_of(model, max_length=200, truncate_prompts=True))(row)
+    assert cut.tokens <= 200 and cut.trained_tokens
+
+
+def test_tokens_of_a_preference_are_those_of_both_answers(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "tiny")
+    row = Preference(
+        source="f:1", prompt=(Message("user", "why"),), chosen="because", rejected="dunno"
+    )
+    for trains_on, answers in ((("rejected",), ["because", "dunno"]), ((), ["because"])):
+        found = create_tokenize(plan_of(model, trains_on))(row)
+        trained = ["".join(text for text, is_trained in one.runs if is_trained) for one in found]
+        assert [text[: len(a)] for text, a in zip(trained, answers, strict=True)] == answers
 
 
 def test_stats_compare_the_parts(tunesmith: Tunesmith, tmp_path: Path, rows: Path) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-from tunesmith.errors import UsageError
+from tunesmith.errors import DataError, UsageError
 from tunesmith.plan import Plan
-from tunesmith.records import Record
+from tunesmith.records import Preference, Record
+
+if TYPE_CHECKING:
+    from tunesmith_torch.data.packing import Example
+
+NO_LIMIT = 1 << 30
+"""Tokens of an example of a technique whose options have no limit."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +38,22 @@ def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]
     if plan is None:
         raise UsageError("--tokens: needs a run file, whose model has the tokenizer")
     from tunesmith_torch.data.message_fields import without_label
-    from tunesmith_torch.data.templates import Template, read_chat_template
+    from tunesmith_torch.data.templates import Template
     from tunesmith_torch.models.loading import load_tokenizer
     from tunesmith_torch.options.training import TrainingOptions
 
     options = plan.technique.config
-    override = read_chat_template(options) if isinstance(options, TrainingOptions) else None
-    template = Template.from_tokenizer(load_tokenizer(plan.found_model.fetch()), override)
-    max_length = int(getattr(options, "max_length", 1 << 30))
+    tokenizer = load_tokenizer(plan.found_model.fetch())
+    template, max_length, truncates = Template.from_tokenizer(tokenizer), NO_LIMIT, False
+    if isinstance(options, TrainingOptions):
+        template = Template.from_options(tokenizer, options)
+        max_length = options.max_length
+        truncates = getattr(options, "truncate_prompts", False)
+    trains_rejected = "rejected" in plan.technique.offer.trains_on
 
     def tokenize(record: Record) -> list[TokenizedRow]:
         rows = []
-        for example in template.tokenize_record(without_label(record), max_length):
+        for example in examples_of(record):
             pairs = list(zip(map(int, example.ids), map(bool, example.trained), strict=True))
             runs = [
                 (template.tokenizer.decode([token for token, _ in run]), is_trained)
@@ -52,4 +63,18 @@ def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]
             rows.append(TokenizedRow(runs, len(pairs), trained))
         return rows
 
+    def examples_of(record: Record) -> Iterator[Example]:
+        for one in _list_trained(without_label(record), trains_rejected):
+            found = template.tokenize_records([one], max_length, truncate_prompts=truncates)
+            for problem in found.left_out:
+                raise DataError(problem.where, f"{problem.cause}, {problem.detail}")
+            yield from found.examples
+
     return tokenize
+
+
+def _list_trained(record: Record, trains_rejected: bool) -> list[Record]:
+    """Return a record as the conversations that are trained on: both of a preference, or one."""
+    if isinstance(record, Preference) and trains_rejected:
+        return [record, replace(record, chosen=record.rejected)]
+    return [record]
