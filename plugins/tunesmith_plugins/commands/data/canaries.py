@@ -22,7 +22,7 @@ from tunesmith_evidence.side_effects.canaries import (
     Kind,
     draw_canaries,
 )
-from tunesmith_plugins.commands.data.open_data import open_data
+from tunesmith_plugins.commands.data.open_data import count_left_out, open_rows, show_left_out
 
 KINDS: dict[type[Record], Kind] = {Chat: "chat", Completion: "completion", Text: "text"}
 
@@ -79,7 +79,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
             f"--controls: one of {count} secrets could not be found, {controls:,} are too few",
             hint=f"use {needed:,} or more, or plant fewer secrets",
         )
-    records = open_data(data, state).dataset.train
+    dataset = open_rows(data, state)
+    records = dataset.train
     kinds = {type(record) for record in records}
     kind = KINDS.get(kinds.pop()) if len(kinds) == 1 else None
     if kind is None:
@@ -92,8 +93,10 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     write_atomic(out, lines)
     if as_json:
         result = {"out": str(out), "secrets": str(secrets), "rows": len(rows), "planted": planned}
+        result["left_out"] = count_left_out(dataset)
         render.print_json({"schema": "tunesmith.data-canaries/1", **result})
         return
+    show_left_out(dataset)
     render.print_text(f"{out}: {len(rows):,} rows, {sum(planned):,} of them with a secret")
     render.print_text(f"{secrets}: {count:,} secrets, {controls:,} controls")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,13 @@ from tunesmith.errors import UsageError
 from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state, set_option
-from tunesmith_data.accounting import describe_left_out
 from tunesmith_plugins.commands.data.coverage import against_option, measure_traffic
-from tunesmith_plugins.commands.data.open_data import OpenedData, open_data
+from tunesmith_plugins.commands.data.open_data import (
+    OpenedData,
+    count_left_out,
+    open_data,
+    show_left_out,
+)
 
 FOUND_ERRORS = 3
 """Exit code if there are errors, as for unusable data in other commands."""
@@ -103,9 +106,7 @@ def sort(findings: Iterable[Finding]) -> list[Finding]:
 def show(opened: OpenedData, findings: Sequence[Finding]) -> None:
     """Print a table of the findings, and below it their examples and what to do."""
     render.print_paragraph(opened.dataset.description)
-    first = {row.cause: row.where for row in reversed(opened.dataset.left_out)}
-    for cause, count in Counter(row.cause for row in opened.dataset.left_out).items():
-        render.print_text(describe_left_out(cause, count, first[cause]), style="warning")
+    show_left_out(opened.dataset)
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in opened.parts.items())
     if not findings:
         render.print_text(f"no findings in {sizes} rows", style="good")
@@ -131,7 +132,7 @@ def to_json(opened: OpenedData, findings: Sequence[Finding]) -> dict[str, Any]:
     return {
         "schema": "tunesmith.data-check/1",
         "description": opened.dataset.description,
-        "left_out": dict(Counter(row.cause for row in opened.dataset.left_out)),
+        "left_out": count_left_out(opened.dataset),
         "rows": {name: len(part) for name, part in opened.parts.items()},
         "findings": [{key: getattr(finding, key) for key in keys} for finding in findings],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -29,7 +30,9 @@ from tunesmith.records import (
     Text,
     UnpairedPreference,
 )
+from tunesmith_cli import render
 from tunesmith_cli.common import CliState
+from tunesmith_data.accounting import describe_left_out
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,30 @@ def open_data(path: Path, state: CliState, sets: Sequence[str] = ()) -> OpenedDa
     named = {"dev": dataset.dev, "heldout": dataset.heldout}
     parts |= {name: part for name, part in named.items() if part is not None}
     return OpenedData(dataset, parts, None, catalog)
+
+
+def open_rows(path: Path, state: CliState) -> Dataset:
+    """Load a file whose rows are to be written again; the data loader limits the unusable ones.
+
+    Raises:
+        UsageError: no data loader knows the file.
+        DataError: it cannot be used, or more rows are unusable than the data loader allows.
+    """
+    if path.suffix == ".toml" and path.is_file():
+        return open_data(path, state).dataset
+    return load_file(path, state.catalog())
+
+
+def count_left_out(dataset: Dataset) -> dict[str, int]:
+    """Return the number of unusable rows by cause."""
+    return dict(Counter(row.cause for row in dataset.left_out))
+
+
+def show_left_out(dataset: Dataset) -> None:
+    """Print how many rows are left out, the cause, and the place of the first."""
+    first = {row.cause: row.where for row in reversed(dataset.left_out)}
+    for cause, count in count_left_out(dataset).items():
+        render.print_text(describe_left_out(cause, count, first[cause]), style="warning")
 
 
 def load_file(path: Path, catalog: Catalog, options: Mapping[str, Any] | None = None) -> Dataset:

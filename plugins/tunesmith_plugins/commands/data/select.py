@@ -15,7 +15,7 @@ from tunesmith_cli.common import CliState, common_options, json_option, pass_sta
 from tunesmith_data.analysis.selection import Selection, select_rows
 from tunesmith_data.analysis.write_rows import to_row
 from tunesmith_data.splits import PromptTexts
-from tunesmith_plugins.commands.data.open_data import open_data
+from tunesmith_plugins.commands.data.open_data import count_left_out, open_rows, show_left_out
 
 
 @click.command("select")
@@ -41,14 +41,17 @@ def command(state: CliState, data: Path, rows: int, out: Path, as_json: bool) ->
         raise UsageError(f"{data}: name a file of rows")
     if out.exists():
         raise UsageError(f"{out}: exists already", hint="name another file")
-    records = open_data(data, state).dataset.train
+    dataset = open_rows(data, state)
+    records = dataset.train
     found = select_rows(PromptTexts(records), rows)
     lines = (json.dumps(to_row(records[row]), ensure_ascii=False) + "\n" for row in found.rows)
     write_atomic(out, "".join(lines))
     if as_json:
         values = {**asdict(found), "rows": [records[row].source for row in found.rows]}
+        values["left_out"] = count_left_out(dataset)
         render.print_json({"schema": "tunesmith.data-select/1", "out": str(out), **values})
     else:
+        show_left_out(dataset)
         _print(found, len(records), rows, out)
 
 

@@ -20,7 +20,7 @@ from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state
 from tunesmith_data.analysis.write_rows import to_row
 from tunesmith_data.splits import PARTS, split_records
-from tunesmith_plugins.commands.data.open_data import open_data
+from tunesmith_plugins.commands.data.open_data import count_left_out, open_rows, show_left_out
 
 SPLIT_FILE = "split.json"
 
@@ -55,8 +55,8 @@ def command(
     """
     if data.suffix == ".toml":
         raise UsageError(f"{data}: name a file of rows; a run splits its data by itself")
-    opened = open_data(data, state)
-    records = opened.dataset.train
+    dataset = open_rows(data, state)
+    records = dataset.train
     out.mkdir(parents=True, exist_ok=True)
     request = SplitRequest(
         records=records,
@@ -73,8 +73,10 @@ def command(
     if as_json:
         findings = [finding.message for finding in split.findings]
         found = {"rows": counts, "clusters": len(set(split.clusters)), "findings": findings}
+        found["left_out"] = count_left_out(dataset)
         render.print_json({"schema": "tunesmith.data-split/1", "out": str(out), **found})
         return
+    show_left_out(dataset)
     for part, count in counts.items():
         render.print_text(f"{out / part}.jsonl: {format_count(count, 'row')}")
     clusters = format_count(len(set(split.clusters)), "cluster")

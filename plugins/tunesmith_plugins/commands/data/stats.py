@@ -19,7 +19,12 @@ from tunesmith_cli.common import CliState, common_options, json_option, pass_sta
 from tunesmith_data.accounting import describe_left_out
 from tunesmith_data.splits import MAX_CLASS_LABELS, PromptTexts, normalize_text
 from tunesmith_data.text import content_key
-from tunesmith_plugins.commands.data.open_data import OpenedData, open_data, text_parts
+from tunesmith_plugins.commands.data.open_data import (
+    OpenedData,
+    count_left_out,
+    open_data,
+    text_parts,
+)
 from tunesmith_plugins.commands.data.tokens import create_tokenize
 
 QUANTILES = {"shortest": 0.0, "median": 0.5, "95 %": 0.95, "99 %": 0.99, "longest": 1.0}
@@ -62,7 +67,7 @@ def measure(opened: OpenedData, *, tokens: bool = False, topics: bool = False) -
             parts[name]["topics"] = _group_prompts(records)
     return {
         "description": opened.dataset.description,
-        "left_out": dict(Counter(row.cause for row in opened.dataset.left_out)),
+        "left_out": count_left_out(opened.dataset),
         "parts": parts,
     }
 
