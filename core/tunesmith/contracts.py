@@ -288,7 +288,7 @@ class Measurement:
     outputs: tuple[str, ...] | None = None
     """Generated text of each record, if there is any; stored with the values."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """As JSON: reports show ``finding``, gates need ``holds``, ``void``: why there is no verdict."""
+    """JSON: reports show ``finding``, gates need ``holds``; ``void`` is why there is no verdict."""
     records: Sequence[Record] | None = None
     """The evaluator's own records, such as general texts, if the values are of them; the same for
     all of its measurements. None: the values are of the records to measure."""
