@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,16 @@ by_name = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 @pytest.fixture(scope="module")
 def catalog() -> Catalog:
+    return create_catalog()
+
+
+@cache
+def create_catalog() -> Catalog:
     return Catalog(find_plugins(Selection(allowed=frozenset())))
+
+
+def recognize(names: Sequence[str]) -> str | None:
+    return create_catalog().recognize(names)
 
 
 @pytest.fixture
@@ -54,7 +65,7 @@ def translate(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, str]]
     path = folder / "configuration.yml"
     path.write_text(case.text)
     tool = axolotl if case.name.startswith("ax") else llamafactory
-    keys, outcomes = tool.translate(read_yaml(path), folder)
+    keys, outcomes = tool.translate(read_yaml(path), folder, recognize)
     return keys, {outcome.key: outcome.state for outcome in outcomes}
 
 
@@ -79,7 +90,7 @@ def test_every_key_has_an_outcome(case: Case, folder: Path) -> None:
 def test_the_run_file_is_valid(case: Case, folder: Path, catalog: Catalog) -> None:
     path = folder / "configuration.yml"
     path.write_text(case.text)
-    tool, tables, outcomes = translate_file(path)
+    tool, tables, outcomes = translate_file(path, recognize)
     assert tool == ("axolotl" if case.name.startswith("ax") else "LLaMA-Factory")
     read = tomllib.loads(to_toml(path.name, tool, tables, outcomes))
     assert read == tables
@@ -94,12 +105,12 @@ def test_another_value_changes_the_run_file_or_is_reported(case: Case, folder: P
     """Each translated number is written: no key is accepted and then read by nobody."""
     source = yaml.safe_load(case.text)
     tool = axolotl if case.name.startswith("ax") else llamafactory
-    before, outcomes = tool.translate(source, folder)
+    before, outcomes = tool.translate(source, folder, recognize)
     for outcome in outcomes:
         value = source.get(outcome.key)
         if outcome.state == "translated" and isinstance(value, (int, float)):
             other = not value if isinstance(value, bool) else value * 2 + 1
-            changed, reported = tool.translate({**source, outcome.key: other}, folder)
+            changed, reported = tool.translate({**source, outcome.key: other}, folder, recognize)
             assert changed != before or refused(reported) - refused(outcomes), outcome.key
 
 
@@ -112,9 +123,9 @@ def test_no_key_is_both_without_effect_and_refused(tool: Any) -> None:
     assert not tool.WITHOUT_EFFECT.keys() & tool.REFUSED.keys()
     base = {"base_model": "m", "model_name_or_path": "m"}
     for key in tool.REFUSED:
-        _, outcomes = tool.translate({**base, key: 123}, Path())
+        _, outcomes = tool.translate({**base, key: 123}, Path(), recognize)
         assert {o.key: o.state for o in outcomes}[key] == "not translated", key
-        _, outcomes = tool.translate({**base, key: None}, Path())
+        _, outcomes = tool.translate({**base, key: None}, Path(), recognize)
         assert {o.key: o.state for o in outcomes}[key] == "no effect", key
 
 
@@ -151,9 +162,9 @@ def test_bad_files_are_refused_or_translated_but_never_crash(
     (tmp_path / "bad.yml").write_text(text)
     if message:
         with pytest.raises(UsageError, match=message):
-            translate_file(tmp_path / "bad.yml")
+            translate_file(tmp_path / "bad.yml", recognize)
     else:
-        assert translate_file(tmp_path / "bad.yml")[0] == "axolotl"
+        assert translate_file(tmp_path / "bad.yml", recognize)[0] == "axolotl"
 
 
 def test_dotted_keys_become_tables_in_order() -> None:
@@ -191,6 +202,78 @@ def test_odd_values_have_an_outcome_and_make_valid_toml(case: Case, folder: Path
     tool = axolotl if case.name.startswith("ax") else llamafactory
     for key in source:
         for value in ODD:
-            keys, outcomes = tool.translate({**source, key: value}, folder)
+            keys, outcomes = tool.translate({**source, key: value}, folder, recognize)
             assert set(source) <= {outcome.key for outcome in outcomes}
             tomllib.loads(to_toml("x", "x", nest(keys), outcomes))
+
+
+def translate_sets(text: str, folder: Path) -> tuple[dict[str, Any], str]:
+    """Return the keys of [data], and what is said about the data sets; files are named alone."""
+    source = yaml.safe_load(f"base_model: m/m\nadapter: lora\n{text}")
+    keys, outcomes = axolotl.translate(source, folder, recognize)
+    data = {key: value for key, value in keys.items() if key.startswith("data.")}
+    for key in ("data.train", "data.heldout"):
+        if isinstance(data.get(key), list):
+            data[key] = [str(Path(file).relative_to(folder)) for file in data[key]]
+    [found] = [outcome for outcome in outcomes if outcome.key == "datasets"]
+    return data, found.text if found.state == "not translated" else ""
+
+
+def test_all_files_of_a_data_set_are_read(folder: Path) -> None:
+    text = "datasets: [{path: json, data_files: [a.jsonl, b.jsonl]}]\n"
+    data, missing = translate_sets(
+        text + "test_datasets: [{path: json, data_files: [c, d]}]", folder
+    )
+    assert data["data.train"] == ["a.jsonl", "b.jsonl"] and not missing
+    assert data["data.heldout"] == ["c", "d"]
+    data, missing = translate_sets("datasets: [{path: data, data_files: [a.csv, b.csv]}]", folder)
+    assert data["data.train"] == ["data/a.csv", "data/b.csv"] and not missing
+    text = "datasets: [{path: json, data_files: {train: [a.jsonl, b.jsonl], test: c.jsonl}}]"
+    assert translate_sets(text, folder)[0]["data.train"] == ["a.jsonl", "b.jsonl"]
+
+
+def test_files_of_a_set_of_the_hub_are_not_translated(folder: Path) -> None:
+    data, missing = translate_sets("datasets: [{path: own/set, data_files: [p.jsonl]}]", folder)
+    assert data["data.train"] == "hf://own/set" and missing == "data_files of a data set"
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl"])
+def test_the_data_loader_follows_the_ending(ending: str, folder: Path) -> None:
+    loader = "jsonl" if ending == ".jsonl" else "table"
+    (folder / "data" / "a").with_suffix(ending).write_text("")
+    data, missing = translate_sets(f"datasets: [{{path: data/a{ending}}}]", folder)
+    assert data["data.use"] == loader and not missing
+    source = {"model_name_or_path": "m", "dataset": f"data/a{ending}"}
+    assert llamafactory.translate(source, folder, recognize)[0]["data.use"] == loader
+
+
+def test_files_that_need_several_data_loaders_are_not_translated(folder: Path) -> None:
+    text = "datasets: [{path: json, data_files: [a.jsonl, b.csv]}]"
+    assert "several data loaders" in translate_sets(text, folder)[1]
+    data, missing = translate_sets("datasets: [{path: a.csv}, {path: rows.jsonl}]", folder)
+    assert data["data.use"] == "table" and "rows.jsonl is not: see mixture" in missing
+
+
+def test_a_template_of_a_data_set_is_not_translated(folder: Path) -> None:
+    text = "datasets: [{path: rows.jsonl, type: chat_template, chat_template: llama3}]"
+    assert translate_sets(text, folder)[1] == "chat_template of a data set"
+    assert not translate_sets(f"chat_template: llama3\n{text}", folder)[1]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("type: alpaca", "type: sharegpt"),
+        ("type: alpaca", ""),
+        ("type: chat_template, field_messages: talk", "type: chat_template"),
+        ("type: {field_instruction: q, field_output: a}", "type: alpaca"),
+    ],
+)
+def test_sets_of_different_types_are_not_translated(one: str, other: str, folder: Path) -> None:
+    alone, _ = translate_sets(f"datasets: [{{path: a.jsonl, {one}}}]", folder)
+    text = f"datasets: [{{path: a.jsonl, {one}}}, {{path: b.jsonl, {other}}}]"
+    both, missing = translate_sets(text, folder)
+    assert "b.jsonl is read like the first data set" in missing
+    assert {**both, "data.train": ""} == {**alone, "data.train": ""}
+    text = f"datasets: [{{path: a.jsonl, {one}}}, {{path: b.jsonl, {one}}}]"
+    assert not translate_sets(text, folder)[1]

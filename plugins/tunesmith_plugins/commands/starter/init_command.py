@@ -21,7 +21,10 @@ from tunesmith_plugins.commands.starter.choose import Choice, choose
 from tunesmith_plugins.commands.starter.example_command import copy_example
 
 if TYPE_CHECKING:
-    from tunesmith_plugins.commands.starter.translate.translation import Outcome
+    from tunesmith_plugins.commands.starter.translate.translation import (
+        Outcome,
+        Recognize,
+    )
 
 
 @click.command("init")
@@ -64,7 +67,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
             f"{target}: file exists", hint="choose another folder, or overwrite it with --force"
         )
     if configuration is not None:
-        write_translation(configuration, target)
+        write_translation(configuration, target, state.catalog().recognize)
         return
     choice = Choice(loader=loader or "jsonl")
     if data is not None:
@@ -79,7 +82,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     render.print_note(f"  tunesmith run {render.shell_path(target.absolute())}")
 
 
-def write_translation(configuration: Path, target: Path) -> None:
+def write_translation(configuration: Path, target: Path, recognize: Recognize) -> None:
     """Write the run file that a configuration of another tool becomes; print every key's outcome.
 
     Raises:
@@ -87,7 +90,7 @@ def write_translation(configuration: Path, target: Path) -> None:
     """
     from tunesmith_plugins.commands.starter.translate.run_file import to_toml, translate_file
 
-    tool, tables, outcomes = translate_file(configuration)
+    tool, tables, outcomes = translate_file(configuration, recognize)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, to_toml(configuration.name, tool, tables, outcomes))
     print_outcomes(tool, outcomes)

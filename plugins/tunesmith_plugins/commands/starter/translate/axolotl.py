@@ -8,6 +8,7 @@ from typing import Any
 from tunesmith_plugins.commands.starter.translate import shared
 from tunesmith_plugins.commands.starter.translate.translation import (
     Outcome,
+    Recognize,
     Translation,
     exists,
     is_off,
@@ -75,7 +76,7 @@ REFUSED = {
     "curriculum_sampling": "rows are always shuffled",
     "sample_packing_sequentially": "rows are always shuffled",
     "min_sample_len": "short rows are trained too",
-    "dataset_exact_deduplication": "tunesmith data check finds copies, data fix removes them",
+    "dataset_exact_deduplication": "tunesmith data check finds copies: remove them yourself",
     "reward_model": "a reward model is a stage of the technique rlhf",
     "trl": "this technique is not translated: see technique rlhf and tunesmith-trl",
     "reinit_weights": "training from scratch is not offered",
@@ -91,14 +92,16 @@ REFUSED = {
 }
 
 
-def translate(source: dict[str, Any], folder: Path) -> tuple[dict[str, Any], list[Outcome]]:
+def translate(
+    source: dict[str, Any], folder: Path, recognize: Recognize
+) -> tuple[dict[str, Any], list[Outcome]]:
     """Return the keys of the run file, and the outcome of each key of the configuration."""
     t = Translation(source)
     t.set("base_model", "model.base", str(t.get("base_model", "")))
     if t.is_on("revision_of_model"):
         t.set("revision_of_model", "model.revision", str(t.get("revision_of_model")))
     _translate_method(t)
-    _translate_data(t, folder)
+    _translate_data(t, folder, recognize)
     shared.translate_optimization(t, "optimizer", "lr_scheduler", epochs=1.0, warmup=0.03)
     shared.translate_batch(t, "micro_batch_size", 1)
     shared.translate_checkpoints(t, "early_stopping_patience")
@@ -230,29 +233,13 @@ FORMATS = {
 _PLAIN = {"path", "type", "split", "name", "revision", "data_files", "ds_type", "chat_template"}
 
 
-def _translate_data(t: Translation, folder: Path) -> None:
-    sets = t.get("datasets", [])
-    sets = [item for item in sets if isinstance(item, dict)] if isinstance(sets, list) else []
-    problems, files = [], []
-    for number, item in enumerate(sets):
-        file, is_local = _find_file(item, folder)
-        if number and (not is_local or t.keys["data.use"] != "jsonl"):
-            problems.append(f"only the first data set is used, {file} is not: see mixture")
-            continue
-        files.append(file)
-        t.keys["data.use"] = "jsonl" if is_local else "hub-dataset"
-        problems += _translate_set(t, item, is_local)
-    t.keys.setdefault("data.use", "jsonl")
-    t.keys["data.train"] = files[0] if len(files) == 1 else files or "data.jsonl"
-    if problems or not files:
-        t.refuse("datasets", "; ".join(dict.fromkeys(problems)) or "no data set is named")
-    else:
-        t.accept("datasets", f"data.train = {t.keys['data.train']}")
+def _translate_data(t: Translation, folder: Path, recognize: Recognize) -> None:
+    _translate_sets(t, folder, recognize)
     tests = t.get("test_datasets", [])
     if isinstance(tests, list) and len(tests) == 1 and isinstance(tests[0], dict):
-        file, is_local = _find_file(tests[0], folder)
-        if is_local and t.keys["data.use"] == "jsonl":
-            t.set("test_datasets", "data.heldout", file)
+        found, is_local = _find_files(tests[0], folder)
+        if is_local and t.keys["data.use"] == shared.choose_loader(found, recognize):
+            t.set("test_datasets", "data.heldout", found[0] if len(found) == 1 else found)
     if "data.heldout" in t.keys:
         t.ignore("val_set_size", "test_datasets counts")
     elif tests:
@@ -262,29 +249,66 @@ def _translate_data(t: Translation, folder: Path) -> None:
         t.set("val_set_size", "data.holdout", size if size < 1 else int(size))
 
 
-def _find_file(item: dict[str, Any], folder: Path) -> tuple[str, bool]:
-    """Return the file of a data set, or its address on the hub; and True if it is a file."""
-    path = str(item.get("path", ""))
-    files = split_names(item.get("data_files") or [])
-    if path in ("json", "csv", "parquet") and files:
-        return str(folder / files[0]), True
+def _translate_sets(t: Translation, folder: Path, recognize: Recognize) -> None:
+    """Translate the data sets; those after the first need its data loader, type and columns."""
+    sets = t.get("datasets", [])
+    sets = [item for item in sets if isinstance(item, dict)] if isinstance(sets, list) else []
+    problems, files = [], []
+    first: dict[str, Any] = {}
+    for number, item in enumerate(sets):
+        found, is_local = _find_files(item, folder)
+        use = shared.choose_loader(found, recognize) if is_local else "hub-dataset"
+        if number and (not is_local or t.keys["data.use"] != use):
+            problems.append(f"only the first data set is used, {found[0]} is not: see mixture")
+            continue
+        files += found
+        own, missing = _translate_set(item, is_local)
+        problems += missing
+        if str(item.get("chat_template") or t.get("chat_template")) != str(t.get("chat_template")):
+            problems.append("chat_template of a data set")
+        if use is None:
+            problems.append("the files of a data set need several data loaders: see mixture")
+        if not number:
+            first = own
+            t.keys |= {"data.use": use or "jsonl", **own}
+        elif own != first:
+            problems.append(f"{found[0]} is read like the first data set: type, columns, split")
+    t.keys.setdefault("data.use", "jsonl")
+    t.keys["data.train"] = files[0] if len(files) == 1 else files or "data.jsonl"
+    if problems or not files:
+        t.refuse("datasets", "; ".join(dict.fromkeys(problems)) or "no data set is named")
+    else:
+        t.accept("datasets", f"data.train = {t.keys['data.train']}")
+
+
+def _find_files(item: dict[str, Any], folder: Path) -> tuple[list[str], bool]:
+    """Return the files of a data set, or its address on the hub; and True if they are files."""
+    path, files = str(item.get("path", "")), item.get("data_files") or []
+    if isinstance(files, dict):
+        files = files.get(str(item.get("split") or "train")) or []
+    names = split_names(files)
+    if path in ("json", "csv", "parquet") and names:
+        return [str(folder / name) for name in names], True
     is_local = exists(folder / path) or path.endswith((".json", ".jsonl", ".parquet", ".csv"))
-    return (str(folder / path), True) if is_local else (f"hf://{path}", False)
+    if is_local and names:
+        return [str(folder / path / name) for name in names], True
+    return ([str(folder / path)], True) if is_local else ([f"hf://{path}"], False)
 
 
-def _translate_set(t: Translation, item: dict[str, Any], is_local: bool) -> list[str]:
-    """Translate the keys of a data set; return what is not translated."""
+def _translate_set(item: dict[str, Any], is_local: bool) -> tuple[dict[str, Any], list[str]]:
+    """Translate the keys of a data set; return those of the run file, and what is missing there."""
+    keys: dict[str, Any] = {}
     problems = []
     kind = item.get("type")
     if isinstance(kind, dict):
-        problems += _translate_columns(t, kind)
+        problems += _translate_columns(keys, kind)
     elif str(kind) in FORMATS:
-        t.keys["data.format"] = FORMATS[str(kind)]
+        keys["data.format"] = FORMATS[str(kind)]
     elif kind is not None:
         problems.append(f"type {kind}: check the columns with tunesmith data show")
     if "field_messages" in item and item["field_messages"] not in ("messages", "conversations"):
-        t.keys["data.columns.messages"] = str(item["field_messages"])
-    problems += _translate_split(t, item, is_local)
+        keys["data.columns.messages"] = str(item["field_messages"])
+    problems += _translate_split(keys, item, is_local)
     roles = [role for role in split_names(item.get("roles_to_train") or []) if role != "gpt"]
     if roles not in ([], ["assistant"]):
         problems.append("roles_to_train: answers of the assistant are trained")
@@ -292,21 +316,21 @@ def _translate_set(t: Translation, item: dict[str, Any], is_local: bool) -> list
         problems.append("train_on_eos: the end of each answer is trained")
     known = _PLAIN | {"field_messages", "roles_to_train", "train_on_eos"}
     problems += [f"{key} of a data set" for key in sorted(set(map(str, item)) - known)]
-    return problems
+    return keys, problems
 
 
-def _translate_split(t: Translation, item: dict[str, Any], is_local: bool) -> list[str]:
+def _translate_split(keys: dict[str, Any], item: dict[str, Any], is_local: bool) -> list[str]:
     """Translate which part of a data set is read; return what is not translated."""
     if is_local:
         split = str(item.get("split") or "train")
         return [] if split == "train" else [f"split {split} of a file"]
     for key in ("split", "name", "revision"):
         if item.get(key) is not None:
-            t.keys[f"data.{key}"] = str(item[key])
-    return []
+            keys[f"data.{key}"] = str(item[key])
+    return ["data_files of a data set"] if item.get("data_files") else []
 
 
-def _translate_columns(t: Translation, kind: dict[str, Any]) -> list[str]:
+def _translate_columns(keys: dict[str, Any], kind: dict[str, Any]) -> list[str]:
     """Translate a type with columns of its own; the texts around them are not translated."""
     names = {
         "field_instruction": "instruction",
@@ -321,8 +345,8 @@ def _translate_columns(t: Translation, kind: dict[str, Any]) -> list[str]:
     }
     for theirs, ours in names.items():
         if kind.get(theirs):
-            t.keys[f"data.columns.{ours}"] = str(kind[theirs])
+            keys[f"data.columns.{ours}"] = str(kind[theirs])
     if kind.get("system_prompt"):
-        t.keys["data.system"] = str(kind["system_prompt"])
+        keys["data.system"] = str(kind["system_prompt"])
     others = sorted(set(map(str, kind)) - {*names, "system_prompt"})
     return [f"{key} of type: texts around columns are not translated" for key in others]

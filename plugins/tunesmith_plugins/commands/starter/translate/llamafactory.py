@@ -9,6 +9,7 @@ from typing import Any
 from tunesmith_plugins.commands.starter.translate import shared
 from tunesmith_plugins.commands.starter.translate.translation import (
     Outcome,
+    Recognize,
     Translation,
     exists,
     split_names,
@@ -69,7 +70,9 @@ REFUSED = {
 }
 
 
-def translate(source: dict[str, Any], folder: Path) -> tuple[dict[str, Any], list[Outcome]]:
+def translate(
+    source: dict[str, Any], folder: Path, recognize: Recognize
+) -> tuple[dict[str, Any], list[Outcome]]:
     """Return the keys of the run file, and the outcome of each key of the configuration."""
     t = Translation(source)
     t.set("model_name_or_path", "model.base", str(t.get("model_name_or_path", "")))
@@ -77,7 +80,7 @@ def translate(source: dict[str, Any], folder: Path) -> tuple[dict[str, Any], lis
         t.set("model_revision", "model.revision", str(t.get("model_revision")))
     t.ignore("model_revision", "it is the default") if "model.revision" not in t.keys else None
     _translate_method(t)
-    _translate_data(t, folder)
+    _translate_data(t, folder, recognize)
     shared.translate_optimization(t, "optim", "lr_scheduler_type", epochs=3.0, warmup=0.0)
     shared.translate_batch(t, "per_device_train_batch_size", 8)
     shared.translate_checkpoints(t, "early_stopping_steps")
@@ -164,11 +167,15 @@ def _translate_loss(t: Translation, stage: str) -> None:
 # --------------------------------------------------------------------------- data
 
 
-def _translate_data(t: Translation, folder: Path) -> None:
+def _translate_data(t: Translation, folder: Path, recognize: Recognize) -> None:
     known = _read_known(folder, str(t.get("dataset_dir", "data")))
     names = split_names(t.get("dataset", ""))
     train = _find_files(t, "dataset", names, known, folder)
-    use = "hub-dataset" if any(name.startswith("hf://") for name in train) else "jsonl"
+    is_hub = any(name.startswith("hf://") for name in train)
+    use = "hub-dataset" if is_hub else shared.choose_loader(train, recognize)
+    if use is None:
+        t.refuse("dataset", "the files need several data loaders: see mixture")
+        use = "jsonl"
     if t.get("stage") == "pt" and use == "jsonl":
         t.keys["data.format"] = "text"
     t.keys["data.use"] = use

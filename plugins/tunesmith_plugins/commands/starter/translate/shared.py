@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tunesmith_plugins.commands.starter.translate.translation import Translation
+from collections.abc import Sequence
+
+from tunesmith_plugins.commands.starter.translate.translation import Recognize, Translation
 
 OPTIMIZERS = {
     "adamw_torch": "adamw",
@@ -163,3 +165,9 @@ def translate_precision(t: Translation, *, default: str) -> None:
         t.set("bf16", "technique.precision", default)
     if t.is_on("fp16"):
         t.keys["technique.precision"] = "auto"
+
+
+def choose_loader(files: Sequence[str], recognize: Recognize) -> str | None:
+    """Return the data loader of files of rows, by their endings; None if they need several."""
+    used = {"table" if recognize([file]) == "table" else "jsonl" for file in files}
+    return used.pop() if len(used) == 1 else None

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from tunesmith.text import one_line, redact
 
 _SECRET_ENDINGS = ("token", "key", "secret", "password")
+Recognize: TypeAlias = Callable[[Sequence[str]], str | None]
+"""Returns the data loader that knows all of some files."""
 OFF = (None, False, 0, "", "none", "no", "null", "false")
 """Values by which a key is switched off."""
 
