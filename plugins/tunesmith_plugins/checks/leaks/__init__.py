@@ -19,5 +19,6 @@ def tunesmith_review_data(
     """Compare the parts of the data with each other."""
     from tunesmith_plugins.checks.leaks.review import review
 
-    are_given = len(train) + len(dev) + len(heldout) != len(dataset.train)
-    return review(train, dev, heldout, are_given=are_given)
+    parts = {"dev": dataset.dev, "held-out": dataset.heldout}
+    given = [name for name, part in parts.items() if part is not None]
+    return review(train, dev, heldout, given=given)

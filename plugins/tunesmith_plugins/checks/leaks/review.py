@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -64,6 +64,8 @@ class Parts:
     known: Sequence[Record]
     probes: Sequence[Record]
     names: tuple[str, str]
+    are_given: bool
+    """True if the split of tunesmith is not what made them."""
 
     @property
     def is_decisive(self) -> bool:
@@ -76,29 +78,29 @@ def review(
     dev: Sequence[Record],
     heldout: Sequence[Record],
     *,
-    are_given: bool = True,
+    given: Collection[str] = ("dev", "held-out"),
 ) -> list[Finding]:
     """Return a finding for each kind of leak between two parts.
 
-    ``are_given``: the user or the data loader made the parts. The leaks that a split of tunesmith
+    ``given``: the parts that the user or the data loader made. The leaks that a split of tunesmith
     leaves are limits of it that are known, and no errors: rows of one time, or of one template.
     """
-    templates = are_given or len(train) <= MOST_ROWS
+    templates = bool(given) or len(train) <= MOST_ROWS
     found = (
         *(() if templates else (NO_TEMPLATES,)),
         *_review_parts(
-            train, {"held-out": heldout, "dev": dev}, "training", are_given, templates=templates
+            train, {"held-out": heldout, "dev": dev}, "training", given, templates=templates
         ),
-        *_review_parts(dev, {"held-out": heldout}, "dev", are_given),
+        *_review_parts(dev, {"held-out": heldout}, "dev", given),
     )
-    return [*found, *_review_answers(train, heldout, are_given)]
+    return [*found, *_review_answers(train, heldout)]
 
 
 def _review_parts(
     known: Sequence[Record],
     probes: Mapping[str, Sequence[Record]],
     name: str,
-    are_given: bool,
+    given: Collection[str],
     *,
     templates: bool = True,
 ) -> Iterator[Finding]:
@@ -112,31 +114,31 @@ def _review_parts(
     for other, records in probes.items():
         rows = range(start, start + len(records))
         own = [replace(leak, row=leak.row - start) for leak in leaks if leak.row in rows]
-        yield from _describe_leaks(own, Parts(known, records, (name, other)), are_given)
+        are_given = name in given or other in given
+        yield from _describe_leaks(own, Parts(known, records, (name, other), are_given))
         start += len(records)
 
 
-def _describe_leaks(leaks: Sequence[Leak], parts: Parts, are_given: bool) -> Iterator[Finding]:
+def _describe_leaks(leaks: Sequence[Leak], parts: Parts) -> Iterator[Finding]:
     for kind in KINDS:
         chosen = sorted((leak for leak in leaks if leak.kind == kind), key=lambda leak: leak.row)
         if chosen:
-            yield _build_finding(chosen, parts, are_given)
+            yield _build_finding(chosen, parts)
 
 
-def _review_answers(
-    train: Sequence[Record], heldout: Sequence[Record], are_given: bool
-) -> Iterator[Finding]:
+def _review_answers(train: Sequence[Record], heldout: Sequence[Record]) -> Iterator[Finding]:
+    """Yield the finding about prompts with their answer, which a split does not bring about."""
     leaks = list(find_contained_answers(heldout))
     if leaks and not is_by_design(train):
-        yield _build_finding(leaks, Parts(train, heldout, ("training", "held-out")), are_given)
+        yield _build_finding(leaks, Parts(train, heldout, ("training", "held-out"), True))
 
 
-def _build_finding(leaks: Sequence[Leak], parts: Parts, are_given: bool) -> Finding:
+def _build_finding(leaks: Sequence[Leak], parts: Parts) -> Finding:
     kind, share = leaks[0].kind, len(leaks) / len(parts.probes)
     other, name = parts.names
-    is_design = kind == "template" and (share >= BY_DESIGN or not are_given)
+    is_design = kind == "template" and (share >= BY_DESIGN or not parts.are_given)
     level: Literal["info", "warning", "error"] = "info" if is_design else "warning"
-    if kind in CERTAIN and share > TOLERATED and parts.is_decisive and are_given:
+    if kind in CERTAIN and share > TOLERATED and parts.is_decisive and parts.are_given:
         level = "error"
     percent = f"{100 * share:{'.0f' if share >= 0.1 else '.2g'}} %"
     message = MESSAGES[kind].format(other=other)

@@ -66,7 +66,10 @@ def command(  # noqa: PLR0913 - one parameter for each option
     if heldout is not None and opened.plan is not None:
         raise UsageError("--heldout: is for a data file", hint="the run file names its own")
     if heldout is not None:
-        opened.parts["heldout"] = open_data(heldout, state).parts["train"]
+        part = open_data(heldout, state).dataset
+        left_out = [*opened.dataset.left_out, *part.left_out]
+        dataset = replace(opened.dataset, heldout=part.train, left_out=left_out)
+        opened = replace(opened, dataset=dataset, parts={**opened.parts, "heldout": part.train})
     findings = collect_findings(opened)
     suspects = {}
     if label_errors:

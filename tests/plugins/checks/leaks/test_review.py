@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from random import Random
 
@@ -99,10 +100,10 @@ def test_templates_of_many_rows_that_were_split_are_not_looked_for(
     monkeypatch.setattr(review_module, "MOST_ROWS", 19)
     texts = distinct(Random(4), 30)
     train, heldout = rows(texts[:20], "a"), rows([*texts[20:], texts[3].upper()], "b")
-    note, exact = review(train, [], heldout, are_given=False)
+    note, exact = review(train, [], heldout, given=())
     assert note == review_module.NO_TEMPLATES and exact.count == 1
     assert note not in review(train, [], heldout)
-    assert note not in review(train[1:], [], heldout, are_given=False)
+    assert note not in review(train[1:], [], heldout, given=())
 
 
 def test_a_few_leaks_are_no_reason_against_the_score() -> None:
@@ -118,9 +119,40 @@ def test_a_few_leaks_are_no_reason_against_the_score() -> None:
 def test_leaks_of_our_own_split_are_no_errors() -> None:
     """A prompt that returns over time is in several parts of a split by time."""
     records = rows([*CLEAN, CLEAN[0]], "a")
-    for given, level in (([*records], "warning"), (records[:3], "error")):
-        (finding,) = leaks.tunesmith_review_data(Dataset(train=given), records[:3], (), records[3:])
+    for dataset, level in (
+        (Dataset(train=[*records]), "warning"),
+        (Dataset(train=records[:3], heldout=records[3:]), "error"),
+    ):
+        (finding,) = leaks.tunesmith_review_data(dataset, records[:3], (), records[3:])
         assert finding.level == level
+
+
+def test_a_dev_file_does_not_make_the_held_out_rows_given() -> None:
+    records, dev = rows([*CLEAN, CLEAN[0]], "a"), rows(["why are there tides in the sea"], "b")
+    dataset = Dataset(train=[*records], dev=dev)
+    (finding,) = leaks.tunesmith_review_data(dataset, records[:3], dev, records[3:])
+    assert finding.level == "warning" and "held-out rows have the prompt" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("given", "levels"),
+    [
+        ((), ["info", "info", "info"]),
+        (("dev",), ["info", "warning", "warning"]),
+        (("held-out",), ["warning", "info", "warning"]),
+    ],
+)
+def test_a_pair_of_parts_is_given_if_one_of_both_is(
+    given: tuple[str, ...], levels: list[str]
+) -> None:
+    """Templates are warnings between given parts, and an info in a split of tunesmith."""
+    text = "what is the state of my parcel number {} of the {}rd of may"
+    rng = Random(5)
+    parts = [rows([*distinct(rng, 20), text.format(n, n)], str(n)) for n in (113, 4023, 50033)]
+    found = [f for f in review(*parts, given=given) if "other values" in f.message]
+    pairs = ["held-out rows.* a training row", "dev rows.* a training row", "held-out.* a dev row"]
+    assert all(re.search(pair, f.message) for pair, f in zip(pairs, found, strict=True))
+    assert [f.level for f in found] == levels
 
 
 def test_a_group_in_both_parts_is_an_error() -> None:
@@ -143,8 +175,9 @@ def test_answers_in_prompts_are_an_error_unless_that_is_the_task() -> None:
             for n, text in enumerate(texts)
         ]
 
-    (finding,) = review(asked(90, 3), [], asked(50, 2))
-    assert (finding.level, finding.heldout_rows) == ("error", (0, 1))
+    for given in ((), ("held-out",)):  # it is no leak between parts: who split them is no matter
+        (finding,) = review(asked(90, 3), [], asked(50, 2), given=given)
+        assert (finding.level, finding.heldout_rows) == ("error", (0, 1))
     assert review(asked(90, 30), [], asked(50, 2)) == []
 
 
@@ -165,8 +198,8 @@ def test_templates_of_many_rows_are_the_task() -> None:
     assert (template.level, template.heldout_rows) == ("info", ())
     assert "values are the task" in template.hint
     few = rows([*CLEAN, "what is the state of my parcel number 70 of 3"], "b")
-    for are_given, level, known in ((True, "warning", (3,)), (False, "info", ())):
-        found = review(orders(0, 60, "a"), [], [*few, *few[:3]], are_given=are_given)
+    for given, level, known in ((("held-out",), "warning", (3,)), ((), "info", ())):
+        found = review(orders(0, 60, "a"), [], [*few, *few[:3]], given=given)
         template = next(f for f in found if "other values" in f.message)
         assert (template.level, template.heldout_rows) == (level, known)
 
