@@ -82,6 +82,13 @@ def test_held_out_rows_of_sources_are_kept(folder: Path) -> None:
         dataset.train[105]
 
 
+def test_warnings_of_sources_are_passed_on_once(folder: Path) -> None:
+    (folder / "d.jsonl").write_text('{"prompt": "q", "completion": "a", "id": 7}\n')
+    d = {"train": "d.jsonl"}
+    (warning,) = load(folder, A, d, d).warnings
+    assert warning.endswith("d.jsonl: not used: id")
+
+
 def test_all_problems_of_the_sources_are_reported(folder: Path) -> None:
     wrong = [{"use": "jsn", "train": "x"}, {"train": "x.jsonl", "options": {"fromat": 1}}, {}]
     with pytest.raises(ConfigError) as caught:

@@ -120,6 +120,7 @@ class MixtureLoader:
             dev=Concatenation(dev) if dev else None,
             left_out=[row for dataset in datasets for row in dataset.left_out],
             description="; ".join(shares),
+            warnings=list(dict.fromkeys(chain.from_iterable(d.warnings for d in datasets))),
         )
 
     def _count_rows(self, sizes: Sequence[int]) -> list[int]:
