@@ -55,11 +55,16 @@ def build_preference(view: RowView) -> Record:
     before_rejected, rejected = _split_answer(view, "rejected")
     if before != before_rejected:
         raise RowError("chosen and rejected differ before the last answer")
-    prompt_column = () if view.value("prompt") is None else _prompt_messages(view)
+    prompt_column: tuple[Message, ...] = ()
+    if view.value("prompt") is None:
+        _refuse_unread(view, "input", "there is no prompt that it belongs to")
+    else:
+        prompt_column = _prompt_messages(view)
     if not prompt_column and not before:
         raise RowError("has no prompt")
     if prompt_column and before and without_system(prompt_column) != without_system(before):
         raise RowError("prompt differs from the conversation before the chosen answer")
+    _refuse_other_system(view, prompt_column, before)
     prompt = view.open_conversation(
         before if has_system_message(before) or not prompt_column else prompt_column
     )
@@ -148,6 +153,7 @@ def _rounds(view: RowView) -> list[tuple[str, str]]:
 def _answer_messages(view: RowView) -> tuple[Message, ...]:
     value = view.value("completion")
     if isinstance(value, list):
+        _refuse_unread(view, "reasoning", "the answer is a list of messages")
         return parse_messages(value, f"`{view.columns['completion']}`")
     return (_answer(view, view.text("completion")),)
 
@@ -162,8 +168,30 @@ def _prompt_messages(view: RowView) -> tuple[Message, ...]:
     """Return the prompt column as messages, from text or from a list of messages."""
     value = view.value("prompt")
     if isinstance(value, list) or (isinstance(value, dict) and "messages" in value):
+        _refuse_unread(view, "input", "the prompt is a list of messages")
         return parse_messages(value, f"`{view.columns['prompt']}`")
     return (Message("user", _instruction(view, "prompt")),)
+
+
+def _refuse_unread(view: RowView, name: str, reason: str) -> None:
+    """Check that a field that this form of a row has no place for is blank."""
+    text = view.optional_text(name)
+    if text and text.strip():
+        column = view.columns[name]
+        hint = f'write it into the messages, or train without it: ignore = ["{column}"]'
+        raise RowError(f"`{column}` would be lost: {reason}", hint=hint)
+
+
+def _refuse_other_system(
+    view: RowView, prompt: tuple[Message, ...], before: tuple[Message, ...]
+) -> None:
+    """Check that a prompt and the conversation before an answer have no two system prompts."""
+    both_have_one = has_system_message(prompt) and has_system_message(before)
+    if both_have_one and prompt[0] != before[0]:
+        column = view.columns["prompt"]
+        hint = f'write one of them in both, or train without the column: ignore = ["{column}"]'
+        reason = "the answers begin with another system prompt"
+        raise RowError(f"`{column}` would be lost: {reason}", prompt[0].text, hint=hint)
 
 
 def _split_answer(view: RowView, name: str) -> tuple[tuple[Message, ...], str]:

@@ -85,7 +85,9 @@ _ASK = ("prompt", "question", "instruction", "input")
 _ANSWER = ("completion", "answer", "response", "output")
 _REASONING = {"reasoning": ("reasoning_content", "reasoning", "thinking")}
 _OPENING: Names = {"system": ("system", "system_prompt"), "tools": ("tools", "functions")}
-_LABEL = {"label": ("label", "kto_tag")}
+LABEL_COLUMNS = ("label", "kto_tag")
+"""Usual names of the column that calls an answer good or bad, if it means nothing else."""
+_LABEL = {"label": LABEL_COLUMNS}
 
 FORMATS: tuple[Format, ...] = (
     Format(

@@ -32,9 +32,13 @@ CHANGES_TRAINING: Mapping[str, str] = {
 
 _WITHOUT_EFFECT: Mapping[str, tuple[object, ...]] = {
     **dict.fromkeys(("weight", "weights", "loss_weight", "sample_weight", "train"), (1, "1")),
-    **dict.fromkeys(("mask", "loss_mask", "train_mask"), (0, "0")),
+    **dict.fromkeys(("loss_mask", "train_mask"), (1, "1")),
+    "mask": (0, "0"),
 }
-"""Values of columns, beside empty ones, that change nothing. True equals 1, False equals 0."""
+"""Values of columns, beside empty ones, that change nothing. True equals 1, False equals 0.
+
+What a loss mask covers with 1 is trained; what a plain mask covers is not.
+"""
 
 
 def refuse_ignored_columns(view: RowView) -> None:

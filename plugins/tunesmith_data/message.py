@@ -38,22 +38,28 @@ CALL_KEYS = ("tool_calls", "function_call")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 WEIGHT_KEYS = ("weight", "loss_weight", "train", "training", "loss")
 """Keys that say how much a turn contributes to the loss: a number, or true or false."""
+_LOSS_KEYS = (*WEIGHT_KEYS, "mask")
 _KNOWN_KEYS = frozenset(
     (
-        *(*ROLE_KEYS, *TEXT_KEYS, *CALL_KEYS, *REASONING_KEYS, *WEIGHT_KEYS),
-        *("mask", "name", "tool_call_id"),
+        *(*ROLE_KEYS, *TEXT_KEYS, *CALL_KEYS, *REASONING_KEYS, *_LOSS_KEYS),
+        *("name", "tool_call_id"),
     )
 )
 _CHANGES_TRAINING = re.compile(
     "weight|mask|loss|train|reason|think|thought|tool|function|image|audio|video|label"
 )
 """Part of the name of a key that may change what is learned."""
+_MAY_BE_ZERO = re.compile("weight|mask|loss|train|label")
+"""Part of the name of a key that may change it with 0 or false, too."""
 
 _WITHOUT_EFFECT = ("id", "parallel_tool_calls")
 """Keys beside the messages of an object that change nothing of what is learned."""
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _REASONING_TYPES = ("reasoning", "thinking")
 _PART_VALUES = ("text", "value", "content", "reasoning", "thinking")
+_TEXT_PART_KEYS = frozenset(("type", *_PART_VALUES[:3], *_LOSS_KEYS))
+_REASONING_PART_KEYS = frozenset(("type", *_PART_VALUES, *_LOSS_KEYS))
+_CALL_PART_KEYS = frozenset(("type", "function", *_LOSS_KEYS))
 _INLINE_REASONING = re.compile(r"\s*<think>\n?(.*?)\n?</think>\s*", re.DOTALL)
 
 
@@ -133,10 +139,10 @@ def _messages(item: object, split_inline: bool) -> list[Message]:
     """Return the messages of one JSON object: one, or one for each result of a tool in it."""
     if not isinstance(item, dict):
         raise RowError(f"a message is {json_type(item)}, not an object")
-    _refuse_unknown_keys(item)
+    _refuse_unknown_keys(item, "a message", _KNOWN_KEYS)
     role_name = item.get("role", item.get("from"))
     role = ROLE_ALIASES.get(role_name, role_name) if isinstance(role_name, str) else None
-    value = item.get("content", item.get("value"))
+    value = _one_value(item, TEXT_KEYS)
     if role_name in CALL_ROLES:
         return [_call_turn(item, value, f"a {role_name} turn")]
     if role not in ROLES:
@@ -148,11 +154,31 @@ def _messages(item: object, split_inline: bool) -> list[Message]:
     return _other_turn(item, value, cast(Role, role))
 
 
-def _refuse_unknown_keys(item: Mapping[str, object]) -> None:
+def _refuse_unknown_keys(item: Mapping[str, object], what: str, known: frozenset[str]) -> None:
+    """Check that a message or a part of its content has no key that is lost."""
     for key, value in item.items():
-        if key not in _KNOWN_KEYS and value and _CHANGES_TRAINING.search(key.lower()):
-            hint = "remove the key from the data, or write it in one of the documented forms"
-            raise RowError(f"a message has `{key}`, which cannot be used", hint=hint)
+        if key in known or not _CHANGES_TRAINING.search(key.lower()):
+            continue
+        if value or (value == 0 and _MAY_BE_ZERO.search(key.lower())):
+            hint = (
+                "remove the key from the data, or write it in one of the documented forms, "
+                'such as "train": false'
+            )
+            raise RowError(f"{what} has `{key}`, which cannot be used", hint=hint)
+
+
+def _one_value(item: Mapping[str, object], keys: tuple[str, ...]) -> object:
+    """Return the value of the one key of some that has a value; None if none has.
+
+    Raises:
+        RowError: several have, and they differ.
+    """
+    found = {key: item[key] for key in keys if item.get(key) is not None}
+    values = list(found.values())
+    if any(value != values[0] for value in values):
+        names = " and ".join(f"`{key}`" for key in found)
+        raise RowError(f"{names} of a message differ", hint="keep the one that is meant")
+    return values[0] if values else None
 
 
 def _other_turn(item: Mapping[str, object], value: object, role: Role) -> list[Message]:
@@ -226,12 +252,17 @@ def _content(value: object, role: str) -> tuple[list[TextPart], str, tuple[ToolC
         if kind in _TEXT_TYPES:
             if calls:
                 raise RowError("content has text after a tool call")
+            _refuse_unknown_keys(part, "a part of text", _TEXT_PART_KEYS)
             texts.append(TextPart(_part_text(part), _weight(part, role or "assistant")))
         elif kind in _REASONING_TYPES and not role:
             if texts or calls:
                 raise RowError("content has reasoning after text")
+            _refuse_unknown_keys(part, "a part of reasoning", _REASONING_PART_KEYS)
+            _refuse_weight(part)
             reasoning.append(_part_text(part))
         elif kind == "tool_call" and not role:
+            _refuse_unknown_keys(part, "a tool_call part", _CALL_PART_KEYS)
+            _refuse_weight(part)
             calls += parse_tool_calls(part.get("value", part), "a tool_call part")
         else:
             raise _unknown_part(part, kind)
@@ -245,7 +276,13 @@ def _unknown_part(part: object, kind: object) -> RowError:
 
 
 def _part_text(part: Mapping[str, object]) -> str:
-    return require_text(next((part[key] for key in _PART_VALUES if key in part), None), "content")
+    return require_text(_one_value(part, _PART_VALUES), "content")
+
+
+def _refuse_weight(part: Mapping[str, object]) -> None:
+    if _weight(part, "assistant") != 1:
+        hint = "give the weight to the message"
+        raise RowError("a part that is not text has a weight of its own", hint=hint)
 
 
 def _weight(item: Mapping[str, object], role: str) -> float:

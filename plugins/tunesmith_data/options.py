@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from tunesmith.options import Options
-from tunesmith_data.formats import FORMATS, Format, find_formats
-from tunesmith_data.ignored_columns import CHANGES_TRAINING
+from tunesmith_data.formats import FORMATS, LABEL_COLUMNS, Format, find_formats
 
 FormatName = Literal["auto", "preference", "messages", "sharegpt", "alpaca", "completion", "text"]
 FieldName = Literal[
@@ -77,9 +76,9 @@ class FieldOptions(Options):
         return find_formats(self.format, list(self.columns))
 
     def ignored_columns(self) -> frozenset[str]:
-        """Return the columns that records are made without; labels of groups and slices too."""
-        labels = {self.group, *self.slices} & CHANGES_TRAINING.keys()
-        return frozenset({*self.ignore, *(name for name in labels if name is not None)})
+        """Return the columns that records are made without; `label` of groups and slices too."""
+        labels = set(LABEL_COLUMNS).intersection((self.group, *self.slices))
+        return frozenset({*self.ignore, *(labels - {*self.columns.values()})})
 
     def field_columns(self) -> dict[str, str]:
         """Return the user's column names by field name."""

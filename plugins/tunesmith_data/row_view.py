@@ -66,8 +66,12 @@ class RowView:
 
     def system(self) -> str | None:
         """Return the row's own system prompt, else the one for all rows; None if it has none."""
-        prompt_column = self.optional_text("system")
-        return self.default_system if prompt_column is None else prompt_column
+        return self._own_system() or self.default_system
+
+    def _own_system(self) -> str | None:
+        """Return the text in the column of system prompts; None if it is blank, as in a CSV."""
+        text = self.optional_text("system")
+        return text if text and text.strip() else None
 
     def messages(self, name: str) -> tuple[Message, ...]:
         """Return the conversation in a field; its turns are not checked."""
@@ -83,7 +87,7 @@ class RowView:
         """
         if not has_system_message(messages):
             messages = prepend_system(messages, self.system())
-        elif self.optional_text("system") is not None:
+        elif self._own_system() is not None:
             raise RowError("two system messages")
         if "tools" not in self.columns:
             return messages

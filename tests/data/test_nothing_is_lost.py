@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.records import Chat, Record, UnpairedPreference
+from tunesmith.records import Chat, Message, Record, UnpairedPreference
 from tunesmith_data.formats import FORMATS, TEXT_COLUMNS, match_format
 from tunesmith_data.ignored_columns import CHANGES_TRAINING
+from tunesmith_data.options import FieldOptions
 from tunesmith_data.row import RowError
 from tunesmith_data.row_view import RowView
 from tunesmith_data.text import content_key
@@ -23,13 +25,19 @@ KEYS = (
 )
 
 
+def build_or_refuse(row: dict[str, Any], system: str | None = None) -> Record:
+    """Return the record of a row that a format has."""
+    match = match_format(frozenset(row), FORMATS, {})
+    assert match is not None
+    return match.format.build(RowView("f:1", row, match.columns, system, match.rivals))
+
+
 def build(row: dict[str, Any]) -> Record | None:
     """Return the record of a row, or None if the row is refused."""
-    match = match_format(frozenset(row), FORMATS, {})
-    if match is None:
+    if match_format(frozenset(row), FORMATS, {}) is None:
         return None
     try:
-        return match.format.build(RowView("f:1", row, match.columns, None, match.rivals))
+        return build_or_refuse(row)
     except RowError:
         return None
 
@@ -77,7 +85,8 @@ def test_every_key_of_a_message_is_in_the_record(turns: list[tuple[str, dict[str
     trained = [m for m in record.messages if m.role == "assistant"]
     for role, keys in turns:
         used = {name: value for name, value in keys.items() if value is not None}
-        assert not {"images", "loss_mask", "label"} & {n for n in used if used[n]}
+        assert not used.get("images")
+        assert used.get("loss_mask", "") in ("", []) and used.get("label", "") in ("", [])
         for name in ("reasoning_content", "thinking"):
             if used.get(name):
                 assert role in speakers
@@ -102,3 +111,146 @@ def test_a_label_is_read_or_refused(label: object) -> None:
         assert record.label is (text in ("true", "1"))
     else:
         assert record is None
+
+
+def turns(**keys: Any) -> list[dict[str, Any]]:
+    """Return a question and an answer that has more keys."""
+    user = {"role": "user", "content": "q"}
+    return [user, {"role": "assistant", "content": "a", **keys}]
+
+
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_a_blank_cell_is_no_system_prompt(blank: str) -> None:
+    row = {"prompt": "q", "completion": "a", "system": blank}
+    assert build_or_refuse(row) == build_or_refuse({"prompt": "q", "completion": "a"})
+    default = build_or_refuse(row, system="default")
+    assert isinstance(default, Chat)
+    assert default.messages[0] == Message("system", "default")
+
+
+def test_a_blank_cell_beside_a_system_message_is_not_a_second_one() -> None:
+    messages = [{"role": "system", "content": "s"}, *turns()]
+    record = build_or_refuse({"messages": messages, "system": ""})
+    assert isinstance(record, Chat)
+    assert [m.text for m in record.messages] == ["s", "q", "a"]
+    with pytest.raises(RowError, match="two system messages"):
+        build_or_refuse({"messages": messages, "system": "t"})
+
+
+def test_an_empty_system_message_is_kept_as_it_is_written() -> None:
+    messages = [{"role": "system", "content": ""}, *turns()]
+    record = build_or_refuse({"messages": messages}, system="default")
+    assert isinstance(record, Chat)
+    assert [m.text for m in record.messages] == ["", "q", "a"]
+
+
+def test_only_a_label_is_left_out_because_results_are_divided_by_it() -> None:
+    others = ["system", "tools", "history", "reasoning", "weight", "images", "site"]
+    options = FieldOptions(slices=["label", "kto_tag", *others], ignore=["audio"])
+    assert options.ignored_columns() == {"label", "kto_tag", "audio"}
+    assert FieldOptions(group="label").ignored_columns() == {"label"}
+    assert not FieldOptions(group="system").ignored_columns()
+    mapped = FieldOptions(slices=["label"], columns={"prompt": "text", "completion": "label"})
+    assert not mapped.ignored_columns()
+
+
+SYSTEM = {"role": "system", "content": "S1"}
+OTHER_SYSTEM = {"role": "system", "content": "S2"}
+REJECTED = [turns()[0], {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"prompt": "q", "completion": turns()[1:], "reasoning": "R"}, "reasoning"),
+        ({"prompt": turns()[:1], "input": "I", "chosen": "a", "rejected": "b"}, "input"),
+        ({"context": "I", "chosen": turns(), "rejected": REJECTED}, "context"),
+        (
+            {
+                "prompt": [SYSTEM, turns()[0]],
+                "chosen": [OTHER_SYSTEM, *turns()],
+                "rejected": [OTHER_SYSTEM, *REJECTED],
+            },
+            "prompt",
+        ),
+    ],
+    ids=["reasoning", "input beside a list", "context without prompt", "other system prompt"],
+)
+def test_a_column_that_the_form_of_a_row_has_no_place_for(row: dict[str, Any], column: str) -> None:
+    with pytest.raises(RowError, match=f"`{column}` would be lost") as caught:
+        build_or_refuse(row)
+    assert f'ignore = ["{column}"]' in caught.value.hint
+    del row[column]
+    if column != "prompt" or "chosen" in row:
+        build_or_refuse(row)
+
+
+def test_a_system_prompt_that_is_repeated_is_not_lost() -> None:
+    row = {
+        "prompt": [SYSTEM, turns()[0]],
+        "chosen": [SYSTEM, *turns()],
+        "rejected": [SYSTEM, *REJECTED],
+        "input": " ",
+    }
+    assert "S1" in content_key(build_or_refuse(row))
+
+
+@pytest.mark.parametrize("value", [0, 1, False, True, "0"])
+@pytest.mark.parametrize("key", ["loss_mask", "train_mask", "trainable", "weights", "label"])
+def test_a_key_that_may_switch_off_training_is_refused(key: str, value: object) -> None:
+    with pytest.raises(RowError, match=f"`{key}`"):
+        build_or_refuse({"messages": turns(**{key: value})})
+    part = {"type": "text", "text": "a", key: value}
+    with pytest.raises(RowError, match=f"`{key}`"):
+        build_or_refuse({"messages": turns(content=[part])})
+    for empty in (None, "", [], {}):
+        assert build({"messages": turns(**{key: empty})}) == build({"messages": turns()})
+        part[key] = empty
+        assert build({"messages": turns(content=[part])}) is not None
+
+
+@pytest.mark.parametrize("column", ["loss_mask", "train_mask"])
+def test_a_column_that_may_switch_off_training_is_refused(column: str) -> None:
+    row = {"prompt": "q", "completion": "a"}
+    for value in (0, False, "0", "false"):
+        with pytest.raises(RowError, match=f"`{column}` changes"):
+            build_or_refuse({**row, column: value})
+    for value in (1, True, "1", None, ""):
+        assert build({**row, column: value}) == build(row)
+
+
+def test_a_column_named_mask_means_the_opposite() -> None:
+    row = {"prompt": "q", "completion": "a"}
+    assert build({**row, "mask": 0}) == build(row)
+    assert build({**row, "mask": 1}) is None
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "thinking", "thinking": "R", "weight": 0},
+        {"type": "tool_call", "name": "f", "arguments": {}, "train": False},
+        {"type": "tool_call", "value": {"name": "f", "arguments": {}}, "mask": True},
+        {"type": "thinking", "thinking": "R", "images": ["1.jpg"]},
+        {"type": "text", "text": "a", "reasoning": "R"},
+        {"type": "text", "text": "a", "tool_calls": [{"name": "f"}]},
+    ],
+    ids=str,
+)
+def test_a_part_of_content_loses_nothing(part: dict[str, Any]) -> None:
+    text = [] if part["type"] == "text" else [{"type": "text", "text": "a"}]
+    content = [*text, part] if part["type"] == "tool_call" else [part, *text]
+    with pytest.raises(RowError):
+        build_or_refuse({"messages": turns(content=content)})
+    plain = {key: part[key] for key in list(part)[:-1]}
+    content = [plain if item is part else item for item in content]
+    build_or_refuse({"messages": turns(content=content)})
+
+
+def test_a_message_has_one_text() -> None:
+    with pytest.raises(RowError, match="`content` and `value`"):
+        build_or_refuse({"messages": turns(value="b")})
+    for value in ("a", None):
+        assert build({"messages": turns(value=value)}) == build({"messages": turns()})
+    swapped = build({"messages": turns(content=None, value="a")})
+    assert swapped == build({"messages": turns()})
