@@ -42,6 +42,7 @@ from tunesmith_data.files import (
     DataFile,
     find_files,
     names_file,
+    offline_variable,
     open_data_file,
     require_library,
 )
@@ -101,6 +102,7 @@ __all__ = [
     "load_sources",
     "names_file",
     "not_utf8_error",
+    "offline_variable",
     "open_data_file",
     "parse_messages",
     "parse_row",

@@ -68,6 +68,13 @@ def require_library(library: str, name: str, *, extra: str) -> None:
         )
 
 
+def offline_variable() -> str | None:
+    """Return the environment variable that forbids downloads; None if they are permitted."""
+    values = {key: os.environ.get(key, "") for key in ("TUNESMITH_OFFLINE", "HF_HUB_OFFLINE")}
+    off = ("1", "true", "yes", "on")
+    return next((key for key, value in values.items() if value.strip().lower() in off), None)
+
+
 def names_file(*suffixes: str) -> Callable[[str], bool]:
     """Return a function that recognizes paths and patterns by their suffix, also of packed files.
 

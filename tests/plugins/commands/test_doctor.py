@@ -35,3 +35,14 @@ def test_doctor_fails_where_nothing_can_train(monkeypatch: pytest.MonkeyPatch) -
         "subject": "torch",
         "message": "cannot be used: no torch here",
     } in found["checks"]
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TUNESMITH_OFFLINE"])
+def test_doctor_says_that_nothing_is_downloaded(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setattr(command, "probe_torch", lambda: WORKING_TORCH)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert "models can be downloaded" in CliRunner().invoke(app, ["doctor"]).stdout
+    monkeypatch.setenv(variable, "yes")
+    assert f"{variable} is set: only models on" in CliRunner().invoke(app, ["doctor"]).stdout

@@ -14,12 +14,13 @@ import huggingface_hub.constants
 import pytest
 from click.testing import CliRunner
 from huggingface_hub import HfApi
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith_cli.app import app
 from tunesmith_plugins.commands.publish.card import find_licence
 from tunesmith_plugins.commands.publish.download import download
-from tunesmith_plugins.commands.publish.hub import MODEL_FILES
+from tunesmith_plugins.commands.publish.hub import MODEL_FILES, explain_errors
 from tunesmith_plugins.commands.publish.upload import choose_files, upload
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
@@ -97,6 +98,7 @@ class FakeHub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[HfApi, dict[str, dict[str, Any]]]]:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     repositories: dict[str, dict[str, Any]] = {}
     handler = type("Handler", (FakeHub,), {"repositories": repositories})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -152,9 +154,20 @@ def test_names_that_are_none_are_refused(run: Path, name: str) -> None:
     assert refused.exit_code == 2 and "use ORG/NAME" in refused.stderr
 
 
-def test_offline_nothing_is_uploaded(run: Path) -> None:
-    refused = tunesmith("push", run, "team/tickets")
-    assert refused.exit_code == 4 and "HF_HUB_OFFLINE is set" in refused.stderr
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TUNESMITH_OFFLINE"])
+def test_offline_nothing_is_uploaded(
+    run: Path, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv(variable, "true")
+    for refused in (tunesmith("push", run, "team/tickets"), tunesmith("pull", "team/tickets")):
+        assert refused.exit_code == 4 and f"{variable} is set" in refused.stderr
+
+
+def test_offline_libraries_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    with pytest.raises(EnvironmentProblem, match="HF_HUB_OFFLINE is set"), explain_errors("o/n"):
+        raise OfflineModeIsEnabled
 
 
 def test_a_model_comes_back_as_it_was(hub: Any, run: Path, tmp_path: Path) -> None:

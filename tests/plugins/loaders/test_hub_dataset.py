@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import pytest
 from pydantic import ValidationError
 
@@ -57,14 +58,20 @@ def test_an_error_of_the_library_is_reported_without_secrets() -> None:
     assert "abcdefghijklm" not in caught.value.message and "HF_TOKEN" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TUNESMITH_OFFLINE"])
 @pytest.mark.parametrize(("value", "streams"), [("1", False), ("", True), ("0", True)])
 def test_nothing_is_fetched_if_the_hub_is_switched_off(
-    monkeypatch: pytest.MonkeyPatch, value: str, streams: bool
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, streams: bool
 ) -> None:
+    for switch in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(switch, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     seen: dict[str, Any] = {}
     monkeypatch.setattr(datasets, "load_dataset", lambda *a, **options: seen.update(options) or [])
-    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    monkeypatch.setenv(variable, value)
     assert list(open_split("acme/tickets", None, "train", None)) == []
+    assert huggingface_hub.constants.is_offline_mode() is not streams
+    assert datasets.config.HF_HUB_OFFLINE is not streams
     assert seen["streaming"] is streams and "trust_remote_code" not in seen
 
 

@@ -25,6 +25,7 @@ from tunesmith.plugins import missing_requirements
 from tunesmith.text import format_bytes, format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state
+from tunesmith_data import offline_variable
 from tunesmith_torch.runtime.machine import available_memory, available_processors
 
 Level = Literal["ok", "warn", "fail"]
@@ -146,8 +147,8 @@ def _check_memory_and_disk() -> Iterator[Check]:
 
 
 def _check_hub() -> Check:
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
-        return Check("ok", "hub", "HF_HUB_OFFLINE is set: only models on this machine are used")
+    if variable := offline_variable():
+        return Check("ok", "hub", f"{variable} is set: only models on this machine are used")
     token = "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set"
     return Check("ok", "hub", f"models can be downloaded if there is a network; {token}")
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.text import one_line, redact
+from tunesmith_data import offline_variable
 
 CARD = "README.md"
 MODEL_FILES = re.compile(
@@ -36,8 +37,10 @@ def explain_errors(repository: str) -> Iterator[None]:
 
     Raises:
         UsageError: there is no such repository.
-        EnvironmentProblem: the hub cannot be reached, or refuses.
+        EnvironmentProblem: the hub cannot be reached, or refuses, or a variable forbids it.
     """
+    if variable := offline_variable():
+        raise EnvironmentProblem(f"{repository}: {variable} is set", hint=f"unset {variable}")
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     # Of the HTTP library, which is another one in each version of the hub's.

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError, TunesmithError
 from tunesmith.text import redact
-from tunesmith_data import MAX_BYTES_IN_MEMORY, Row, RowSource, load_sources, plain_fields
+from tunesmith_data import (
+    MAX_BYTES_IN_MEMORY,
+    Row,
+    RowSource,
+    load_sources,
+    offline_variable,
+    plain_fields,
+)
 
 if TYPE_CHECKING:
     from tunesmith_plugins.loaders.hub_dataset.options import HubDatasetOptions
@@ -22,8 +29,11 @@ def open_split(
 ) -> Iterable[Mapping[str, Any]]:
     """Return the rows of a split: as a stream, or from the cache if the hub is switched off."""
     import datasets
+    import huggingface_hub
 
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    offline = offline_variable() is not None
+    if offline:  # the libraries do not know TUNESMITH_OFFLINE
+        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(
         repository, name, split=split, revision=revision, streaming=not offline
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
+from tunesmith_data import offline_variable
 from tunesmith_torch.models.foreign_code import read_object
 from tunesmith_torch.models.model_folder import check_folder, missing_weights, read_config
 
@@ -92,14 +93,6 @@ def _check_and_resolve(folder: Path) -> Path:
     return folder.resolve()
 
 
-def is_offline() -> bool:
-    """Return True if the environment forbids the use of the network."""
-    return any(
-        os.environ.get(key, "").strip().lower() in ("1", "true", "yes", "on")
-        for key in ("TUNESMITH_OFFLINE", "HF_HUB_OFFLINE")
-    )
-
-
 def fetch_from_hub(name: str, revision: str | None) -> Path:
     """Return the model's folder in the hub cache; its last part is the resolved commit.
 
@@ -112,7 +105,7 @@ def fetch_from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    local = is_offline()
+    local = offline_variable() is not None
     model_id = f"{name}@{revision}" if revision else name
     try:
         folder = snapshot_download(
