@@ -47,7 +47,7 @@ from tunesmith_data.files import (
     require_library,
 )
 from tunesmith_data.guess_columns import guess_columns
-from tunesmith_data.json_line import parse_row, reparse_row
+from tunesmith_data.json_line import is_multi_line, parse_row, reparse_row
 from tunesmith_data.load import (
     MAX_BYTES_IN_MEMORY,
     RowLoader,
@@ -98,6 +98,7 @@ __all__ = [
     "excerpt",
     "find_files",
     "guess_columns",
+    "is_multi_line",
     "json_type",
     "load_sources",
     "names_file",

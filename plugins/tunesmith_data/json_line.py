@@ -25,6 +25,13 @@ _NOT_PLAIN = -(1 << 60)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
+def is_multi_line(head: bytes) -> bool:
+    """Return True if the first object of a file spans several lines; ``head``: its beginning."""
+    first, newline, rest = head.lstrip().partition(b"\n")
+    continues = first.startswith(b"{") and first.rstrip().endswith((b"{", b"[", b","))
+    return bool(newline) and continues and not rest.lstrip().startswith(b"{")
+
+
 def parse_row(raw: bytes) -> dict[str, Any]:
     """Return the JSON object in ``raw``.
 

@@ -272,6 +272,26 @@ def test_fix_converts_tables_too(tunesmith: Tunesmith, tmp_path: Path, encoding:
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "new.csv").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{\n  "prompt": "a",\n  "completion": "b"\n}\n{\n  "prompt": "c",\n  "completion": "d"\n}\n',
+        '[\n{"prompt": "a", "completion": "b"},\n{"prompt": "c", "completion": "d"}\n]\n',
+    ],
+)
+def test_fix_knows_rows_that_are_no_lines(
+    tunesmith: Tunesmith, tmp_path: Path, content: str
+) -> None:
+    """The data loader reads these layouts: their lines are no rows."""
+    (tmp_path / "rows.jsonl").write_text(content)
+    assert json.loads(tunesmith("data", "stats", "rows.jsonl", "--json").stdout)["left_out"] == {}
+    (tmp_path / "marked.jsonl").write_bytes(b"\xef\xbb\xbf" + content.encode())
+    for name, done in (("rows", "nothing to repair"), ("marked", "removed the byte-order mark")):
+        fixed = tunesmith("data", "fix", f"{name}.jsonl", "--out", f"new-{name}.jsonl")
+        assert fixed.exit_code == 0 and done in fixed.stdout, fixed.output
+        assert (tmp_path / f"new-{name}.jsonl").read_text() == content
+
+
 def test_fix_leaves_a_clean_file_as_it_is(tunesmith: Tunesmith, tmp_path: Path) -> None:
     data = b'{"a": "\xc3\xa9 \\u00e9",  "b": 1.50}\r\n\n{"c": null}'
     (tmp_path / "rows.jsonl").write_bytes(data)

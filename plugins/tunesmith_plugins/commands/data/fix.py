@@ -12,6 +12,8 @@ from tunesmith.storage import write_atomic
 from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import common_options, json_option
+from tunesmith_data import is_multi_line
+from tunesmith_data.files import HEAD_BYTES
 from tunesmith_plugins.commands.data.repairs import Repairer
 
 MAX_BYTES = 2_000_000_000
@@ -34,14 +36,14 @@ def command(file: Path, out: Path | None, as_json: bool) -> int:
 
     Converts UTF-16 to UTF-8, removes a byte-order mark, and makes carriage returns line ends. In
     JSON Lines, it removes trailing commas and converts rows of Python's repr. All other bytes stay
-    as they are. Rows that it cannot repair are listed, and the exit code is 3.
+    as they are, as do the rows of an array and rows of several lines. Rows that it cannot repair are listed, and the exit code is 3.
     """
     if out is not None and out.exists():
         raise UsageError(f"{out}: exists already", hint="name another file")
     data = _read(file)
     repairer = Repairer()
     content = repairer.decode(data)
-    if content.lstrip()[:1] == b"{" or file.suffix.lower() in (".jsonl", ".ndjson"):
+    if _has_rows_in_lines(content, file):
         content = b"".join(repairer.json_lines(content))
     if out is not None:
         write_atomic(out, content)
@@ -50,6 +52,14 @@ def command(file: Path, out: Path | None, as_json: bool) -> int:
     else:
         _print(repairer, out)
     return UNUSABLE_ROWS if repairer.unusable else 0
+
+
+def _has_rows_in_lines(content: bytes, file: Path) -> bool:
+    """Return True for JSON Lines; False for an array, and for objects that span several lines."""
+    head = content[:HEAD_BYTES].lstrip()
+    if head.startswith(b"[") or is_multi_line(head):
+        return False
+    return head.startswith(b"{") or file.suffix.lower() in (".jsonl", ".ndjson")
 
 
 def _read(file: Path) -> bytes:

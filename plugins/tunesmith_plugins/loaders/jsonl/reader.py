@@ -6,7 +6,16 @@ import re
 from collections.abc import Iterator
 
 from tunesmith.errors import DataError
-from tunesmith_data import Bytes, ByteStream, Row, RowError, Span, parse_row, reparse_row
+from tunesmith_data import (
+    Bytes,
+    ByteStream,
+    Row,
+    RowError,
+    Span,
+    is_multi_line,
+    parse_row,
+    reparse_row,
+)
 
 _HEAD_BYTES = 1 << 16
 """Bytes at the start of a file from which its layout is detected."""
@@ -41,17 +50,10 @@ def read_rows(stream: ByteStream, name: str, *, max_row_bytes: int) -> Iterator[
         raise DataError(name, "is not JSON", hint='read CSV and TSV with use = "table"')
     if head.lstrip().startswith(b"["):
         yield from _number_rows(_split_array(stream, name, max_row_bytes))
-    elif _is_multi_line(head):
+    elif is_multi_line(head):
         yield from _number_rows(_split_objects(stream, name, max_row_bytes))
     else:
         yield from _read_lines(stream, name, max_row_bytes)
-
-
-def _is_multi_line(head: bytes) -> bool:
-    """Return True if the first object spans several lines."""
-    first, newline, rest = head.lstrip().partition(b"\n")
-    continues = first.startswith(b"{") and first.rstrip().endswith((b"{", b"[", b","))
-    return bool(newline) and continues and not rest.lstrip().startswith(b"{")
 
 
 def _number_rows(rows: Iterator[Row]) -> Iterator[Row]:
