@@ -275,7 +275,7 @@ def test_fix_converts_tables_too(tunesmith: Tunesmith, tmp_path: Path, encoding:
 @pytest.mark.parametrize(
     "content",
     [
-        '{\n  "prompt": "a",\n  "completion": "b"\n}\n{\n  "prompt": "c",\n  "completion": "d"\n}\n',
+        '{\n "prompt": "a",\n "completion": "b"\n}\n{\n "prompt": "c",\n "completion": "d"\n}\n',
         '[\n{"prompt": "a", "completion": "b"},\n{"prompt": "c", "completion": "d"}\n]\n',
     ],
 )

@@ -36,7 +36,8 @@ def command(file: Path, out: Path | None, as_json: bool) -> int:
 
     Converts UTF-16 to UTF-8, removes a byte-order mark, and makes carriage returns line ends. In
     JSON Lines, it removes trailing commas and converts rows of Python's repr. All other bytes stay
-    as they are, as do the rows of an array and rows of several lines. Rows that it cannot repair are listed, and the exit code is 3.
+    as they are, as do the rows of an array and rows of several lines. Rows that it cannot repair
+    are listed, and the exit code is 3.
     """
     if out is not None and out.exists():
         raise UsageError(f"{out}: exists already", hint="name another file")
