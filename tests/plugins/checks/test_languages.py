@@ -56,10 +56,11 @@ def test_answers_in_another_language_are_found() -> None:
     rows[10] = replace(rows[10], completion=FRENCH)
     (finding,) = review(rows)
     assert (finding.level, finding.count) == ("warning", 1)
-    assert "1 of 100 (1 %) answers are in another language than their prompt" in show(finding)
+    assert "1 of 100 (1.0 %) answers are in another language than their prompt" in show(finding)
     assert finding.examples[0].endswith("is en, answer fr")
     (finding,) = review([replace(row, completion=FRENCH) for row in rows])
     assert finding.level == "info", "a translation is the task"
+    assert finding.message.startswith("100 of 100 (100 %) answers")
 
 
 def test_of_many_rows_some_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,7 +223,7 @@ def test_stats_compare_the_parts(tunesmith: Tunesmith, tmp_path: Path, rows: Pat
     done = tunesmith("data", "stats", "both.toml", *options)
     assert done.exit_code == 0, done.output
     assert "2 rows are left out: answer is empty" in done.stdout
-    assert "rows that the training part has too: 3" in done.stdout
+    assert "rows that an earlier part has too: 3" in done.stdout
 
 
 # -------------------------------------------------------------------------- fix

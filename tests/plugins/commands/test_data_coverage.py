@@ -54,6 +54,15 @@ def test_rows_outside_are_named(tunesmith: Tunesmith, files: Path) -> None:
         assert "zygote" in row["text"] and row["nearest"].startswith("train.jsonl:")
 
 
+def test_tables_count_what_cannot_be_read(tunesmith: Tunesmith, files: Path) -> None:
+    rows = ["prompt,completion", *(f"{text},yes" for text in ask(500, 150)), "one,two,three"]
+    (files / "asked.csv").write_text("\n".join(rows))
+    done = tunesmith("data", "coverage", "train.jsonl", "--against", "asked.csv", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["rows"], found["left_out"]) == (150, 1)
+
+
 def test_data_check_measures_the_coverage_as_well(tunesmith: Tunesmith, files: Path) -> None:
     arguments = ("train.jsonl", "--against", "asked.jsonl")
     alone = json.loads(tunesmith("data", "coverage", *arguments, "--json").stdout)

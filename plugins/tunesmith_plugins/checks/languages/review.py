@@ -13,6 +13,7 @@ from tunesmith.records import Record, Text, last_exchange
 from tunesmith.text import one_line, redact
 from tunesmith_data.analysis.languages import identify_language
 from tunesmith_data.splits import prompt_text
+from tunesmith_evidence.formats import format_share
 
 READ_ROWS = 2_000
 """Rows of which about so many are read, at equal distances; all others look the same on average."""
@@ -107,4 +108,4 @@ def _examples(rows: Iterable[tuple[Record, str]]) -> tuple[str, ...]:
 
 
 def _share(count: int, total: int) -> str:
-    return f"{count:,} of {total:,} ({100 * count / total:.2g} %)"
+    return f"{count:,} of {total:,} ({format_share(count / total)})"

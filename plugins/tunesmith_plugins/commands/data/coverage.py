@@ -113,7 +113,8 @@ def _load_production(path: Path, state: CliState) -> tuple[Sequence[Record], int
     if is_prompt_file(str(path)):
         dataset = read_prompts(path)
         return dataset.train, len(dataset.left_out)
-    return load_file(path, state.catalog()).train, 0
+    dataset = load_file(path, state.catalog())
+    return dataset.train, len(dataset.left_out)
 
 
 def _print(found: Coverage, rows: Sequence[dict[str, Any]], left_out: int) -> None:

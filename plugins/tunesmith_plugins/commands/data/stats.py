@@ -154,7 +154,7 @@ def _print(found: dict[str, Any]) -> None:
         render.print_text(f"\n{name}: {part['rows']:,} rows ({kinds})", style="strong")
         render.print_text(f"  duplicates: {part['duplicates']:,}")
         if part["rows_of_other_parts"]:
-            text = f"  rows that the training part has too: {part['rows_of_other_parts']:,}"
+            text = f"  rows that an earlier part has too: {part['rows_of_other_parts']:,}"
             render.print_text(text, style="warning")
         if part["labelled_answers"]:
             counts = (f"{count:,} {label}" for label, count in part["labelled_answers"].items())
