@@ -55,7 +55,7 @@ def test_rows_outside_are_named(tunesmith: Tunesmith, files: Path) -> None:
 
 
 def test_tables_count_what_cannot_be_read(tunesmith: Tunesmith, files: Path) -> None:
-    rows = ["prompt,completion", *(f"{text},yes" for text in ask(500, 150)), "one,two,three"]
+    rows = ["prompt,completion", *(f'"{text}",yes' for text in ask(500, 150)), "one,two,three"]
     (files / "asked.csv").write_text("\n".join(rows))
     done = tunesmith("data", "coverage", "train.jsonl", "--against", "asked.csv", "--json")
     assert done.exit_code == 0, done.output
