@@ -57,8 +57,12 @@ def test_errors_give_exit_code_3(tunesmith: Tunesmith, tmp_path: Path) -> None:
 def test_held_out_rows_are_compared(tunesmith: Tunesmith, tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl", clean_rows()[:50])
     write(tmp_path / "test.jsonl", clean_rows()[:2])
+    with (tmp_path / "test.jsonl").open("a") as file:
+        file.write('\n{"prompt": "cut off')
     done = tunesmith("data", "check", "rows.jsonl", "--heldout", "test.jsonl", "--json")
+    assert [*json.loads(done.stdout)["left_out"].values()] == [1]
     found = {f["where"]: f for f in json.loads(done.stdout)["findings"]}
+    assert found["data leaks"]["level"] == "error"
     assert found["data leaks"]["count"] == 2
     assert len(found["data leaks"]["examples"]) == 2
     done = tunesmith("data", "check", "run.toml", "--heldout", "test.jsonl")
