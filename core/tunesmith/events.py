@@ -400,9 +400,9 @@ class Measured(Event, kind="measured"):
     details: JSON = field(default_factory=dict)
     """Further results that the evaluator adds."""
     lowest: float | None = None
-    """Smallest value that the metric can have for a row; None: there is none, or it is unknown."""
+    """Smallest value that the metric can have; None: there is none, or it is unknown."""
     highest: float | None = None
-    """Largest value that the metric can have for a row, or None."""
+    """Largest value that the metric can have, or None."""
     version: str = ""
     """Version of the distribution with the evaluator; empty if it has none."""
     part: Literal["heldout", "dev"] = "heldout"
@@ -410,9 +410,8 @@ class Measured(Event, kind="measured"):
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """The smallest and largest value of a row; None for shares without bounds of their own."""
+        """The bounds of the metric, as ``Metric.limits``; None for shares without their own."""
         if self.lowest is None and self.highest is None:
-            # A quantity with a unit is no share, even where all its values are 0.
             return (-math.inf, math.inf) if self.unit else None
         return (
             -math.inf if self.lowest is None else self.lowest,

@@ -8,6 +8,7 @@ two more kinds are commands and tables of the run file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
@@ -150,6 +151,14 @@ class Metric:
     """False if it is computed from all rows together, as macro F1 or BLEU. The values of the rows
     are then their contributions, whose mean is the metric, and which depend on all rows:
     ``tunesmith_evidence.statistics.row_contributions`` computes them."""
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """The bounds; without any, none for a quantity, and None for a share.
+
+        A quantity with a unit is no share, even where all its values are 0.
+        """
+        return self.bounds or ((-math.inf, math.inf) if self.unit else None)
 
 
 @dataclass(frozen=True, kw_only=True)

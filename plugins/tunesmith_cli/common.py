@@ -33,8 +33,8 @@ class CliState:
     """True once a command was not among the known ones, so that all plugins are imported."""
     _catalogs: dict[tuple[Selection, bool], Catalog] = field(default_factory=dict)
 
-    def adapt(self, plan: Plan) -> Plan:
-        """Return the plan, with ``--quiet`` without the reporters that show progress."""
+    def apply_quiet(self, plan: Plan) -> Plan:
+        """Return the plan; if ``--quiet`` is set, without the reporters that show progress."""
         if not self.quiet:
             return plan
         shown = tuple(r for r in plan.reporters if not r.offer.shows_progress)

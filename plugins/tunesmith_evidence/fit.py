@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -274,8 +275,7 @@ def find_rise(losses: Sequence[float]) -> float | None:
     n = len(tail)
     if n < MIN_TAIL_STEPS or not math.isfinite(losses[0]):
         return None
-    mean = math.fsum(tail) / n
-    deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in tail) / (n - 1))
+    mean, deviation = statistics.fmean(tail), statistics.stdev(tail)
     bound = mean - student_quantile(CERTAIN, n - 1) * deviation * math.sqrt(1 + 1 / n)
     return mean if losses[0] < bound and mean >= (1 + RISE) * losses[0] else None
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tunesmith_evidence.statistics.differences import label_unit
+
 Array = npt.NDArray[np.float64]
 RESAMPLES = 2_000
 FEWEST_POINTS = 3
@@ -86,7 +88,7 @@ def average(
     weights_N = np.ones(len(values)) if weights is None else np.array(weights)
     numbers: dict[Hashable, int] = {}
     unit_N = [
-        numbers.setdefault(("row", row) if group is None else ("group", group), len(numbers))
+        numbers.setdefault(label_unit(group, row), len(numbers))
         for row, group in enumerate(groups or [None] * len(values))
     ]
     drawn_RN = weights_N * np.vstack([np.ones(len(numbers)), _resample(len(numbers))])[:, unit_N]

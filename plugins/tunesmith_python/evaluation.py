@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,7 +62,7 @@ def evaluate(
 
 
 def _average(measurement: Measurement, metric: Metric, records: Sequence[Record]) -> Interval:
-    # A quantity with a unit is no share, even where all its values are 0.
-    bounds = metric.bounds or ((-math.inf, math.inf) if metric.unit else None)
     groups = [record.group for record in records]
-    return mean_interval(measurement.values, measurement.weights, groups=groups, bounds=bounds)
+    return mean_interval(
+        measurement.values, measurement.weights, groups=groups, bounds=metric.limits
+    )

@@ -108,7 +108,7 @@ def _trinomial(n: int, b: int, c: int, up: float, down: float) -> float:
 
 
 def rare_table(runs: int) -> Iterator[list[str]]:
-    """Yield how often differences of the margin, in rare rows, are said to be below it.
+    """Yield how often differences of the margin, in rare rows, are called below it.
 
     Each row with another value is better or worse by the same size; one in fifty is worse.
     """

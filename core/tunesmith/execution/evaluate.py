@@ -140,8 +140,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     events = []
     for measurement in measured:
         metric = next(m for m in evaluator.offer.metrics if m.name == measurement.metric)
-        # A quantity with a unit is no share, even where all its values are 0.
-        bounds = metric.bounds or ((-math.inf, math.inf) if metric.unit else None)
+        bounds = metric.limits
         lowest, highest = (x if math.isfinite(x) else None for x in bounds or (math.inf, math.inf))
         event = Measured(
             model=label,

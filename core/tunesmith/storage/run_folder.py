@@ -25,7 +25,7 @@ OTHER_FOLDERS = {
     "adapter_config.json": "an adapter; `tunesmith evaluate` takes it, other commands its run",
     "run.toml": "a folder with a run file; `tunesmith run` makes a run of it",
 }
-"""What a folder is that has a file of this name and is no run."""
+"""Descriptions of folders that are no run, by the name of a file in them."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def pair_values(
     used = [i for i in range(len(differences)) if weights is None or weights[i] > 0]
     kept = [differences[i] for i in used]
     heavy = None if weights is None else [weights[i] for i in used]
-    labels = range(len(kept)) if groups is None else [_label(groups[i], i) for i in used]
+    labels = range(len(kept)) if groups is None else [label_unit(groups[i], i) for i in used]
     both = ([values[i] for i in used] for values in (base, tuned))
     gain, loss = (
         _mean([max(sign * difference, 0.0) for difference in kept], heavy) for sign in (1, -1)
@@ -53,8 +53,8 @@ def pair_values(
     return PairedSample(kept, heavy, sample, is_binary(None, *both), len(changed), gain, loss)
 
 
-def _label(group: Hashable | None, number: int) -> Hashable:
-    """Return the label of a unit; a record without a group is one of its own."""
+def label_unit(group: Hashable | None, number: int) -> Hashable:
+    """Return the label of the unit of a record: its group; without one, it is a unit of its own."""
     return ("record", number) if group is None else ("group", group)
 
 
@@ -78,7 +78,4 @@ def paired_differences(base: Sequence[float], tuned: Sequence[float]) -> list[fl
 
 def compute_share(values: Sequence[float], weights: Sequence[float] | None, target: float) -> float:
     """Compute the weighted share of the values that equal `target`."""
-    if weights is None:
-        return sum(1 for v in values if v == target) / len(values)
-    hits = math.fsum(w for v, w in zip(values, weights, strict=True) if v == target)
-    return hits / math.fsum(weights)
+    return _mean([float(value == target) for value in values], weights)

@@ -68,14 +68,14 @@ class Contest:
             weights=self.pairs.weights,
             groups=self.pairs.groups,
             confidence=self.confidence,
-            bounds=self._bounds,
+            bounds=self.bounds,
         )
 
     @cached_property
     def values(self) -> tuple[float, float]:
         """The means of the rival and of the tuned model on these rows."""
         rival, tuned = (
-            mean_interval(values, self.pairs.weights, bounds=self._bounds).value
+            mean_interval(values, self.pairs.weights, bounds=self.bounds).value
             for values in (self.pairs.rival_values, self.pairs.tuned_values)
         )
         return rival, tuned
@@ -90,7 +90,7 @@ class Contest:
                 self.pairs.weights,
                 groups=self.pairs.groups,
                 confidence=confidence,
-                bounds=self._bounds,
+                bounds=self.bounds,
             )
         low, high = sorted((self.sign * difference.low, self.sign * difference.high))
         return Interval(self.sign * difference.value, low, high, difference.n)
@@ -108,17 +108,16 @@ class Contest:
         If all differences are equal and the metric has no bounds, the interval has no width,
         however few the rows are: it proves nothing.
         """
-        low, high = self._bounds or (0.0, 1.0)
+        low, high = self.bounds or (-math.inf, math.inf)
         is_informative = self.error > 0 or math.isfinite(high - low)
         return is_informative and self.advantage(confidence).high < margin
 
     @cached_property
-    def _bounds(self) -> Bounds | None:
+    def bounds(self) -> Bounds | None:
         """The bounds of the metric; those of a share that has none of its own are 0 and 1."""
         values = (*self.pairs.rival_values, *self.pairs.tuned_values)
-        if self.measured.bounds is None and all(0 <= value <= 1 for value in values):
-            return None if all(value in (0, 1) for value in values) else (0.0, 1.0)
-        return self.measured.bounds
+        is_share = self.measured.bounds is None and all(0 <= value <= 1 for value in values)
+        return (0.0, 1.0) if is_share else self.measured.bounds
 
     def to_json(self) -> JSON:
         """Return the comparison as a part of the verdict."""

@@ -269,9 +269,9 @@ def _level_against_constant(case: Case) -> float:
 def _can_be_beaten(case: Case, trivial: Contest) -> bool:
     """Return True if a model without errors would be clearly better than the constant answer.
 
-    Of a metric without a best value that is unknown, and True.
+    Also if it is not known how good a model without errors is: the metric has no best value.
     """
-    low, high = case.tuned.bounds or (0.0, 1.0)
+    low, high = trivial.bounds or (-math.inf, math.inf)
     best = high if case.tuned.higher_is_better else low
     if not math.isfinite(best):
         return True

@@ -217,13 +217,15 @@ class Template:
 
     # ----------------------------------------------------------------- examples
 
-    def tokenize_record(self, record: Record, max_length: int) -> Sequence[Example]:
+    def tokenize_record(
+        self, record: Record, max_length: int, *, truncate_prompts: bool = False
+    ) -> Sequence[Example]:
         """Return the record's examples.
 
         Raises:
             DataError: the record gives no example; the message contains the cause.
         """
-        tokenized = self.tokenize_records([record], max_length)
+        tokenized = self.tokenize_records([record], max_length, truncate_prompts=truncate_prompts)
         for problem in tokenized.left_out:
             raise DataError(problem.where, f"{problem.cause}, {problem.detail}")
         return tokenized.examples

@@ -211,7 +211,8 @@ def _answer_until_one_ends(
 
 def _choose_short_answers(model: TorchTextModel, records: Sequence[Record]) -> list[Prompt]:
     """Return the prompts that an engine can be asked, by the tokens of their completions."""
-    for exchanges in (list(_plain_exchanges(records)), list(_last_messages(records))):
+    for list_exchanges in (_plain_exchanges, _last_messages):
+        exchanges = list(list_exchanges(records))
         prompts, answers = [p for p, _ in exchanges], [a for _, a in exchanges]
         encoded = model.template.encode_exchanges(prompts, answers)
         lengths = [

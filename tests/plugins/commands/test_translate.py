@@ -208,7 +208,7 @@ def test_odd_values_have_an_outcome_and_make_valid_toml(case: Case, folder: Path
 
 
 def translate_sets(text: str, folder: Path) -> tuple[dict[str, Any], str]:
-    """Return the keys of [data], and what is said about the data sets; files are named alone."""
+    """Return the keys of [data], and the notes about the data sets; files are named alone."""
     source = yaml.safe_load(f"base_model: m/m\nadapter: lora\n{text}")
     keys, outcomes = axolotl.translate(source, folder, recognize)
     data = {key: value for key, value in keys.items() if key.startswith("data.")}

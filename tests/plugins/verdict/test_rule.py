@@ -392,6 +392,13 @@ def test_equal_quantities_prove_nothing(
     assert case.judge()["word"] == word
 
 
+def test_equal_values_that_are_no_shares_prove_nothing(case: Case) -> None:
+    """A metric without a unit and bounds may have any values, such as 3."""
+    case.rival("zero-shot", [3.0] * 40)
+    case.model("tuned", [3.0] * 40)
+    assert case.judge()["word"] == "NOT ENOUGH EVIDENCE"
+
+
 def test_scores_that_prove_nothing_are_no_evidence(case: Case) -> None:
     """A judge that fails its tests calls everything a tie, which would look like equal answers."""
     case.rival("zero-shot", [0.5] * 300)

@@ -73,7 +73,7 @@ def command(
     )
     api.refuse_unrunnable(plan)
     named = None if out is None else api.create_run_folder(plan, out)
-    plan = state.adapt(plan)
+    plan = state.apply_quiet(plan)
     root = named or RunFolder.create(Path(plan.run.folder), f"{plan.name}-advice")
     found = advise(plan, catalog, root.path, margin or find_margin(plan))
     if as_json:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from tunesmith.errors import DataError, UsageError
+from tunesmith.errors import UsageError
 from tunesmith.plan import Plan
 from tunesmith.records import Preference, Record
 
@@ -65,10 +65,7 @@ def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]
 
     def examples_of(record: Record) -> Iterator[Example]:
         for one in _list_trained(without_label(record), trains_rejected):
-            found = template.tokenize_records([one], max_length, truncate_prompts=truncates)
-            for problem in found.left_out:
-                raise DataError(problem.where, f"{problem.cause}, {problem.detail}")
-            yield from found.examples
+            yield from template.tokenize_record(one, max_length, truncate_prompts=truncates)
 
     return tokenize
 

@@ -71,7 +71,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     )
     api.refuse_unrunnable(plan)
     folder = api.create_run_folder(plan, out)
-    plan = state.adapt(plan)
+    plan = state.apply_quiet(plan)
     show(measure_ladder(plan, catalog, folder), folder, as_json)
 
 

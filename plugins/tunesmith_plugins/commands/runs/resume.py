@@ -45,6 +45,6 @@ def command(state: CliState, run: Path, accept_changes: bool, force: bool, as_js
     folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
     with show_failed_run(folder, as_json):
         report = api.continue_run(
-            folder, state.adapt(plan), catalog, accept_changes=accept_changes, force=force
+            folder, state.apply_quiet(plan), catalog, accept_changes=accept_changes, force=force
         )
     show(report, folder, as_json)

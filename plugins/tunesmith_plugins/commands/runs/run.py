@@ -60,7 +60,7 @@ def command(
     api.refuse_unrunnable(plan)
     folder = api.create_run_folder(plan, out)
     with show_failed_run(folder, as_json):
-        report = execute.run(state.adapt(plan), catalog, folder, force=force)
+        report = execute.run(state.apply_quiet(plan), catalog, folder, force=force)
     show(report, folder, as_json)
 
 

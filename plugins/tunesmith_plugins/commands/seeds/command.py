@@ -59,7 +59,7 @@ def command(state: CliState, run: Path, count: int, as_json: bool) -> None:
     report = load_report(folder)
     rival, tuned = _find_rival(report, folder), find_tuned(report)
     assert tuned is not None
-    plan = state.adapt(plan)
+    plan = state.apply_quiet(plan)
     _, parts = load_data(plan)
     if report.data is None or report.data.fingerprint != parts.fingerprint:
         raise UsageError(

@@ -67,7 +67,7 @@ class MetricSection:
     name: str
     description: str
     rows: str
-    """Which rows were measured."""
+    """Rows that were measured: held-out rows or dev rows."""
     chart: Markup
     measurements: list[Measured]
 
