@@ -357,7 +357,7 @@ class RivalChosen(Event, kind="rival-chosen"):
 
     rival: str
     variant: str = ""
-    solution: Literal["prompt", "classifier"]
+    solution: Literal["constant", "classifier", "prompt", "retrieval"]
     cost: int
     evaluator: str = ""
     metric: str = ""
@@ -369,9 +369,14 @@ class RivalChosen(Event, kind="rival-chosen"):
     """Folds of training rows that took the place of dev rows: the score is out of fold."""
     variants: list[JSON] = field(default_factory=list)
     """The variants that were tried, each with ``name``, ``score``, ``rows`` and ``seconds``."""
+    not_tried: list[JSON] = field(default_factory=list)
+    """The variants that were not compared, each with ``name`` and ``reason``: no time, or an error.
+    The name is empty if the variant could not be built."""
     seconds: float = 0.0
     skipped: str = ""
     """The reason why the rival is not measured; empty if it is."""
+    excluded: bool = False
+    """True if it suits the rows, and is skipped because ``[baselines] use`` does not name it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -182,6 +182,11 @@ class EvaluatorOffer(ComponentOffer[C]):
     """True if it also measures the tuned model on a sample of training rows, to compare both."""
 
 
+Solution = Literal["constant", "classifier", "prompt", "retrieval"]
+"""Kind of a rival: one answer to everything; a classifier or another small program; a prompt; a
+prompt with what is retrieved for each question, such as similar training rows."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RivalOffer(ComponentOffer[C]):
     """An offer of a rival, which solves the task without tuning: ``[baselines]`` in a run file."""
@@ -190,8 +195,9 @@ class RivalOffer(ComponentOffer[C]):
     hook: ClassVar[str] = "tunesmith_rivals"
     reserved: ClassVar[frozenset[str]] = frozenset({"tuned", "use", "rows", "budget"})
     build: Callable[[C], Rival]
-    solution: Literal["prompt", "classifier"]
-    """Alternative that a team would use instead of a tuned model."""
+    solution: Solution
+    """Alternative that a team would use instead of a tuned model. FINE-TUNE has to beat one of each
+    kind that suits the rows."""
     cost: int
     """Order of the costs of an answer in production: of equally good rivals the cheapest counts."""
     needs_model: bool = False
@@ -205,6 +211,11 @@ class RivalOffer(ComponentOffer[C]):
     gets a sample."""
     is_configured: Callable[[C], bool] = lambda config: False
     """Returns True for options with which it is used on any records if no rivals are named."""
+
+    @property
+    def has_probabilities(self) -> bool:
+        """True if its answers have probabilities: constants and classifiers have none."""
+        return self.can_score and self.solution in ("prompt", "retrieval")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,7 +112,7 @@ def has_probabilities(run: RunFolder) -> bool:
     """Return False if the winner of a run is a classifier, which has no log-probabilities."""
     try:
         saved = json.loads((run.path / FOLDER / "winner.json").read_text(encoding="utf-8"))
-        return bool(saved["solution"] != "classifier")
+        return saved["solution"] in ("prompt", "retrieval")
     except (OSError, ValueError, LookupError, TypeError):
         return True
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -35,7 +34,12 @@ from tunesmith.execution.guards import create_guards
 from tunesmith.execution.model_review import ModelReviewer, read_model_config
 from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
 from tunesmith.execution.resume_checks import ResumeCheck
-from tunesmith.execution.rivals import RivalChoice, choose_rivals, list_evaluators
+from tunesmith.execution.rivals import (
+    RivalChoice,
+    choose_rivals,
+    list_evaluators,
+    list_excluded,
+)
 from tunesmith.execution.run_data import DataParts, build_data_event, load_data, write_quarantine
 from tunesmith.execution.versions import collect_versions
 from tunesmith.execution.wrapped_model import CachedModel
@@ -141,7 +145,7 @@ def _execute_phases(
     with attribute_errors_to(plan.technique.offered.plugin):
         technique = plan.technique.offer.build(plan.technique.config)
         phases = _ModelPhases(plan, technique, model, parts, evaluators, emit, folder)
-        phases.evaluate_rivals()
+        phases.evaluate_rivals(offered.offer for offered in catalog.offers(RivalOffer))
         artifact = phases.train()
         phases.evaluate_stages(artifact)
         phases.evaluate_tuned(artifact)
@@ -254,12 +258,20 @@ class _ModelPhases:
     emit: Emitter
     folder: RunFolder
 
-    def evaluate_rivals(self) -> None:
-        """Evaluate each rival: the variant that is best on the dev rows, on held-out rows."""
+    def evaluate_rivals(self, offers: Iterable[RivalOffer[Any]]) -> None:
+        """Evaluate each rival: the variant that is best on the dev rows, on held-out rows.
+
+        Those of ``offers`` that suit the rows, and are not used, are reported.
+        """
         first = next(iter(self.evaluators), None)
+        if first is None:
+            return
+        for event in list_excluded(self.plan, offers, self.parts.train, first):
+            if event.rival not in self.emit.report.rivals:
+                self.emit(event)
         rivals = choose_rivals(self.plan, self.parts.train, first)
         pending = [rival for rival in rivals if self._pending_evaluators(rival.offer.name, rival)]
-        if not pending or first is None:
+        if not pending:
             return
         base = cache(lambda: self._open_model("base model", None))
         options = self.plan.baselines
@@ -271,16 +283,10 @@ class _ModelPhases:
         )
         run = self._run_so_far()
         choice = RivalChoice(self.plan, task, self.parts, first, run, self.emit)
-        left, chosen = options.budget_seconds, []
-        for rival in pending:
-            costly = rival.offer.needs_model
-            started = time.perf_counter()
-            chosen.append((rival, choice.choose(rival, left if costly else math.inf)))
-            left -= time.perf_counter() - started if costly else 0.0
+        chosen, left = choice.choose(pending, options.budget_seconds)
         for rival, model in chosen:
             rows = choice.select_rows(rival, len(self.parts.heldout), left)
-            if model is not None:
-                self._evaluate(rival.offer.name, model, rival, rows)
+            self._evaluate(rival.offer.name, model, rival, rows)
 
     def train(self) -> Artifact:
         """Train, unless an earlier process of this run has finished the training."""

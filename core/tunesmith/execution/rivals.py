@@ -2,16 +2,26 @@
 
 What chooses sees dev rows only: the variants of a rival are compared on them, and the best one is
 scored once on the held-out rows. Where few rows leave none for dev, folds of training rows take
-their place, each scored by what was built from the others. Rivals that ask the base model are
-costly: few rows compare their variants, they are scored on the same random rows, and within a
-budget of time, so that they cost less than the training they are compared with.
+their place, each scored by what was built from the others.
+
+Rivals that ask the base model are costly, so they share a budget of time. All of their variants
+are compared on a few rows before any is compared on more, the first variant of each rival before
+all others, so that none of them starves::
+
+    rows    variants of each rival
+    10      all, the first one of each rival first, then those of the most promising rival
+    20      the better half
+    40      the better half of these; a rival with a single one left is done
+    80      the better half of these
+
+What the budget leaves out, and what failed, is in the event about the choice.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,12 +39,13 @@ from tunesmith.records import Record
 from tunesmith.statistics import mean_interval
 
 Rivals = Sequence[Component[RivalOffer[Any]]]
+Refused = (ConfigError, DataError, UsageError)
+"""Errors with which a rival refuses a task. Others are faults of its plugin."""
 SAMPLE = 2_000
 """Number of training rows by which default rivals are chosen."""
-DEV_ROWS = 20
-"""Number of rows by which a variant that asks the base model is scored."""
-COMPARED_ROWS = 10
-"""Number of them by which its variants are compared: only the best one is scored on the others."""
+ROUNDS = (10, 20, 40, 80)
+"""Rows by which variants that ask the base model have been compared after each round."""
+NEVER_TRIED = "[baselines] budget was used up"
 
 
 def choose_rivals(
@@ -42,28 +53,39 @@ def choose_rivals(
 ) -> Rivals:
     """Return the rivals of a run, the cheapest first: the named ones, or those that suit the rows.
 
-    A rival whose libraries are missing, or whose answers ``evaluator`` cannot measure, is left out
-    unless it is named.
+    One whose answers ``evaluator`` cannot measure is not among them unless it is named.
     """
     rivals = sorted(plan.rivals, key=lambda rival: (rival.offer.cost, rival.offer.name))
     if plan.baselines.use is not None or evaluator is None:
         return rivals
-    sample = [train[row] for row in range(0, len(train), -(-len(train) // SAMPLE) or 1)]
+    sample = _take_sample(train)
     return [
         rival
         for rival in rivals
-        if can_measure(evaluator, rival)
+        if can_measure(evaluator, rival.offer)
         and (rival.offer.suits(sample) or rival.offer.is_configured(rival.config))
-        and not [*missing_requirements(rival.offer.needs)]
     ]
 
 
-def can_measure(
-    evaluator: Component[EvaluatorOffer[Any]], rival: Component[RivalOffer[Any]]
-) -> bool:
+def list_excluded(
+    plan: Plan,
+    offers: Iterable[RivalOffer[Any]],
+    train: Sequence[Record],
+    evaluator: Component[EvaluatorOffer[Any]],
+) -> Iterator[RivalChosen]:
+    """Yield an event for each rival that suits the rows, and that the run file does not name."""
+    use = plan.baselines.use
+    if use is None:
+        return
+    sample, named = _take_sample(train), {rival.offer.name for rival in plan.rivals}
+    for offer in offers:
+        if offer.name not in named and can_measure(evaluator, offer) and offer.suits(sample):
+            yield _describe(offer, skipped="[baselines] use does not name it", excluded=True)
+
+
+def can_measure(evaluator: Component[EvaluatorOffer[Any]], offer: RivalOffer[Any]) -> bool:
     """Return True if an evaluator can measure a rival: a classifier has no probabilities."""
-    has_scores = rival.offer.can_score and rival.offer.solution != "classifier"
-    return evaluator.offer.generates or has_scores
+    return evaluator.offer.generates or offer.has_probabilities
 
 
 def list_evaluators(
@@ -75,8 +97,12 @@ def list_evaluators(
     it is the reference, that ask for answers or for probabilities as the first one does.
     """
     if rival.offer.is_reference or not rival.offer.needs_model:
-        return [evaluator for evaluator in evaluators if can_measure(evaluator, rival)]
+        return [evaluator for evaluator in evaluators if can_measure(evaluator, rival.offer)]
     return [e for e in evaluators if e.offer.generates == evaluators[0].offer.generates]
+
+
+def _take_sample(train: Sequence[Record]) -> Sequence[Record]:
+    return [train[row] for row in range(0, len(train), -(-len(train) // SAMPLE) or 1)]
 
 
 _Scored = tuple[Sequence[RivalVariant], Sequence[Record]]
@@ -103,6 +129,58 @@ class _Tried:
         return {**names, "rows": self.rows, "seconds": self.seconds}
 
 
+@dataclass
+class _Contender:
+    """A rival whose variant is being chosen."""
+
+    rival: Component[RivalOffer[Any]]
+    built: Rival | None = None
+    untried: list[tuple[int, RivalVariant]] = field(default_factory=list)
+    tried: list[_Tried] = field(default_factory=list)
+    left: list[_Tried] = field(default_factory=list)
+    """Those of the tried ones that are still compared."""
+    not_tried: list[JSON] = field(default_factory=list)
+    seconds: float = 0.0
+    unscored: RivalVariant | None = None
+    """The first variant, where nothing can be measured by which to choose."""
+
+    @property
+    def offer(self) -> RivalOffer[Any]:
+        return self.rival.offer
+
+    @property
+    def is_fresh(self) -> bool:
+        return not (self.tried or self.not_tried)
+
+    def reject(self, reason: str, variant: RivalVariant | None = None) -> None:
+        """Note why a variant was not compared; the name is unknown if it could not be built."""
+        self.not_tried.append({"name": variant.name if variant else "", "reason": reason})
+
+    def give_up(self, reason: str) -> None:
+        """Try no further variant."""
+        for _, variant in self.untried:
+            self.reject(reason, variant)
+        self.untried.clear()
+
+    def rank(self, sign: int) -> list[_Tried]:
+        """Return the variants that are left, the best first, of equal ones the first."""
+        return sorted(self.left, key=lambda one: -sign * one.score)
+
+    def promise(self, sign: int) -> float:
+        """Return the best score so far, where larger is better."""
+        return max((sign * one.score for one in self.tried), default=float("-inf"))
+
+
+@dataclass
+class _Budget:
+    """Seconds that costly rivals share."""
+
+    left: float
+
+    def covers(self, seconds: float) -> bool:
+        return self.left > 0 and seconds <= self.left
+
+
 @dataclass(frozen=True)
 class RivalChoice:
     """Chooses one variant of each rival on the dev rows, within the budget of the run."""
@@ -116,27 +194,26 @@ class RivalChoice:
     emit: Emitter
 
     def choose(
-        self, rival: Component[RivalOffer[Any]], seconds_left: float = float("inf")
-    ) -> TextModel | None:
-        """Return the model of the best variant, or None if the time is up before the first one.
+        self, rivals: Rivals, budget_seconds: float
+    ) -> tuple[list[tuple[Component[RivalOffer[Any]], TextModel]], float]:
+        """Return the model of the best variant of each rival that has one, and the seconds left.
 
         A resumed run takes the variant that was chosen before.
         """
-        plugin = rival.offered.plugin
-        earlier = self.emit.report.rivals.get(rival.offer.name)
-        try:
-            with attribute_errors_to(plugin):
-                built = rival.offer.build(rival.config)
-                variants = built.variants(self.task)
-                if earlier is not None and not earlier.skipped:
-                    return next((v.model for v in variants if v.name == earlier.variant), None)
-                best, event = self._compare(rival.offer, built, variants, seconds_left)
-        except (ConfigError, DataError, UsageError) as error:
-            if self.plan.baselines.use is not None:
-                raise
-            best, event = None, _describe(rival.offer, skipped=error.message)
-        self.emit(event)
-        return best.model if best else None
+        contenders = [self._open(rival) for rival in rivals]
+        budget = _Budget(budget_seconds)
+        for contender in contenders:
+            if not contender.offer.needs_model:
+                self._try_all([contender], self._draw_rows(0, None), _Budget(float("inf")))
+        costly = [contender for contender in contenders if contender.offer.needs_model]
+        self._try_all(costly, self._draw_rows(0, ROUNDS[0]), budget)
+        for done, wanted in zip(ROUNDS, ROUNDS[1:], strict=False):
+            rows = self._draw_rows(done, wanted)
+            for contender in sorted(costly, key=lambda one: -one.promise(self._sign)):
+                if rows and (len(contender.left) > 1 or done == ROUNDS[0]):
+                    self._narrow_down(contender, rows, budget)
+        chosen = [(each.rival, self._conclude(each)) for each in contenders]
+        return [(rival, model) for rival, model in chosen if model is not None], budget.left
 
     def select_rows(
         self, rival: Component[RivalOffer[Any]], count: int, seconds_left: float
@@ -152,9 +229,8 @@ class RivalChoice:
             return range(count)
         costly = {r.offer.name for r in self.plan.rivals if r.offer.needs_model}
         scored = [c for c in self.emit.report.rivals.values() if c.dev_score is not None]
-        sign = 1 if self.evaluator.offer.metrics[0].higher_is_better else -1
         # Of equal ones a costly one is wanted, and the cheapest of these.
-        order = [(sign * (c.dev_score or 0.0), c.rival in costly) for c in scored]
+        order = [(self._sign * (c.dev_score or 0.0), c.rival in costly) for c in scored]
         best = scored[order.index(max(order))] if scored else None
         if best is not None and best.rival == rival.offer.name:
             variant = next(v for v in best.variants if v["name"] == best.variant)
@@ -162,49 +238,117 @@ class RivalChoice:
                 return range(count)
         return sorted(random.Random(self.plan.run.seed).sample(range(count), rows))
 
-    def _compare(
-        self,
-        offer: RivalOffer[Any],
-        rival: Rival,
-        variants: Iterable[RivalVariant],
-        seconds_left: float,
-    ) -> tuple[RivalVariant | None, RivalChosen]:
-        """Score variants until the time is up; return the best one and the event about it."""
-        metric = self.evaluator.offer.metrics[0]
-        sign = 1 if metric.higher_is_better else -1
-        compared, others = [self._list_scored(rival, rows) for rows in self._draw_rows(offer)]
-        best, tried = None, list[_Tried]()
+    @property
+    def _sign(self) -> int:
+        return 1 if self.evaluator.offer.metrics[0].higher_is_better else -1
+
+    def _open(self, rival: Component[RivalOffer[Any]]) -> _Contender:
+        """List the variants of a rival; those before an error are tried."""
+        contender = _Contender(rival)
+        missing = missing_requirements(rival.offer.needs)
+        if missing:
+            contender.reject(f"it needs {missing[0]}")
+            return contender
+        with attribute_errors_to(rival.offered.plugin):
+            try:
+                contender.built = rival.offer.build(rival.config)
+                for place, variant in enumerate(contender.built.variants(self.task)):
+                    contender.untried.append((place, variant))
+            except Refused as error:
+                self._refuse(contender, error)
+        return contender
+
+    def _refuse(
+        self, contender: _Contender, error: Exception, variant: RivalVariant | None = None
+    ) -> None:
+        """Note the error of a variant; it ends the run if the run file names the rival."""
+        if self.plan.baselines.use is not None:
+            raise error
+        contender.reject(getattr(error, "message", str(error)), variant)
+
+    def _try_all(
+        self, contenders: Sequence[_Contender], rows: Sequence[int], budget: _Budget
+    ) -> None:
+        """Score every variant on some rows, as far as the budget goes."""
+        waiting = [each for each in contenders if each.untried and not self._was_chosen(each)]
+        scored = {id(each): self._list_scored(each, rows) for each in waiting}
+        while waiting:
+            fresh = [each for each in waiting if each.is_fresh]
+            each = fresh[0] if fresh else max(waiting, key=lambda one: one.promise(self._sign))
+            slowest = max((one.seconds for one in each.tried), default=0.0)
+            if budget.covers(slowest):
+                one = _Tried(each.untried[0][1], each.untried[0][0])
+                each.untried.pop(0)
+                self._score(each, one, scored[id(each)], budget)
+            else:
+                each.give_up(NEVER_TRIED)
+            waiting = [one for one in waiting if one.untried]
+
+    def _narrow_down(self, contender: _Contender, rows: Sequence[int], budget: _Budget) -> None:
+        """Score the better half of the variants that are left on further rows, if time is left."""
+        ranked = contender.rank(self._sign)
+        best = ranked[: -(-len(ranked) // 2)]
+        if budget.covers(sum(one.seconds / one.rows * len(rows) for one in best)):
+            contender.left = best
+            scored = self._list_scored(contender, rows)
+            for one in best:
+                self._score(contender, one, scored, budget)
+
+    def _score(
+        self, contender: _Contender, one: _Tried, scored: Sequence[_Scored], budget: _Budget
+    ) -> None:
+        """Score a variant on further rows; one that cannot answer them is no longer compared."""
         started = time.perf_counter()
-        skipped = "it has no variant for these rows"
-        for place, variant in enumerate(variants):
-            slowest = max((one.seconds for one in tried), default=0.0)
-            if time.perf_counter() - started + slowest > seconds_left:
-                skipped = skipped and "[baselines] budget is used up"
-                break
-            best, skipped = best or variant, ""
-            one = _Tried(variant, place)
-            self._measure(one, offer.name, compared)
-            if not one.values:
-                break
-            tried.append(one)
-        if tried:
-            chosen = max(tried, key=lambda one: sign * one.score)
-            best = chosen.variant
-            if time.perf_counter() - started + chosen.seconds <= seconds_left:
-                self._measure(chosen, offer.name, others)
-        return best, _describe(
+        try:
+            self._measure(one, contender.offer.name, scored)
+        except Refused as error:
+            self._refuse(contender, error, one.variant)
+            for ones in (contender.tried, contender.left):
+                ones[:] = [other for other in ones if other is not one]
+        else:
+            if not one.values:  # there are no rows to choose by
+                contender.unscored = contender.unscored or one.variant
+                contender.untried.clear()
+            elif one not in contender.tried:
+                contender.tried.append(one)
+                contender.left.append(one)
+        seconds = time.perf_counter() - started
+        contender.seconds += seconds
+        budget.left -= seconds
+
+    def _conclude(self, contender: _Contender) -> TextModel | None:
+        """Return the model of the best variant, and emit the event about the choice."""
+        earlier = self._was_chosen(contender)
+        if earlier is not None:
+            variants = (variant for _, variant in contender.untried)
+            return next((v.model for v in variants if v.name == earlier.variant), None)
+        offer, metric = contender.offer, self.evaluator.offer.metrics[0]
+        best = next(iter(contender.rank(self._sign)), None)
+        variant = best.variant if best else contender.unscored
+        skipped = ""
+        if variant is None:
+            reasons = [one["reason"] for one in contender.not_tried]
+            skipped = reasons[0] if reasons else "it has no variant for these rows"
+        event = _describe(
             offer,
-            variant=best.name if best else "",
+            variant=variant.name if variant else "",
             evaluator=self.evaluator.id,
             metric=metric.name,
             higher_is_better=metric.higher_is_better,
-            dev_score=chosen.score if tried else None,
-            dev_rows=chosen.rows if tried else 0,
-            folds=0 if len(self.parts.dev) else len(compared),
-            variants=[one.to_json() for one in tried],
-            seconds=time.perf_counter() - started,
+            dev_score=best.score if best else None,
+            dev_rows=best.rows if best else 0,
+            folds=0 if len(self.parts.dev) or best is None else len(self.parts.folds),
+            variants=[one.to_json() for one in contender.tried],
+            not_tried=contender.not_tried,
+            seconds=contender.seconds,
             skipped=skipped,
         )
+        self.emit(event)
+        return variant.model if variant else None
+
+    def _was_chosen(self, contender: _Contender) -> RivalChosen | None:
+        earlier = self.emit.report.rivals.get(contender.offer.name)
+        return earlier if earlier is not None and not earlier.skipped else None
 
     def _measure(self, tried: _Tried, rival: str, scored: Sequence[_Scored]) -> None:
         """Add the metric's values over records; none where it cannot be measured yet."""
@@ -221,15 +365,15 @@ class RivalChoice:
                 tried.rows += len(records)
         tried.seconds += time.perf_counter() - started
 
-    def _draw_rows(self, offer: RivalOffer[Any]) -> tuple[Sequence[int], Sequence[int]]:
-        """Return the rows that compare variants, and those on which the best is scored also."""
-        rows: Sequence[int] = range(len(self.parts.dev) or len(self.task.train))
-        if not offer.needs_model:
-            return rows, ()
-        drawn = random.Random(self.plan.run.seed).sample(rows, min(DEV_ROWS, len(rows)))
-        return sorted(drawn[:COMPARED_ROWS]), sorted(drawn[COMPARED_ROWS:])
+    def _draw_rows(self, done: int, wanted: int | None) -> Sequence[int]:
+        """Return the numbers of the rows from ``done`` to ``wanted``, in random order; or all."""
+        rows = range(len(self.parts.dev) or len(self.task.train))
+        if wanted is None:
+            return rows
+        drawn = random.Random(self.plan.run.seed).sample(rows, min(ROUNDS[-1], len(rows)))
+        return sorted(drawn[done:wanted])
 
-    def _list_scored(self, rival: Rival, rows: Sequence[int]) -> list[_Scored]:
+    def _list_scored(self, contender: _Contender, rows: Sequence[int]) -> list[_Scored]:
         """Return dev rows, or parts of each fold of training rows with what is built for it."""
         train, dev = self.task.train, self.parts.dev
         if len(dev):
@@ -237,7 +381,9 @@ class RivalChoice:
         folds = []
         for left_out in map(set, self.parts.folds if rows else ()):
             others = [row for row in range(len(train)) if row not in left_out]
-            variants = [*rival.variants(replace(self.task, train=Subset(train, others)))]
+            task = replace(self.task, train=Subset(train, others))
+            with attribute_errors_to(contender.rival.offered.plugin):
+                variants = [*contender.built.variants(task)] if contender.built else []
             folds.append((variants, Subset(train, sorted(left_out.intersection(rows)))))
         return [fold for fold in folds if all(map(len, fold))]
 

@@ -197,7 +197,7 @@ def leaves_training_rows_unchanged(subject: Subject) -> None:
 @check("rival")
 def classifiers_refuse_to_score(subject: Subject) -> None:
     """The ``score`` of a classifier raises UsageError: there are no probabilities of texts."""
-    if subject.offer.solution != "classifier":
+    if subject.offer.solution in ("prompt", "retrieval"):
         raise NotApplicable("its solution is a prompt")
     for variant, _ in solved(subject):
         try:

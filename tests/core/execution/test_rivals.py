@@ -241,9 +241,121 @@ def test_a_resumed_run_takes_the_variant_that_was_chosen(table_bench: Bench) -> 
     table_bench.run(baselines={"use": ["table"]}, split={"dev": 12})
     (table_bench.root / "out" / "evaluations" / "table.right.jsonl").unlink()
     report = table_bench.run(resume=True, baselines={"use": ["table"]}, split={"dev": 12})
-    chosen = [e for e in table_bench.events() if e["event"] == "rival-chosen"]
-    assert len(chosen) == 1, "nothing is chosen twice"
+    events = [e for e in table_bench.events() if e["event"] == "rival-chosen"]
+    assert [e["rival"] for e in events].count("table") == 1, "nothing is chosen twice"
     assert report.measured["table", "right", "right"].value == 1.0
+
+
+class Clock:
+    """A clock that a variant advances when it answers, so that a budget runs out at will."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@dataclass
+class Slow:
+    """A costly rival. Each of its variants takes some seconds for each row, or fails."""
+
+    clock: Clock
+    variants_: dict[str, dict[str, Any]]
+
+    def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
+        known = {r.prompt: r.completion for r in task.train}  # type: ignore[attr-defined]
+        for name, about in self.variants_.items():
+            if "unbuilt" in about:
+                raise UsageError(about["unbuilt"])
+            yield RivalVariant(name=name, model=SlowModel(self.clock, about, known))
+
+
+class SlowModel(FakeTextModel):
+    """Answers right where a number that the prompt begins with is below ``right``."""
+
+    def __init__(self, clock: Clock, about: dict[str, Any], known: dict[str, str]) -> None:
+        self.clock, self.about = clock, about
+        answers = {f"{n}": a for n, a in [(p[0], a) for p, a in known.items()]}
+        shown = sorted(answers)[: about.get("right", 0)]
+        super().__init__(answers=ByNumber({key: answers[key] for key in shown}))
+
+    def generate(self, prompts: Any, max_new_tokens: int, *, progress: Any = None) -> Any:
+        if "fails" in self.about:
+            raise UsageError(self.about["fails"])
+        self.clock.now += self.about.get("seconds", 0.0) * len(prompts)
+        return super().generate(prompts, max_new_tokens, progress=progress)
+
+
+def slow_bench(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, rivals: dict[str, dict[str, dict[str, Any]]]
+) -> Bench:
+    """Return a bench with costly rivals, the cheapest first, and a clock that they advance."""
+    clock = Clock()
+    monkeypatch.setattr("tunesmith.execution.rivals.time", clock)
+
+    def offer_of(place: int, name: str) -> Any:
+        return replace(
+            TABLE, name=name, cost=100 + place, needs_model=True, solution="prompt", suits=bool,
+            build=lambda options: Slow(clock, rivals[name]),
+        )  # fmt: skip
+
+    offers = [offer_of(place, name) for place, name in enumerate(rivals)]
+    return Bench(tmp_path, catalog_of(**{o.name: offering("rivals", o) for o in offers}))
+
+
+def test_no_costly_rival_starves_and_the_most_promising_one_goes_on(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten rows of one second each: the first of each, then the others of the better one."""
+    weak = {f"weak {n}": {"seconds": 1.0, "right": 1} for n in range(3)}
+    strong = {f"strong {n}": {"seconds": 1.0, "right": 5} for n in range(3)}
+    bench = slow_bench(tmp_path, monkeypatch, {"weak": weak, "strong": strong})
+    report = bench.run(baselines={"budget": "35s"}, split={"dev": 12})
+    tried = {name: [v["name"] for v in report.rivals[name].variants] for name in ("weak", "strong")}
+    assert tried == {"weak": ["weak 0"], "strong": ["strong 0", "strong 1"]}
+    assert report.rivals["weak"].not_tried == [
+        {"name": f"weak {n}", "reason": "[baselines] budget was used up"} for n in (1, 2)
+    ]
+    assert [v["name"] for v in report.rivals["strong"].not_tried] == ["strong 2"]
+    assert all(name in {model for model, _, _ in report.measured} for name in ("weak", "strong"))
+
+
+def test_a_variant_that_fails_leaves_those_that_do_not(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shots = {"good": {"right": 6}, "long": {"fails": "no room"}, "next": {"unbuilt": "no rows"}}
+    bench = slow_bench(tmp_path, monkeypatch, {"shots": shots})
+    chosen = bench.run(split={"dev": 12}).rivals["shots"]
+    assert (chosen.variant, chosen.skipped) == ("good", "")
+    assert chosen.not_tried == [
+        {"name": "", "reason": "no rows"},
+        {"name": "long", "reason": "no room"},
+    ]
+    with pytest.raises(UsageError, match="no rows"):
+        bench.run(folder="named", baselines={"use": ["shots"]}, split={"dev": 12})
+
+
+def test_close_variants_are_compared_on_more_rows(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All on 10 rows, the better half on 20, then on 40: ten rows choose almost by chance."""
+    variants = {f"right={right}": {"right": right} for right in (1, 5, 2, 6)}
+    bench = slow_bench(tmp_path, monkeypatch, {"shots": variants})
+    bench.write_rows(rows(400))
+    chosen = bench.run(split={"dev": 60}).rivals["shots"]
+    assert chosen.variant == "right=6"
+    counts = {v["name"]: v["rows"] for v in chosen.variants}
+    assert counts == {"right=1": 10, "right=5": 20, "right=2": 10, "right=6": 40}
+    assert chosen.dev_rows == 40
+
+
+def test_a_rival_that_suits_the_rows_and_is_not_named_is_reported(table_bench: Bench) -> None:
+    report = table_bench.run(baselines={"use": ["table"]}, split={"dev": 12})
+    left = {name: event for name, event in report.rivals.items() if event.excluded}
+    assert set(left) == {"zero-shot", "random-shots"}
+    assert left["zero-shot"].skipped == "[baselines] use does not name it"
+    assert not table_bench.run(folder="all", split={"dev": 12}).rivals["zero-shot"].excluded
 
 
 @pytest.mark.parametrize(

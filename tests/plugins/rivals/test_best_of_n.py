@@ -83,10 +83,9 @@ def test_the_rival_asks_with_the_system_prompt(tmp_path: Path) -> None:
 def test_it_is_measured_by_answers_only() -> None:
     with pytest.raises(UsageError, match="no log-probability"):
         BestOfNModel(FakeTextModel(), Table(), 4, 1.0, 0).score(["a"], ["b"])
-    rival: Any = SimpleNamespace(offer=BEST_OF_N)
     judged, scored = (SimpleNamespace(offer=offer) for offer in (WIN_RATE, PREFERENCE_ACCURACY))
-    assert can_measure(judged, rival)  # type: ignore[arg-type]
-    assert not can_measure(scored, rival)  # type: ignore[arg-type]
+    assert can_measure(judged, BEST_OF_N)  # type: ignore[arg-type]
+    assert not can_measure(scored, BEST_OF_N)  # type: ignore[arg-type]
 
 
 def plan(technique: Any, *judges: WinRateOptions, use: Any = None, **best: Any) -> Any:

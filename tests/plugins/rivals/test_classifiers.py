@@ -36,7 +36,9 @@ def test_which_rivals_are_used_for_which_rows() -> None:
 
 def test_cheaper_rivals_cost_less() -> None:
     assert [offer.cost for offer in OFFERS] == [0, 10, 20, 30]
-    assert all(offer.solution == "classifier" and not offer.needs_model for offer in OFFERS)
+    assert not any(offer.needs_model or offer.has_probabilities for offer in OFFERS)
+    solutions = [offer.solution for offer in OFFERS]
+    assert solutions == ["constant", "classifier", "classifier", "classifier"]
 
 
 def test_the_most_frequent_answer() -> None:

@@ -16,7 +16,7 @@ from tunesmith_evidence.probes import RowValue
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_plugins.commands.advise.offer import AdviseOptions
 
-WORDS = {"prompt": "PROMPT", "classifier": "SMALL CLASSIFIER"}
+WORDS = {"prompt": "PROMPT", "retrieval": "PROMPT", "classifier": "SMALL CLASSIFIER"}
 RETRAININGS = {"never": 0, "monthly": 1, "weekly": 4.35, "daily": 30.4}
 """Trainings a month."""
 
@@ -113,7 +113,10 @@ def decide(differences: Sequence[Difference], margin: float, extrapolated: bool)
     if worst.value >= margin and min(d.low for d in differences) > 0:
         return "FINE-TUNE", f"tuning beats every rival; the strongest is {name}, {numbers}"
     # More rows may still help where nothing could be extrapolated: then no rival is enough.
-    enough = [d for d in differences if d.high < margin and extrapolated]
+    # Enough is also within the margin of the best: a cheap one that is much worse is not.
+    enough = [
+        d for d in differences if d.high < margin and extrapolated and d.value <= worst.value + margin
+    ]
     if enough:
         cheapest = min(enough, key=lambda d: d.rung.chosen.cost)
         return WORDS[cheapest.rung.chosen.solution], (

@@ -124,7 +124,7 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
             values = read_values(ladder.path, rung.measured)
             found.append(advice.compare(rung, values, expected, probes[-1]))
     differences = [difference for difference in found if difference is not None]
-    solutions = [d for d in differences if d.rung.chosen.cost]
+    solutions = [d for d in differences if d.rung.chosen.solution != "constant"]
     word, sentence = advice.decide(solutions, margin, not expected.reason)
     options = plan.table(AdviseOptions)
     costs, tokens, arguments = None, None, []

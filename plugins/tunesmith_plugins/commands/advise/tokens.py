@@ -46,7 +46,7 @@ def count_request_tokens(
     tuned = count_prompt_tokens(base, prompts)
     if not tuned:
         return None
-    if strongest.chosen.solution == "classifier":
+    if strongest.chosen.solution in ("constant", "classifier"):
         return RequestTokens(0.0, fmean(tuned))
     rival = open_rival(plan, train, strongest.chosen, base)
     asked = rival and count_prompt_tokens(rival, prompts)

@@ -246,7 +246,7 @@ class RunProgress:
         chosen = next((v for v in event.variants if v["name"] == event.variant), None)
         if chosen is None or not chosen.get("rows"):
             return math.nan
-        rows = min(self._rows, self._heldout) if self._rows and event.solution == "prompt" else 0
+        rows = min(self._rows, self._heldout) if self._rows and event.solution in ("prompt", "retrieval") else 0
         return float(chosen["seconds"] / chosen["rows"]) * (rows or self._heldout)
 
     def _rivals_left(self, now: float, current: float) -> float:

@@ -39,7 +39,7 @@ MAJORITY = RivalOffer(
     summary="the most frequent answer of the training rows, always",
     config=MajorityOptions,
     build=build,
-    solution="classifier",
+    solution="constant",
     cost=0,
     suits=has_fixed_answers,
 )
