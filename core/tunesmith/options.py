@@ -154,7 +154,7 @@ class BaselineOptions(Options):
         ),
     )
     rows: int = Field(
-        60,
+        100,
         ge=0,
         description=(
             "Held-out rows, chosen at random, on which the rivals that ask the base model are "

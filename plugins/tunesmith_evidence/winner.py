@@ -175,7 +175,7 @@ def _write(
         "schema": SCHEMA,
         "rival": chosen.rival,
         "solution": chosen.solution,
-        "variant": copies.get(chosen.variant, chosen.variant),
+        "variant": _rename(chosen.variant, copies),
         "options": rival.config.model_dump(mode="json"),
         "files": files,
         "model": plan.model.model_dump(mode="json"),
@@ -184,6 +184,14 @@ def _write(
     }
     text = json.dumps(saved, indent=2, ensure_ascii=True) + "\n"
     (folder / "winner.json").write_text(text, encoding="utf-8")
+
+
+def _rename(variant: str, copies: Mapping[str, str]) -> str:
+    """Return the name of a variant with the copy of the file that it begins with."""
+    for path, copy in copies.items():
+        if variant == path or variant.startswith(f"{path}, "):
+            return copy + variant.removeprefix(path)
+    return variant
 
 
 def _copy_files(config: BaseModel, folder: Path) -> dict[str, dict[str, str]]:

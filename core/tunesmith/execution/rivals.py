@@ -23,6 +23,7 @@ import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from tunesmith.contracts import Rival, RivalTask, RivalVariant, RunContext, TextModel
@@ -207,7 +208,7 @@ class RivalChoice:
                 self._try_all([contender], self._draw_rows(0, None), _Budget(float("inf")))
         costly = [contender for contender in contenders if contender.offer.needs_model]
         self._try_all(costly, self._draw_rows(0, ROUNDS[0]), budget)
-        for done, wanted in zip(ROUNDS, ROUNDS[1:], strict=False):
+        for done, wanted in pairwise(ROUNDS):
             rows = self._draw_rows(done, wanted)
             for contender in sorted(costly, key=lambda one: -one.promise(self._sign)):
                 if rows and (len(contender.left) > 1 or done == ROUNDS[0]):

@@ -1,10 +1,17 @@
-"""Constrained answers: of the given labels, the one that a model finds the most probable."""
+"""Constrained answers: of the given labels, the one that a model finds the most probable.
+
+A small model prefers some labels whatever the question is. Calibrated, each label's probability is
+divided by its mean over other prompts of the task, ``p(label | prompt) / mean p(label | other)``:
+Batch Calibration (Zhou et al., 2023, arXiv 2309.17249), over training prompts in place of the
+batch, so that an answer does not depend on the prompts beside it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from tunesmith.contracts import Generation, Progress
 from tunesmith.execution.wrapped_model import WrappedModel
@@ -12,26 +19,67 @@ from tunesmith.records import Prompt
 
 
 @dataclass(frozen=True)
+class LabelScores:
+    """The log-probability of each label after a prompt, and its tokens."""
+
+    sums: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class ChoiceModel(WrappedModel):
     """A text model that answers with the label of the highest probability, and nothing else."""
 
     labels: tuple[str, ...] = ()
+    calibration: tuple[Prompt, ...] = ()
+    """Prompts by which labels are calibrated; empty: they are not."""
+    known: dict[Prompt, LabelScores] = field(default_factory=dict)
+    """Scores so far, which models with the same labels and model may share."""
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
         """Return a label for each prompt; of equally probable ones the first."""
+        answers = []
+        for scores in self._score_labels(prompts, progress):
+            gains = [a - b for a, b in zip(scores.sums, self._prior, strict=True)]
+            best = max(range(len(gains)), key=gains.__getitem__)
+            answers.append(Generation(self.labels[best], scores.tokens[best], "stop"))
+        return answers
+
+    @cached_property
+    def _prior(self) -> Sequence[float]:
+        """The logarithm of the mean probability of each label, among the labels."""
+        if not self.calibration:
+            return [0.0] * len(self.labels)
+        means = [0.0] * len(self.labels)
+        for scores in self._score_labels(self.calibration, None):
+            total = _log_sum(scores.sums)
+            means = [m + math.exp(s - total) for m, s in zip(means, scores.sums, strict=True)]
+        return [math.log(max(mean, math.ulp(0.0))) for mean in means]
+
+    def _score_labels(
+        self, prompts: Sequence[Prompt], progress: Progress | None
+    ) -> list[LabelScores]:
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.known]
         count = len(self.labels)
+        if not new:
+            return [self.known[prompt] for prompt in prompts]
         # All at once: the model computes the beginning that all prompts have only once.
         scores = self.model.score(
-            [prompt for prompt in prompts for _ in self.labels],
-            self.labels * len(prompts),
+            [prompt for prompt in new for _ in self.labels],
+            self.labels * len(new),
             progress=progress and (lambda done: progress(done // count)),
         )
-        answers = []
-        for start in range(0, count * len(prompts), count):
-            sums = [math.fsum(score.logprobs) for score in scores[start : start + count]]
-            best = max(range(count), key=sums.__getitem__)
-            tokens = len(scores[start + best].logprobs)
-            answers.append(Generation(self.labels[best], tokens, "stop"))
-        return answers
+        for start, prompt in zip(range(0, count * len(new), count), new, strict=True):
+            found = scores[start : start + count]
+            sums = tuple(math.fsum(score.logprobs) for score in found)
+            self.known[prompt] = LabelScores(sums, tuple(len(score.logprobs) for score in found))
+        if progress is not None:
+            progress(len(prompts))
+        return [self.known[prompt] for prompt in prompts]
+
+
+def _log_sum(logs: Sequence[float]) -> float:
+    most = max(logs)
+    return most + math.log(math.fsum(math.exp(log - most) for log in logs))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunesmith.contracts import RivalTask, RivalVariant, TextModel
+from tunesmith.records import Message, Prompt
 from tunesmith_evidence.prompting.choice_model import ChoiceModel
 from tunesmith_evidence.prompting.instructions import describe_answers
 from tunesmith_evidence.prompting.json_model import can_constrain, constrain_to_schema
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
-from tunesmith_evidence.tasks.examples import Example, read_examples
+from tunesmith_evidence.tasks.examples import Example, random_order, read_examples
 from tunesmith_evidence.tasks.json_answers import find_style
 from tunesmith_evidence.tasks.json_schema import derive_schema
 from tunesmith_evidence.tasks.kinds import TaskKind, list_labels, task_kind
 
 MAX_LABELS = 200
 """More labels than this are not tried one by one."""
+CALIBRATION_PROMPTS = 16
+"""Training prompts over which the probability of a label is averaged."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class TaskPrompt:
     description: str
     """An instruction that describes the answers; empty if there is nothing to say."""
     base: Callable[[], TextModel]
+    calibration: tuple[Prompt, ...] = ()
+    """Prompts by which labels are calibrated."""
 
     def prompted(
         self, find: Callable[[str], Sequence[Example]] | None = None, *, describe: bool
@@ -44,16 +50,26 @@ class TaskPrompt:
             description=self.description if describe else "",
         )
 
-    def constrained(self, model: TextModel, name: str) -> Iterator[RivalVariant]:
-        """Yield the model constrained to the labels, or to JSON objects, if that is possible."""
+    def constrained(
+        self, model: TextModel, name: str, *, calibrate: bool = False
+    ) -> Iterator[RivalVariant]:
+        """Yield the model constrained to the labels, or to JSON objects, if that is possible.
+
+        If wanted, it is also yielded with calibrated labels.
+        """
+        of = f"{name}, " if name else ""
         if 1 < len(self.labels) <= MAX_LABELS:
-            yield RivalVariant(name=name, model=ChoiceModel(model, self.labels))
+            free = ChoiceModel(model, self.labels)
+            yield RivalVariant(name=f"{of}constrained", model=free)
+            if calibrate:
+                calibrated = replace(free, calibration=self.calibration)
+                yield RivalVariant(name=f"{of}calibrated", model=calibrated)
         if self.kind == "objects" and can_constrain(model):
             answers = [example.answer for example in self.examples]
             schema = derive_schema(answers)
             if schema is not None:
                 constrained = constrain_to_schema(model, schema, find_style(answers))
-                yield RivalVariant(name=name, model=constrained)
+                yield RivalVariant(name=f"{of}constrained", model=constrained)
 
 
 def read_task(task: RivalTask) -> TaskPrompt:
@@ -68,7 +84,23 @@ def read_task(task: RivalTask) -> TaskPrompt:
         system=task.system_prompt,
         description=describe_answers(kind, answers),
         base=task.base,
+        calibration=_choose_calibration(examples, task.seed) if kind == "classes" else (),
     )
+
+
+def _choose_calibration(examples: Sequence[Example], seed: int) -> tuple[Prompt, ...]:
+    """Choose training prompts of as many labels as possible, from the end of the random order.
+
+    Worked examples are taken from its beginning: a prompt that is answered above says nothing.
+    """
+    ordered = sorted(examples, key=lambda e: random_order(e, seed), reverse=True)
+    uses: Counter[str] = Counter()
+    ranked = []
+    for position, example in enumerate(ordered):
+        ranked.append((uses[example.answer.strip()], position))
+        uses[example.answer.strip()] += 1
+    chosen = [ordered[position] for _, position in sorted(ranked)[:CALIBRATION_PROMPTS]]
+    return tuple((Message("user", example.question),) for example in chosen)
 
 
 def _find_nothing(text: str) -> Sequence[Example]:

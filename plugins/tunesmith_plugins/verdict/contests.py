@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -20,6 +20,8 @@ from tunesmith_evidence.statistics import (
     paired_difference,
 )
 from tunesmith_evidence.statistics.differences import paired_differences
+
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,12 @@ class Contest:
     @property
     def is_trivial(self) -> bool:
         """True if the rival gives one answer to everything, which solves no task."""
-        return self.rival is not None and self.rival.cost == 0
+        return self.solution == "constant"
+
+    @property
+    def solution(self) -> str:
+        """The kind of the rival, or ``stage``."""
+        return self.rival.solution if self.rival else "stage"
 
     @property
     def is_share(self) -> bool:
@@ -96,6 +103,23 @@ class Contest:
         return Interval(self.sign * difference.value, low, high, difference.n)
 
     @cached_property
+    def by_row(self) -> dict[int, tuple[float, float]]:
+        """The rival's value and the weight of each row, by the row's number."""
+        weights = self.pairs.weights or [1.0] * len(self.pairs)
+        rows = zip(self.pairs.rival, self.pairs.rival_values, weights, strict=True)
+        return {int(row["row"]): (value, weight) for row, value, weight in rows}
+
+    def mean_on(self, rows: Collection[int], *, tuned: bool = False) -> float:
+        """Return the mean of the rival, or of the tuned model, on rows that both answered."""
+        values = self.pairs.tuned_values if tuned else self.pairs.rival_values
+        found = [
+            (value, self.by_row[int(row["row"])][1])
+            for row, value in zip(self.pairs.tuned, values, strict=True)
+            if int(row["row"]) in rows
+        ]
+        return mean_interval(*map(list, zip(*found, strict=True)), resamples=100).value
+
+    @cached_property
     def error(self) -> float:
         """The standard error of the difference; infinite for a single row or group."""
         differences = paired_differences(self.pairs.rival_values, self.pairs.tuned_values)
@@ -125,7 +149,7 @@ class Contest:
         rival, tuned = self.values
         chosen, detectable = self.rival, self.comparison.detectable
         return {
-            "solution": chosen.solution if chosen else "stage",
+            "solution": self.solution,
             "variant": chosen.variant if chosen else "",
             "cost": chosen.cost if chosen else None,
             "dev_score": self.dev_score,
@@ -213,6 +237,31 @@ def find_sufficient(contests: Sequence[Contest], margin: float, confidence: floa
         left -= len(found)
     names |= {contest.name for contest in proven}
     return [contest for contest in contests if contest.name in names]
+
+
+def choose_winner(
+    solutions: Sequence[Contest], sufficient: Sequence[Contest], margin: float
+) -> Contest:
+    """Return the cheapest sufficient rival that no solution beats by more than the margin.
+
+    Rivals are compared on the rows that both answered. That all of them are sufficient is shown for
+    all at once, so that the same rows may choose among them.
+    """
+    behind = {c.name: max(_lead(other, c) for other in solutions) for c in sufficient}
+    near = [c for c in sufficient if behind[c.name] <= margin + ROUNDING]
+    near = near or [min(sufficient, key=lambda c: behind[c.name])]
+    return min(near, key=lambda c: c.rival.cost if c.rival else 0)
+
+
+def _lead(other: Contest, contest: Contest) -> float:
+    """Return how much better ``other`` is on the rows that both rivals answered."""
+    values, others = contest.by_row, other.by_row
+    shared = [row for row in values if row in others and values[row][1]]
+    if not shared:
+        return 0.0
+    total = math.fsum(values[row][1] for row in shared)
+    gains = (values[row][1] * (others[row][0] - values[row][0]) for row in shared)
+    return contest.sign * math.fsum(gains) / total
 
 
 def level_of_proof(contests: int, confidence: float) -> float:

@@ -8,8 +8,10 @@ The rule compares with what a team would otherwise do. Its sentences are those o
 2. NOTHING WORKS YET: no model is good enough to be used. If so few rows are held out that none
    could be shown to be better than one answer to everything, it is NOT ENOUGH EVIDENCE.
 3. FINE-TUNE: the tuned model is better than the rival that was strongest on the dev rows by the
-   margin, and clearly better than every rival: few dev rows may choose a weak one.
-4. PROMPT or SMALL CLASSIFIER: the tuned model is hardly better than a rival.
+   margin, and clearly better than every rival: few dev rows may choose a weak one. A rival of each
+   kind that suits the rows was measured in full; otherwise it is NOT ENOUGH EVIDENCE.
+4. PROMPT or SMALL CLASSIFIER: the tuned model is hardly better than a rival. Of several such rivals
+   it is the cheapest one that no other solution beats by more than the margin.
 5. NOT ENOUGH EVIDENCE: there are too few held-out rows to tell.
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from tunesmith.events import JSON, TUNED, Measured
 from tunesmith.execution.report import metric_label
@@ -27,6 +30,7 @@ from tunesmith_evidence.formats import format_rate, format_share
 from tunesmith_evidence.pairs import read_pairs
 from tunesmith_plugins.verdict.contests import (
     Contest,
+    choose_winner,
     comparisons_to_json,
     find_contests,
     find_strongest,
@@ -35,6 +39,15 @@ from tunesmith_plugins.verdict.contests import (
     rank_on_dev,
 )
 from tunesmith_plugins.verdict.data_faults import describe_data_faults
+from tunesmith_plugins.verdict.gaps import (
+    KINDS,
+    Gap,
+    describe_remedy,
+    find_blocking,
+    find_few_rows,
+    find_gaps,
+    gaps_to_json,
+)
 from tunesmith_plugins.verdict.offer import VerdictOptions
 from tunesmith_plugins.verdict.rows import count_changes, count_rows_needed
 from tunesmith_plugins.verdict.text import Numbers
@@ -45,6 +58,8 @@ FINE_TUNE = "FINE-TUNE"
 PROMPT = "PROMPT"
 CLASSIFIER = "SMALL CLASSIFIER"
 NO_EVIDENCE = "NOT ENOUGH EVIDENCE"
+MOST_WRONG = 0.3
+"""Share of wrong answers above which what is enough instead of tuning is still not good."""
 SEED_NOISE = 0.02
 """Difference of shares below which the seed of a training may be the cause."""
 SEEDS = "a difference below two points can be the seed's: `tunesmith seeds` trains with three seeds"
@@ -60,6 +75,8 @@ class Ruling:
     would_change: str
     contest: Contest | None = None
     """The contest that the ruling is about; None: that with the strongest rival."""
+    names_gaps: bool = False
+    """True if the sentence says what was not measured."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +99,11 @@ class Case:
     def solutions(self) -> list[Contest]:
         """The rivals that solve the task: not those that give one answer to everything."""
         return [contest for contest in self.rivals if not contest.is_trivial]
+
+    @cached_property
+    def gaps(self) -> list[Gap]:
+        """The baselines that were not measured, or not fully."""
+        return find_gaps(self.evidence, self.rivals)
 
     @property
     def is_rated(self) -> bool:
@@ -140,6 +162,7 @@ def _to_json(case: Case, ruling: Ruling, strongest: Contest | None, chosen_on_de
         "confidence": case.options.confidence,
         "outcome": "unclear",
         "rival": "",
+        "not_measured": gaps_to_json(case.gaps),
         "comparisons": comparisons_to_json(case.contests),
     }
     if shown is not None:
@@ -154,6 +177,9 @@ def _to_json(case: Case, ruling: Ruling, strongest: Contest | None, chosen_on_de
         verdict["chosen_on"] = on_dev if chosen_on_dev else "held-out"
     if _may_be_the_seed(ruling, shown):
         verdict["sentence"] += f"; {SEEDS}"
+    missed = [gap for gap in case.gaps if not gap.excluded]
+    if missed and not ruling.names_gaps:
+        verdict["sentence"] += f"; not measured: {'; '.join(map(str, missed))}"
     return verdict
 
 
@@ -197,9 +223,8 @@ def _find_void_scores(case: Case) -> Ruling | None:
 def _find_nothing_works(case: Case) -> Ruling | None:
     """Return a ruling if no model reaches the gate's minimum, or none beats a constant answer."""
     sign = 1 if case.tuned.higher_is_better else -1
-    models = [(case.tuned.value, "the tuned model")]
-    models += [(c.measured.value, c.name) for c in case.solutions]
-    value, best = max(models, key=lambda model: sign * model[0])
+    values = [case.tuned.value, *(c.measured.value for c in case.solutions)]
+    value = max(values, key=lambda value: sign * value)
     minimum = _minimum_of_gate(case)
     trivial = next((c for c in case.rivals if c.is_trivial), None)
     if minimum is not None:
@@ -234,8 +259,21 @@ def _find_nothing_works(case: Case) -> Ruling | None:
         text = f"no model is clearly better than {constant}"
         rule = "no model is clearly better than one answer to everything"
         change = f"a model that is clearly better than {trivial.name}, or more held-out rows"
-    sentence = f"nothing works yet: {text}; the best is {best} with {case.numbers.plain(value)}"
-    return Ruling(NOTHING, rule, sentence, change)
+    return Ruling(NOTHING, rule, f"nothing works yet: {text}; {_describe_best(case)}", change)
+
+
+def _describe_best(case: Case) -> str:
+    """Name the best model on the rows that all of them answered, and its value there."""
+    rows = [contest.by_row.keys() for contest in case.solutions]
+    shared = set[int].intersection(*map(set, rows)) if rows else set[int]()
+    sign = 1 if case.tuned.higher_is_better else -1
+    if not shared:
+        return f"the best is the tuned model with {case.numbers.plain(case.tuned.value)}"
+    models = [(case.solutions[0].mean_on(shared, tuned=True), "the tuned model")]
+    models += [(c.mean_on(shared), c.name) for c in case.solutions]
+    value, best = max(models, key=lambda model: sign * model[0])
+    some = f" on the {len(shared):,} rows that all answered" if len(shared) < case.tuned.n else ""
+    return f"the best is {best} with {case.numbers.plain(value)}{some}"
 
 
 def _minimum_of_gate(case: Case) -> float | None:
@@ -288,6 +326,10 @@ def _find_fine_tune(case: Case, strongest: Contest | None) -> Ruling | None:
     advantage, margin = strongest.advantage(), case.options.margin
     if advantage.value < margin or _find_unbeaten(case, strongest) is not None:
         return None
+    few = find_few_rows(case.rivals, case.tuned.n, margin)
+    blocking = find_blocking(case.evidence, [*case.gaps, *few])
+    if blocking:
+        return _refuse_fine_tune(case, strongest, blocking)
     changes = count_changes(strongest, margin)
     rows = f" ({changes} of the {advantage.n} rows for {strongest.name} instead)" if changes else ""
     return Ruling(
@@ -297,6 +339,20 @@ def _find_fine_tune(case: Case, strongest: Contest | None) -> Ruling | None:
         f"fine-tuning was worth it: better than {strongest.name}, the strongest rival, "
         f"{case.numbers.compare(strongest)}",
         f"a difference below {case.numbers.plain(margin)}, or one whose interval includes 0{rows}",
+    )
+
+
+def _refuse_fine_tune(case: Case, strongest: Contest, blocking: Sequence[Gap]) -> Ruling:
+    """Return the ruling where the tuned model beats all that was measured, and that is not all."""
+    kinds = " or ".join(dict.fromkeys(KINDS[gap.solution] for gap in blocking))
+    return Ruling(
+        NO_EVIDENCE,
+        "a kind of baseline that suits the rows was not measured in full",
+        f"not enough evidence: better than {strongest.name}, the strongest of the measured "
+        f"rivals, {case.numbers.compare(strongest)}, but it is not known what a {kinds} can do: "
+        f"{'; '.join(map(str, blocking))}",
+        describe_remedy(case.evidence, blocking),
+        names_gaps=True,
     )
 
 
@@ -311,21 +367,27 @@ def _find_unbeaten(case: Case, strongest: Contest) -> Contest | None:
 
 
 def _find_sufficient_rival(case: Case) -> Ruling | None:
-    """Return a ruling for the cheapest rival that the tuned model is hardly better than."""
+    """Return a ruling for the best use of the rivals that the tuned model is hardly better than."""
     margin = case.options.margin
     sufficient = find_sufficient(case.solutions, margin, case.options.confidence)
     if not sufficient:
         return None
-    cheapest = min(sufficient, key=lambda c: c.rival.cost if c.rival else 0)
-    is_prompt = cheapest.rival is not None and cheapest.rival.solution == "prompt"
-    what = "a prompt" if is_prompt else "a small classifier"
+    winner = choose_winner(case.solutions, sufficient, margin)
+    what = "a small classifier" if winner.solution == "classifier" else "a prompt"
+    wrong = 1 - winner.values[0] if case.is_rated else 0.0
+    if wrong > MOST_WRONG:
+        is_better = winner.comparison.outcome == "worse"
+        verb = "is better than the tuned model" if is_better else "does as well as the tuned model"
+        claim = f"{what} {verb} ({winner.name}), and still not good: {format_share(wrong)} wrong"
+    else:
+        claim = f"{what} is enough ({winner.name})"
     return Ruling(
-        PROMPT if is_prompt else CLASSIFIER,
+        CLASSIFIER if winner.solution == "classifier" else PROMPT,
         f"{what} is enough: the interval of the difference is below the margin",
-        f"fine-tuning was not worth it: {what} is enough ({cheapest.name}), "
-        f"{case.numbers.compare(cheapest)}; the margin is {case.numbers.plain(margin)}",
-        _describe_other_margin(case, cheapest),
-        cheapest,
+        f"fine-tuning was not worth it: {claim}, "
+        f"{case.numbers.compare(winner)}; the margin is {case.numbers.plain(margin)}",
+        _describe_other_margin(case, winner),
+        winner,
     )
 
 
@@ -345,6 +407,11 @@ def _find_no_evidence(case: Case, strongest: Contest | None) -> Ruling:
         change = "rivals: [baselines] in the run file"
         return Ruling(NO_EVIDENCE, rule, f"not enough evidence: {text}", change)
     margin = case.options.margin
+    if _is_constant(case):
+        only = case.numbers.value(case.tuned.value)
+        text = f"every model has the same value on every row, {only}: it does not tell them apart"
+        change = "another metric, or rows on which the models differ"
+        return Ruling(NO_EVIDENCE, rule, f"not enough evidence: {text}", change)
     contest = _find_unbeaten(case, strongest) or strongest
     which = ", the strongest rival" if contest is strongest else ""
     needed = count_rows_needed(contest, margin, case.proof(contest))
@@ -360,6 +427,17 @@ def _find_no_evidence(case: Case, strongest: Contest | None) -> Ruling:
         rows,
         contest,
     )
+
+
+def _is_constant(case: Case) -> bool:
+    """Return True if all models have one value on all rows, and it is not the best possible one.
+
+    If all of them are right everywhere, more rows can show that the tuned model is hardly better.
+    """
+    values = {v for c in case.contests for v in (*c.pairs.tuned_values, *c.pairs.rival_values)}
+    bounds = case.contests[0].bounds
+    best = bounds and bounds[1 if case.tuned.higher_is_better else 0]
+    return len(values) == 1 and values != {best}
 
 
 def _describe_outcome(contest: Contest) -> str:

@@ -41,7 +41,7 @@ def shown(variant: RivalVariant, prompt: Prompt = QUESTION) -> list[str]:
 
 
 def test_zero_shot_of_classes() -> None:
-    plain, described, constrained = list_variants(ZERO_SHOT, TRAIN)
+    plain, described, constrained, calibrated = list_variants(ZERO_SHOT, TRAIN)
     assert built(plain) == (Message("system", "Sort it."), *QUESTION)
     text = built(described)[0].text
     assert text.startswith("Sort it.\n\nAnswer with exactly one of these labels")
@@ -49,12 +49,17 @@ def test_zero_shot_of_classes() -> None:
     assert isinstance(constrained.model, ChoiceModel)
     assert set(constrained.model.labels) == set(WORDS)
     assert constrained.model.generate([QUESTION], 1)[0].text in WORDS
+    assert isinstance(calibrated.model, ChoiceModel)
+    prompts = calibrated.model.calibration
+    assert len(prompts) == 16 and len({*prompts}) == 16 and constrained.model.calibration == ()
+    answers = {last_exchange(row)[0][0].text: row.completion for row in TRAIN}  # type: ignore
+    assert {answers[prompt[0].text] for prompt in prompts} == {*WORDS}  # type: ignore
 
 
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        (class_rows(60, 1), ["system prompt", "with labels", "constrained"]),
+        (class_rows(60, 1), ["system prompt", "with labels", "constrained", "calibrated"]),
         (object_rows(60, 1), ["system prompt", "with keys"]),
         (text_rows(20, 1), ["system prompt", "with length"]),
         ([Text(source="1", text="a text")], ["system prompt"]),
@@ -66,11 +71,11 @@ def test_what_can_be_described(rows: list[Record], expected: list[str]) -> None:
 
 
 def test_random_shots_show_every_label() -> None:
-    variants = list_variants(RANDOM_SHOTS, TRAIN, k=[2, 6], constrain=True)
-    assert names(variants) == [
-        "k=3, draw 1", "k=3, draw 2", "k=3, draw 3", "k=6, draw 1", "k=6, draw 2", "k=6, draw 3",
-        "k=3, constrained",
-    ]  # fmt: skip
+    variants = list_variants(RANDOM_SHOTS, TRAIN, k=[2, 6], constrain=False)
+    draws = [f"k={k}, draw {draw}" for k in (3, 6) for draw in (1, 2, 3)]
+    assert names(variants) == draws
+    both = names(list_variants(RANDOM_SHOTS, TRAIN, k=[2, 6]))
+    assert both == [name for draw in draws for name in (draw, f"{draw}, constrained")]
     assert set(shown(variants[0])) == set(WORDS)
     assert Counter(shown(variants[3])) == dict.fromkeys(WORDS, 2)
     assert len({tuple(m.text for m in built(v)) for v in variants[:3]}) == 3
@@ -78,8 +83,9 @@ def test_random_shots_show_every_label() -> None:
 
 
 def test_retrieved_shots_are_similar_to_the_question() -> None:
-    variants = list_variants(RETRIEVED_SHOTS, TRAIN, k=[2, 6], constrain=True)
-    assert names(variants) == ["k=2", "k=6", "k=2, constrained"]
+    both = names(list_variants(RETRIEVED_SHOTS, TRAIN, k=[2, 6]))
+    assert both == ["k=2", "k=2, constrained", "k=6", "k=6, constrained"]
+    variants = list_variants(RETRIEVED_SHOTS, TRAIN, k=[2, 6], constrain=False)
     assert shown(variants[0]) == ["loan", "loan"]
     assert "mortgage" in built(variants[0])[-3].text
     assert Counter(shown(variants[1]))["loan"] <= 4
@@ -127,7 +133,10 @@ def test_prompts_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Be brief.", encoding="utf-8")
     (tmp_path / "b.toml").write_text('user = "Sort: {prompt}"', encoding="utf-8")
     files = [str(tmp_path / name) for name in ("a.txt", "b.toml")]
-    variants = list_variants(PROMPT, TRAIN, files=files)
+    both = names(list_variants(PROMPT, TRAIN, files=files))
+    ways = ("", ", constrained", ", calibrated")
+    assert both == [f"{name}{way}" for name in ("a.txt", "b.toml") for way in ways]
+    variants = list_variants(PROMPT, TRAIN, files=files, constrain=False)
     assert names(variants) == ["a.txt", "b.toml"]
     assert [m.text for m in built(variants[0])] == ["Be brief.", "my mortgage is gone"]
     assert [m.text for m in built(variants[1])] == ["Sort: my mortgage is gone"]

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from verdict_cases import Case, right
+from verdict_cases import SOLUTIONS, Case, right
 
-from tunesmith.events import JSON, Measured, Notice
+from tunesmith.events import JSON, Measured, Notice, RivalChosen
 from tunesmith_plugins.verdict.label_noise import WHERE
 
 
@@ -454,3 +454,152 @@ def test_one_answer_to_everything_may_reach_the_minimum(case: Case) -> None:
 def test_without_the_tuned_model_there_is_no_verdict(case: Case) -> None:
     case.rival("linear", right(0.5))
     assert case.judge() == {}
+
+
+def test_nothing_works_compares_the_models_on_the_same_rows(case: Case) -> None:
+    """On its 20 rows the prompt is the best, which its share of other rows does not tell."""
+    case.rival("majority", right(0.5, 60))
+    case.rival("zero-shot", dict(enumerate(right(0.55, 20))))
+    case.model("tuned", right(0.4, 20) + right(0.65, 40))
+    sentence = case.judge()["sentence"]
+    assert sentence.endswith("the best is zero-shot with 0.550 on the 20 rows that all answered")
+
+
+@pytest.mark.parametrize(("value", "needed"), [(0.0, None), (1.0, 190)])
+def test_a_metric_that_is_the_same_everywhere_is_named(
+    case: Case, value: float, needed: int | None
+) -> None:
+    """More rows cannot help, unless all models are right."""
+    case.rival("linear", [value] * 60)
+    case.rival("majority", right(0.5, 60) if value else [value] * 60)
+    case.model("tuned", [value] * 60)
+    verdict = case.judge(gate={"right": 0.0})
+    assert verdict["word"] == "NOT ENOUGH EVIDENCE"
+    assert ("does not tell them apart" in verdict["sentence"]) == (needed is None)
+    assert (f"about {needed} held-out rows" in verdict["sentence"]) == (needed is not None)
+
+
+class TestWinner:
+    """Which of several baselines is the one to use in place of the tuned model."""
+
+    def test_a_cheap_one_that_is_much_worse_is_not_enough(self, case: Case) -> None:
+        """38 of 200 rows are right by ``linear`` alone, 2 by ``nearest`` alone."""
+        case.rival("nearest", right(0.69, 200), 0.7)
+        case.rival("linear", right(0.93, 200), 0.9)
+        case.model("tuned", right(0.55, 200))
+        verdict = case.judge()
+        assert (verdict["word"], verdict["rival"]) == ("SMALL CLASSIFIER", "linear")
+
+    def test_the_cheapest_of_those_within_the_margin(self, case: Case) -> None:
+        case.rival("nearest", right(0.92, 200), 0.7)
+        case.rival("linear", right(0.93, 200), 0.9)
+        case.rival("zero-shot", right(0.90, 200), 0.8)
+        case.model("tuned", right(0.55, 200))
+        assert case.judge()["rival"] == "nearest"
+
+    def test_one_on_few_rows_is_compared_on_these(self, case: Case) -> None:
+        """The prompt is right on all of its 60 rows, ``linear`` on 30 of them."""
+        case.rival("zero-shot", dict.fromkeys(range(60), 1.0), 0.9)
+        case.rival("linear", [0.0] * 30 + [1.0] * 170, 0.9)
+        case.model("tuned", [0.0] * 80 + [1.0] * 120)
+        assert case.judge()["rival"] == "zero-shot"
+
+    def test_the_weaker_the_tuned_model_the_winner_is_the_same(self, case: Case) -> None:
+        case.rival("nearest", right(0.69, 300), 0.7)
+        case.rival("linear", right(0.93, 300), 0.9)
+        for share in (0.1, 0.3, 0.5, 0.6, 0.8, 0.9):
+            case.measured = [event for event in case.measured if event.model != "tuned"]
+            case.model("tuned", right(share, 300))
+            assert case.judge()["rival"] == "linear", share
+
+    def test_one_that_is_mostly_wrong_is_not_called_enough(self, case: Case) -> None:
+        case.rival("linear", right(0.42, 200))
+        case.model("tuned", right(0.2, 200))
+        verdict = case.judge()
+        assert verdict["word"] == "SMALL CLASSIFIER"
+        assert verdict["sentence"].startswith(
+            "fine-tuning was not worth it: a small classifier is better than the tuned model "
+            "(linear), and still not good: 58 % wrong"
+        )
+
+
+class TestGaps:
+    """FINE-TUNE needs a baseline of each kind that suits the rows."""
+
+    def skip(self, case: Case, name: str, reason: str, **fields: object) -> None:
+        solution, cost = SOLUTIONS[name]
+        case.rivals.append(
+            RivalChosen(rival=name, solution=solution, cost=cost, skipped=reason, **fields)  # type: ignore[arg-type]
+        )
+
+    def finetuned(self, case: Case) -> None:
+        case.rival("majority", right(0.2), 0.2)
+        case.rival("linear", right(0.5), 0.5)
+        case.model("tuned", right(0.9))
+
+    def test_one_that_was_not_measured_is_missed(self, case: Case) -> None:
+        self.finetuned(case)
+        assert case.judge()["word"] == "FINE-TUNE", "no prompt suits the rows"
+        self.skip(case, "retrieved-shots", "[baselines] budget was used up")
+        verdict = case.judge()
+        assert (verdict["word"], verdict["rival"]) == ("NOT ENOUGH EVIDENCE", "linear")
+        assert verdict["sentence"].endswith(
+            "it is not known what a prompt with retrieved examples can do: "
+            "retrieved-shots: [baselines] budget was used up"
+        )
+        assert verdict["would_change"] == "a larger [baselines] budget than 3m"
+        assert verdict["not_measured"] == [
+            {
+                "rival": "retrieved-shots",
+                "solution": "retrieval",
+                "reason": "[baselines] budget was used up",
+            }
+        ]
+
+    def test_one_that_the_run_file_leaves_out(self, case: Case) -> None:
+        """Another one of its kind takes its place; a kind without any is missed."""
+        self.finetuned(case)
+        self.skip(case, "nearest", "[baselines] use does not name it", excluded=True)
+        verdict = case.judge()
+        assert verdict["word"] == "FINE-TUNE" and "nearest" not in verdict["sentence"]
+        assert [gap["rival"] for gap in verdict["not_measured"]] == ["nearest"]
+        self.skip(case, "zero-shot", "[baselines] use does not name it", excluded=True)
+        verdict = case.judge()
+        assert verdict["word"] == "NOT ENOUGH EVIDENCE"
+        assert verdict["would_change"] == "name them in [baselines] use"
+
+    def test_a_variant_that_was_not_tried(self, case: Case) -> None:
+        self.finetuned(case)
+        case.rival("zero-shot", right(0.1), 0.1)
+        variants = [{"name": f"draw {n}", "reason": "no time"} for n in range(5)]
+        case.rivals[-1] = replace(case.rivals[-1], not_tried=variants)
+        verdict = case.judge()
+        assert verdict["word"] == "NOT ENOUGH EVIDENCE"
+        expected = "zero-shot: 5 variants (draw 0, draw 1, draw 2, ...) not tried: no time"
+        assert expected in verdict["sentence"]
+
+    @pytest.mark.parametrize(
+        ("rows", "value", "word"),
+        [(40, 0.0, "FINE-TUNE"), (40, 0.7, "NOT ENOUGH EVIDENCE"), (100, 0.7, "FINE-TUNE")],
+    )
+    def test_few_rows_are_enough_for_a_large_difference(
+        self, case: Case, rows: int, value: float, word: str
+    ) -> None:
+        """40 rows show 0.0 against 0.9 beyond doubt, and 0.7 against 0.9 not by the margin."""
+        case.rival("linear", right(0.5, 200), 0.5)
+        case.rival("zero-shot", dict(enumerate(right(value, rows))), value)
+        case.model("tuned", (right(0.9, 10)) * 20)
+        verdict = case.judge(margin=0.05)
+        assert verdict["comparisons"]["zero-shot"]["outcome"] == "better"
+        assert verdict["word"] == word
+        if word != "FINE-TUNE":
+            assert "scored on 40 of 200 test rows" in verdict["sentence"]
+            assert verdict["would_change"] == "[baselines] rows = 100"
+
+    def test_another_word_names_what_was_not_measured(self, case: Case) -> None:
+        case.rival("linear", right(0.95, 400))
+        case.model("tuned", right(0.85, 400))
+        self.skip(case, "zero-shot", "the context is too short")
+        verdict = case.judge()
+        assert verdict["word"] == "SMALL CLASSIFIER"
+        assert verdict["sentence"].endswith("; not measured: zero-shot: the context is too short")

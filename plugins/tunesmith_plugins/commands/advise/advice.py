@@ -115,7 +115,9 @@ def decide(differences: Sequence[Difference], margin: float, extrapolated: bool)
     # More rows may still help where nothing could be extrapolated: then no rival is enough.
     # Enough is also within the margin of the best: a cheap one that is much worse is not.
     enough = [
-        d for d in differences if d.high < margin and extrapolated and d.value <= worst.value + margin
+        d
+        for d in differences
+        if d.high < margin and extrapolated and d.value <= worst.value + margin
     ]
     if enough:
         cheapest = min(enough, key=lambda d: d.rung.chosen.cost)

@@ -246,8 +246,10 @@ class RunProgress:
         chosen = next((v for v in event.variants if v["name"] == event.variant), None)
         if chosen is None or not chosen.get("rows"):
             return math.nan
-        rows = min(self._rows, self._heldout) if self._rows and event.solution in ("prompt", "retrieval") else 0
-        return float(chosen["seconds"] / chosen["rows"]) * (rows or self._heldout)
+        rows = self._heldout
+        if event.solution in ("prompt", "retrieval"):
+            rows = min(self._rows or rows, rows)
+        return float(chosen["seconds"] / chosen["rows"]) * rows
 
     def _rivals_left(self, now: float, current: float) -> float:
         """Return the time for the rivals that are not measured yet; NaN if it is unknown."""

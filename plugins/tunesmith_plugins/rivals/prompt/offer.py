@@ -24,6 +24,14 @@ class PromptOptions(Options):
         ),
         json_schema_extra={"path": True},
     )
+    constrain: bool = Field(
+        True,
+        description=(
+            "Also try each prompt with constrained answers: where these are classes, the most "
+            "probable label, as it is and calibrated by training prompts; where they are JSON "
+            "objects, answers of a schema."
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -33,11 +41,15 @@ class PromptRival:
     options: PromptOptions
 
     def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
-        """Yield one for each file."""
+        """Yield one for each file, and one with constrained answers."""
         from tunesmith_evidence.prompting.prompt_file import read_prompts
+        from tunesmith_evidence.prompting.task_prompt import read_task
 
         for name, prompt in read_prompts(self.options.files).items():
-            yield RivalVariant(name=name, model=prompt.apply_to(task.base()))
+            model = prompt.apply_to(task.base())
+            yield RivalVariant(name=name, model=model)
+            if self.options.constrain:
+                yield from read_task(task).constrained(model, name, calibrate=True)
 
 
 def build(options: PromptOptions) -> Rival:

@@ -32,10 +32,10 @@ class RandomShotsOptions(Options):
         True, description="Also describe the answers in the prompt, as zero-shot does."
     )
     constrain: bool = Field(
-        False,
+        True,
         description=(
-            "Where answers are classes, also try to take the most probable label, which is slow: "
-            "each label is scored."
+            "Also try each choice of examples with constrained answers: where these are classes, "
+            "the most probable label; where they are JSON objects, answers of a schema."
         ),
     )
 
@@ -47,7 +47,7 @@ class RandomShots:
     options: RandomShotsOptions
 
     def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
-        """Yield one for each number of examples and each draw, and one constrained to labels."""
+        """Yield one for each number of examples and each draw, free and constrained."""
         from tunesmith_evidence.prompting.shots import choose_shots
         from tunesmith_evidence.prompting.task_prompt import read_task
 
@@ -62,9 +62,10 @@ class RandomShots:
 
         for k in counts:
             for draw in range(self.options.draws):
-                yield RivalVariant(name=f"k={k}, draw {draw + 1}", model=prompted(k, draw))
-        if self.options.constrain:
-            yield from prompt.constrained(prompted(counts[0], 0), f"k={counts[0]}, constrained")
+                name, model = f"k={k}, draw {draw + 1}", prompted(k, draw)
+                yield RivalVariant(name=name, model=model)
+                if self.options.constrain:
+                    yield from prompt.constrained(model, name)
 
 
 def build(options: RandomShotsOptions) -> Rival:

@@ -29,10 +29,10 @@ class RetrievedShotsOptions(Options):
         True, description="Also describe the answers in the prompt, as zero-shot does."
     )
     constrain: bool = Field(
-        False,
+        True,
         description=(
-            "Where answers are classes, also try to take the most probable label, which is slow: "
-            "each label is scored."
+            "Also try each number of examples with constrained answers: where these are classes, "
+            "the most probable label; where they are JSON objects, answers of a schema."
         ),
     )
 
@@ -44,7 +44,7 @@ class RetrievedShots:
     options: RetrievedShotsOptions
 
     def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
-        """Yield one for each number of examples that fits, and one constrained to labels."""
+        """Yield one for each number of examples that fits, and these with constrained answers."""
         from tunesmith_evidence.prompting.shots import Retriever, count_fitting
         from tunesmith_evidence.prompting.task_prompt import read_task
 
@@ -62,9 +62,10 @@ class RetrievedShots:
             )
 
         for k in counts:
-            yield RivalVariant(name=f"k={k}", model=prompted(k))
-        if self.options.constrain:
-            yield from prompt.constrained(prompted(counts[0]), f"k={counts[0]}, constrained")
+            model = prompted(k)
+            yield RivalVariant(name=f"k={k}", model=model)
+            if self.options.constrain:
+                yield from prompt.constrained(model, f"k={k}")
 
 
 def build(options: RetrievedShotsOptions) -> Rival:

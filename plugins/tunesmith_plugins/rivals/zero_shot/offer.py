@@ -25,9 +25,9 @@ class ZeroShotOptions(Options):
     constrain: bool = Field(
         True,
         description=(
-            "Where answers are classes, also try to take the most probable label; where they are "
-            "JSON objects, also constrain them to a schema, which needs `pip install "
-            '"tunesmith[json]"`.'
+            "Where answers are classes, also try to take the most probable label, as it is and "
+            "calibrated by training prompts; where they are JSON objects, also constrain them to a "
+            'schema, which needs `pip install "tunesmith[json]"`.'
         ),
     )
 
@@ -50,7 +50,7 @@ class ZeroShot:
             what = {"classes": "labels", "objects": "keys", "text": "length"}[prompt.kind]
             yield RivalVariant(name=f"with {what}", model=model)
         if self.options.constrain:
-            yield from prompt.constrained(model, "constrained")
+            yield from prompt.constrained(model, "", calibrate=True)
 
 
 def build(options: ZeroShotOptions) -> Rival:
