@@ -24,6 +24,7 @@ from tunesmith_evidence.report.charts import IntervalBar, draw_intervals
 from tunesmith_evidence.report.facts import describe_stage, list_predictions
 from tunesmith_evidence.report.headline import (
     Headline,
+    describe_not_measured,
     find_headline,
     group_by_metric,
     rows_measured,
@@ -182,6 +183,9 @@ def _facts(report: Report) -> Iterator[str]:
     for row in list_predictions(report):
         if row.judgement:
             yield f"{row.quantity} {row.measured}, {row.judgement} the predicted {row.predicted}"
+    verdict = report.finished.verdict if report.finished else {}
+    if verdict.get("not_measured"):
+        yield f"not measured: {describe_not_measured(verdict['not_measured'])}"
     warnings = [notice for notice in report.notices if notice.level != "info"]
     if warnings:
         yield f"{format_count(len(warnings), 'warning')} in the report"

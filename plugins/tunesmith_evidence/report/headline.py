@@ -104,6 +104,14 @@ def list_comparisons(verdict: JSON) -> Iterator[ComparisonRow]:
             )
 
 
+def describe_not_measured(found: Sequence[JSON]) -> str:
+    """Return the baselines that were not measured by reason; ``found`` is that of a verdict."""
+    by_reason: dict[str, list[str]] = {}
+    for gap in found:
+        by_reason.setdefault(str(gap["reason"]), []).append(str(gap["rival"]))
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
+
+
 def _describe_outcome(found: JSON) -> str:
     """Return the outcome; with the p-value where that alone makes it unclear."""
     outcome = str(found["outcome"])

@@ -42,11 +42,11 @@ from tunesmith_plugins.verdict.data_faults import describe_data_faults
 from tunesmith_plugins.verdict.gaps import (
     KINDS,
     Gap,
+    describe_gaps,
     describe_remedy,
     find_blocking,
     find_few_rows,
     find_gaps,
-    gaps_to_json,
 )
 from tunesmith_plugins.verdict.offer import VerdictOptions
 from tunesmith_plugins.verdict.rows import count_changes, count_rows_needed
@@ -162,7 +162,7 @@ def _to_json(case: Case, ruling: Ruling, strongest: Contest | None, chosen_on_de
         "confidence": case.options.confidence,
         "outcome": "unclear",
         "rival": "",
-        "not_measured": gaps_to_json(case.gaps),
+        "not_measured": [gap.to_json() for gap in case.gaps],
         "comparisons": comparisons_to_json(case.contests),
     }
     if shown is not None:
@@ -179,7 +179,7 @@ def _to_json(case: Case, ruling: Ruling, strongest: Contest | None, chosen_on_de
         verdict["sentence"] += f"; {SEEDS}"
     missed = [gap for gap in case.gaps if not gap.excluded]
     if missed and not ruling.names_gaps:
-        verdict["sentence"] += f"; not measured: {'; '.join(map(str, missed))}"
+        verdict["sentence"] += f"; not measured: {describe_gaps(missed)}"
     return verdict
 
 
@@ -350,7 +350,7 @@ def _refuse_fine_tune(case: Case, strongest: Contest, blocking: Sequence[Gap]) -
         "a kind of baseline that suits the rows was not measured in full",
         f"not enough evidence: better than {strongest.name}, the strongest of the measured "
         f"rivals, {case.numbers.compare(strongest)}, but it is not known what a {kinds} can do: "
-        f"{'; '.join(map(str, blocking))}",
+        f"{describe_gaps(blocking)}",
         describe_remedy(case.evidence, blocking),
         names_gaps=True,
     )

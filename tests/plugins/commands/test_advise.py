@@ -175,6 +175,20 @@ def test_words() -> None:
     assert decide([], 0.02, True)[0] == "NOT ENOUGH EVIDENCE"
 
 
+def test_what_was_not_measured_may_be_as_good() -> None:
+    prompt = difference("zero-shot", 100, 0.2, 0.1, 0.3)
+    word, sentence = decide([prompt], 0.02, True, ["linear: it needs scikit-learn"])
+    assert word == "NOT ENOUGH EVIDENCE" and "not measured: linear: it needs" in sentence
+
+
+def test_a_cheap_one_that_is_much_worse_than_the_best_is_not_enough() -> None:
+    cheap = difference("nearest", 10, -0.1, -0.2, 0.0)
+    best = difference("linear", 20, -0.3, -0.4, -0.2)
+    assert decide([cheap, best], 0.02, True)[1].startswith("linear is enough")
+    near = difference("nearest", 10, -0.29, -0.4, -0.2)
+    assert decide([near, best], 0.02, True)[1].startswith("nearest is enough")
+
+
 def test_arguments() -> None:
     costs = Costs(2.0, 1.0, 3600.0, 3.6)
     assert costs.break_even == 3600 and costs.per_thousand(2.0) == pytest.approx(2.0)

@@ -102,30 +102,41 @@ def compare(
     return Difference(rung, float(value), float(low), float(high))
 
 
-def decide(differences: Sequence[Difference], margin: float, extrapolated: bool) -> tuple[str, str]:
-    """Return the word of the advice, and a sentence."""
+def decide(
+    differences: Sequence[Difference],
+    margin: float,
+    extrapolated: bool,
+    skipped: Sequence[str] = (),
+) -> tuple[str, str]:
+    """Return the word of the advice, and a sentence.
+
+    ``skipped`` are the baselines that were not measured, each with its reason.
+    """
     if not differences:
         return "NOT ENOUGH EVIDENCE", "no rival was measured on the same held-out rows"
     worst = min(differences, key=lambda d: d.value)
     name = worst.rung.chosen.rival
     what = "expected after all rows" if extrapolated else "measured on the largest probe"
     numbers = f"difference {what} {worst.text}"
+    missing = f"; not measured: {'; '.join(skipped)}" if skipped else ""
     if worst.value >= margin and min(d.low for d in differences) > 0:
+        if skipped:
+            return "NOT ENOUGH EVIDENCE", f"tuning beats all that was measured, {numbers}{missing}"
         return "FINE-TUNE", f"tuning beats every rival; the strongest is {name}, {numbers}"
-    # More rows may still help where nothing could be extrapolated: then no rival is enough.
-    # Enough is also within the margin of the best: a cheap one that is much worse is not.
+    # More rows may still help where nothing could be extrapolated: then no rival is enough. A cheap
+    # one that is much worse than the best is not enough either.
     enough = [
         d
         for d in differences
-        if d.high < margin and extrapolated and d.value <= worst.value + margin
+        if extrapolated and d.high < margin and d.value <= worst.value + margin
     ]
     if enough:
         cheapest = min(enough, key=lambda d: d.rung.chosen.cost)
         return WORDS[cheapest.rung.chosen.solution], (
             f"{cheapest.rung.chosen.rival} is enough: difference {what} {cheapest.text}, "
-            f"the margin is {format_rate(margin)}"
+            f"the margin is {format_rate(margin)}{missing}"
         )
-    return "NOT ENOUGH EVIDENCE", f"no clear advantage over {name}, {numbers}"
+    return "NOT ENOUGH EVIDENCE", f"no clear advantage over {name}, {numbers}{missing}"
 
 
 @dataclass(frozen=True)

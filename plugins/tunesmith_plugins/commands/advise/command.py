@@ -91,7 +91,9 @@ def find_margin(plan: Plan) -> float:
 def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str, Any]:
     """Measure rivals and probes below ``root``; return the advice as JSON."""
     ladder = api.create_run_folder(plan, root / "ladder")
-    rungs = [r for r in list_rungs(measure_ladder(plan, catalog, ladder)) if r.measured]
+    measured_or_not = list_rungs(measure_ladder(plan, catalog, ladder))
+    rungs = [r for r in measured_or_not if r.measured]
+    skipped = [f"{c.rival}: {c.skipped}" for c in (r.chosen for r in measured_or_not) if c.skipped]
     _, parts = load_data(plan)
     total = len(parts.train)
     probes = []
@@ -113,7 +115,7 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
         (
             r.measured
             for r in rungs
-            if not r.chosen.cost and r.measured and r.measured.metric == metric
+            if r.chosen.solution == "constant" and r.measured and r.measured.metric == metric
         ),
         None,
     )
@@ -125,7 +127,7 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
             found.append(advice.compare(rung, values, expected, probes[-1]))
     differences = [difference for difference in found if difference is not None]
     solutions = [d for d in differences if d.rung.chosen.solution != "constant"]
-    word, sentence = advice.decide(solutions, margin, not expected.reason)
+    word, sentence = advice.decide(solutions, margin, not expected.reason, skipped)
     options = plan.table(AdviseOptions)
     costs, tokens, arguments = None, None, []
     if solutions:

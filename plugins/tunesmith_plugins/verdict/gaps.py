@@ -1,0 +1,124 @@
+"""What a run did not measure, so that its verdict cannot speak of it.
+
+FINE-TUNE says that nothing simpler would have done, so it needs a baseline of each kind that suits
+the rows: one answer to everything, a classifier, a prompt, retrieved examples. Its variants have
+all been compared on the validation rows, and the best one is scored on enough test rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tunesmith.events import JSON, RivalChosen
+from tunesmith.plan import Evidence
+from tunesmith.text import format_count
+from tunesmith_evidence.report.headline import describe_not_measured
+from tunesmith_plugins.verdict.contests import Contest
+
+ENOUGH_ROWS = 100
+"""Test rows on which the best baseline of a kind is scored, or all of them. Fewer are enough where
+the whole interval of the difference is above the margin: on 20 to 50 rows, this happens in 3 % of
+runs at most if the tuned model is just the margin better (all results enumerated)."""
+KINDS = {
+    "constant": "one answer to everything",
+    "classifier": "classifier",
+    "prompt": "prompt",
+    "retrieval": "prompt with retrieved examples",
+}
+NAMED_VARIANTS = 3
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A baseline that does not count for its kind, or not fully, and why."""
+
+    rival: str
+    solution: str
+    reason: str
+    excluded: bool
+    """True if the run file leaves it out: another baseline of its kind may take its place."""
+
+    def to_json(self) -> JSON:
+        """Return the gap for the report."""
+        return {"rival": self.rival, "solution": self.solution, "reason": self.reason}
+
+
+def find_gaps(evidence: Evidence, contests: Sequence[Contest]) -> list[Gap]:
+    """Return each baseline that suits the rows and was not measured, or some of its variants."""
+    scored = {contest.name for contest in contests}
+    found = []
+    for event in evidence.rivals:
+        reason = "; ".join(_list_reasons(event, is_scored=event.rival in scored))
+        if reason:
+            found.append(Gap(event.rival, event.solution, reason, event.excluded))
+    return found
+
+
+def find_few_rows(contests: Sequence[Contest], total: int, margin: float) -> list[Gap]:
+    """Return each baseline that is the best of its kind, and was scored on too few test rows.
+
+    ``total`` is the number of rows on which the tuned model was scored.
+    """
+    gaps = []
+    for contest in contests:
+        advantage = contest.advantage()
+        is_enough = advantage.n >= min(ENOUGH_ROWS, total) or advantage.low >= margin
+        if not is_enough and _is_best_of_kind(contest, contests):
+            reason = f"scored on {advantage.n:,} of {total:,} test rows"
+            gaps.append(Gap(contest.name, contest.solution, reason, excluded=False))
+    return gaps
+
+
+def find_blocking(evidence: Evidence, gaps: Sequence[Gap]) -> list[Gap]:
+    """Return the gaps for which FINE-TUNE cannot be said.
+
+    A baseline that the run file leaves out is missed only if no other one of its kind is complete.
+    """
+    incomplete = {gap.rival for gap in gaps}
+    complete = {event.solution for event in evidence.rivals if event.rival not in incomplete}
+    return [gap for gap in gaps if not gap.excluded or gap.solution not in complete]
+
+
+def describe_gaps(gaps: Sequence[Gap]) -> str:
+    """Return the baselines of the gaps, by reason."""
+    return describe_not_measured([gap.to_json() for gap in gaps])
+
+
+def describe_remedy(evidence: Evidence, gaps: Sequence[Gap]) -> str:
+    """Return what to do so that the baselines of the gaps are measured."""
+    options = evidence.plan.baselines
+    remedies = []
+    if any(gap.excluded for gap in gaps):
+        remedies.append("name them in [baselines] use")
+    if any("budget" in gap.reason for gap in gaps):
+        remedies.append(f"a larger [baselines] budget than {options.budget}")
+    if any("test rows" in gap.reason for gap in gaps):
+        remedies.append(f"[baselines] rows = {ENOUGH_ROWS}")
+    return " and ".join(remedies) or "measure these baselines"
+
+
+def _list_reasons(event: RivalChosen, *, is_scored: bool) -> Iterator[str]:
+    """Yield why a baseline, or some of its variants, were not measured."""
+    if event.skipped:
+        yield event.skipped
+        return
+    if not is_scored:
+        yield "it was not scored on the test rows"
+    by_reason: dict[str, list[str]] = {}
+    for variant in event.not_tried:
+        by_reason.setdefault(str(variant["reason"]), []).append(str(variant["name"]))
+    for reason, names in by_reason.items():
+        named = [name for name in names if name][:NAMED_VARIANTS]
+        listed = f" ({', '.join(named)}{', ...' if len(named) < len(names) else ''})"
+        count = format_count(len(names), "variant")
+        yield f"{count}{listed if named else ''} not tried: {reason}"
+
+
+def _is_best_of_kind(contest: Contest, contests: Sequence[Contest]) -> bool:
+    """Return True if no baseline of the kind scored better on the validation rows."""
+    alike = [other for other in contests if other.solution == contest.solution]
+    if any(c.dev_score is None for c in alike):
+        return True
+    best = max(contest.sign * (c.dev_score or 0.0) for c in alike)
+    return contest.sign * (contest.dev_score or 0.0) >= best
