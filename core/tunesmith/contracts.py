@@ -1,8 +1,7 @@
 """The contracts between the core and the components that plugins build.
 
-Five small protocols over plain data, without tensors: a data loader reads records, a technique
-makes an artifact of records and a base model, a text model generates and scores, an evaluator
-measures a text model, a reporter shows events.
+Small protocols over plain data, without tensors: a data loader reads records, a technique makes an
+artifact, a text model generates and scores, an evaluator measures it, a reporter shows events.
 """
 
 from __future__ import annotations
@@ -133,10 +132,8 @@ class Generation:
     tokens: int
     finish_reason: Literal["stop", "length"]
     ids: tuple[int, ...] = ()
-    """The generated token ids, with the end token; empty if the model does not return them.
-
-    The text may tokenize to other ids, so that these alone give the completion's log-probability.
-    """
+    """The generated token ids, with the end token, which alone give the log-probability: the text
+    may tokenize to others. Empty if the model does not return them."""
 
 
 Progress = Callable[[int], None]
@@ -290,15 +287,15 @@ class Measurement:
     details: Mapping[str, Any] = field(default_factory=dict)
     """JSON: reports show ``finding``, gates need ``holds``; ``void`` is why there is no verdict."""
     records: Sequence[Record] | None = None
-    """The evaluator's own records, such as general texts, if the values are of them; the same for
-    all of its measurements. None: the values are of the records to measure."""
+    """The evaluator's own records, such as texts, for all of its metrics; None: those given."""
     interval: tuple[float, float] | None = None
-    """95 % interval of the mean where the values do not imply it, as for the difference of two
-    independent samples. None: the core computes it from the values."""
+    """95 % interval of the mean where the values do not imply it, as of independent samples."""
+    counts: tuple[tuple[float, ...], ...] | None = None
+    """Of a metric of all rows together: numbers of each record, for the metric's ``compute``."""
 
 
 class Evaluator(Protocol):
-    """Measures a text model on records."""
+    """Measures a text model on records: see :class:`tunesmith.prepared.PreparedEvaluator`."""
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Return one measurement for each metric that the offer names."""
@@ -307,7 +304,7 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """The run's other models, for an evaluator that needs them to measure one."""
+    """The run's test rows and other models, for an evaluator that needs them to measure one."""
 
     model: Path
     """Folder of the base model."""
@@ -317,7 +314,9 @@ class RunContext:
     open: Callable[[Path | None], TextModel]
     """Load an artifact of the run as a text model, or the untouched base model if it is None."""
     train: Sequence[Record] = ()
-    """The training records, for what an evaluator derives from answers, such as their labels."""
+    """The training records, for what an evaluator counts in them, such as secrets."""
+    test: Sequence[Record] = ()
+    """All test records, from which evaluators are prepared; empty: those that are measured."""
 
 
 @runtime_checkable
@@ -397,8 +396,7 @@ class Finding:
     """Numbers of the held-out rows that prove nothing, such as copies of training rows: scores are
     also reported without them. An error about such rows lets the run go on, against its verdict."""
     if_forced: Finding | None = None
-    """The finding that replaces an error of ``tunesmith_review_model`` with ``tunesmith run
-    --force``; None: the run cannot be forced."""
+    """Replaces an error of ``tunesmith_review_model`` with ``--force``; None: it cannot."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "examples", tuple(map(mask_personal_data, self.examples)))
@@ -424,16 +422,14 @@ class ReviewResult:
 
     findings: Sequence[Finding] = ()
     forecast: Forecast | None = None
-    """The predicted memory and time, which becomes an event of the run. The core sets its
-    ``refused`` if the run is refused."""
+    """The predicted memory and time; the core sets its ``refused`` if the run is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundModel:
     """A base model that a plugin recognized; nothing is read or downloaded yet.
 
-    ``fetch`` returns the folder with ``config.json`` and safetensors weights. It may be slow
-    (download, dequantize) and is called once, when the run needs the weights.
+    ``fetch`` returns the folder with config and weights. It may be slow, and is called once.
     """
 
     reference: str

@@ -400,7 +400,7 @@ class Measured(Event, kind="measured"):
     records: str
     unit: str = ""
     twin_free: dict[str, float] = field(default_factory=dict)
-    """``value``, ``low``, ``high`` and ``n`` without the rows that a notice has as
+    """``value``, ``low``, ``high``, ``n`` and ``units`` without the rows that a notice has as
     ``heldout_rows``; empty if there are none, or no others."""
     details: JSON = field(default_factory=dict)
     """Further results that the evaluator adds."""
@@ -410,6 +410,11 @@ class Measured(Event, kind="measured"):
     """Largest value that the metric can have, or None."""
     version: str = ""
     """Version of the distribution with the evaluator; empty if it has none."""
+    units: int = 0
+    """Independent units among the rows: fewer than ``n`` if rows depend on each other; 0 in logs of
+    earlier versions."""
+    cut: int = 0
+    """Rows whose answer ended at the limit of tokens."""
     part: Literal["heldout", "dev"] = "heldout"
     """The part of the data that was measured; ``dev`` if something is decided by the result."""
 

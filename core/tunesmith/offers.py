@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from tunesmith.contracts import DataLoader, Evaluator, Reporter, Rival, Splitter, Technique
+    from tunesmith.data.units import FindClusters
     from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
     from tunesmith.records import Feature, Record
 
@@ -106,6 +107,9 @@ class SplitterOffer(ComponentOffer[C]):
     build: Callable[[C], Splitter]
     by_default: bool = False
     """True if it is used when the run file names no splitter."""
+    find_clusters: FindClusters | None = None
+    """Return the cluster of each record: test and validation records of one cluster depend on each
+    other, and count as one unit. None: those of the default splitter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +155,10 @@ class Metric:
     """False if it is computed from all rows together, as macro F1 or BLEU. The values of the rows
     are then their contributions, whose mean is the metric, and which depend on all rows:
     ``tunesmith_evidence.statistics.row_contributions`` computes them."""
+    compute: Callable[[Any], Any] | None = None
+    """Of such a metric, computes it from sums of the ``counts`` of rows, as ``row_contributions``
+    calls it. Two models are then compared on the rows that both answered; without it, baselines
+    are measured on all test rows."""
 
     @property
     def limits(self) -> tuple[float, float] | None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
 from tunesmith.contracts import FoundModel
+from tunesmith.data.units import FindClusters, number_records
 from tunesmith.events import DataLoaded, Measured, Notice, RivalChosen
 from tunesmith.offers import (
     ConfiguredOffer,
     DataLoaderOffer,
     EvaluatorOffer,
+    Metric,
     Offered,
     ReporterOffer,
     RivalOffer,
@@ -79,6 +81,8 @@ class Plan:
     plugins: PluginsOptions
     origins: Mapping[str, str]
     trains: bool = True
+    find_clusters: FindClusters = number_records
+    """Returns the clusters of records that count as one unit: the splitter's, or the default's."""
 
     @property
     def name(self) -> str:
@@ -151,6 +155,8 @@ class Evidence:
     data: DataLoaded | None
     train: Sequence[Record] = ()
     """The training records, from which the rivals have learned."""
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    """The metrics of the run's evaluators, by name."""
 
 
 def _without_none(value: Any) -> Any:

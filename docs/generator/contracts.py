@@ -17,7 +17,18 @@ from generator.source import (
     to_markdown,
     type_aliases,
 )
-from tunesmith import contracts, errors, estimates, events, offers, options, plan, records, testing
+from tunesmith import (
+    contracts,
+    errors,
+    estimates,
+    events,
+    offers,
+    options,
+    plan,
+    prepared,
+    records,
+    testing,
+)
 from tunesmith.testing import fixtures
 from tunesmith.testing.checks import REGISTERED_CHECKS
 from tunesmith_cli import common, render
@@ -25,6 +36,7 @@ from tunesmith_cli import common, render
 CONTRACTS = {
     "Records": records,
     "Components and what they exchange": contracts,
+    "Evaluators of a part of the rows": prepared,
     "Estimates": estimates,
     "Plans and evidence": plan,
 }

@@ -17,9 +17,9 @@ from tunesmith.errors import PluginError, UsageError
 from tunesmith.events import JSON, TUNED, Measured
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report, build_report
-from tunesmith.offers import EvaluatorOffer
+from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.storage import RunFolder, read_known_events
-from tunesmith_evidence.pairs import PairedRows
+from tunesmith_evidence.pairs import NO_METRICS, PairedRows
 from tunesmith_evidence.statistics import (
     Comparison,
     ComparisonOutcome,
@@ -188,25 +188,36 @@ def row_key(row: JSON) -> str:
     return repr((identity, row.get("expected")))
 
 
-def pair_rows(first: RunResults, second: RunResults, evaluator: str, metric: str) -> PairedRows:
+def pair_rows(
+    first: RunResults,
+    second: RunResults,
+    evaluator: str,
+    metric: str,
+    metrics: Mapping[str, Metric] = NO_METRICS,
+) -> PairedRows:
     """Return the rows of both runs by a metric; equal rows are paired in their order.
 
     Rows whose weights differ are left out: a loss per token is compared only where both models
-    count the same tokens.
+    count the same tokens. Of other rows a metric of all rows together, found by its name among
+    ``metrics``, is that of the shared rows.
 
     Raises:
         IntegrityError: a file of values is lost or damaged.
     """
     befores, afters = (run.rows(evaluator, metric) for run in (first, second))
     shared = [key for key in afters if key in befores]
-    return PairedRows(metric, [befores[key] for key in shared], [afters[key] for key in shared])
+    pairs = PairedRows(metric, [befores[key] for key in shared], [afters[key] for key in shared])
+    is_part = len(shared) < max(len(befores), len(afters))
+    return pairs.with_contributions(metrics.get(metric)) if is_part else pairs
 
 
 def _by_content(rows: Sequence[JSON], metric: str) -> dict[RowKey, JSON]:
     seen: dict[tuple[str, float], int] = {}
     keyed: dict[RowKey, JSON] = {}
     for row in rows:
-        content = row_key(row), float(row[metric]["weight"])
+        # Weights of a metric of all rows together depend on the other rows, and not on the model.
+        column = row[metric]
+        content = row_key(row), 0.0 if "counts" in column else float(column["weight"])
         number = seen.get(content, 0)
         keyed[*content, number] = row
         seen[content] = number + 1
@@ -214,9 +225,15 @@ def _by_content(rows: Sequence[JSON], metric: str) -> dict[RowKey, JSON]:
 
 
 def compare_metrics(
-    first: RunResults, second: RunResults, *, confidence: float = 0.95
+    first: RunResults,
+    second: RunResults,
+    *,
+    confidence: float = 0.95,
+    metrics: Mapping[str, Metric] = NO_METRICS,
 ) -> dict[str, MetricDifference]:
     """Compare the tuned models of two runs by every metric that both measured, on shared rows.
+
+    ``metrics`` are the installed ones by name, for those of all rows together.
 
     Raises:
         UsageError: the runs share no metric, or no held-out row.
@@ -233,7 +250,7 @@ def compare_metrics(
     differences = {}
     for key in shared:
         after = measured[1][key]
-        pairs = pair_rows(first, second, *key)
+        pairs = pair_rows(first, second, *key, metrics)
         if len(pairs):
             name = second.report.metric_label(after.evaluator, after.metric)
             differences[name] = compare_pairs(after, pairs, confidence)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
+from tunesmith.catalog import Catalog
 from tunesmith.events import JSON, Measured
 from tunesmith.execution.evaluate import read_rows
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith_evidence.statistics import row_contributions
+
+if TYPE_CHECKING:
+    from tunesmith_evidence.statistics.contributions import Matrix
+
+NO_METRICS: Mapping[str, Metric] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -33,8 +43,14 @@ class PairedRows:
 
     @property
     def weights(self) -> list[float] | None:
-        """The weights, which both models share; None if all are equal."""
-        weights = [float(row[self.metric]["weight"]) for row in self.tuned]
+        """The weights, which both models share; None if all are equal.
+
+        A row that counts for one model alone has the weight 0.
+        """
+        weights = [
+            float(second[self.metric]["weight"]) * (first[self.metric]["weight"] > 0)
+            for first, second in zip(self.rival, self.tuned, strict=True)
+        ]
         return weights if len(set(weights)) > 1 else None
 
     @property
@@ -43,11 +59,55 @@ class PairedRows:
         groups = [row.get("group") for row in self.tuned]
         return groups if any(group is not None for group in groups) else None
 
+    def with_contributions(self, metric: Metric | None) -> PairedRows:
+        """Return the rows with contributions to the metric of these rows alone.
 
-def read_pairs(folder: Path, rival: Measured, tuned: Measured) -> PairedRows:
+        Those that were stored are contributions to the metric of all rows that a model was measured
+        on. There are none if the metric cannot be computed again, and so none of the rows. A metric
+        that is a mean of rows is left as it is.
+        """
+        if metric is None or metric.is_row_mean or not self.tuned:
+            return self
+        if metric.compute is None or "counts" not in self.tuned[0][self.metric]:
+            return replace(self, rival=(), tuned=())
+        return replace(
+            self,
+            rival=self._contribute(self.rival, metric.compute),
+            tuned=self._contribute(self.tuned, metric.compute),
+        )
+
+    def _contribute(
+        self, rows: Sequence[JSON], compute: Callable[[Matrix], Matrix]
+    ) -> Sequence[JSON]:
+        counts = [_unpack(row[self.metric]["counts"]) for row in rows]
+        values = row_contributions(counts, compute, self.weights)
+        return [
+            row | {self.metric: row[self.metric] | {"value": value}}
+            for row, value in zip(rows, values, strict=True)
+        ]
+
+
+def _unpack(counts: Mapping[str, float]) -> list[float]:
+    """Return the count of each column; columns of zeros are not stored, but for the last one."""
+    return [counts.get(str(column), 0.0) for column in range(max(map(int, counts)) + 1)]
+
+
+def list_metrics(catalog: Catalog) -> dict[str, Metric]:
+    """Return the metrics of all installed evaluators, by name."""
+    offers = [offered.offer for offered in catalog.offers(EvaluatorOffer)]
+    return {metric.name: metric for offer in offers for metric in offer.metrics}
+
+
+def read_pairs(
+    folder: Path,
+    rival: Measured,
+    tuned: Measured,
+    metrics: Mapping[str, Metric] = NO_METRICS,
+) -> PairedRows:
     """Read the rows that both events measured, by the numbers of the held-out rows.
 
-    A costly model may have been evaluated on some of the held-out rows only.
+    A costly model may have been evaluated on some of the held-out rows only. A metric of all rows
+    together, found by its name among ``metrics``, is then that of these rows.
 
     Raises:
         IntegrityError: a file is lost or damaged.
@@ -55,7 +115,9 @@ def read_pairs(folder: Path, rival: Measured, tuned: Measured) -> PairedRows:
     first = _by_number(folder / rival.records, rival.metric)
     second = _by_number(folder / tuned.records, tuned.metric)
     numbers = [number for number in second if number in first]
-    return PairedRows(tuned.metric, [first[n] for n in numbers], [second[n] for n in numbers])
+    pairs = PairedRows(tuned.metric, [first[n] for n in numbers], [second[n] for n in numbers])
+    is_part = len(numbers) < max(len(first), len(second))
+    return pairs.with_contributions(metrics.get(tuned.metric)) if is_part else pairs
 
 
 def _by_number(path: Path, metric: str) -> dict[int, JSON]:

@@ -169,6 +169,8 @@ def compare_with_parent(parent: RunResults, child: RunResults) -> list[SliceChan
         return []
     old = parent.measured[key]
     pairs = pair_rows(parent, child, *key)
+    if len(pairs) and "counts" in pairs.tuned[0][old.metric]:
+        return []  # a slice has no part of a metric of all rows together
     numbers = [int(row["row"]) for row in pairs.rival]
     after = dict(zip(numbers, pairs.tuned_values, strict=True))
     before = to_rows(read_rows(parent.folder / old.records, old.metric), old.metric)

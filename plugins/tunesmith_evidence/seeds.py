@@ -7,16 +7,17 @@ held-out rows. Each row then has the mean of its values, and the seeds have a sp
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from tunesmith.events import JSON, TUNED, Measured
-from tunesmith.execution.evaluate import read_rows
+from tunesmith.events import TUNED, Measured
 from tunesmith.execution.report import Report
+from tunesmith.offers import Metric
 from tunesmith.plan import Plan
 from tunesmith.statistics import Interval
+from tunesmith_evidence.pairs import NO_METRICS, read_pairs
 from tunesmith_evidence.statistics import paired_difference
 
 Outcome = Literal["better", "worse", "unclear"]
@@ -58,31 +59,38 @@ def find_tuned(report: Report) -> Measured | None:
 
 
 def pool_seeds(
-    runs: Sequence[SeedRun], rival: Measured, folder: Path, confidence: float
+    runs: Sequence[SeedRun],
+    rival: Measured,
+    folder: Path,
+    confidence: float,
+    metrics: Mapping[str, Metric] = NO_METRICS,
 ) -> PooledSeeds:
     """Compare the mean over the seeds with a rival, whose rows are below ``folder``.
+
+    ``metrics`` are the installed ones by name, for those of all rows together.
 
     Raises:
         IntegrityError: an evaluation is lost or damaged.
     """
-    rows = _by_number(folder / rival.records, rival.metric)
-    tuned = [_by_number(run.folder / run.tuned.records, rival.metric) for run in runs]
-    numbers = [number for number in rows if all(number in each for each in tuned)]
-    base = [_value(rows[number], rival.metric) for number in numbers]
-    values = [[_value(each[number], rival.metric) for number in numbers] for each in tuned]
-    weights = [float(tuned[0][number][rival.metric]["weight"]) for number in numbers]
-    groups = [tuned[0][number].get("group") for number in numbers]
+    pairs = [
+        read_pairs(
+            folder, rival, replace(run.tuned, records=str(run.folder / run.tuned.records)), metrics
+        )
+        for run in runs
+    ]
+    first = pairs[0]
 
-    def compare(tuned_values: Sequence[float]) -> Interval:
+    def compare(values: Sequence[float]) -> Interval:
         return paired_difference(
-            base,
-            tuned_values,
-            weights if len(set(weights)) > 1 else None,
-            groups=groups if any(groups) else None,
+            first.rival_values,
+            values,
+            first.weights,
+            groups=first.groups,
             confidence=confidence,
             bounds=rival.bounds,
         )
 
+    values = [of_seed.tuned_values for of_seed in pairs]
     by_seed = [compare(of_seed).value for of_seed in values]
     pooled = compare([statistics.fmean(row) for row in zip(*values, strict=True)])
     spread = statistics.stdev(by_seed) if len(by_seed) > 1 else 0.0
@@ -91,11 +99,3 @@ def pool_seeds(
     if agree and (pooled.low > 0 or pooled.high < 0):
         outcome = "better" if (pooled.value > 0) == rival.higher_is_better else "worse"
     return PooledSeeds(by_seed, pooled, spread, outcome)
-
-
-def _by_number(path: Path, metric: str) -> dict[int, JSON]:
-    return {int(row.get("row", place)): row for place, row in enumerate(read_rows(path, metric))}
-
-
-def _value(row: JSON, metric: str) -> float:
-    return float(row[metric]["value"])

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith import api
+from tunesmith import api, plugins
+from tunesmith.catalog import Catalog
 from tunesmith.events import JSON
 from tunesmith_evidence.comparison import MetricDifference, RunResults, adjust, compare_metrics
 from tunesmith_evidence.formats import format_difference, format_interval, format_number
+from tunesmith_evidence.pairs import list_metrics
 from tunesmith_python.html import table_to_html
 
 
@@ -74,6 +76,7 @@ def compare_runs(first: Path, second: Path, *, confidence: float = 0.95) -> RunC
         IntegrityError: a file of values is lost or damaged.
     """
     runs = [RunResults(folder, api.read_report(folder)) for folder in (first, second)]
-    found = compare_metrics(*runs, confidence=confidence)
+    catalog = Catalog(plugins.find_plugins(plugins.Selection.from_environment()))
+    found = compare_metrics(*runs, confidence=confidence, metrics=list_metrics(catalog))
     differences = dict(zip(found, adjust([*found.values()]), strict=True))
     return RunComparison(first, second, differences)

@@ -11,7 +11,9 @@ from tunesmith import plugins
 from tunesmith.catalog import Catalog, OfferNotFound
 from tunesmith.config.problems import convert_problems
 from tunesmith.contracts import Measurement, TextModel
+from tunesmith.data.units import RecordsByUnit
 from tunesmith.errors import ConfigError, UsageError
+from tunesmith.execution.measure_part import prepare
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import from_table
 from tunesmith.plugins import attribute_errors_to
@@ -36,13 +38,16 @@ def evaluate(
         options: the options of its table.
 
     Returns:
-        By metric: the mean, its 95 % interval, and the number of rows.
+        By metric: the mean, its 95 % interval, and the numbers of rows and of independent units:
+        rows with nearly the same prompt, or of one group, are one unit.
 
     Raises:
         UsageError: there is no such evaluator, or no row.
         ConfigError: the options are wrong.
         PluginError: the evaluator raised.
     """
+    from tunesmith_data.splits import cluster_records  # not above: it imports numpy
+
     catalog = Catalog(plugins.find_plugins(plugins.Selection.from_environment()))
     try:
         offered = catalog.find(EvaluatorOffer, evaluator)
@@ -57,12 +62,14 @@ def evaluate(
         raise ConfigError([*problems]) from None
     metrics = {metric.name: metric for metric in offered.offer.metrics}
     with attribute_errors_to(offered.plugin):
-        measured = [*offered.offer.build(config).measure(model, records)]
-    return {m.metric: _average(m, metrics[m.metric], records) for m in measured}
+        measured = [*prepare(offered.offer.build(config), records).measure(model, records)]
+    units = RecordsByUnit(records, cluster_records).units
+    return {m.metric: _average(m, metrics[m.metric], units) for m in measured}
 
 
-def _average(measurement: Measurement, metric: Metric, records: Sequence[Record]) -> Interval:
-    groups = [record.group for record in records]
+def _average(measurement: Measurement, metric: Metric, units: Sequence[str | None]) -> Interval:
+    own = measurement.records
+    groups = units if own is None else [record.group for record in own]
     return mean_interval(
         measurement.values, measurement.weights, groups=groups, bounds=metric.limits
     )

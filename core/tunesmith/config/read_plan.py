@@ -20,6 +20,7 @@ from tunesmith.config.paths import with_absolute_paths
 from tunesmith.config.problems import convert_problems
 from tunesmith.config.run_file import RunFile, dotted_items
 from tunesmith.contracts import FoundModel
+from tunesmith.data.units import FindClusters, number_records
 from tunesmith.errors import (
     ConfigError,
     EnvironmentProblem,
@@ -144,6 +145,7 @@ class _Reader:
             tables=tuple(tables),
             plugins=plugins,
             origins={"data.use": "data.train", **self.runfile.origins},
+            find_clusters=self._choose_clusters(split.offer),
         )
 
     def _plugin_tables(self) -> list[Component[TableOffer[Any]]]:
@@ -205,6 +207,12 @@ class _Reader:
         offers = self.catalog.offers(SplitterOffer)
         default = next((o.full_name for o in offers if o.offer.by_default), None)
         return {**({"use": default} if default else {}), **self._table("split")}
+
+    def _choose_clusters(self, chosen: SplitterOffer[Any]) -> FindClusters:
+        """Return the function of the splitter that finds clusters, or else that of the default."""
+        defaults = (o.offer for o in self.catalog.offers(SplitterOffer) if o.offer.by_default)
+        found = (offer.find_clusters for offer in (chosen, *defaults))
+        return next(filter(None, found), number_records)
 
     def _component(
         self, kind: type[K], where: str, table: Mapping[str, Any]

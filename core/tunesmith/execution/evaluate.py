@@ -10,24 +10,25 @@ import json
 import math
 import numbers
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
-from tunesmith.contracts import ComparingEvaluator, Measurement, Progress, RunContext, TextModel
+from tunesmith.contracts import Measurement, Progress, RunContext, TextModel
 from tunesmith.errors import IntegrityError, PluginError, TrainingError
 from tunesmith.events import JSON, Measured, Notice
 from tunesmith.execution.check_records import check_unchanged
 from tunesmith.execution.emitter import Emitter
+from tunesmith.execution.measure_part import measure_part
 from tunesmith.execution.report import TRAINING_ROWS
 from tunesmith.execution.wrapped_model import CheckedModel, WrappedModel
 from tunesmith.global_state import preserve_global_state
 from tunesmith.offers import Plugin
 from tunesmith.plugins import attribute_errors_to
-from tunesmith.records import Record, last_exchange
+from tunesmith.records import Prompt, Record, last_exchange
 from tunesmith.statistics import mean_interval
 from tunesmith.storage import write_atomic
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from tunesmith.plan import Component
 
 EVALUATIONS_FOLDER = "evaluations"
+_COLUMNS: dict[str, type] = {"outputs": str, "counts": Sequence}
+"""Columns of a measurement that it may have, with the type of their items."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,12 @@ def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where 
     emit: Emitter,
     run: RunContext,
     technique: Plugin,
+    cut: set[Prompt] | None = None,
 ) -> list[Measurement]:
     """Run one evaluator on one model and return its checked measurements, with values as floats.
 
-    ``technique`` is the plugin that the models come from, which their errors are attributed to.
+    ``technique`` is the plugin that the models come from, which their errors are attributed to. The
+    prompts whose answers end at the limit of tokens are added to ``cut``.
 
     Returns:
         The measurements; none for an evaluator that had no other model to compare with.
@@ -90,12 +95,10 @@ def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where 
         preserve_global_state() as changes,
     ):
         built = evaluator.offer.build(evaluator.config)
-        checked = CheckedModel(model, technique, not_finite)
+        checked = CheckedModel(model, technique, not_finite, set() if cut is None else cut)
         tracked = ProgressTextModel(checked, report_progress, len(records))
-        if isinstance(built, ComparingEvaluator):
-            returned = [*built.compare(tracked, records, replace(run, open=open_model))]
-        else:
-            returned = [*built.measure(tracked, records)]
+        context = replace(run, open=open_model)
+        returned = measure_part(evaluator.offer, built, tracked, records, context)
     if changes:
         text = f"evaluator {evaluator.id} changed {', '.join(changes)}; restored"
         emit(Notice(level="warning", source=plugin.full_name, message=text))
@@ -125,7 +128,8 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     """
     started = time.perf_counter()
     phase = f"{label}: {evaluator.id}"
-    measured = measure_model(phase, model, evaluator, records, emit, run, technique)
+    cut = set[Prompt]()
+    measured = measure_model(phase, model, evaluator, records, emit, run, technique, cut)
     if not measured:
         return []
     path = f"{EVALUATIONS_FOLDER}/{label}.{evaluator.id}.jsonl"
@@ -133,7 +137,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     own = measured[0].records
     records, rows = (records, rows) if own is None else (own, None)
     row_numbers = rows or range(len(records))
-    write_atomic(folder / path, _to_json_lines(measured, records, row_numbers))
+    write_atomic(folder / path, _to_json_lines(measured, records, row_numbers, cut))
     notices = [] if label == TRAINING_ROWS else emit.report.notices
     twins = {row for notice in notices for row in notice.heldout_rows}
     others = [index for index, row in enumerate(row_numbers) if row not in twins]
@@ -159,6 +163,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
             lowest=lowest,
             highest=highest,
             version=evaluator.offered.plugin.version,
+            cut=sum(last_exchange(record)[0] in cut for record in records),
         )
         emit(event)
         events.append(event)
@@ -225,17 +230,19 @@ def _check_measurements(
         if any(own is not other for other in seen.values()) or not (own or own is records):
             raise ValueError(f"{name} of no records, or of others than those of the first metric")
         values = _check_column(f"values of {name}", measurement.values, own)
-        weights, outputs = measurement.weights, measurement.outputs
+        weights = measurement.weights
         if weights is not None:
             weights = _check_column(f"weights of {name}", weights, own)
             if own and not (all(0 <= w < math.inf for w in weights) and any(weights)):
                 raise ValueError(f"weights of {name} that are negative, not finite or all zero")
-        if outputs is not None:
-            outputs = _check_column(f"outputs of {name}", outputs, own, kind=str)
+        others: dict[str, Any] = {}
+        for what, kind in _COLUMNS.items():
+            column = getattr(measurement, what)
+            others[what] = column and _check_column(f"{what} of {name}", column, own, kind=kind)
         low, high = measurement.interval or (0, 0)
         if not -math.inf < low <= high < math.inf:
             raise ValueError(f"interval of {name} from {low} to {high}")
-        yield replace(measurement, values=values, weights=weights, outputs=outputs)
+        yield replace(measurement, values=values, weights=weights, **others)
 
 
 def _check_column(
@@ -253,10 +260,10 @@ def _check_column(
         raise ValueError(f"{len(items)} {name} for {len(records)} records")
     for item, record in zip(items, records, strict=True):
         if not isinstance(item, kind):
-            expected = "a text" if kind is str else "a number"
+            expected = "a text" if kind is str else "a list" if kind is Sequence else "a number"
             found = f"{type(item).__name__} in {name} for {record.source}"
             raise ValueError(f"{found}; each must be {expected}")
-    return items if kind is str else tuple(map(float, items))
+    return tuple(map(float, items)) if kind is numbers.Real else items
 
 
 def _check_finite(
@@ -293,7 +300,10 @@ def _check_finite(
 
 
 def _to_json_lines(
-    measurements: Sequence[Measurement], records: Sequence[Record], rows: Sequence[int]
+    measurements: Sequence[Measurement],
+    records: Sequence[Record],
+    rows: Sequence[int],
+    cut: Set[Prompt],
 ) -> str:
     lines = []
     for index, record in enumerate(records):
@@ -303,12 +313,22 @@ def _to_json_lines(
         line |= {"prompt": turns, "expected": answer.text}
         if record.group is not None:
             line["group"] = record.group
+        if prompt in cut:
+            line["cut"] = True
         if record.slices:
             line["slices"] = dict(record.slices)
         for m in measurements:
             weight = m.weights[index] if m.weights is not None else 1.0
             line[m.metric] = {"value": m.values[index], "weight": weight}
+            if m.counts is not None:
+                line[m.metric]["counts"] = _pack(m.counts[index])
             if m.outputs is not None:
                 line["output"] = m.outputs[index]
         lines.append(json.dumps(line, ensure_ascii=True) + "\n")
     return "".join(lines)
+
+
+def _pack(counts: Sequence[float]) -> dict[int, float]:
+    """Return the counts that are not zero, by their column, and the last one: most are zero."""
+    last = len(counts) - 1
+    return {column: float(c) for column, c in enumerate(counts) if c or column == last}

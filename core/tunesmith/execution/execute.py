@@ -46,7 +46,6 @@ from tunesmith.execution.wrapped_model import CachedModel
 from tunesmith.offers import EvaluatorOffer, RivalOffer
 from tunesmith.plan import Component, Evidence, Plan
 from tunesmith.plugins import attribute_errors_to
-from tunesmith.records import Record
 from tunesmith.signals import StopSignalHandler
 from tunesmith.storage import (
     Checkpoints,
@@ -100,9 +99,9 @@ def run(
         try:
             reviewer = ModelReviewer(plan, catalog, emit, force)
             resume_check = ResumeCheck(emit, accept_changes, lost)
-            train = _execute_phases(plan, catalog, folder, emit, reviewer, resume_check)
+            phases = _execute_phases(plan, catalog, folder, emit, reviewer, resume_check)
             report = emit.report
-            verdict = catalog.judge(_collect_evidence(plan, folder, report, train))
+            verdict = catalog.judge(_collect_evidence(phases, report))
             check_gate(plan.gate, report.measured.values(), verdict, report.gates.values())
         except BaseException as caught:
             error = caught
@@ -136,8 +135,8 @@ def _execute_phases(
     emit: Emitter,
     reviewer: ModelReviewer,
     resume_check: ResumeCheck,
-) -> Sequence[Record]:
-    """Run the phases to the evaluation of the tuned model; return the training records."""
+) -> _ModelPhases:
+    """Run the phases to the evaluation of the tuned model, and return those with a model."""
     _record_start(plan, folder, emit, resume_check)
     parts = _load_and_review_data(plan, catalog, folder, emit, resume_check)
     evaluators = choose_evaluators(plan, catalog, parts.heldout)
@@ -149,7 +148,7 @@ def _execute_phases(
         artifact = phases.train()
         phases.evaluate_stages(artifact)
         phases.evaluate_tuned(artifact)
-    return parts.train
+    return phases
 
 
 def _record_start(plan: Plan, folder: RunFolder, emit: Emitter, resume_check: ResumeCheck) -> None:
@@ -349,6 +348,7 @@ class _ModelPhases:
         return RunContext(
             model=self.model,
             train=self.parts.train,
+            test=self.parts.heldout,
             device=self.plan.run.device,
             artifacts=MappingProxyType(paths),
             open=lambda artifact: self.technique.open(
@@ -398,14 +398,13 @@ def build_job(
     )
 
 
-def _collect_evidence(
-    plan: Plan, folder: RunFolder, report: Report, train: Sequence[Record]
-) -> Evidence:
+def _collect_evidence(phases: _ModelPhases, report: Report) -> Evidence:
     return Evidence(
-        plan=plan,
-        folder=folder.path,
+        plan=phases.plan,
+        folder=phases.folder.path,
         data=report.data,
-        train=train,
+        train=phases.parts.train,
+        metrics={m.name: m for e in phases.evaluators for m in e.offer.metrics},
         notices=tuple(report.notices),
         measured=tuple(report.measured.values()),
         rivals=tuple(report.rivals.values()),

@@ -226,7 +226,9 @@ class RivalChoice:
         is good enough.
         """
         rows = self.plan.baselines.rows
-        if not rival.offer.needs_model or not rows or rows >= count:
+        metric = self.evaluator.offer.metrics[0]
+        has_parts = metric.is_row_mean or metric.compute is not None
+        if not rival.offer.needs_model or not rows or rows >= count or not has_parts:
             return range(count)
         costly = {r.offer.name for r in self.plan.rivals if r.offer.needs_model}
         scored = [c for c in self.emit.report.rivals.values() if c.dev_score is not None]

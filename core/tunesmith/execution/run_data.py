@@ -16,6 +16,7 @@ from itertools import chain
 
 from tunesmith.contracts import Dataset, Finding, LeftOut, Split, SplitRequest
 from tunesmith.data.subset import Subset
+from tunesmith.data.units import RecordsByUnit
 from tunesmith.errors import PluginError
 from tunesmith.events import DataLoaded
 from tunesmith.execution.check_records import check_records
@@ -28,7 +29,10 @@ from tunesmith.storage import RunFolder, write_atomic
 
 @dataclass(frozen=True)
 class DataParts:
-    """The records of each part, a hash of all in the order of loading, and what splitting found."""
+    """The records of each part, a hash of all in the order of loading, and what splitting found.
+
+    The ``group`` of a dev or held-out record is the unit in which it counts.
+    """
 
     train: Sequence[Record]
     dev: Sequence[Record]
@@ -69,11 +73,9 @@ def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
             yield record
         digest.update(b"\n")
 
-    parts = {}
     with attribute_errors_to(plugin):  # content of another type is a fault of the loader
         for name, part in (("held-out", dataset.heldout), ("dev", dataset.dev)):
             if part is not None:
-                parts[name] = part
                 deque(read(part, name), maxlen=0)
         split = _split(plan, dataset, read(dataset.train, "training"))
     places = {row: place for place, row in enumerate(split.train)} if split.folds else {}
@@ -81,12 +83,26 @@ def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
         digest.update(array("q", rows).tobytes() + b"\n")
     return dataset, DataParts(
         Subset(dataset.train, split.train),
-        parts.get("dev", Subset(dataset.train, split.dev)),
-        parts.get("held-out", Subset(dataset.train, split.heldout)),
+        _find_units(plan, dataset.dev, dataset.train, split.dev, split),
+        _find_units(plan, dataset.heldout, dataset.train, split.heldout, split),
         digest.hexdigest(),
         split.findings,
         [[places[row] for row in fold] for fold in split.folds],
     )
+
+
+def _find_units(
+    plan: Plan,
+    own: Sequence[Record] | None,
+    train: Sequence[Record],
+    rows: Sequence[int],
+    split: Split,
+) -> Sequence[Record]:
+    """Return the loader's own part, or the rows split off for it, in which a group is a unit."""
+    if own is not None:
+        return RecordsByUnit(own, plan.find_clusters)
+    clusters = [split.clusters[row] for row in rows] if split.clusters else ()
+    return RecordsByUnit(Subset(train, rows), plan.find_clusters, clusters)
 
 
 def _split(plan: Plan, dataset: Dataset, records: Iterator[Record]) -> Split:

@@ -137,6 +137,8 @@ class CheckedModel(WrappedModel):
     """The plugin of the technique."""
     not_finite: list[float]
     """Collects the log-probabilities that are not finite."""
+    cut: set[Prompt] = field(default_factory=set)
+    """Collects the prompts whose answer ended at the limit of tokens."""
 
     def _call(
         self,
@@ -152,7 +154,9 @@ class CheckedModel(WrappedModel):
                 f'plugin "{self.plugin.full_name}": its model gave {len(results)} results for '
                 f"{len(prompts)} prompts"
             )
-        for result in results:
+        for prompt, result in zip(prompts, results, strict=True):
             if isinstance(result, TokenScores):
                 self.not_finite.extend(p for p in result.logprobs if not math.isfinite(p))
+            elif result.finish_reason == "length":
+                self.cut.add(prompt)
         return results

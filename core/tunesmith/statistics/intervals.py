@@ -29,12 +29,14 @@ Resample = Callable[[list[tuple[float, float]]], Sequence[float]]
 
 @dataclass(frozen=True)
 class Interval:
-    """The mean ``value`` of ``n`` records, with its interval ``low`` to ``high``, in their unit."""
+    """The mean ``value`` of ``n`` records, with its interval ``low`` to ``high``."""
 
     value: float
     low: float
     high: float
     n: int
+    units: int = 0
+    """Number of independent units of these records; 0 if they were not counted."""
 
 
 def mean_interval(  # noqa: PLR0913  (all parameters but two are keyword-only)
@@ -64,7 +66,8 @@ def mean_interval(  # noqa: PLR0913  (all parameters but two are keyword-only)
     else:
         resample = partial(bootstrap_means, resamples=resamples, seed=seed)
         low, high = interval_of_sample(sample, confidence, resample, bounds)
-    return Interval(sample.value, min(low, sample.value), max(high, sample.value), sample.n)
+    low, high = min(low, sample.value), max(high, sample.value)
+    return Interval(sample.value, low, high, sample.n, sample.units)
 
 
 def _wilson(share: float, n: float, confidence: float) -> Bounds:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunesmith.contracts import Measurement, TextModel
+from tunesmith.execution.measure_part import prepare
 from tunesmith.offers import Metric
 from tunesmith.options import from_table
 from tunesmith.records import Record
@@ -59,11 +60,16 @@ def measure(
     model: TextModel,
     records: Sequence[Record] | None = None,
     options: Mapping[str, Any] | None = None,
+    references: Sequence[Record] | None = None,
 ) -> dict[str, Measurement]:
-    """Measure with a new evaluator; return the measurements by metric."""
+    """Measure with a new evaluator; return the measurements by metric.
+
+    It is prepared for ``references``, of which the records may be a part; None: for the records.
+    """
     chosen = choose_records(subject) if records is None else records
     config = subject.options() if options is None else from_table(subject.offer.config, options)
-    measured = {m.metric: m for m in subject.offer.build(config).measure(model, chosen)}
+    built = prepare(subject.offer.build(config), chosen if references is None else references)
+    measured = {m.metric: m for m in built.measure(model, chosen)}
     if any(m.records is not None for m in measured.values()):
         raise NotApplicable("it measures records of its own")
     return measured
@@ -112,8 +118,10 @@ def does_not_depend_on_batching(subject: Subject) -> None:
     """The value of a record does not depend on the other records, if the metric is their mean."""
     together = measure(subject, partly_right_model(subject))
     of_all_rows = {metric.name for metric in subject.offer.metrics if not metric.is_row_mean}
-    for number, record in enumerate(choose_records(subject)):
-        for name, m in measure(subject, partly_right_model(subject), [record]).items():
+    records = choose_records(subject)
+    for number, record in enumerate(records):
+        model = partly_right_model(subject)
+        for name, m in measure(subject, model, [record], references=records).items():
             if name in of_all_rows:
                 continue
             alone, batched = m.values[0], together[name].values[number]

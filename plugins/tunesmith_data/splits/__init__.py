@@ -1,6 +1,7 @@
 """Splits without leaks: see :mod:`tunesmith_data.splits.split`."""
 
 from tunesmith_data.splits.assignments import PARTS
+from tunesmith_data.splits.cluster_records import cluster_records
 from tunesmith_data.splits.normalize import PromptTexts, normalize_text, prompt_text
 from tunesmith_data.splits.rows import MAX_CLASS_LABELS
 from tunesmith_data.splits.split import split_records
@@ -9,6 +10,7 @@ __all__ = [
     "MAX_CLASS_LABELS",
     "PARTS",
     "PromptTexts",
+    "cluster_records",
     "normalize_text",
     "prompt_text",
     "split_records",

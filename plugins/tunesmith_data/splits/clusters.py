@@ -45,16 +45,21 @@ class Clusters:
 
 
 def find_clusters(
-    table: RowTable, records: Sequence[Record], *, near_duplicates: bool | None
+    table: RowTable,
+    records: Sequence[Record],
+    *,
+    near_duplicates: bool | None,
+    limit: int | None = None,
 ) -> Clusters:
     """Join the rows that share a prompt, or a group, or have prompts that nearly equal each other.
 
     A cluster with more than a fifth of the rows is not made: an instruction that all rows share is
     no reason to keep them together, only equal rows are. A group is always kept together. If
-    ``near_duplicates`` is None, prompts are compared up to 100,000 rows.
+    ``near_duplicates`` is None, prompts are compared up to 100,000 rows. ``limit`` is another
+    number of rows in the largest cluster.
     """
     forest = Forest(len(table))
-    limit = max(SMALL_CLUSTER, int(MAX_SHARE * len(table)))
+    limit = limit or max(SMALL_CLUSTER, int(MAX_SHARE * len(table)))
     findings = []
     identities = np.frombuffer(table.prompts, dtype=np.uint64).copy()
     shared = _in_large_sets(identities, limit)

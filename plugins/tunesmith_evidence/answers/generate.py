@@ -91,19 +91,25 @@ def generate_answers(
     *,
     extra_tokens: int = 0,
 ) -> tuple[str, ...]:
-    """Generate the last answer of each record.
-
-    Without a limit, the longest reference and ``extra_tokens`` fit in, but no more than 512 tokens:
-    so the evaluators of a run request the same answers, which are generated once.
-    """
-    exchanges = [last_exchange(record) for record in records]
-    if isinstance(max_new_tokens, int):
-        limit = max_new_tokens
-    else:
-        longest = choose_max_new_tokens([with_reasoning(answer) for _, answer in exchanges])
-        limit = min(longest + extra_tokens, MAX_NEW_TOKENS)
-    generated = model.generate([prompt for prompt, _ in exchanges], limit)
+    """Generate the last answer of each record, of at most :func:`choose_limit` tokens."""
+    limit = choose_limit(max_new_tokens, records, extra_tokens=extra_tokens)
+    generated = model.generate([last_exchange(record)[0] for record in records], limit)
     return tuple(generation.text for generation in generated)
+
+
+def choose_limit(
+    max_new_tokens: Literal["auto"] | int, references: Sequence[Record], *, extra_tokens: int = 0
+) -> int:
+    """Return the limit of tokens of an answer.
+
+    ``auto``: the longest reference and ``extra_tokens`` fit in, but no more than 512 tokens. So the
+    evaluators of a run request the same answers, which are generated once. In an evaluator's
+    ``prepare`` the references are all test rows; the limit then holds for any part of them.
+    """
+    if isinstance(max_new_tokens, int):
+        return max_new_tokens
+    answers = [with_reasoning(last_exchange(record)[1]) for record in references]
+    return min(choose_max_new_tokens(answers) + extra_tokens, MAX_NEW_TOKENS)
 
 
 def with_reasoning(answer: Message) -> str:

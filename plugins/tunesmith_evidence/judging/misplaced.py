@@ -62,21 +62,21 @@ def check_wins(
     Args:
         references: requests, each with its reference answer.
     """
-    rng = random.Random(0)
     places: dict[int, list[Pair]] = {}
     sides: dict[int, int] = {}
     for number, (pair, judgement) in enumerate(zip(pairs, found.judged, strict=True)):
         if judgement.score != 0.5:
             sides[number] = int(judgement.score == 0)
             winner = (pair.ours, pair.theirs)[sides[number]]
-            places[number] = _misplace(pair.request, winner, references, rng)
+            places[number] = _misplace(pair.request, winner, references)
     checked = CheckedWins(
         judgements=found, withdrawn=(0, 0), controls=0, controls_won=0, controls_lost=0
     )
     if not any(places.values()):
         return checked
-    chosen = rng.sample(range(len(references)), min(most_controls, len(references)))
-    controls = [pair for row in chosen for pair in _misplace(*references[row], references, rng)[:1]]
+    rows = range(len(references))
+    chosen = random.Random(0).sample(rows, min(most_controls, len(references)))
+    controls = [pair for row in chosen for pair in _misplace(*references[row], references)[:1]]
     judged = judge_pairs(controls, ask, criterion).judged
     checked = replace(
         checked,
@@ -132,10 +132,10 @@ def _tail(count: int, replies: int, share: float) -> float:
     return float(binom.sf(count - 1, replies, share))
 
 
-def _misplace(
-    request: str, answer: str, references: Sequence[tuple[str, str]], rng: random.Random
-) -> list[Pair]:
+def _misplace(request: str, answer: str, references: Sequence[tuple[str, str]]) -> list[Pair]:
     """Return the answer beside the references of requests that it fits least; often three."""
+    # By the answer alone: which other answers are judged must not change its places.
+    rng = random.Random(f"{request}\n{answer}")
     words, asked = _words(answer), _words(request)
     others = {
         other: reference

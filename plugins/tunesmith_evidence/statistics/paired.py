@@ -61,7 +61,8 @@ def interval_of_pairs(
             up, down = (min(1.0, part / span) for part in (paired.gain, paired.loss))
             ends = _tango(up, min(down, 1 - up), effective_size(sample), confidence)
             low, high = min(low, span * ends[0]), max(high, span * ends[1])
-    return Interval(sample.value, min(low, sample.value), max(high, sample.value), sample.n)
+    low, high = min(low, sample.value), max(high, sample.value)
+    return Interval(sample.value, low, high, sample.n, sample.units)
 
 
 def _tango(up: float, down: float, n: float, confidence: float) -> Bounds:

@@ -100,7 +100,7 @@ class Contest:
                 bounds=self.bounds,
             )
         low, high = sorted((self.sign * difference.low, self.sign * difference.high))
-        return Interval(self.sign * difference.value, low, high, difference.n)
+        return Interval(self.sign * difference.value, low, high, difference.n, difference.units)
 
     @cached_property
     def by_row(self) -> dict[int, tuple[float, float]]:
@@ -172,7 +172,7 @@ def find_contests(evidence: Evidence, tuned: Measured, confidence: float) -> lis
         Contest(
             event,
             chosen.get(event.model),
-            read_pairs(evidence.folder, event, tuned),
+            read_pairs(evidence.folder, event, tuned, evidence.metrics),
             confidence,
         )
         for event in _measured_alike(evidence.measured, tuned)

@@ -293,7 +293,7 @@ def _beats_constant_answer(case: Case, trivial: Contest) -> bool:
     folder, level = case.evidence.folder, _level_against_constant(case)
     models = [case.tuned, *(contest.measured for contest in case.solutions)]
     for model in models:
-        pairs = read_pairs(folder, trivial.measured, model)
+        pairs = read_pairs(folder, trivial.measured, model, case.evidence.metrics)
         contest = Contest(trivial.measured, trivial.rival, pairs, level)
         if len(pairs) and contest.comparison.outcome == "better":
             return True

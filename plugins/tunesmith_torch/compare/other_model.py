@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from tunesmith.contracts import Measurement, RunContext, TextModel
 from tunesmith.errors import UsageError
 from tunesmith.options import DataPath, Options
+from tunesmith.prepared import RowWise
 from tunesmith.records import Prompt, Record
 
 BASE_MODEL = "base"
@@ -106,10 +107,11 @@ def _stage_artifact(name: str, run: RunContext, option: str) -> Path | None:
     return run.artifacts.get(name)
 
 
-class ComparingEvaluator(ABC):
+class ComparingEvaluator(RowWise, ABC):
     """Base of evaluators that compare the measured model with another one.
 
-    Within a run the core calls ``compare``; outside of one, ``measure`` is called.
+    Within a run the core calls ``compare``; outside of one, ``measure`` is called. One that derives
+    more from rows than a value from each overrides ``prepare``.
     """
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:

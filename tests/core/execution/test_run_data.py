@@ -13,6 +13,7 @@ from bench import ROWS, Bench, RowsOptions, bench_plugin, catalog_of, rows
 
 from tunesmith.contracts import Dataset, LeftOut
 from tunesmith.data.subset import Subset
+from tunesmith.data.units import RecordsByUnit
 from tunesmith.errors import DataError
 from tunesmith.execution.run_data import load_data
 from tunesmith.offers import DataLoaderOffer
@@ -59,11 +60,13 @@ def test_records_are_read_once_and_not_copied(tmp_path: Path) -> None:
     records = CountingRecords(2_000)
     plan = bench_with(tmp_path, Dataset(train=records)).plan(split={"near_duplicates": False})
     _, parts = load_data(plan)
-    assert isinstance(parts.train, Subset) and isinstance(parts.heldout, Subset)
+    assert isinstance(parts.train, Subset)
+    assert isinstance(parts.heldout, RecordsByUnit) and isinstance(parts.heldout.records, Subset)
     assert (len(parts.train), len(parts.dev), len(parts.heldout)) == (1_440, 160, 400)
     assert (records.passes, records.read) == (1, [])
     first = parts.heldout[0]
-    assert records.read == [parts.heldout.indices[0]]
+    assert set(records.read) == set(parts.heldout.records.indices)  # for their groups, once
+    assert len(records.read) < 2 * len(parts.heldout)
     assert list(parts.heldout[:2]) == [first, parts.heldout[1]]
 
 

@@ -218,7 +218,8 @@ def test_a_run_with_a_judge_keeps_the_token_to_itself(
         report = tunesmith.run(run_file, out=tmp_path / "out").report
     assert any("are sent to http" in notice.message for notice in report.notices)
     values = {e.model: e.value for e in report.measured.values()}
-    assert values["zero-shot"] == 0.5 and 0 <= values["tuned"] <= 1
+    # Judged by the anchors of all test rows, the variant with the known answers wins.
+    assert values["zero-shot"] == 1.0 and 0 <= values["tuned"] <= 1
     assert all(headers["Authorization"] == f"Bearer {TOKEN}" for headers, _ in fake.requests)
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in written if TOKEN.encode() in path.read_bytes()]

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tunesmith.contracts import RunContext
 from tunesmith.errors import UsageError
 from tunesmith.execution.wrapped_model import CachedModel
 from tunesmith.records import Completion, Message, Prompt
@@ -129,13 +128,11 @@ def test_the_rival_and_the_evaluator(model: TorchTextModel) -> None:
     assert list(variants) == ["plain", "with keys", "constrained"]
     assert is_valid(variants["constrained"].generate(PROMPTS[:1], 80)[0].text)
     evaluator = CONSTRAINED_JSON.build(CONSTRAINED_JSON.config(max_new_tokens=80))
-    run = RunContext(model=None, device="cpu", artifacts={}, open=lambda path: model, train=ROWS)  # type: ignore[arg-type]
-    [measured] = evaluator.compare(CachedModel(model), ROWS[:2], run)  # type: ignore[attr-defined]
+    prepared = evaluator.prepare(ROWS)  # type: ignore[attr-defined]
+    [measured] = prepared.measure(CachedModel(model), ROWS[:2])
     assert measured.outputs is not None and all(map(is_valid, measured.outputs))
     right = replace(ROWS[0], completion=measured.outputs[0].replace(", ", " ,\n"))
-    [measured] = evaluator.compare(model, [right, replace(right, completion="{}")], run)  # type: ignore[attr-defined]
+    [measured] = prepared.measure(model, [right, replace(right, completion="{}")])
     assert measured.values == (1.0, 0.0)
-    with pytest.raises(UsageError, match="no run"):
-        evaluator.measure(model, ROWS)
-    with pytest.raises(UsageError, match="no answer of the training rows"):
-        evaluator.compare(model, ROWS, replace(run, train=()))  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="no answer of the test rows"):
+        evaluator.measure(model, [replace(right, completion="no JSON")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +13,7 @@ import click
 from tunesmith.catalog import Catalog
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON
-from tunesmith.offers import EvaluatorOffer
+from tunesmith.offers import Metric
 from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state
@@ -28,6 +28,7 @@ from tunesmith_evidence.comparison import (
     list_differences,
 )
 from tunesmith_evidence.formats import format_number, format_p_value
+from tunesmith_evidence.pairs import list_metrics
 from tunesmith_evidence.repair import REST, SliceChange, compare_with_parent
 from tunesmith_plugins.commands.compare.difference import RunDifference
 from tunesmith_plugins.commands.compare.overview import (
@@ -90,7 +91,8 @@ def command(
         first, *others = [read_results(path) for path in runs]
         for other in others:
             refuse_incomparable(first, other, catalog, shared_rows)
-        found = compare_all(first, others)
+        metrics = list_metrics(catalog)
+        found = compare_all(first, others, metrics)
     if as_json:
         render.print_json(to_json(first, found))
         return
@@ -99,7 +101,7 @@ def command(
     if len(found) > DETAILED_RUNS:
         render.print_text("to see the rows that two runs answer differently, compare these two")
         return
-    joint = list_joint_metrics(catalog)
+    joint = list_joint_metrics(metrics)
     for difference in found:
         show(first, difference, items, joint)
 
@@ -156,12 +158,14 @@ def is_next(first: RunResults, other: RunResults) -> bool:
     return isinstance(parent, str) and Path(parent).resolve() == first.folder.resolve()
 
 
-def compare_all(first: RunResults, others: Sequence[RunResults]) -> list[RunDifference]:
+def compare_all(
+    first: RunResults, others: Sequence[RunResults], metrics: Mapping[str, Metric]
+) -> list[RunDifference]:
     """Return the comparison of each run with the first one, adjusted for all of them."""
-    metrics = [compare_metrics(first, other) for other in others]
-    adjusted = iter(adjust([found for by_name in metrics for found in by_name.values()]))
+    compared = [compare_metrics(first, other, metrics=metrics) for other in others]
+    adjusted = iter(adjust([found for by_name in compared for found in by_name.values()]))
     found = []
-    for other, by_name in zip(others, metrics, strict=True):
+    for other, by_name in zip(others, compared, strict=True):
         differences = {name: next(adjusted) for name in by_name}
         main = next(iter(differences.values()))
         changed = list_changed_rows(first, other, (main.evaluator, main.metric))
@@ -201,10 +205,9 @@ def to_json(first: RunResults, found: Sequence[RunDifference]) -> JSON:
     }
 
 
-def list_joint_metrics(catalog: Catalog) -> frozenset[str]:
+def list_joint_metrics(metrics: Mapping[str, Metric]) -> frozenset[str]:
     """Return the metrics of all rows together, by which no row is won or lost."""
-    offers = [offered.offer for offered in catalog.offers(EvaluatorOffer)]
-    return frozenset(m.name for offer in offers for m in offer.metrics if not m.is_row_mean)
+    return frozenset(name for name, metric in metrics.items() if not metric.is_row_mean)
 
 
 def show(first: RunResults, difference: RunDifference, items: int, joint: frozenset[str]) -> None:

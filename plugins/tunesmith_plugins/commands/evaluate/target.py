@@ -12,6 +12,7 @@ from tunesmith import api
 from tunesmith.catalog import Catalog
 from tunesmith.config.evaluators import Evaluators, default_evaluators
 from tunesmith.contracts import RunContext, TextModel
+from tunesmith.data.units import RecordsByUnit
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
 from tunesmith.execution.run_data import load_data
@@ -289,9 +290,10 @@ def _build(
 
 
 def load_rows(plan: Plan) -> list[Record]:
-    """Return all rows of the file to measure on."""
+    """Return all rows of the file to measure on; their groups are the units in which they count."""
     with attribute_errors_to(plan.data.offered.plugin):
-        return [*plan.data.offer.build(plan.data.config).load().train]
+        rows = plan.data.offer.build(plan.data.config).load().train
+    return [*RecordsByUnit(rows, plan.find_clusters)]
 
 
 def _load_plan(tables: Mapping[str, Any], choice: Choice) -> tuple[Plan, Catalog]:

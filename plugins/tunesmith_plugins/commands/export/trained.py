@@ -11,6 +11,7 @@ from tunesmith.config.evaluators import choose_evaluators
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
+from tunesmith.execution.measure_part import prepare
 from tunesmith.execution.run_data import load_data
 from tunesmith.offers import EvaluatorOffer
 from tunesmith.plan import Component, Plan
@@ -51,16 +52,16 @@ def find_trained(folder: RunFolder, plan: Plan, catalog: Catalog) -> TrainedMode
             if isinstance(options, TrainingOptions)
             else find_adapter_base(artifact, base)
         )
-    heldout = list(islice(load_data(plan)[1].heldout, SEARCHED_ROWS))
-    rated_rows = heldout[:METRIC_ROWS]
-    evaluators = choose_evaluators(plan, catalog, rated_rows)
+    test = load_data(plan)[1].heldout
+    heldout = list(islice(test, SEARCHED_ROWS))
+    evaluators = choose_evaluators(plan, catalog, test)
     rated = [e for e in evaluators if not e.offer.metrics[0].is_descriptive]
     return TrainedModel(
         base=base,
         artifact=artifact,
         merge=_merge_options(plan, options),
         heldout=heldout,
-        measure=_measure(rated[0], rated_rows) if rated and heldout else None,
+        measure=_measure(rated[0], heldout[:METRIC_ROWS], test) if rated and heldout else None,
         higher_is_better=rated[0].offer.metrics[0].higher_is_better if rated else True,
     )
 
@@ -74,8 +75,10 @@ def _merge_options(plan: Plan, options: Any) -> MergeOptions:
     return MergeOptions(device=device, dtype=precision.dtype, quantization=quantization)
 
 
-def _measure(evaluator: Component[EvaluatorOffer[Any]], records: Sequence[Record]) -> Measure:
+def _measure(
+    evaluator: Component[EvaluatorOffer[Any]], records: Sequence[Record], test: Sequence[Record]
+) -> Measure:
     def measure(model: TextModel) -> Sequence[Measurement]:
-        return evaluator.offer.build(evaluator.config).measure(model, records)  # type: ignore[no-any-return]
+        return prepare(evaluator.offer.build(evaluator.config), test).measure(model, records)
 
     return measure

@@ -30,6 +30,7 @@ from tunesmith_cli.common import (
     trust_option,
 )
 from tunesmith_evidence.formats import format_difference, format_estimate, format_number
+from tunesmith_evidence.pairs import list_metrics
 from tunesmith_evidence.probes import plan_probe
 from tunesmith_evidence.seeds import PooledSeeds, SeedRun, change_seed, find_tuned, pool_seeds
 
@@ -68,7 +69,7 @@ def command(state: CliState, run: Path, count: int, as_json: bool) -> None:
     seeds = [plan.run.seed + number for number in range(count)]
     runs = [SeedRun(seeds[0], folder.path, tuned)]
     runs += [_run_seed(plan, catalog, parts, seed, folder.path) for seed in seeds[1:]]
-    pooled = pool_seeds(runs, rival, folder.path, 0.95)
+    pooled = pool_seeds(runs, rival, folder.path, 0.95, list_metrics(catalog))
     if as_json:
         render.print_json(to_json(runs, rival, pooled))
     else:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.errors import DataError
 from tunesmith.records import Record
-from tunesmith_evidence.answers.generate import generate_answers, read_references
+from tunesmith_evidence.answers.generate import choose_limit, generate_answers, read_references
 from tunesmith_evidence.answers.normalize import LabelReader, TextNormalizer
 from tunesmith_evidence.statistics import row_contributions
 from tunesmith_evidence.statistics.contributions import Matrix
@@ -28,6 +28,14 @@ class Classification:
     labels: tuple[str, ...] = ()
     """All labels; empty: those of the references."""
     max_new_tokens: Literal["auto"] | int = "auto"
+    references: tuple[str, ...] | None = None
+    """Answers of all test rows, whose labels they are; None: of the rows that are measured."""
+
+    def prepare(self, references: Sequence[Record]) -> Self:
+        """Return the evaluator with the labels and the limit of tokens of these references."""
+        limit = choose_limit(self.max_new_tokens, references)
+        texts = tuple(read_references(references, "classification"))
+        return replace(self, max_new_tokens=limit, references=texts)
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate an answer for each record and read its label.
@@ -36,11 +44,11 @@ class Classification:
             DataError: an answer calls a tool, or a reference is not one of the labels.
         """
         references = read_references(records, "classification")
-        reader, expected = self._read_references(records, references)
+        reader, expected, labels = self._read_references(records, references)
         answers = generate_answers(model, records, self.max_new_tokens)
         predicted = [reader.read(answer) for answer in answers]
         right = tuple(float(p == e) for p, e in zip(predicted, expected, strict=True))
-        classes = sorted(set(expected))
+        classes = sorted({*labels, *expected})
         return [
             Measurement(
                 metric=ACCURACY,
@@ -53,25 +61,28 @@ class Classification:
 
     def _read_references(
         self, records: Sequence[Record], references: Sequence[str]
-    ) -> tuple[LabelReader, list[str]]:
-        """Return the reader of labels and the label of each reference.
+    ) -> tuple[LabelReader, list[str], list[str]]:
+        """Return the reader of labels, the label of each reference, and all labels.
 
-        Labels that differ only in what is ignored are one: references by hand differ so.
+        Labels that differ only in what is ignored are one: references by hand differ so. An answer
+        of a validation row that no test row has is a label that no model can give.
         """
         known: dict[str, str] = {}
-        for label in [*self.labels, *(reference.strip() for reference in references)]:
+        named = references if self.references is None else self.references
+        for label in [*self.labels, *(reference.strip() for reference in named)]:
             known.setdefault(self.normalizer.normalize(label) or "", label)
         if self.labels:
             known = {key: label for key, label in known.items() if label in self.labels}
         expected = []
         for record, reference in zip(records, references, strict=True):
             found = known.get(self.normalizer.normalize(reference) or "")
-            if found is None:
+            if found is None and self.labels:
                 hint = "add it to `labels` of classification"
                 message = f"the answer {reference.strip()[:80]!r} is no label"
                 raise DataError(record.source, message, hint=hint)
-            expected.append(found)
-        return LabelReader([*known.values()], self.normalizer), expected
+            expected.append(reference.strip() if found is None else found)
+        labels = [*known.values()]
+        return LabelReader(labels, self.normalizer), expected, labels
 
 
 def count_outcomes(
@@ -93,12 +104,13 @@ def count_outcomes(
 def compute_macro_f1(counts: Matrix) -> Matrix:
     """Return macro F1 for each row of a matrix with three columns for each class.
 
-    The columns are those of :func:`count_outcomes`, added up. The F1 of a class that
-    is not predicted is 0.
+    The columns are those of :func:`count_outcomes`, added up. Classes are those that are expected;
+    the F1 of one that is not predicted is 0.
     """
     right, expected, predicted = counts[:, 0::3], counts[:, 1::3], counts[:, 2::3]
-    f1: Matrix = 2 * right / (expected + predicted)
-    return np.asarray(f1.mean(axis=1))
+    used = expected > 0
+    f1 = np.where(used, 2 * right / np.where(used, expected + predicted, 1), 0.0)
+    return np.asarray(f1.sum(axis=1) / np.maximum(used.sum(axis=1), 1))
 
 
 def measure_macro_f1(
@@ -109,10 +121,12 @@ def measure_macro_f1(
     A row of a rare class has more weight, so that the interval knows how few rows F1 rests on.
     """
     sizes = Counter(expected)
-    weights = tuple(len(expected) / (len(classes) * sizes[label]) for label in expected)
+    weights = tuple(len(expected) / (len(sizes) * sizes[label]) for label in expected)
     counts = count_outcomes(classes, expected, predicted)
     values = row_contributions(counts, compute_macro_f1, weights)
-    return Measurement(metric=MACRO_F1, values=values, weights=weights)
+    return Measurement(
+        metric=MACRO_F1, values=values, weights=weights, counts=tuple(map(tuple, counts))
+    )
 
 
 def describe(expected: Sequence[str], predicted: Sequence[str | None]) -> dict[str, Any]:

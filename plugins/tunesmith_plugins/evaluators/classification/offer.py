@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
@@ -10,6 +11,9 @@ from tunesmith.contracts import Evaluator
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Chat, Completion, Record, last_exchange
 from tunesmith_evidence.answers.generate import ComparedAnswerOptions
+
+if TYPE_CHECKING:
+    from tunesmith_evidence.statistics.contributions import Matrix
 
 MIN_ROWS = 20
 """Fewer rows say nothing about the F1 of classes."""
@@ -50,6 +54,13 @@ def build(options: ClassificationOptions) -> Evaluator:
     )
 
 
+def compute(counts: Matrix) -> Matrix:
+    """Compute macro F1 from sums of the counts of rows."""
+    from tunesmith_plugins.evaluators.classification.evaluator import compute_macro_f1
+
+    return compute_macro_f1(counts)
+
+
 def have_labels(records: Sequence[Record]) -> bool:
     """Return True for 20 rows or more whose answers are a few labels that recur."""
     from tunesmith_evidence.tasks.kinds import task_kind
@@ -70,7 +81,13 @@ CLASSIFICATION = EvaluatorOffer(
     build=build,
     metrics=(
         Metric(name="accuracy", higher_is_better=True, bounds=(0, 1)),
-        Metric(name="macro-f1", higher_is_better=True, bounds=(0, 1), is_row_mean=False),
+        Metric(
+            name="macro-f1",
+            higher_is_better=True,
+            bounds=(0, 1),
+            is_row_mean=False,
+            compute=compute,
+        ),
     ),
     accepts=frozenset({Chat, Completion}),
     default_for=have_labels,

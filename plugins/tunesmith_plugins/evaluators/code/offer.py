@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -13,7 +13,12 @@ from tunesmith.contracts import Evaluator, Measurement, TextModel
 from tunesmith.errors import DataError
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Chat, Completion, Record
-from tunesmith_evidence.answers.generate import AnswerOptions, generate_answers, read_references
+from tunesmith_evidence.answers.generate import (
+    AnswerOptions,
+    choose_limit,
+    generate_answers,
+    read_references,
+)
 
 METRIC_NAME = "code-pass"
 EXTRA_TOKENS = 64
@@ -47,6 +52,12 @@ class Code:
     """Scores 1 for a record if the program of its answer passes the tests of the row, else 0."""
 
     options: CodeOptions
+    limit: Literal["auto"] | int = "auto"
+
+    def prepare(self, references: Sequence[Record]) -> Self:
+        """Return the evaluator with the limit of tokens for these references."""
+        limit = choose_limit(self.limit, references, extra_tokens=EXTRA_TOKENS)
+        return replace(self, limit=limit)
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate a program for each record, and run it with the tests of the record.
@@ -58,8 +69,7 @@ class Code:
 
         read_references(records, "code")
         tests = [self._read_tests(record) for record in records]
-        limit = self.options.max_new_tokens
-        answers = generate_answers(model, records, limit, extra_tokens=EXTRA_TOKENS)
+        answers = generate_answers(model, records, self.limit, extra_tokens=EXTRA_TOKENS)
         limits = Limits(
             seconds=self.options.seconds, memory_bytes=self.options.memory_mb * 1_000_000
         )
@@ -83,7 +93,7 @@ class Code:
 def build(options: CodeOptions) -> Evaluator:
     """Build the evaluator."""
     assert options.execute_generated_code
-    return Code(options)
+    return Code(options, options.max_new_tokens)
 
 
 CODE = EvaluatorOffer(

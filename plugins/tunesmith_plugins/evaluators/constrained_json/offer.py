@@ -7,10 +7,12 @@ task gives wrong values here too; one that only does not keep to the format give
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 from pydantic import Field
 
-from tunesmith.contracts import Evaluator, Measurement, RunContext, TextModel
+from tunesmith.contracts import Evaluator, Measurement, TextModel
 from tunesmith.errors import UsageError
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
@@ -27,42 +29,38 @@ class ConstrainedJsonOptions(Options):
     )
 
 
+@dataclass(frozen=True)
 class ConstrainedJson:
     """Scores 1 for a record if the answer has the right keys and values, else 0.
 
-    The answers are constrained to the JSON schema of the training answers: their keys, types, and
+    The answers are constrained to the JSON schema of the test answers: their keys, types, and
     values where a field has few.
     """
 
-    def __init__(self, options: ConstrainedJsonOptions) -> None:
-        self.options = options
+    options: ConstrainedJsonOptions
+    references: tuple[str, ...] | None = None
+    """Answers that give the schema; None: those of the rows that are measured."""
+
+    def prepare(self, references: Sequence[Record]) -> Self:
+        """Return the evaluator with the schema of these references."""
+        return replace(self, references=_list_answers(references))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Refuse: there are no training rows outside of a run.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError("constrained-json: there is no run whose training rows give the schema")
-
-    def compare(
-        self, model: TextModel, records: Sequence[Record], run: RunContext
-    ) -> Sequence[Measurement]:
         """Generate an answer for each record, and compare its fields with the reference.
 
         Raises:
-            UsageError: the training answers are not JSON objects, or the model cannot be
-                constrained.
+            UsageError: no answer is a JSON object, or the model cannot be constrained.
         """
         from tunesmith_evidence.prompting.json_model import constrain_to_schema
-        from tunesmith_evidence.tasks.examples import read_examples
         from tunesmith_evidence.tasks.json_answers import find_style, parse_object
         from tunesmith_evidence.tasks.json_schema import derive_schema
 
-        answers = [example.answer for example in read_examples(run.train)]
+        if not records:
+            return [Measurement(metric=METRIC_NAME, values=())]
+        answers = _list_answers(records) if self.references is None else self.references
         schema = derive_schema(answers)
         if schema is None:
-            raise UsageError("constrained-json: no answer of the training rows is a JSON object")
+            raise UsageError("constrained-json: no answer of the test rows is a JSON object")
         exchanges = [last_exchange(record) for record in records]
         constrained = constrain_to_schema(model, schema, find_style(answers))
         generated = constrained.generate([p for p, _ in exchanges], self.options.max_new_tokens)
@@ -73,6 +71,10 @@ class ConstrainedJson:
             for output, right in zip(outputs, expected, strict=True)
         )
         return [Measurement(metric=METRIC_NAME, values=values, outputs=outputs)]
+
+
+def _list_answers(records: Sequence[Record]) -> tuple[str, ...]:
+    return tuple(last_exchange(record)[1].text for record in records)
 
 
 def build(options: ConstrainedJsonOptions) -> Evaluator:

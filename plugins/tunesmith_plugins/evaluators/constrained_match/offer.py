@@ -15,6 +15,7 @@ from tunesmith.contracts import Evaluator, Measurement, TextModel
 from tunesmith.errors import DataError
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
+from tunesmith.prepared import RowWise
 from tunesmith.records import Chat, Completion, Record, last_exchange
 
 METRIC_NAME = "constrained-match"
@@ -39,7 +40,7 @@ class ConstrainedMatchOptions(Options):
 
 
 @dataclass(frozen=True)
-class ConstrainedMatch:
+class ConstrainedMatch(RowWise):
     """Scores 1 for a record if its answer is the most probable of the labels, else 0."""
 
     labels: tuple[str, ...]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.errors import DataError
 from tunesmith.records import Record
-from tunesmith_evidence.answers.generate import generate_answers, read_references
+from tunesmith_evidence.answers.generate import choose_limit, generate_answers, read_references
 from tunesmith_evidence.answers.normalize import TextNormalizer
 
 METRIC_NAME = "exact-match"
@@ -21,6 +21,10 @@ class ExactMatch:
 
     normalizer: TextNormalizer
     max_new_tokens: Literal["auto"] | int = "auto"
+
+    def prepare(self, references: Sequence[Record]) -> Self:
+        """Return the evaluator with the limit of tokens for these references."""
+        return replace(self, max_new_tokens=choose_limit(self.max_new_tokens, references))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate the last answer of every record and compare it with the reference.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.errors import DataError
 from tunesmith.records import Record
-from tunesmith_evidence.answers.generate import generate_answers, read_references
+from tunesmith_evidence.answers.generate import choose_limit, generate_answers, read_references
 from tunesmith_evidence.answers.normalize import strip_reasoning
 
 FIELDS, VALID, SCHEMA = "json-fields", "json-valid", "json-schema"
@@ -27,6 +27,10 @@ class JsonAnswer:
     is_valid: Callable[[Any], bool] | None = None
     """Checks an answer against the user's schema; None: its shape must be the reference's."""
     max_new_tokens: Literal["auto"] | int = "auto"
+
+    def prepare(self, references: Sequence[Record]) -> Self:
+        """Return the evaluator with the limit of tokens for these references."""
+        return replace(self, max_new_tokens=choose_limit(self.max_new_tokens, references))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate an answer for each record and compare it with the reference.

@@ -66,8 +66,16 @@ class Judge(ComparingEvaluator):
     If the judge fails the anchors, every row scores 1/2 and the finding says so.
     """
 
-    def __init__(self, options: JudgeOptions) -> None:
+    def __init__(
+        self, options: JudgeOptions, references: Sequence[tuple[str, str]] | None = None
+    ) -> None:
         self.options = options
+        self.references = references
+        """Requests with their answers by which the judge is tested; None: those to measure."""
+
+    def prepare(self, references: Sequence[Record]) -> Judge:
+        """Return the evaluator that tests its judge by these references."""
+        return Judge(self.options, list_references(references))
 
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
@@ -81,15 +89,14 @@ class Judge(ComparingEvaluator):
         other = open_other_model(options, run)
         if other is None:
             return []
-        exchanges = [last_exchange(record) for record in records]
-        prompts = [prompt for prompt, _ in exchanges]
+        prompts = [last_exchange(record)[0] for record in records]
         ours, theirs = (
             [answer.text for answer in opened.generate(prompts, options.max_new_tokens)]
             for opened in (model, other)
         )
         requests = [show_prompt(prompt) for prompt in prompts]
         pairs = [Pair(*texts) for texts in zip(requests, ours, theirs, strict=True)]
-        references = [(r, answer.text) for r, (_, answer) in zip(requests, exchanges, strict=True)]
+        references = list_references(records) if self.references is None else self.references
         needs_judge = any(pair.ours.strip() != pair.theirs.strip() for pair in pairs)
         anchors = plant_anchors(references, options.anchors) if needs_judge else []
         ask = self.open(run) if len(anchors) >= FEWEST_ANCHORS else _call_tie
@@ -108,6 +115,12 @@ class Judge(ComparingEvaluator):
     def open(self, run: RunContext | None) -> Ask:
         """Return the function that asks the judge."""
         return open_judge(self.options.model, self.options, VERDICTS, run, "evaluators.model")
+
+
+def list_references(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Return the request of each record, as the judge reads it, with the reference answer."""
+    exchanges = map(last_exchange, records)
+    return [(show_prompt(prompt), answer.text) for prompt, answer in exchanges]
 
 
 def _call_tie(prompts: Sequence[str]) -> Sequence[str]:

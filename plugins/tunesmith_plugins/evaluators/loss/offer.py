@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tunesmith.contracts import Evaluator, Measurement, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
+from tunesmith.prepared import RowWise
 from tunesmith.records import Record, UnpairedPreference, exchanges, to_answer
 
 METRIC = Metric(name="loss", higher_is_better=False, unit="nats/token", bounds=(0, math.inf))
@@ -17,7 +18,7 @@ class LossOptions(Options):
     """The loss has no options: it is the quantity that training minimises."""
 
 
-class Loss:
+class Loss(RowWise):
     """Mean negative log-likelihood per token over all answers of a record but bad ones.
 
     The mean over records, weighted by their tokens, equals the sum over all tokens divided by

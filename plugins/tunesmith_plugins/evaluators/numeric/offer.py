@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -13,7 +13,12 @@ from tunesmith.contracts import Evaluator, Measurement, TextModel
 from tunesmith.errors import DataError
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Chat, Completion, Record, last_exchange
-from tunesmith_evidence.answers.generate import AnswerOptions, generate_answers, read_references
+from tunesmith_evidence.answers.generate import (
+    AnswerOptions,
+    choose_limit,
+    generate_answers,
+    read_references,
+)
 from tunesmith_evidence.answers.numbers import find_number
 
 METRIC_NAME = "numeric-match"
@@ -40,6 +45,12 @@ class Numeric:
     """Scores 1 for a record if the number of its answer is that of the reference, else 0."""
 
     options: NumericOptions
+    limit: Literal["auto"] | int = "auto"
+
+    def prepare(self, references: Sequence[Record]) -> Self:
+        """Return the evaluator with the limit of tokens for these references."""
+        limit = choose_limit(self.limit, references, extra_tokens=EXTRA_TOKENS)
+        return replace(self, limit=limit)
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate an answer for each record and compare its number.
@@ -54,8 +65,7 @@ class Numeric:
             if number is None:
                 raise DataError(record.source, "the reference answer has no number")
             expected.append(number)
-        limit = self.options.max_new_tokens
-        answers = generate_answers(model, records, limit, extra_tokens=EXTRA_TOKENS)
+        answers = generate_answers(model, records, self.limit, extra_tokens=EXTRA_TOKENS)
         values = tuple(
             float(self._is_right(answer, number))
             for answer, number in zip(answers, expected, strict=True)
@@ -74,7 +84,7 @@ class Numeric:
 
 def build(options: NumericOptions) -> Evaluator:
     """Build the evaluator."""
-    return Numeric(options)
+    return Numeric(options, options.max_new_tokens)
 
 
 def have_marked_numbers(records: Sequence[Record]) -> bool:

@@ -12,6 +12,7 @@ from tunesmith.contracts import Evaluator, Measurement, TextModel, TokenScores
 from tunesmith.errors import DataError
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
+from tunesmith.prepared import RowWise
 from tunesmith.records import Preference, Record
 
 METRIC = Metric(name="preference_accuracy", higher_is_better=True, bounds=(0, 1))
@@ -31,7 +32,7 @@ class PreferenceAccuracyOptions(Options):
     )
 
 
-class PreferenceAccuracy:
+class PreferenceAccuracy(RowWise):
     """Scores 1 if the chosen answer is likelier than the rejected one, 1/2 for a tie, else 0."""
 
     def __init__(self, options: PreferenceAccuracyOptions) -> None:

@@ -7,7 +7,8 @@ a difference between models that is as small says nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Self
 
 from pydantic import Field
 
@@ -15,7 +16,7 @@ from tunesmith.contracts import Evaluator, Measurement, TextModel
 from tunesmith.execution.wrapped_model import CachedModel, WrappedModel
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
-from tunesmith.records import Record, last_exchange
+from tunesmith.records import Prompt, Record, last_exchange
 
 METRIC = Metric(name="repeatable", higher_is_better=True, bounds=(0, 1), is_descriptive=True)
 
@@ -29,6 +30,7 @@ class RepeatabilityOptions(Options):
     max_new_tokens: int = Field(64, ge=1, description="Most tokens of an answer.")
 
 
+@dataclass(frozen=True)
 class Repeatability:
     """Scores 1 for a record whose greedy answer is the same in a second pass, else 0.
 
@@ -36,15 +38,25 @@ class Repeatability:
     other neighbours in its batch. Rows that are not answered twice have the weight 0.
     """
 
-    def __init__(self, options: RepeatabilityOptions) -> None:
-        self.options = options
+    options: RepeatabilityOptions
+    chosen: frozenset[Prompt] | None = None
+    """Prompts of the rows that are answered twice; None: chosen from the rows to measure."""
+
+    def prepare(self, references: Sequence[Record]) -> Self:
+        """Return the evaluator with the rows of these that are answered twice."""
+        step = -(-len(references) // self.options.rows) or 1
+        rows = range(0, len(references), step)
+        return replace(self, chosen=frozenset(last_exchange(references[row])[0] for row in rows))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Return one value for each record."""
+        """Return one value for each record; nothing if none of them is answered twice."""
+        chosen = self.prepare(records).chosen if self.chosen is None else self.chosen
         model = without_cache(model)
-        step = -(-len(records) // self.options.rows) or 1
-        rows = range(0, len(records), step)
-        prompts = {row: last_exchange(records[row])[0] for row in rows}
+        prompts = {row: last_exchange(record)[0] for row, record in enumerate(records)}
+        prompts = {row: prompt for row, prompt in prompts.items() if prompt in (chosen or ())}
+        if records and not prompts:
+            return []
+        rows = [*prompts]
         answers = []
         for order in (rows, rows[::-2], rows[-2::-2]):
             found = model.generate([prompts[row] for row in order], self.options.max_new_tokens)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.errors import EnvironmentProblem
 from tunesmith.records import Record
-from tunesmith_evidence.answers.generate import generate_answers, read_references
+from tunesmith_evidence.answers.generate import choose_limit, generate_answers, read_references
 from tunesmith_evidence.answers.normalize import strip_reasoning
 from tunesmith_evidence.statistics import row_contributions
 from tunesmith_evidence.statistics.contributions import Matrix
@@ -31,6 +31,10 @@ class TextOverlap:
 
     max_new_tokens: Literal["auto"] | int = "auto"
 
+    def prepare(self, references: Sequence[Record]) -> Self:
+        """Return the evaluator with the limit of tokens for these references."""
+        return replace(self, max_new_tokens=choose_limit(self.max_new_tokens, references))
+
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate an answer for each record and compare it with the reference.
 
@@ -45,14 +49,23 @@ class TextOverlap:
         references = [*map(strip_reasoning, read_references(records, "text-overlap"))]
         outputs = generate_answers(model, records, self.max_new_tokens)
         pairs = [*zip(map(strip_reasoning, outputs), references, strict=True)]
-        chrf = row_contributions([count_chrf(a, r) for a, r in pairs], compute_chrf)
-        bleu = row_contributions([count_bleu(a, r) for a, r in pairs], compute_bleu)
         rouge = tuple(compute_rouge_l(a, r) for a, r in pairs)
         return [
-            Measurement(metric=CHRF, values=chrf, outputs=outputs),
-            Measurement(metric=BLEU, values=bleu),
+            replace(_measure(CHRF, count_chrf, compute_chrf, pairs), outputs=outputs),
+            _measure(BLEU, count_bleu, compute_bleu, pairs),
             Measurement(metric=ROUGE_L, values=rouge),
         ]
+
+
+def _measure(
+    metric: str,
+    count: Callable[[str, str], list[float]],
+    compute: Callable[[Matrix], Matrix],
+    pairs: Sequence[tuple[str, str]],
+) -> Measurement:
+    """Return a metric of all rows together, with the contribution of each."""
+    counts = tuple(tuple(count(answer, reference)) for answer, reference in pairs)
+    return Measurement(metric=metric, values=row_contributions(counts, compute), counts=counts)
 
 
 def count_chrf(answer: str, reference: str) -> list[float]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tunesmith.contracts import Evaluator
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Chat, Completion
 from tunesmith_evidence.answers.generate import AnswerOptions
+
+if TYPE_CHECKING:
+    from tunesmith_evidence.statistics.contributions import Matrix
 
 
 class TextOverlapOptions(AnswerOptions):
@@ -19,14 +24,40 @@ def build(options: TextOverlapOptions) -> Evaluator:
     return TextOverlap(max_new_tokens=options.max_new_tokens)
 
 
+def compute_chrf(counts: Matrix) -> Matrix:
+    """Compute chrF2 from sums of the counts of rows."""
+    from tunesmith_plugins.evaluators.text_overlap import evaluator
+
+    return evaluator.compute_chrf(counts)
+
+
+def compute_bleu(counts: Matrix) -> Matrix:
+    """Compute BLEU from sums of the counts of rows."""
+    from tunesmith_plugins.evaluators.text_overlap import evaluator
+
+    return evaluator.compute_bleu(counts)
+
+
 TEXT_OVERLAP = EvaluatorOffer(
     name="text-overlap",
     summary="chrF, BLEU and ROUGE-L of answers against the references, from 0 to 1",
     config=TextOverlapOptions,
     build=build,
     metrics=(
-        Metric(name="chrf", higher_is_better=True, bounds=(0, 1), is_row_mean=False),
-        Metric(name="bleu", higher_is_better=True, bounds=(0, 1), is_row_mean=False),
+        Metric(
+            name="chrf",
+            higher_is_better=True,
+            bounds=(0, 1),
+            is_row_mean=False,
+            compute=compute_chrf,
+        ),
+        Metric(
+            name="bleu",
+            higher_is_better=True,
+            bounds=(0, 1),
+            is_row_mean=False,
+            compute=compute_bleu,
+        ),
         Metric(name="rouge-l", higher_is_better=True, bounds=(0, 1)),
     ),
     accepts=frozenset({Chat, Completion}),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.records import Message, Record, last_exchange
@@ -24,16 +24,17 @@ class ToolCallMatch:
     any_order: bool = False
     max_new_tokens: Literal["auto"] | int = "auto"
 
+    def prepare(self, references: Sequence[Record]) -> Self:
+        """Return the evaluator with the limit of tokens for these references."""
+        return replace(self, max_new_tokens=self._choose_limit(references))
+
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate an answer for each record and compare its calls.
 
         An answer without calls is right where the reference has none.
         """
         exchanges = [last_exchange(record) for record in records]
-        limit = self.max_new_tokens
-        if limit == "auto":
-            limit = choose_max_new_tokens([answer for _, answer in exchanges])
-        generated = model.generate([prompt for prompt, _ in exchanges], limit)
+        generated = model.generate([prompt for prompt, _ in exchanges], self._choose_limit(records))
         outputs = tuple(generation.text for generation in generated)
         given = [find_calls(output) for output in outputs]
         expected = [[*map(read_call, answer.tool_calls)] for _, answer in exchanges]
@@ -53,6 +54,11 @@ class ToolCallMatch:
                 ),
             ),
         ]
+
+    def _choose_limit(self, references: Sequence[Record]) -> int:
+        if isinstance(self.max_new_tokens, int):
+            return self.max_new_tokens
+        return choose_max_new_tokens([last_exchange(record)[1] for record in references])
 
     def _compare(self, given: Sequence[Call], expected: Sequence[Call]) -> float:
         first, second = [*map(canonical, given)], [*map(canonical, expected)]

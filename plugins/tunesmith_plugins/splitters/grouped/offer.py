@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -61,10 +61,18 @@ class Grouped:
         )
 
 
+def find_clusters(records: Sequence[Record]) -> Sequence[int]:
+    """Return the cluster of each record: those of a group, or with nearly the same prompt."""
+    from tunesmith_data.splits import cluster_records
+
+    return cluster_records(records)
+
+
 GROUPED = SplitterOffer(
     name="grouped",
     summary="rows with similar prompts, or of one group, stay together",
     config=GroupedOptions,
     build=Grouped,
     by_default=True,
+    find_clusters=find_clusters,
 )

@@ -1,0 +1,127 @@
+"""Measure any rows by the rules of all test rows, however few of them are measured.
+
+An evaluator may derive the limit of tokens, labels or a schema from rows. Derived from the rows
+that happen to be measured, they would differ between a baseline on some rows and the tuned model on
+all of them, and so would the scores of one and the same model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tunesmith.contracts import (
+    ComparingEvaluator,
+    Evaluator,
+    Generation,
+    Measurement,
+    RunContext,
+    TextModel,
+    TokenScores,
+)
+from tunesmith.execution.wrapped_model import WrappedModel
+from tunesmith.offers import EvaluatorOffer
+from tunesmith.prepared import PreparedEvaluator
+from tunesmith.records import Prompt, Record, exchanges
+
+R = TypeVar("R", TokenScores, Generation)
+_NO_SCORES = TokenScores((0.0,))
+_NO_ANSWER = Generation("", 0, "stop")
+
+
+def prepare(evaluator: Evaluator, references: Sequence[Record]) -> Evaluator:
+    """Return the evaluator with all that it derives from rows, derived from ``references``."""
+    if isinstance(evaluator, PreparedEvaluator):
+        return evaluator.prepare(references)
+    return evaluator
+
+
+def measure_part(
+    offer: EvaluatorOffer[Any],
+    evaluator: Evaluator,
+    model: TextModel,
+    records: Sequence[Record],
+    run: RunContext,
+) -> list[Measurement]:
+    """Measure a model on some records, by the rules of all test records of the run.
+
+    An evaluator that does not say what it derives from rows gets the other test records too, behind
+    those that are measured. The model is not asked about them, and their values are dropped. Of a
+    metric of all rows together this would change the values; baselines are not measured on a part
+    of the test rows by such a metric.
+    """
+    references = run.test or records
+    prepared = prepare(evaluator, references)
+    is_joint = not all(metric.is_row_mean for metric in offer.metrics)
+    if isinstance(evaluator, PreparedEvaluator) or is_joint:
+        return _measure(prepared, model, records, run)
+    known = {*map(hash, records)}
+    others = [record for record in references if hash(record) not in known]
+    if not others:
+        return _measure(prepared, model, records, run)
+    silent = _list_prompts(others) - _list_prompts(records)
+
+    def open_model(artifact: Path | None) -> TextModel:
+        return SilentModel(run.open(artifact), silent)
+
+    context, shown = replace(run, open=open_model), [*records, *others]
+    returned = _measure(prepared, SilentModel(model, silent), shown, context)
+    return [_cut(measurement, len(shown), len(records)) for measurement in returned]
+
+
+def _measure(
+    evaluator: Evaluator, model: TextModel, records: Sequence[Record], run: RunContext
+) -> list[Measurement]:
+    if isinstance(evaluator, ComparingEvaluator):
+        return [*evaluator.compare(model, records, run)]
+    return [*evaluator.measure(model, records)]
+
+
+def _list_prompts(records: Sequence[Record]) -> frozenset[Prompt]:
+    return frozenset(prompt for prompt, _ in chain.from_iterable(map(exchanges, records)))
+
+
+def _cut(measurement: Measurement, shown: int, count: int) -> Measurement:
+    """Return the first values of a measurement; a wrong number of values is left to be refused."""
+    if not isinstance(measurement, Measurement) or measurement.records is not None:
+        return measurement
+
+    def cut(column: Any) -> Any:
+        return column[:count] if column is not None and len(column) == shown else column
+
+    return replace(
+        measurement,
+        values=cut(measurement.values),
+        weights=cut(measurement.weights),
+        outputs=cut(measurement.outputs),
+        details={},
+        interval=None,
+    )
+
+
+@dataclass(frozen=True)
+class SilentModel(WrappedModel):
+    """A text model that gives an empty answer to some prompts, without being asked."""
+
+    silent: frozenset[Prompt]
+
+    def _call(
+        self,
+        method: Callable[..., Sequence[R]],
+        prompts: Sequence[Prompt],
+        *columns: object,
+        **named: Any,
+    ) -> Sequence[R]:
+        asked = [place for place, prompt in enumerate(prompts) if prompt not in self.silent]
+
+        def keep(column: Any) -> Any:
+            is_column = isinstance(column, Sequence) and len(column) == len(prompts)
+            return [column[place] for place in asked] if is_column else column
+
+        results = super()._call(method, keep(prompts), *map(keep, columns), **named)
+        found = dict(zip(asked, results, strict=True))
+        empty: Any = _NO_SCORES if method.__name__.startswith("score") else _NO_ANSWER
+        return [found.get(place, empty) for place in range(len(prompts))]
