@@ -56,22 +56,23 @@ class Classification:
     ) -> tuple[LabelReader, list[str]]:
         """Return the reader of labels and the label of each reference.
 
-        Labels that differ only in what is ignored are one: references by hand differ so.
+        Without ``labels``, references that are not written alike are different labels. With them,
+        a reference may be written otherwise, as long as that names one of them only.
         """
-        known: dict[str, str] = {}
-        for label in [*self.labels, *(reference.strip() for reference in references)]:
-            known.setdefault(self.normalizer.normalize(label) or "", label)
-        if self.labels:
-            known = {key: label for key, label in known.items() if label in self.labels}
-        expected = []
+        found = [self.normalizer.find(reference) for reference in references]
+        labels = self.labels or [*dict.fromkeys(label for label in found if label is not None)]
+        reader, expected = LabelReader(labels, self.normalizer), []
         for record, reference in zip(records, references, strict=True):
-            found = known.get(self.normalizer.normalize(reference) or "")
-            if found is None:
+            label = reader.match(reference)
+            if label is None and not self.labels:
+                message = "the reference answer has nothing that `extract` finds"
+                raise DataError(record.source, message)
+            if label is None:
                 hint = "add it to `labels` of classification"
                 message = f"the answer {reference.strip()[:80]!r} is no label"
                 raise DataError(record.source, message, hint=hint)
-            expected.append(found)
-        return LabelReader([*known.values()], self.normalizer), expected
+            expected.append(label)
+        return reader, expected
 
 
 def count_outcomes(

@@ -1,0 +1,44 @@
+"""Texts that stand in another text as wholes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunesmith_evidence.answers.whole_words import find_whole
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("C++", "C"), ("C#", "C"), ("Objective-C", "C"), ("cards", "card"), ("A*", "A"),
+        ("don't", "don"), ("don't", "t"), ("refund's", "refund"), ("non-refund", "refund"),
+        ("-1", "1"), ("+1", "1"), ("- 1", "1"), ("1.5", "1"), ("1.5", "5"), (".5", "5"),
+        ("1,5", "5"), ("12:30", "12"), ("12:30", "30"), ("<5", "5"), ("5%", "5"), ("5–7", "5"),
+        ("5–7", "7"), ("3-1", "1"), ("$5", "5"), ("5°", "5"), ("x=5", "5"), ("a", ""),
+    ],
+)  # fmt: skip
+def test_a_part_is_no_whole(text: str, part: str) -> None:
+    assert [*find_whole(f"it is {text} I think", [part])] == []
+    assert [*find_whole(text, [part])] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("card", "card"), ("card.", "card"), ('"card"', "card"), ("(card)", "card"),
+        ("topic:card", "card"), ("card/refund", "card"), ("refund/card", "card"),
+        ("card—or not", "card"), ("<b>card</b>", "card"), ("‘card’", "card"), ("卡。", "卡"),
+        ("C++.", "C++"), ("(C#)", "C#"), ("-1,", "-1"), ("score:1", "1"), ("1.", "1"),
+        ("1, 2", "1"), ("[1]", "1"), ("don't,", "don't"), ("1–2", "1–2"),
+    ],
+)  # fmt: skip
+def test_a_whole(text: str, part: str) -> None:
+    at = text.index(part)
+    assert [*find_whole(text, [part])] == [(at, part)]
+    assert [*find_whole(f"it is {text} I think", [part])] == [(at + 6, part)]
+
+
+def test_the_longest_part_at_a_place() -> None:
+    found = find_whole("lost card, card, C, C++", ["card", "lost card", "C", "C++", ""])
+    assert [*found] == [(0, "lost card"), (11, "card"), (17, "C"), (20, "C++")]
+    assert [*find_whole("any", [])] == []
