@@ -21,11 +21,12 @@ def find_whole(text: str, parts: Iterable[str]) -> Iterator[tuple[int, str]]:
     """
     longest_first = sorted(filter(None, parts), key=len, reverse=True)
     if longest_first:
-        for match in re.finditer("|".join(map(_pattern, longest_first)), text):
+        for match in re.finditer("|".join(map(write_whole_pattern, longest_first)), text):
             yield match.start(), match.group()
 
 
-def _pattern(part: str) -> str:
+def write_whole_pattern(part: str) -> str:
+    """Return a regular expression of a part that stands as a whole."""
     before = _BEFORE_DIGIT if part[0].isdigit() else _BEFORE
     after = _AFTER_DIGIT if part[-1].isdigit() else _AFTER
     return f"{before}{re.escape(part)}{after}"
