@@ -27,7 +27,7 @@ SLOTS = (
     r"[{\[](?:(?<=\{)(?:\{ ?[A-Za-z][\w .-]{0,40} ?\}\}"
     # Not in code: ${name}, \name{...}, {"a": ...}, f"{name}", {a}{b}, paths, and awk's {print}.
     r"|(?<![\w$\\{}\"'(\[=:%/]\{)(?!(?:print|next|exit)\})[a-z]+(?:_[a-z]+)*\}(?![}\"'\])/]))"
-    rf"|(?<=\[)(?:(?:[A-Z]+[_ ])*{_SLOT_WORDS}(?:[_ ][A-Z]+)*\]"
+    rf"|(?<=\[)(?:(?:[A-Z]+[_ ]){{0,4}}{_SLOT_WORDS}(?:[_ ][A-Z]+){{0,4}}\]"
     r"|(?:Your|Insert|Company|Customer|Recipient)\b[^\]\n]{0,40}\]))"
 )
 REFUSAL = (
