@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tunesmith_evidence.answers.whole_words import find_whole
+from tunesmith_evidence.answers.whole_words import WholeFinder
 
 _REASONING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _LEAD_IN = re.compile(
@@ -169,6 +169,10 @@ class LabelReader:
         self._bare = _keep_unique(
             (normalizer.fold([*normalizer.readings(text)][-1]), label) for text, label in written
         )
+        # Texts by which an answer can name a label, as they are written and in one case.
+        self._names = [
+            (WholeFinder(names), names) for names in (self._labels, self._bare | self._folded)
+        ]
 
     def match(self, answer: str) -> str | None:
         """Return the label that an answer is; None if it is none, or could be several."""
@@ -198,13 +202,14 @@ class LabelReader:
 
     def _find_named(self, text: str) -> str | None:
         """Return the only label that a text names."""
-        folded, named = self.normalizer.fold(text), set[str]()
-        for where, labels in ((text, self._labels), (folded, self._bare | self._folded)):
-            for start, key in find_whole(where, labels):
+        named = set[str]()
+        texts = (text, self.normalizer.fold(text))
+        for where, (finder, labels) in zip(texts, self._names, strict=True):
+            for start, part in finder.find(where):
                 before = where[:start].casefold().split()
                 if before and before[-1].strip(",;:\"'`*(") in _NEGATIONS:
                     return None
-                named.add(labels[key])
+                named.add(labels[part])
         return named.pop() if len(named) == 1 else None
 
 

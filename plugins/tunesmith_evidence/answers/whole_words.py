@@ -14,19 +14,34 @@ _BEFORE_DIGIT = rf"(?<![^\s{_QUOTES}(\[{{:;,（「『《。，、；：])(?<!\d[
 _AFTER_DIGIT = rf"(?![^\s{_QUOTES})\]}}:;,.!?…）」』》。，、；：！？])(?![.,:]\d)"
 
 
-def find_whole(text: str, parts: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Yield the places in a text at which one of the parts stands as a whole, and the part.
+class WholeFinder:
+    """Finds the places in texts at which one of some parts stands as a whole."""
 
-    Places do not overlap; at one place it is the longest part.
-    """
-    longest_first = sorted(filter(None, parts), key=len, reverse=True)
-    if longest_first:
-        for match in re.finditer("|".join(map(write_whole_pattern, longest_first)), text):
+    def __init__(self, parts: Iterable[str]) -> None:
+        longest_first = sorted(filter(None, parts), key=len, reverse=True)
+        by_start: dict[str, list[str]] = {}
+        for part in longest_first:  # what is before a part is looked at once for all of them
+            by_start.setdefault(_before(part), []).append(f"{re.escape(part)}{_after(part)}")
+        groups = [f"{before}(?:{'|'.join(found)})" for before, found in by_start.items()]
+        self._pattern = re.compile("|".join(groups) or "(?!)")
+
+    def find(self, text: str) -> Iterator[tuple[int, str]]:
+        """Yield the places and the parts that stand there.
+
+        Places do not overlap; at one place it is the longest part.
+        """
+        for match in self._pattern.finditer(text):
             yield match.start(), match.group()
 
 
 def write_whole_pattern(part: str) -> str:
     """Return a regular expression of a part that stands as a whole."""
-    before = _BEFORE_DIGIT if part[0].isdigit() else _BEFORE
-    after = _AFTER_DIGIT if part[-1].isdigit() else _AFTER
-    return f"{before}{re.escape(part)}{after}"
+    return f"{_before(part)}{re.escape(part)}{_after(part)}"
+
+
+def _before(part: str) -> str:
+    return _BEFORE_DIGIT if part[0].isdigit() else _BEFORE
+
+
+def _after(part: str) -> str:
+    return _AFTER_DIGIT if part[-1].isdigit() else _AFTER

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from tunesmith_evidence.answers.whole_words import find_whole
+from tunesmith_evidence.answers.whole_words import WholeFinder, write_whole_pattern
 
 
 @pytest.mark.parametrize(
@@ -18,8 +20,8 @@ from tunesmith_evidence.answers.whole_words import find_whole
     ],
 )  # fmt: skip
 def test_a_part_is_no_whole(text: str, part: str) -> None:
-    assert [*find_whole(f"it is {text} I think", [part])] == []
-    assert [*find_whole(text, [part])] == []
+    assert [*WholeFinder([part]).find(f"it is {text} I think")] == []
+    assert [*WholeFinder([part]).find(text)] == []
 
 
 @pytest.mark.parametrize(
@@ -34,11 +36,13 @@ def test_a_part_is_no_whole(text: str, part: str) -> None:
 )  # fmt: skip
 def test_a_whole(text: str, part: str) -> None:
     at = text.index(part)
-    assert [*find_whole(text, [part])] == [(at, part)]
-    assert [*find_whole(f"it is {text} I think", [part])] == [(at + 6, part)]
+    assert [*WholeFinder([part]).find(text)] == [(at, part)]
+    assert [*WholeFinder([part]).find(f"it is {text} I think")] == [(at + 6, part)]
+    match = re.search(write_whole_pattern(part), text)
+    assert match is not None and match.start() == at
 
 
 def test_the_longest_part_at_a_place() -> None:
-    found = find_whole("lost card, card, C, C++", ["card", "lost card", "C", "C++", ""])
+    found = WholeFinder(["card", "lost card", "C", "C++", ""]).find("lost card, card, C, C++")
     assert [*found] == [(0, "lost card"), (11, "card"), (17, "C"), (20, "C++")]
-    assert [*find_whole("any", [])] == []
+    assert [*WholeFinder([]).find("any")] == []
