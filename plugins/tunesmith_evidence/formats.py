@@ -28,6 +28,7 @@ __all__ = [
     "format_rate",
     "format_setting",
     "format_share",
+    "format_share_range",
     "format_ticks",
 ]
 
@@ -119,6 +120,14 @@ def format_share(share: float) -> str:
     if 99.5 <= percent < 100:
         return f"{math.floor(10 * percent) / 10:.1f} %"
     return f"{percent:.{2 if 0 < percent < 1 else 1 if 0 < percent < 10 else 0}f} %"
+
+
+def format_share_range(low: float, high: float) -> str:
+    """Format a range of shares: "0.36 % to 1.2 %", "up to 1.2 %", "1.2 %" if both look alike."""
+    texts = [format_share(share) for share in (low, high)]
+    if texts[0] == texts[1]:
+        return texts[0]
+    return f"up to {texts[1]}" if low <= 0 else " to ".join(texts)
 
 
 def format_ticks(ticks: Sequence[float]) -> list[str]:

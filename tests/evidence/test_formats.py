@@ -18,6 +18,7 @@ from tunesmith_evidence.formats import (
     format_rate,
     format_setting,
     format_share,
+    format_share_range,
     format_ticks,
 )
 
@@ -106,6 +107,20 @@ def test_settings_that_differ_look_different() -> None:
 )
 def test_shares(share: float, text: str) -> None:
     assert format_share(share) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (0, 0, "0 %"),
+        (0, 1.1e-16, "up to <0.01 %"),
+        (0, 0.012, "up to 1.2 %"),
+        (0.0036, 0.012, "0.36 % to 1.2 %"),
+        (0.0121, 0.0122, "1.2 %"),
+    ],
+)
+def test_ranges_of_shares(low: float, high: float, text: str) -> None:
+    assert format_share_range(low, high) == text
 
 
 def test_the_numbers_of_an_axis_have_the_same_decimals() -> None:

@@ -116,7 +116,8 @@ def find_label_errors(records: Sequence[Record]) -> LabelErrors:
         labels=len(classes),
         agreement=1 - len(differs) / len(given),
         share=share,
-        highest_share=max(share, 1 - float(np.trace(joint))),
+        # The sum, not 1 minus the diagonal: where no label is wrong it is exactly 0.
+        highest_share=max(share, float(joint[~np.eye(len(joint), dtype=bool)].sum())),
         suspects=[
             LabelError(rows[i], names[i], str(classes[expected[i]]), float(of_given[i]))
             for i in ranked.tolist()

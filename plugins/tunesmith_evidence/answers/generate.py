@@ -37,7 +37,10 @@ class ComparedAnswerOptions(AnswerOptions):
 
     ignore_case: bool = Field(False, description="Treat upper and lower case as equal.")
     ignore_punctuation: bool = Field(
-        False, description="Ignore punctuation and quotes before and behind the answer."
+        False,
+        description=(
+            "Ignore punctuation behind the answer, and quotes, brackets and Markdown around it."
+        ),
     )
     ignore_lead_in: bool = Field(
         False, description="Ignore a phrase such as `The answer is` or `Category:` before it."

@@ -10,6 +10,10 @@ from tunesmith_evidence.answers.normalize import strip_reasoning
 
 _MARKED = re.compile(r"####\s*((?:(?!####).)*)")
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
+_MINUS = "\u2212"
+# Behind one of these, a sign is a dash, a range or a subtraction.
+_DASHES_AND_ENDS = ("-", _MINUS, "–", "—", ")", "]", "}", "%", "°", "€", "£", "¥", "²", "³")
+_OPERATORS = ("=", "≤", "≥", "≈", "+", " *", "×", "·", "/", "÷", "^", "(", "[", "{", "#")
 DecimalSeparator = Literal[".", ","]
 
 
@@ -18,8 +22,8 @@ def _number_pattern(decimal: DecimalSeparator) -> re.Pattern[str]:
     point = re.escape(decimal)
     digits = rf"(?:\d{{1,3}}(?:(?:{group}|['’_\u00a0\u202f ])\d{{3}})+(?!\d)|\d+)"
     return re.compile(
-        rf"(?<![\w{point}])([-+\u2212]?)\s?[$€£¥]?\s?({digits}(?:{point}\d+)?|{point}\d+)"
-        rf"(?:[eE]([-+]?\d{{1,3}})(?![\w]))?"
+        rf"(?<![\w{point}])(?:([-+\u2212])(\s?))?[$€£¥]?\s?({digits}(?:{point}\d+)?|{point}\d+)"
+        rf"(?:[eE]([-+\u2212]?\d{{1,3}})(?![\w]))?"
     )
 
 
@@ -34,16 +38,30 @@ def find_number(text: str, decimal: DecimalSeparator = ".") -> Decimal | None:
 
     Separators of thousands, a currency sign before it and any unit behind it are ignored, and
     ``1.5e3`` is 1500. None if there is none: after a mark, no number before it counts.
+
+    A minus sign stands directly before its number, and not directly behind something: ``- 18 eggs``
+    is an item of a list, and ``3-5`` and ``12 - 7`` have none. After an operator, an opening
+    bracket or a mark a space may follow the sign, as in ``x = - 5``. Brackets are no sign.
     """
     text = strip_reasoning(text)
-    marked = _MARKED.findall(text) or _BOXED.findall(text)
-    matches = list(_PATTERNS[decimal].finditer(marked[-1] if marked else text))
+    marked = [*_MARKED.finditer(text)] or [*_BOXED.finditer(text)]
+    start, end = marked[-1].span(1) if marked else (0, len(text))
+    matches = list(_PATTERNS[decimal].finditer(text, start, end))
     if not matches:
         return None
-    sign, digits, exponent = matches[0 if marked else -1].groups()
-    plain = "".join(c for c in digits if c.isdigit() or c == decimal).replace(decimal, ".")
+    found = matches[0 if marked else -1]
+    plain = "".join(c for c in found[3] if c.isdigit() or c == decimal).replace(decimal, ".")
     try:
-        number = Decimal(f"{plain}e{exponent or 0}")
+        number = Decimal(f"{plain}e{(found[4] or '0').replace(_MINUS, '-')}")
     except InvalidOperation:
         return None
-    return -number if sign in ("-", "\u2212") else number
+    return -number if _is_negative(text, found) else number
+
+
+def _is_negative(text: str, found: re.Match[str]) -> bool:
+    if found[1] not in ("-", _MINUS):
+        return False
+    before = text[: found.start()]
+    if not found[2]:
+        return not before.endswith(_DASHES_AND_ENDS)
+    return before.rstrip(" \t").endswith(_OPERATORS)

@@ -28,12 +28,13 @@ WORDS = {
 """Numbers by their words."""
 _WORDS = "|".join(sorted(map(re.escape, WORDS), key=len, reverse=True))
 NUMBER = re.compile(
-    rf"(?<![\w.,])[-+]?\d+(?:[.,'’ ]\d{{3}})*(?:[.,]\d+)?(?:\s?(?:k|m|thousand|million)\b)?"
+    rf"(?<![\w.,])(?:[-+\u2212][€$£]?)?\d+(?:[.,'’ ]\d{{3}})*(?:[.,]\d+)?"
+    rf"(?:\s?(?:k|m|thousand|million)\b)?"
     rf"|(?<=[€$£#])\d[\d.,]*\d|\d+(?=[€$£%])|\b(?:{_WORDS})\b",
     re.I,
 )
 """Any number in a text, in digits or in words."""
-_DIGITS = re.compile(r"([-+]?)(\d[\d.,'’ ]*?)\s?(k|m|thousand|million)?", re.I)
+_DIGITS = re.compile(r"([-+\u2212]?)[€$£]?(\d[\d.,'’ ]*?)\s?(k|m|thousand|million)?", re.I)
 _FACTORS = {"": 1, "k": 1_000, "thousand": 1_000, "m": 1_000_000, "million": 1_000_000}
 
 
@@ -59,4 +60,4 @@ def read_number(text: str) -> Decimal | None:
         digits = re.sub(r"[.,]", "", digits[:last]) + "." + decimals
     else:
         digits = re.sub(r"[.,]", "", digits)
-    return Decimal(match[1] + digits) * _FACTORS[match[3] or ""]
+    return Decimal(match[1].replace("\u2212", "-") + digits) * _FACTORS[match[3] or ""]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 
 from tunesmith_evidence.answers.normalize import LENIENT
+from tunesmith_evidence.answers.whole_words import WholeFinder
 from tunesmith_evidence.slices.rows import ScoredRow
 
 NEAR = 0.8
@@ -53,7 +54,7 @@ def find_near_misses(wrong: Sequence[ScoredRow]) -> list[tuple[ScoredRow, str]]:
             continue
         if given == right:
             found.append((row, "only case, punctuation or a phrase before the answer differ"))
-        elif right and right in given:
+        elif any(WholeFinder([right]).find(given)):
             found.append((row, "the expected answer is in it, with more around it"))
         elif _similarity(given, right) >= NEAR:
             found.append((row, "a few characters differ"))

@@ -14,6 +14,7 @@ from clean_rows import clean_rows, item_rows, plant_wrong_labels
 from tunesmith.errors import DataError
 from tunesmith.records import Completion
 from tunesmith_data.analysis.label_errors import find_label_errors
+from tunesmith_plugins.commands.data.label_errors import to_finding
 
 
 @pytest.mark.parametrize("count", [8, 32, 64])
@@ -31,7 +32,17 @@ def test_planted_errors_are_the_most_suspect_rows(count: int) -> None:
 def test_clean_rows_have_none() -> None:
     found = find_label_errors(item_rows())
     assert (found.rows, found.labels, found.share, found.suspects) == (320, 4, 0, [])
-    assert found.agreement == 1
+    assert (found.agreement, found.highest_share) == (1, 0)
+
+
+def test_a_share_without_a_single_label_is_not_shown() -> None:
+    found = find_label_errors(item_rows())
+    for tiny in (0.0, 1.1e-16, 0.4 / found.rows):
+        finding = to_finding(replace(found, highest_share=tiny), item_rows())
+        assert finding.message.startswith("no label looks wrong, by a classifier that agrees with ")
+        assert (finding.level, finding.hint, finding.examples) == ("info", "", ())
+    finding = to_finding(replace(found, highest_share=0.012), item_rows())
+    assert finding.message.startswith("up to 1.2 % of the labels look wrong, by a classifier")
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:

@@ -12,6 +12,7 @@ from tunesmith_evidence.answers.normalize import (
     LENIENT,
     LabelReader,
     TextNormalizer,
+    compose,
     strip_reasoning,
 )
 
@@ -34,6 +35,16 @@ from tunesmith_evidence.answers.normalize import (
         ("", ""),
         ("The answer is", "the answer is"),
         ("Straße", "strasse"),
+        ("- yes", "yes"),
+        ("## Yes", "yes"),
+        ("***Yes***", "yes"),
+        ("`yes`.", "yes"),
+        ("“yes”", "yes"),
+        ('"yes" or "no"', '"yes" or "no"'),
+        ("**Answer:** **yes**.", "yes"),
+        ("**The answer is: yes.**", "yes"),
+        ("¿Sí?", "sí"),
+        ("是。", "是"),
     ],
 )
 def test_lenient_comparison(answer: str, normalized: str) -> None:
@@ -93,6 +104,114 @@ def test_labels_are_returned_as_they_are_written() -> None:
     assert LabelReader(["Lost-Card", "C++"]).read("C++") == "C++"
 
 
-def test_labels_that_are_alike_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'yes' and 'Yes\.' are alike"):
-        LabelReader(["yes", "Yes."])
+@pytest.mark.parametrize(
+    "text",
+    ["-1", "+1", "C++", "C#", ".NET", "A-", "A*", "<5", ">5", "≥5", "5%", "5°", "$5", "=", "!x",
+     "- 1", "#1", "@me", "~x", "x^", "5/", "_x", "x_", "**x", 'x"', "→", "A+/B-"],
+)  # fmt: skip
+def test_signs_and_symbols_are_a_part_of_the_answer(text: str) -> None:
+    assert LENIENT.normalize(text) == text.casefold()
+    assert LENIENT.normalize(f"The answer is {text}") == text.casefold()
+    assert LENIENT.normalize(f"**Answer:** {text}") == text.casefold()
+
+
+@pytest.mark.parametrize("text", ["." * 9_000, ". " * 9_000, "a" + " !" * 9_000, "*a " * 9_000])
+def test_long_answers_are_normalized_quickly(text: str) -> None:
+    normalized = LENIENT.normalize(text)
+    assert normalized
+    assert LENIENT.normalize(normalized) == normalized
+
+
+def test_a_label_that_occurs_twice_is_refused() -> None:
+    for labels in (["yes", "yes"], ["lost card", "lost  card"], ["é", "e\u0301"]):
+        with pytest.raises(ValueError, match="occurs twice"):
+            LabelReader(labels)
+
+
+HARD_LABELS = [
+    ["-1", "0", "1"], ["C", "C++", "C#"], ["A-", "A", "A+"], ["<5", ">5", "5"], ["Aa", "aa", "AA"],
+    ["yes", "Yes", "Yes.", "yes!"], [":)", ":(", ":"], ["+", "-"], ["1.5", "15", "1", "5"],
+    ["`x`", "x", '"x"', "**x**"], ["label: a", "a"], ["not a", "a"], ["(1)", "1"], ["- a", "a"],
+    ["²", "2"], ["", "."],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", HARD_LABELS)
+def test_labels_that_look_alike_are_told_apart(labels: list[str]) -> None:
+    assert [LabelReader(labels).read(label) for label in labels] == labels
+
+
+MARKS = st.text(st.sampled_from("aAbB1 .,-+#*<>()_`\"'!?:/=%"), min_size=1, max_size=4)
+WRITTEN = st.one_of(MARKS, st.text(max_size=6)).map(compose)
+
+
+@given(st.lists(WRITTEN, min_size=1, max_size=8, unique=True))
+def test_no_two_labels_are_ever_one(labels: list[str]) -> None:
+    """Whatever the labels are, each is read as itself: so no two are counted as equal."""
+    for normalizer in (LENIENT, TextNormalizer(), TextNormalizer(ignore_punctuation=True)):
+        reader = LabelReader(labels, normalizer)
+        assert [reader.read(label) for label in labels] == labels
+
+
+@given(st.lists(WRITTEN, min_size=2, max_size=8, unique=True), WRITTEN)
+def test_other_labels_make_no_other_label_of_an_answer(labels: list[str], answer: str) -> None:
+    """Other labels can make an answer ambiguous, or be the answer itself; nothing else."""
+    reader = LabelReader(labels[:1])
+    alone, among = reader.match(answer), LabelReader(labels).match(answer)
+    assert among != labels[0] or alone == labels[0]
+    assert answer not in labels or among == answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("-1", "-1"),
+        ("The answer is -1.", "-1"),
+        ("**-1**", "-1"),
+        ("I would rate it -1, as it broke.", "-1"),
+        ("I would rate it 1.", "1"),
+        ("Score: 1", "1"),
+        ("Score:1", "1"),
+        ("(1)", "1"),
+        ("\N{MINUS SIGN}1", None),
+        ("--1", None),
+        ("- 1", None),
+        ("+1", None),
+        ("1.5", None),
+        ("10", None),
+        ("1-0", None),
+        ("1%", None),
+        ("between -1 and 1", None),
+    ],
+)
+def test_numbers_as_labels(answer: str, label: str | None) -> None:
+    assert LabelReader(["-1", "0", "1"]).read(answer) == label
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("C++.", "C++"),
+        ("`C++`", "C++"),
+        ("It is written in C++, I think.", "C++"),
+        ("It is written in C.", "C"),
+        ("c", "C"),
+        ("C#", None),
+        ("It is written in C#.", None),
+        ("Objective-C", None),
+    ],
+)
+def test_languages_as_labels(answer: str, label: str | None) -> None:
+    assert LabelReader(["C", "C++", "Java"]).read(answer) == label
+
+
+def test_labels_that_end_with_punctuation() -> None:
+    reader = LabelReader(["Yes.", "No.", "Who?"])
+    answers = ("yes", "No", "no.", "who", "I say yes", "Yes?")
+    assert [*map(reader.read, answers)] == ["Yes.", "No.", "No.", "Who?", "Yes.", "Yes."]
+
+
+def test_labels_that_differ_in_case_alone() -> None:
+    reader = LabelReader(["Aa", "aa", "B"])
+    answers = ("Aa.", "It is aa", "AA", "b", "It is AA")
+    assert [*map(reader.read, answers)] == ["Aa", "aa", None, "B", None]

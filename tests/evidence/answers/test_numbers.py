@@ -45,6 +45,62 @@ def test_english_numbers(text: str, number: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("- 18 eggs", "18"),
+        ("She needs:\n- 12 cups\n- 18 eggs", "18"),
+        ("  - 18 eggs", "18"),
+        ("* 18 eggs", "18"),
+        ("- $18", "18"),
+        ("Total - 18 eggs", "18"),
+        ("so it is - I think - 18", "18"),
+        ("the total \N{EM DASH} 18", "18"),
+        ("the total\N{EM DASH}18", "18"),
+        ("the total -- 18", "18"),
+        ("the total--18", "18"),
+        ("pages 3 - 5", "5"),
+        ("pages 3-5", "5"),
+        ("pages 3\N{EN DASH}5", "5"),
+        ("pages 3 \N{EN DASH} 5", "5"),
+        ("3\N{MINUS SIGN}5", "5"),
+        ("2024-05-01", "1"),
+        ("555-0143", "143"),
+        ("12 - 7 = 5", "5"),
+        ("it is 12 - 7", "7"),
+        ("it is 12 \N{MINUS SIGN} 7", "7"),
+        ("12 apples - 7 apples", "7"),
+        ("(2 + 1)-3", "3"),
+        ("20%-5%", "5"),
+        ("COVID-19", "19"),
+        ("a 5-year plan", "5"),
+        ("($5)", "5"),
+        ("(5)", "5"),
+        ("5 -\n6", "6"),
+        ("**Total:** - 18", "18"),
+        ("> - 18 eggs", "18"),
+        ("eggs =\n- 18", "18"),
+    ],
+)
+def test_dashes_are_no_signs(text: str, number: str) -> None:
+    assert find_number(text) == Decimal(number)
+    assert find_number(text.replace("\n", "\r\n")) == Decimal(number)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-5", "It is -5.", "\N{MINUS SIGN}5", "(-5)", "[3, -5]", "x=-5", "x = -5", "x = - 5",
+        "x =\N{MINUS SIGN} 5", "between 3 and -5", "from 3 to -5", "Answer:-5", "**-5**",
+        "-$5", "$-5", "-€ 5", "3, -5", "3 -5", "2 * -5", "2 * - 5", "(- 5)", "3 - -5", "#### -5",
+        "#### - 5", "7 \\boxed{-5}", "\\boxed{- 5}", "- -5", "- 3\n- -5", "\"-5\"", "-5e0",
+        "-500e-2", "-500e\N{MINUS SIGN}2", "it fell by 3 °C to -5 °C",
+    ],
+)  # fmt: skip
+def test_negative_numbers(text: str) -> None:
+    assert find_number(text) == -5
+
+
+@pytest.mark.parametrize(
     ("text", "number"), [("1.234,50 Euro", "1234.50"), ("3,5", "3.5"), ("1.000", "1000")]
 )
 def test_numbers_with_a_decimal_comma(text: str, number: str) -> None:

@@ -32,7 +32,7 @@ def test_near_misses() -> None:
     assert [(r.number, what.split()[0]) for r, what in found] == [
         (0, "only"),
         (1, "the"),
-        (2, "the"),
+        (2, "a"),
     ]
     (near,) = find_near_misses([row(0, 0.0, "lost crad")])
     assert near[1] == "a few characters differ"

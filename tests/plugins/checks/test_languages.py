@@ -8,7 +8,7 @@ import pytest
 from clean_rows import clean_rows, label_rows, show
 
 from tunesmith.records import Completion, Text
-from tunesmith_data.analysis.languages import identify_language
+from tunesmith_data.analysis.languages import identify_language, identify_languages
 from tunesmith_plugins.checks.languages import review as module
 from tunesmith_plugins.checks.languages.review import review
 
@@ -38,6 +38,25 @@ def test_the_language_of_a_text(text: str, language: str) -> None:
 @pytest.mark.parametrize("rows", [[], clean_rows(), label_rows()])
 def test_rows_of_one_language_have_no_findings(rows: list[Completion]) -> None:
     assert review(rows) == []
+
+
+PIDGIN = "Di man wey dey work for di office don go house."
+LOOKS_LIKE_PIDGIN = (
+    "check invoice from September",
+    "set in Nigeria and starring Colin Firth",
+    "South Korea on September 12",
+    "one on 30 September and the other on 2 October",
+)
+
+
+def test_short_texts_could_be_in_a_related_language() -> None:
+    rows = [replace(row, prompt=LOOKS_LIKE_PIDGIN[n % 4]) for n, row in enumerate(clean_rows())]
+    assert {identify_language(text) for text in LOOKS_LIKE_PIDGIN} == {"pcm"}
+    assert all("en" in identify_languages(text) for text in LOOKS_LIKE_PIDGIN)
+    assert review([*clean_rows(), *rows[:20]]) == []
+    assert identify_languages(GERMAN) == ("de",) and identify_languages("Wo?") == ()
+    (rare,) = review([*clean_rows(), replace(clean_rows()[0], prompt=PIDGIN)])
+    assert rare.message.endswith("in the language of most, en: 1 pcm")
 
 
 def test_prompts_in_rare_languages_are_listed() -> None:

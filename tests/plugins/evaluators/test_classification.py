@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -87,10 +88,53 @@ def test_words_around_a_label_are_ignored_unless_they_count() -> None:
     assert measure(expected, answers, **strict)[0].values == (0, 0, 1)
 
 
-def test_references_that_differ_in_case_are_one_label() -> None:
-    accuracy, _ = measure(["yes", "Yes", "no"], ["yes", "yes", "no"])
+def test_references_that_differ_in_case_are_two_labels_unless_one_is_named() -> None:
+    expected, answers = ["yes", "Yes", "no"], ["yes", "yes", "no"]
+    accuracy, _ = measure(expected, answers)
+    assert accuracy.values == (1, 0, 1)
+    assert set(accuracy.details["classes"]) == {"yes", "Yes", "no"}
+    accuracy, _ = measure(expected, answers, labels=["yes", "no"])
     assert accuracy.values == (1, 1, 1)
     assert set(accuracy.details["classes"]) == {"yes", "no"}
+
+
+PAIRS = [("-1", "1"), ("C", "C++"), ("C++", "C#"), ("A-", "A+"), ("<5", ">5"), ("Aa", "aa"),
+         ("x", "x."), ("5%", "5"), ("+", "-"), (":)", ":(")]  # fmt: skip
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_model_that_swaps_two_labels_has_these_rows_wrong(
+    pair: tuple[str, str], named: bool
+) -> None:
+    expected = [*pair, "other"] * 3
+    swapped = {pair[0]: pair[1], pair[1]: pair[0], "other": "other"}
+    options: dict[str, Any] = {"labels": [*pair, "other"]} if named else {}
+    accuracy, f1 = measure(expected, [swapped[label] for label in expected], **options)
+    assert accuracy.values == (0, 0, 1) * 3
+    assert mean(f1) == pytest.approx(1 / 3)
+    assert accuracy.details["confusion"][pair[0]] == {pair[1]: 3}
+
+
+TEXTS = st.text(st.sampled_from("aAb1 .,-+#*<>()_`\"'!?:="), min_size=1, max_size=3).map(str.strip)
+
+
+@given(st.lists(TEXTS.filter(bool), min_size=2, max_size=6, unique=True), st.randoms())
+@settings(max_examples=60)
+def test_rows_are_right_exactly_where_labels_stay(labels: list[str], order: Random) -> None:
+    """Whatever the labels are: a model that permutes them is right on those that stay."""
+    permuted = order.sample(labels, len(labels))
+    accuracy, _ = measure(labels, permuted)
+    assert accuracy.values == tuple(map(float, map(str.__eq__, labels, permuted)))
+    assert measure(labels, labels)[0].values == (1.0,) * len(labels)
+
+
+def test_nothing_is_extracted_from_the_labels_of_the_run_file() -> None:
+    expected, options = ["so #### a", "#### b"], {"extract": "#### (.*)", "labels": ["a", "b"]}
+    assert measure(expected, ["#### a", "so #### a"], **options)[0].values == (1, 0)
+    assert measure(expected, ["#### a", "a"], extract="#### (.*)")[0].values == (1, 0)
+    with pytest.raises(DataError, match="a:1: the reference answer has nothing that `extract`"):
+        measure(["#### a", "b"], ["#### a", "b"], extract="#### (.*)")
 
 
 def test_labels_of_the_run_file() -> None:
@@ -101,7 +145,10 @@ def test_labels_of_the_run_file() -> None:
         measure(["yes", "never"], ["yes", "no"], labels=labels)
 
 
-@pytest.mark.parametrize("options", [{"labels": ["a"]}, {"labels": ["a", " "]}, {"extract": "("}])
+@pytest.mark.parametrize(
+    "options",
+    [{"labels": ["a"]}, {"labels": ["a", " "]}, {"labels": ["a", "b", "a"]}, {"extract": "("}],
+)
 def test_invalid_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ClassificationOptions(**options)

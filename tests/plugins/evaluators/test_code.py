@@ -14,8 +14,9 @@ from tunesmith.errors import DataError
 from tunesmith.records import Completion
 from tunesmith.testing.examples import COMPLETIONS
 from tunesmith.testing.fakes import FakeTextModel
+from tunesmith_plugins.evaluators.code.extract_code import Names, extract_code, read_names
 from tunesmith_plugins.evaluators.code.offer import CODE, CodeOptions
-from tunesmith_plugins.evaluators.code.run_program import Limits, extract_code, passes
+from tunesmith_plugins.evaluators.code.run_program import Limits, passes
 
 RIGHT = "def double(x):\n    return 2 * x"
 TESTS = "assert double(4) == 8"
@@ -86,10 +87,72 @@ def test_files_outside_of_the_folder_stay(tmp_path: Path) -> None:
     assert passes(f"{RIGHT}\nopen('own', 'w').write('x')", TESTS, LIMITS)
 
 
+FENCED = {
+    "Python": "```Python\n{0}\n```",
+    "python3": "```python3\n{0}\n```",
+    "py": "```py\n{0}\n```",
+    "tildes": "~~~python\n{0}\n~~~",
+    "a longer fence": "````python\n{0}\n````",
+    "an attribute": '```python title="double.py"\n{0}\n```',
+    "braces": "```{{.python}}\n{0}\n```",
+    "an item of a list": "1. Write it:\n\n   ```python\n   {1}\n   ```\n2. Use it.",
+    "cut off": "Here:\n```python\n{0}",
+    "line ends of Windows": "Here:\r\n```python\r\n{0}\r\n```",
+    "a bare use": "```python\n{0}\n```\nUse:\n```\n>>> double(4)\n8\n```",
+    "a use that fails": "```python\n{0}\n```\n```python\nprint(double(int(input())))\n```",
+    "a wrong example": "```\n{0}\n```\n```\nassert double(4) == 9\n```",
+    "a use before it": "```python\ndouble(4)\n```\nwith\n```python\n{0}\n```",
+    "only the use is tagged": "```\n{0}\n```\n```python\ndouble(int(input()))\n```",
+    "other languages": "```bash\npip install x\n```\n```python\n{0}\n```\n```text\n8\n```",
+    "a wrong tag": "```code\n{0}\n```",
+    "in two parts": "```python\nTWO = 2\n```\nand\n"
+    "```python\ndef double(x):\n    return TWO * x\n```",
+    "a part behind it": "```\ndef double(x):\n    return twice(x)\n```\n"
+    "```\ndef twice(x):\n    return 2 * x\n```",
+    "an import of its own": "```\nfrom operator import *\n```\n"
+    "```\ndef double(x):\n    return mul(2, x)\n```",
+    "corrected": "```\ndef double(x):\n    return x\n```\nNo:\n```\n{0}\n```",
+}
+
+
+@pytest.mark.parametrize("form", FENCED)
+def test_a_right_program_passes_in_every_form(form: str) -> None:
+    answer = FENCED[form].format(RIGHT, RIGHT.replace("\n", "\n   "))
+    assert passes(extract_code(answer, TESTS), TESTS, LIMITS)
+
+
+def test_a_wrong_program_passes_in_no_form() -> None:
+    wrong = RIGHT.replace("2", "3")
+    for form in ("Python", "tildes", "a bare use", "a use before it", "other languages"):
+        answer = FENCED[form].format(wrong, "")
+        assert not passes(extract_code(answer, TESTS), TESTS, LIMITS), form
+    worse = f"```\n{RIGHT}\n```\nBetter:\n```\n{wrong}\n```"
+    assert not passes(extract_code(worse, TESTS), TESTS, LIMITS), "the last definition holds"
+
+
 def test_code_in_an_answer() -> None:
-    assert extract_code("a\n```python\nx = 1\n```\nb\n```\ny = 2\n```") == "x = 1\n\ny = 2"
-    assert extract_code("x = 1") == "x = 1"
-    assert extract_code("```py\nx = 1") == "x = 1"
+    both = "a\n```python\nx = 1\n```\nb\n```\ny = 2\n```"
+    assert extract_code(both, "assert x") == "x = 1"
+    assert extract_code(both, "assert x + y") == "x = 1\n\ny = 2"
+    assert extract_code(both, "y = 1") == "x = 1", "no name is needed: the blocks of the language"
+    assert extract_code(both, "not (Python") == "x = 1"
+    assert extract_code("x = 1", "assert x") == "x = 1"
+    assert extract_code("```py\nx = 1", "assert x") == "x = 1"
+    assert extract_code("```py\ndef (\n```", "assert x") == "def ("
+    assert extract_code("<think>```\nx = 2\n```</think>x = 1", "assert x") == "x = 1"
+
+
+def test_names_of_code() -> None:
+    code = (
+        "import re\nfrom a.b import c as d\nclass E(F):\n    g = h\n    def i(self): return j(k=d)"
+    )
+    assert read_names(code) == Names(frozenset({"re", "d", "E"}), frozenset({"F", "h", "j", "d"}))
+    assert read_names("f = lambda x: [y for y in z(x)]\nprint(f)") == Names(
+        frozenset({"f"}), frozenset({"z", "f"})
+    )
+    assert read_names("from a import *").imports_all
+    for text in (">>> f()", "\0", "(" * 10_000, "-" * 100_000 + "1"):
+        assert read_names(text) == Names()
 
 
 def test_consent_is_needed() -> None:

@@ -32,6 +32,8 @@ def measure(
     [
         (REFERENCE, 1, 1, 1),
         (f"```json\n{REFERENCE}\n```", 1, 1, 1),
+        (f"~~~JSON\n{REFERENCE}\n~~~", 1, 1, 1),
+        (f"````\n{REFERENCE}\n````", 1, 1, 1),
         ('{"paid": true, "order": {"items": ["a", "b"], "id": 7.0}, "name": "Ann"}', 1, 1, 1),
         ('{"name": "Bob", "order": {"id": 7, "items": ["a"]}, "paid": true}', 2 / 4, 1, 1),
         ('{"name": "Ann", "order": {"id": "7", "items": ["a", "b"]}, "paid": true}', 3 / 4, 1, 0),

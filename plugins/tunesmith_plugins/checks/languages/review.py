@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from operator import itemgetter
 
 from tunesmith.contracts import Finding
 from tunesmith.errors import DataError
 from tunesmith.records import Record, Text, last_exchange
 from tunesmith.text import one_line, redact
-from tunesmith_data.analysis.languages import identify_language
+from tunesmith_data.analysis.languages import identify_languages
 from tunesmith_data.splits import prompt_text
 from tunesmith_evidence.formats import format_share
 
@@ -26,11 +27,11 @@ BY_DESIGN = 0.2
 
 @dataclass(frozen=True)
 class Languages:
-    """The languages of a row; empty where they are not recognized."""
+    """The languages that the texts of a row could be in, the most probable first."""
 
     record: Record
-    prompt: str
-    answer: str
+    prompt: tuple[str, ...]
+    answer: tuple[str, ...]
 
 
 def review(train: Sequence[Record]) -> list[Finding]:
@@ -52,29 +53,30 @@ def _read(train: Sequence[Record]) -> Iterator[Languages]:
             answer = "" if isinstance(record, Text) else last_exchange(record)[1].text
         except (TypeError, ValueError, DataError):
             continue  # a kind of record that a plugin defines
-        yield Languages(record, identify_language(text), identify_language(answer))
+        yield Languages(record, identify_languages(text), identify_languages(answer))
 
 
 def _find_rare(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
     """Report prompts in another language than most."""
-    counts = Counter(row.prompt for row in rows if row.prompt)
-    (usual, most), *others = counts.most_common() or [("", 0)]
-    if not others:
+    read = [row for row in rows if row.prompt]
+    usual = max(Counter(row.prompt[0] for row in read).items(), key=itemgetter(1), default=("", 0))[
+        0
+    ]
+    found = [row for row in read if usual not in row.prompt]
+    if not found:
         return
-    count = counts.total() - most
+    counts = Counter(row.prompt[0] for row in found)
+    others = counts.most_common()
     listed = ", ".join(f"{number:,} {code}" for code, number in others[:SHOWN_LANGUAGES])
     more = f" and {len(others) - SHOWN_LANGUAGES} more" if len(others) > SHOWN_LANGUAGES else ""
-    rare = sorted(
-        (row for row in rows if row.prompt not in ("", usual)),
-        key=lambda row: counts[row.prompt],
-    )
+    rare = sorted(found, key=lambda row: counts[row.prompt[0]])
     yield Finding(
         level="info",
         where="data languages",
-        message=f"{_share(count, counts.total())} training prompts are not in the language of most,"
+        message=f"{_share(len(found), len(read))} training prompts are not in the language of most,"
         f" {usual}: {listed}{more}{sample}",
-        count=count,
-        examples=_examples((row.record, f"is {row.prompt}") for row in rare),
+        count=len(found),
+        examples=_examples((row.record, f"is {row.prompt[0]}") for row in rare),
         hint="add rows of the languages that users write in, and hold some of each out",
     )
 
@@ -82,7 +84,7 @@ def _find_rare(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
 def _find_answers(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
     """Report answers in another language than their prompts."""
     readable = [row for row in rows if row.prompt and row.answer]
-    found = [row for row in readable if row.prompt != row.answer]
+    found = [row for row in readable if not {*row.prompt} & {*row.answer}]
     if not found:
         return
     is_intended = len(found) >= BY_DESIGN * len(readable)
@@ -94,7 +96,9 @@ def _find_answers(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
         where="data languages",
         message=message + sample,
         count=len(found),
-        examples=_examples((row.record, f"is {row.prompt}, answer {row.answer}") for row in found),
+        examples=_examples(
+            (row.record, f"is {row.prompt[0]}, answer {row.answer[0]}") for row in found
+        ),
         hint="leave them if that is the task" if is_intended else "correct them, or leave them out",
     )
 

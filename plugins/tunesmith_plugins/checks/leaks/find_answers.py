@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from tunesmith.records import Preference, Record, Text, UnpairedPreference, last_exchange
 from tunesmith_data.splits import prompt_text
+from tunesmith_evidence.answers.whole_words import write_whole_pattern
 from tunesmith_plugins.checks.leaks.find_leaks import Leak
 
 LONG = 30
@@ -21,9 +22,9 @@ _MARKER = (
     r"(?i:\b(?:answer|label|category|class|intent|output|result|solution|target|completion)s?\b"
     r"\s*(?:(?:is|are|was)\W{1,4}|[:=>-]+\W{0,4}))"
 )
-_NOT_LISTED = r"(?!\w|\s*(?:[,/|]|or\b))"
+_NOT_LISTED = r"(?!\s*(?:[,/|]|or\b))"
 _CODE = re.compile(r"[^\W\d][\d_]|[^\w\s,.;:!?'\"()-]|\s-\w")
-_FINAL_MARK = re.compile(r"^\W*(?:(?:the )?(?:final )?answer(?: is)?\W+)?", re.IGNORECASE)
+_FINAL_MARK = re.compile(r"^[\s#*]*(?:(?:the )?(?:final )?answer(?: is)?[\s:=*]+)?", re.IGNORECASE)
 
 
 def find_contained_answers(records: Sequence[Record]) -> Iterator[Leak]:
@@ -60,7 +61,7 @@ def has_answer_in_prompt(record: Record) -> bool:
     if CODE_LENGTH <= len(answer) <= FINAL_LENGTH and _CODE.search(answer):
         patterns.append(rf"(?<!\w){re.escape(answer)}(?!\w)")
     if 0 < len(final) <= FINAL_LENGTH:
-        patterns.append(f"{_MARKER}{re.escape(final)}{_NOT_LISTED}")
+        patterns.append(f"{_MARKER}{write_whole_pattern(final)}{_NOT_LISTED}")
     return any(re.search(pattern, prompt) for pattern in patterns)
 
 

@@ -11,6 +11,7 @@ from tunesmith.records import Record
 from tunesmith.text import mask_personal_data, one_line
 from tunesmith_data.near_duplicates import DEFAULT_THRESHOLD, Match
 from tunesmith_data.splits import prompt_text
+from tunesmith_evidence.formats import format_share
 from tunesmith_plugins.checks.leaks.find_answers import find_contained_answers, is_by_design
 from tunesmith_plugins.checks.leaks.find_leaks import (
     KINDS,
@@ -140,12 +141,11 @@ def _build_finding(leaks: Sequence[Leak], parts: Parts) -> Finding:
     level: Literal["info", "warning", "error"] = "info" if is_design else "warning"
     if kind in CERTAIN and share > TOLERATED and parts.is_decisive and parts.are_given:
         level = "error"
-    percent = f"{100 * share:{'.0f' if share >= 0.1 else '.2g'}} %"
-    message = MESSAGES[kind].format(other=other)
+    rows = f"{len(leaks):,} of {len(parts.probes):,} ({format_share(share)}) {name} rows"
     return Finding(
         level=level,
         where="data leaks",
-        message=f"{len(leaks):,} of {len(parts.probes):,} ({percent}) {name} rows {message}",
+        message=f"{rows} {MESSAGES[kind].format(other=other)}",
         count=len(leaks),
         examples=tuple(_describe(leak, parts) for leak in leaks[:MOST_EXAMPLES]),
         hint="leave them if the values are the task" if is_design else HINTS[kind],

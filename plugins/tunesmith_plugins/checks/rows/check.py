@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
 from tunesmith.text import mask_personal_data, one_line
+from tunesmith_evidence.formats import format_share
 from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.row import Row, read_row
 
@@ -66,9 +67,8 @@ def show_row(train: Sequence[Record], number: int) -> str:
 
 
 def share(count: int, total: int) -> str:
-    """Format a count and its share: ``12 of 3,400 (0.4 %)``."""
-    percent = 100 * count / total
-    return f"{count:,} of {total:,} ({percent:{'.0f' if percent >= 10 else '.2g'}} %)"
+    """Format a count and its share: ``12 of 3,400 (0.35 %)``."""
+    return f"{count:,} of {total:,} ({format_share(count / total)})"
 
 
 def build_finding(

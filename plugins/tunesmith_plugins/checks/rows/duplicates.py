@@ -88,7 +88,7 @@ class Duplicates:
         if row.prompt and row.has_right_answer:
             self._with_answer.append(row.number)
             self._prompts.append(hash(row.prompt_words))
-            self._answers.append(hash(row.answer_letters))
+            self._answers.append(hash(words(row.answer)))  # symbols count: -1 is not 1
             self._answer_characters += len(row.answer)
 
     def _compare_heldout(self, row: Row) -> None:

@@ -11,6 +11,7 @@ from statistics import median
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
 from tunesmith.text import format_count
+from tunesmith_evidence.answers.normalize import TextNormalizer
 from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.check import MOST_EXAMPLES, build_finding, quote, share
 from tunesmith_plugins.checks.rows.row import Row
@@ -115,7 +116,7 @@ class Labels:
             for name, usual in list(variants.items())[:MOST_EXAMPLES]
         ]
         text = f"{share(count, self._rows)} training rows have another spelling of a label"
-        hint = "write each label in one way"
+        hint = "write each label in one way: two spellings are two labels"
         return build_finding("labels", "warning", text, count, examples, hint)
 
     def _find_rare(self, known: dict[str, Label]) -> Iterator[Finding]:
@@ -156,12 +157,16 @@ class Labels:
         )
 
 
-_BETWEEN_WORDS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
+# Between two numbers it is a range or a version, and "level -1" has a sign.
+_BETWEEN_WORDS = re.compile(
+    r"(?<=[^\W\d_])(?:\s+|[_-]+)(?=[^\W_])|(?<=\d)(?:\s+|[_-]+)(?=[^\W\d_])"
+)
+_NORMALIZER = TextNormalizer(ignore_case=True, ignore_punctuation=True)
 
 
 def label_key(label: str) -> str:
-    """Return a label in one case, with spaces between words and no punctuation at its end.
+    """Return a label in one case, with spaces between words, and without punctuation around it.
 
-    A sign before a label counts: -1 is not 1.
+    A sign or a symbol counts: -1 is not 1, and .5 is not 5.
     """
-    return _BETWEEN_WORDS.sub(" ", label.casefold()).strip(" .,;:!?\"'") or label
+    return _BETWEEN_WORDS.sub(" ", _NORMALIZER.normalize(label) or "") or label

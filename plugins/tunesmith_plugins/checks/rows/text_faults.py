@@ -15,11 +15,19 @@ CONTROL_TOKENS = (
 )
 NEXT_TURN = r"^(?:Human|User|Assistant|AI|### ?(?:Instruction|Response|Input)) ?:"
 NEXT_TURN_MARKS = ("Human", "User", "Assistant", "AI:", "AI :", "###")
+# Words of placeholders in capitals: others are names, such as [NASA], or marks, such as [NOTE].
+_SLOT_WORDS = (
+    r"(?:(?:FIRST|LAST|FULL|USER|COMPANY|BUSINESS|BRAND|PRODUCT|FILE)?NAMES?|YOUR|INSERT|ENTER|FILL"
+    r"|HERE|PLACEHOLDER|REDACTED|TODO|TBD|X{3,}|DATE|TIME|YEAR|MONTH|DAY|AGE|NUMBER|AMOUNT|PRICE"
+    r"|COMPANY|ORGANI[SZ]ATION|CUSTOMER|CLIENT|USER|PERSON|RECIPIENT|SENDER|SIGNATURE|TITLE|POSITION"
+    r"|ADDRESS|STREET|CITY|COUNTRY|LOCATION|ZIP|PHONE|TELEPHONE|E?MAIL|URL|LINK|WEBSITE|PASSWORD"
+    r"|PRODUCT|BRAND|TOPIC)"
+)
 SLOTS = (
     r"[{\[](?:(?<=\{)(?:\{ ?[A-Za-z][\w .-]{0,40} ?\}\}"
-    # Not in code: ${name}, \name{...}, {"a": ...}, f"{name}", {a}{b}, and paths.
-    r"|(?<![\w$\\{}\"'(\[=:%/]\{)[a-z]+(?:_[a-z]+)*\}(?![}\"'\])/]))"
-    r"|(?<=\[)(?:(?!INST\])[A-Z]{3,}(?:[_ ][A-Z]+)*\]"
+    # Not in code: ${name}, \name{...}, {"a": ...}, f"{name}", {a}{b}, paths, and awk's {print}.
+    r"|(?<![\w$\\{}\"'(\[=:%/]\{)(?!(?:print|next|exit)\})[a-z]+(?:_[a-z]+)*\}(?![}\"'\])/]))"
+    rf"|(?<=\[)(?:(?:[A-Z]+[_ ]){{0,4}}{_SLOT_WORDS}(?:[_ ][A-Z]+){{0,4}}\]"
     r"|(?:Your|Insert|Company|Customer|Recipient)\b[^\]\n]{0,40}\]))"
 )
 REFUSAL = (

@@ -10,6 +10,7 @@ from tunesmith.records import Record
 from tunesmith.text import mask_personal_data, one_line
 from tunesmith_data.analysis.label_errors import LabelError, LabelErrors
 from tunesmith_data.splits import prompt_text
+from tunesmith_evidence.formats import format_share, format_share_range
 
 EXAMPLES = 3
 PROMPT = 60
@@ -19,21 +20,23 @@ WARNING_SHARE = 0.03
 
 def to_finding(found: LabelErrors, records: Sequence[Record]) -> Finding:
     """Return what was found as a finding of the check ``label errors``."""
-    message = (
-        f"about {100 * found.share:.2g} to {100 * found.highest_share:.2g} % of the labels are "
-        f"wrong, by a classifier that agrees with {100 * found.agreement:.0f} % of {found.rows:,}"
-    )
+    highest = round(found.highest_share * found.rows)
+    shares = format_share_range(found.share, found.highest_share)
+    what = f"{shares} of the labels look wrong" if highest else "no label looks wrong"
+    classifier = f"a classifier that agrees with {format_share(found.agreement)} of {found.rows:,}"
     return Finding(
         level="warning" if found.share >= WARNING_SHARE else "info",
         where="data label errors",
-        message=message,
+        message=f"{what}, by {classifier}",
         count=found.count,
         examples=tuple(
             f"{records[suspect.row].source} {_quote(records[suspect.row])} has the label "
             f'"{_short(suspect.label)}", perhaps "{_short(suspect.suggested)}"'
             for suspect in found.suspects[: min(EXAMPLES, found.count)]
         ),
-        hint="read the rows that --json lists and correct them; never remove held-out rows",
+        hint="read the rows that --json lists and correct them; never remove held-out rows"
+        if highest
+        else "",
     )
 
 

@@ -64,25 +64,27 @@ class Classification:
     ) -> tuple[LabelReader, list[str], list[str]]:
         """Return the reader of labels, the label of each reference, and all labels.
 
-        Labels that differ only in what is ignored are one: references by hand differ so. An answer
-        of a validation row that no test row has is a label that no model can give.
+        Without ``labels``, references that are not written alike are different labels. With them,
+        a reference may be written otherwise, as long as that names one of them only. The label of
+        a validation row that no test row has is one that no model can give.
         """
-        known: dict[str, str] = {}
         named = references if self.references is None else self.references
-        for label in [*self.labels, *(reference.strip() for reference in named)]:
-            known.setdefault(self.normalizer.normalize(label) or "", label)
-        if self.labels:
-            known = {key: label for key, label in known.items() if label in self.labels}
-        expected = []
+        found = filter(None, map(self.normalizer.find, named))
+        labels = [*(self.labels or dict.fromkeys(found))]
+        reader, expected = LabelReader(labels, self.normalizer), []
         for record, reference in zip(records, references, strict=True):
-            found = known.get(self.normalizer.normalize(reference) or "")
-            if found is None and self.labels:
+            label = reader.match(reference)
+            if label is None and self.labels:
                 hint = "add it to `labels` of classification"
                 message = f"the answer {reference.strip()[:80]!r} is no label"
                 raise DataError(record.source, message, hint=hint)
-            expected.append(reference.strip() if found is None else found)
-        labels = [*known.values()]
-        return LabelReader(labels, self.normalizer), expected, labels
+            if label is None:
+                label = self.normalizer.find(reference)
+            if label is None:
+                message = "the reference answer has nothing that `extract` finds"
+                raise DataError(record.source, message)
+            expected.append(label)
+        return reader, expected, labels
 
 
 def count_outcomes(

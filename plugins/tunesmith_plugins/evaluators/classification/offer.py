@@ -11,6 +11,7 @@ from tunesmith.contracts import Evaluator
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Chat, Completion, Record, last_exchange
 from tunesmith_evidence.answers.generate import ComparedAnswerOptions
+from tunesmith_evidence.answers.normalize import compose
 
 if TYPE_CHECKING:
     from tunesmith_evidence.statistics.contributions import Matrix
@@ -24,11 +25,23 @@ class ClassificationOptions(ComparedAnswerOptions):
 
     labels: list[str] = Field(
         default_factory=list,
-        description="All labels; empty: those of the references. Others in the data are an error.",
+        description=(
+            "All labels; empty: the references, of which each spelling is a label. With labels, a "
+            "reference may be spelled otherwise; one that is none of them is an error."
+        ),
     )
-    ignore_case: bool = Field(True, description="Treat upper and lower case as equal.")
+    ignore_case: bool = Field(
+        True,
+        description=(
+            "Treat upper and lower case as equal. Labels that differ in it stay different, as they "
+            "do with the two keys below."
+        ),
+    )
     ignore_punctuation: bool = Field(
-        True, description="Ignore punctuation and quotes before and behind the label."
+        True,
+        description=(
+            "Ignore punctuation behind a label, and quotes, brackets and Markdown around it."
+        ),
     )
     ignore_lead_in: bool = Field(
         True, description="Ignore a phrase such as `The answer is` before the label."
@@ -37,9 +50,11 @@ class ClassificationOptions(ComparedAnswerOptions):
     @field_validator("labels")
     @classmethod
     def _check_labels(cls, value: list[str]) -> list[str]:
-        labels = [label.strip() for label in value]
+        labels = [*map(compose, value)]
         if "" in labels or len(labels) == 1:
             raise ValueError("at least two labels, none of them empty")
+        if len({*labels}) < len(labels):
+            raise ValueError("a label occurs twice")
         return labels
 
 

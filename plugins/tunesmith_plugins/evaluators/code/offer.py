@@ -65,7 +65,8 @@ class Code:
         Raises:
             DataError: an answer calls a tool, or a row has no tests.
         """
-        from tunesmith_plugins.evaluators.code.run_program import Limits, extract_code, passes
+        from tunesmith_plugins.evaluators.code.extract_code import extract_code
+        from tunesmith_plugins.evaluators.code.run_program import Limits, passes
 
         read_references(records, "code")
         tests = [self._read_tests(record) for record in records]
@@ -74,7 +75,7 @@ class Code:
             seconds=self.options.seconds, memory_bytes=self.options.memory_mb * 1_000_000
         )
         with ThreadPoolExecutor(self.options.processes) as pool:
-            programs = [extract_code(answer) for answer in answers]
+            programs = [*map(extract_code, answers, tests)]
             results = pool.map(
                 lambda pair: passes(pair[0], pair[1], limits), zip(programs, tests, strict=True)
             )

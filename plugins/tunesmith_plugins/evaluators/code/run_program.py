@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import shutil
 import subprocess
@@ -13,10 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tunesmith_evidence.answers.normalize import strip_reasoning
-
 SANDBOX = Path(__file__).with_name("sandbox.py")
-_FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +22,6 @@ class Limits:
     seconds: float = 10.0
     memory_bytes: int = 1_000_000_000
     file_bytes: int = 10_000_000
-
-
-def extract_code(answer: str) -> str:
-    """Return the code of an answer: that in its fences, or all of it without a fence."""
-    answer = strip_reasoning(answer)
-    blocks = _FENCE.findall(answer)
-    return "\n\n".join(blocks) if blocks else answer
 
 
 def passes(program: str, tests: str, limits: Limits) -> bool:

@@ -15,7 +15,7 @@ from tunesmith_evidence.answers.generate import choose_limit, generate_answers, 
 from tunesmith_evidence.answers.normalize import strip_reasoning
 
 FIELDS, VALID, SCHEMA = "json-fields", "json-valid", "json-schema"
-_FENCE = re.compile(r"\A\s*```\w*\s*(.*?)\s*```\s*\Z", re.DOTALL)
+_FENCE = re.compile(r"\A\s*(`{3,}|~{3,})[ \t]*\w*\s*(.*?)\s*\1\s*\Z", re.DOTALL)
 NO_JSON = object()
 """Stands for an answer that is not JSON."""
 
@@ -75,7 +75,7 @@ def parse(text: str) -> Any:
     text = strip_reasoning(text)
     fenced = _FENCE.match(text)
     try:
-        return json.loads(fenced[1] if fenced else text, parse_constant=_refuse_constant)
+        return json.loads(fenced[2] if fenced else text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return NO_JSON
 

@@ -20,6 +20,9 @@ ANSWERS = [
     (f"How many are left? {REASONS.upper()}", REASONS),
     ("List all files, ls -la /tmp", "ls -la /tmp"),
     ("Is it raining? Output: yes", "yes"),
+    ("It broke. Label: -1", "-1"),
+    ("It broke. Label -> 1", "1"),
+    ("Print a line. Class: C++.", "C++"),
 ]
 OTHERS = [
     ("I have a complaint about my card", "complaint"),
@@ -29,6 +32,9 @@ OTHERS = [
     ("Give the label: yes or no", "yes"),
     ("The answer is 51. How many are left?", REASONS),
     ("Repeat this", "Repeat this"),
+    ("It broke. Label: -1", "1"),
+    ("Print a line. Class: C++", "C"),
+    ("How many are left? Answer: 5.5", REASONS),
     ("Say nothing", ""),
 ]
 

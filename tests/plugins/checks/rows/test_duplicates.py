@@ -75,7 +75,18 @@ def test_signs_and_points_make_prompts_and_answers_different() -> None:
     commands = [row(90, "Append the list", "ls > a"), row(91, "Append the list", "ls >> a")]
     assert found(sums) == []
     assert found([*sums, *label_rows()]) == []
-    assert found(commands) == []
+    ((level, message),) = found(commands)
+    assert level == "info"
+    assert message.startswith("of 2 training rows, 1 prompt has different answers: ")
+
+
+def test_labels_of_one_prompt_that_differ_in_a_sign_are_contradictory() -> None:
+    rows = label_rows(("-1", "0", "1"))
+    wrong = [replace(row, completion={"-1": "1", "1": "-1", "0": "0."}[row.completion])
+             for row in rows]  # fmt: skip
+    levels = dict(found([*rows, *renamed(wrong)]))
+    assert levels["warning"].startswith("of 1,600 training rows, ")
+    assert "different answers" in levels["warning"]
 
 
 def test_every_kind_of_record_is_compared() -> None:

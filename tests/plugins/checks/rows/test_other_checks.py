@@ -191,6 +191,29 @@ def test_edge_cases_are_counted() -> None:
     assert found(rows[:99], EdgeCases) == []
 
 
+INSTRUCTIONS = (
+    "Answer with the label and no other words: {}",
+    "{}\n\nDo not explain your answer.",
+    "Name the team. Never name two.\n{}\nDon't add anything.",
+)
+
+
+@pytest.mark.parametrize("instructions", [INSTRUCTIONS[:1], INSTRUCTIONS[1:2], INSTRUCTIONS])
+def test_a_negation_in_the_instruction_is_not_counted(instructions: tuple[str, ...]) -> None:
+    rows = clean_rows()
+    asked = [row.prompt for row in rows]
+    for n in range(0, 60, 2):
+        asked[n] = f"{asked[n]} It is not the {n}th parcel"
+    rows = [
+        replace(row, prompt=instructions[n % len(instructions)].format(text))
+        for n, (row, text) in enumerate(zip(rows, asked, strict=True))
+    ]
+    (finding,) = found(rows, EdgeCases)
+    assert show(finding) == "of 800 training prompts, 30 have an English negation"
+    assert found([replace(row, prompt=text) for row, text in zip(rows, asked, strict=True)],
+                 EdgeCases) == [finding]  # fmt: skip
+
+
 def test_the_last_answer_of_a_conversation_is_the_answer() -> None:
     call = Message("assistant", "", tool_calls=(ToolCall("find", '{"id": 1}'),))
     chat = Chat(

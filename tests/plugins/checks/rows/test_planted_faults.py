@@ -92,7 +92,10 @@ FAULTS: dict[str, tuple[str, str, str, Plant]] = {
         "text",
         "warning",
         "rows have placeholders that nothing replaced",
-        after_answer(" {{ name }}", " {order_id}", " [NAME]", " [Your Name]", " {{Order Number}}"),
+        after_answer(
+            *(" {{ name }}", " {order_id}", " [NAME]", " [Your Name]", " {{Order Number}}"),
+            *(" [COMPANY_NAME]", " [INSERT DATE HERE]", " [YOUR EMAIL]", " [FIRSTNAME]", " [XXX]"),
+        ),
     ),
     "HTML": (
         "text",
@@ -216,6 +219,8 @@ HARMLESS = (
     "Größe, façade, ÄÖÜ, São Paulo, NÃO, Łódź, „Ä“, »Ä«, 5 °C, ½",
     "سلام می‌خواهم 👩‍💻 नमस्ते क्‍ष \u200fשלום\u200f",
     "f'{name}' and ${name} and \\textbf{name} and {\"name\": 1} and a[i] and [1] and [x]",
+    "The [ASIA] desk and [AGC] said [NASA OPEN] at [NOTE], [SIC], [EUR], [DATABASE] and [UPDATED]",
+    "awk 'NR == 1 {next} {print} END {exit}' names.txt",
     "AT&T; R&D; a & b; if (a && b) { return; }",
     "I am sorry that your parcel is late. The AI model of the car is new.",
     # Personal data

@@ -1,0 +1,47 @@
+"""Find the fenced code blocks of an answer, by the rules of CommonMark."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# A fence may stand in an item of a list.
+_OPENING = re.compile(r"(\s*(?:(?:[-*+]|\d{1,9}[.)])\s+)?)(`{3,}(?=[^`]*\Z)|~{3,})(.*)", re.DOTALL)
+_LANGUAGE = re.compile(r"[\s{.]*([\w+#.-]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block."""
+
+    language: str
+    """The first word behind the opening fence, in small letters; empty without one."""
+    text: str
+
+
+def read_fenced_blocks(text: str) -> list[Block]:
+    """Return the fenced blocks of a text, in their order.
+
+    A block begins with three or more backticks or tildes, and ends with at least as many of them in
+    a line of their own, or with the text. The indent of its fence is removed from its lines.
+    """
+    return [*_read(iter(text.replace("\r\n", "\n").split("\n")))]
+
+
+def _read(lines: Iterator[str]) -> Iterator[Block]:
+    for line in lines:
+        opening = _OPENING.fullmatch(line)
+        if opening is None:
+            continue
+        indent, fence = len(opening[1]), opening[2]
+        closing = re.compile(rf"\s*{fence[0]}{{{len(fence)},}}\s*")
+        inside: list[str] = []
+        for inner in lines:
+            if closing.fullmatch(inner):
+                break
+            inside.append(re.sub(rf"\A[ \t]{{0,{indent}}}", "", inner))
+        language = _LANGUAGE.match(opening[3])
+        assert language is not None, "it may be empty"
+        yield Block(language[1].casefold(), textwrap.dedent("\n".join(inside)))
