@@ -218,7 +218,8 @@ def _load_and_review_data(
         changes = resume_checks.check_data(then, event)
         resume_check.require_unchanged("the data", changes, "restore the data or start a new run")
     emit(event)
-    found = list(collect_notices(plan, catalog, dataset, parts))
+    with emit.phase("checks"):
+        found = list(collect_notices(plan, catalog, dataset, parts))
     for notice in found:
         emit(notice)
     # Not the errors in emit.report: one that ended an earlier attempt may be fixed by now.

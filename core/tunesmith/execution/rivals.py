@@ -201,7 +201,7 @@ class RivalChoice:
 
         A resumed run takes the variant that was chosen before.
         """
-        contenders = [self._open(rival) for rival in rivals]
+        contenders = self._open_all(rivals)
         budget = _Budget(budget_seconds)
         for contender in contenders:
             if not contender.offer.needs_model:
@@ -244,6 +244,17 @@ class RivalChoice:
     @property
     def _sign(self) -> int:
         return 1 if self.evaluator.offer.metrics[0].higher_is_better else -1
+
+    def _open_all(self, rivals: Rivals) -> list[_Contender]:
+        """List the variants of all rivals: those without a model learn from all rows here."""
+        free = [rival for rival in rivals if not rival.offer.needs_model]
+        opened: dict[str, _Contender] = {}
+        if free:
+            with self.emit.phase("preparing baselines", len(free), "baselines") as progress:
+                for rival in free:
+                    opened[rival.offer.name] = self._open(rival)
+                    progress(len(opened))
+        return [opened.get(rival.offer.name) or self._open(rival) for rival in rivals]
 
     def _open(self, rival: Component[RivalOffer[Any]]) -> _Contender:
         """List the variants of a rival; those before an error are tried."""
