@@ -73,6 +73,12 @@ def format_interval(low: float, high: float, *, signed: bool = False) -> str:
     return f"[{', '.join(ends)}]"
 
 
+def format_rows(n: int, units: int, noun: str = "") -> str:
+    """Format a number of rows, and of the groups that dependent ones are in: "105 of 21 groups"."""
+    rows = f"{n:,} {noun}".rstrip()
+    return f"{rows} of {units:,} groups" if 0 < units < n else rows
+
+
 def format_estimate(value: float, low: float, high: float, *, signed: bool = False) -> str:
     """Format a value with its interval: "0.890 [0.814, 0.937]"; a difference is ``signed``."""
     text = format_difference(value) if signed else format_number(value)

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from html import escape
 
 from tunesmith.execution.report import Report
-from tunesmith_evidence.formats import format_interval, format_number
+from tunesmith_evidence.formats import (
+    format_interval,
+    format_number,
+    format_rows,
+)
 
 
 def report_to_html(name: str, report: Report) -> str:
@@ -20,7 +24,7 @@ def report_to_html(name: str, report: Report) -> str:
             report.metric_label(event.evaluator, event.metric),
             format_number(event.value),
             format_interval(event.low, event.high),
-            f"{event.n}",
+            format_rows(event.n, event.units),
         ]
         for event in report.measured.values()
     ]

@@ -2,8 +2,8 @@
 
 ``python -m tests.benchmarks.intervals`` prints the tables of ``docs/explanation/verdict.md``.
 Shares and pairs of right/wrong values are enumerated: every possible result, weighted by its
-probability. Rows in groups, and whole verdicts, are simulated. ``--runs`` is the number of
-simulations of a cell; ``--only`` names tables.
+probability. Rows in groups, clusters of rows, and whole verdicts, are simulated. ``--runs`` is the
+number of simulations of a cell; ``--only`` names tables.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.fixtures.python.verdict_cases import Case
 
 from tunesmith.statistics import Interval, mean_interval
-from tunesmith_evidence.statistics import paired_difference
+from tunesmith_evidence.statistics import compare, paired_difference
 
 SIZES = (60, 124, 500)
 SHARES = (0.5, 0.9, 0.97, 1.0)
@@ -275,12 +275,121 @@ def _answer(rng: random.Random, hard: Sequence[float], share: float) -> list[flo
     return [float(root * row + root * rng.gauss(0, 1) < limit) for row in hard]
 
 
+@dataclass(frozen=True)
+class Design:
+    """Test rows in clusters of near-duplicates, and the rows that baselines with a model answer."""
+
+    clusters: int
+    rows_each: int
+    asked: int
+    """Rows of a costly baseline; 0: all."""
+
+    @property
+    def name(self) -> str:
+        asked = f", baselines on {self.asked}" if self.asked else ""
+        return f"{self.clusters * self.rows_each} rows of {self.clusters} prompts{asked}"
+
+    @property
+    def groups(self) -> list[str]:
+        return [f"c{row // self.rows_each}" for row in range(self.clusters * self.rows_each)]
+
+
+DESIGNS = (
+    Design(21, 5, 0),
+    Design(21, 5, 30),
+    Design(40, 5, 0),
+    Design(40, 5, 100),
+    Design(100, 5, 0),
+    Design(100, 5, 100),
+    Design(100, 1, 0),
+    Design(300, 1, 100),
+)
+ALIKE = 0.9
+"""Correlation of a model's answers to the forms of one prompt, before they are right or wrong."""
+
+
+def cluster_table(runs: int) -> Iterator[list[str]]:
+    """Yield how often two equally good models differ clearly, and what intervals cover."""
+    yield ["test rows", "different, rows as units", "different", "coverage"]
+    yield _rule(4)
+    for design in DESIGNS:
+        rng = random.Random(design.name)
+        different, by_row, covered = 0, 0, 0
+        for _ in range(runs):
+            rows = _draw_asked(rng, design)
+            hard = [rng.gauss(0, 1) for _ in range(design.clusters)]
+            rival, tuned = (_answer_alike(rng, hard, design, 0.85) for _ in range(2))
+            values = [rival[row] for row in rows], [tuned[row] for row in rows]
+            groups = [design.groups[row] for row in rows]
+            found = compare(*values, higher_is_better=True, groups=groups)
+            different += found.outcome != "unclear"
+            by_row += compare(*values, higher_is_better=True).outcome != "unclear"
+            covered += found.difference.low <= 0 <= found.difference.high
+        cells = (100 * count / runs for count in (by_row, different, covered))
+        shown = [f"{cell:.1f} %" for cell in cells]
+        yield [design.name, *shown]
+
+
+def clustered_verdict_table(runs: int) -> Iterator[list[str]]:
+    """Yield the share of each word, with clustered rows and baselines on a part of the rows."""
+    words = ("FINE-TUNE", "SMALL CLASSIFIER or PROMPT", "NOT ENOUGH EVIDENCE")
+    yield ["true scores", "test rows", *words]
+    yield _rule(2 + len(words))
+    for world in (WORLDS[1], WORLDS[2], WORLDS[5]):
+        for design in DESIGNS:
+            rng, counts = random.Random(design.name), Counter[str]()
+            with tempfile.TemporaryDirectory() as folder:
+                for _ in range(runs):
+                    counts[_simulate_clustered(world, design, rng, Path(folder))] += 1
+            cells = (
+                counts["FINE-TUNE"],
+                counts["SMALL CLASSIFIER"] + counts["PROMPT"],
+                counts["NOT ENOUGH EVIDENCE"],
+            )
+            yield [world.name, design.name, *(f"{100 * cell / runs:.1f} %" for cell in cells)]
+
+
+def _simulate_clustered(world: World, design: Design, rng: random.Random, folder: Path) -> str:
+    case = Case(folder, heldout=len(design.groups))
+    dev, hard = ([rng.gauss(0, 1) for _ in range(n)] for n in (DEV_ROWS, design.clusters))
+    asked = _draw_asked(rng, design)
+    for name, share in world.rivals.items():
+        score = sum(_answer(rng, dev, share)) / DEV_ROWS
+        values = _answer_alike(rng, hard, design, share)
+        rows = asked if name in ("zero-shot", "retrieved-shots") else range(len(values))
+        case.rival(name, {row: values[row] for row in rows}, score, design.groups)
+    case.model("tuned", _answer_alike(rng, hard, design, world.tuned), design.groups)
+    return str(case.judge()["word"])
+
+
+def _draw_asked(rng: random.Random, design: Design) -> list[int]:
+    rows = range(len(design.groups))
+    return sorted(rng.sample(rows, design.asked)) if design.asked else [*rows]
+
+
+def _answer_alike(
+    rng: random.Random, hard: Sequence[float], design: Design, share: float
+) -> list[float]:
+    """Return right/wrong values; the forms of one prompt are nearly always answered alike."""
+    from statistics import NormalDist
+
+    limit, root, values = NormalDist().inv_cdf(share), math.sqrt(0.5), []
+    for prompt in hard:
+        latent = root * prompt + root * rng.gauss(0, 1)
+        for _ in range(design.rows_each):
+            form = math.sqrt(ALIKE) * latent + math.sqrt(1 - ALIKE) * rng.gauss(0, 1)
+            values.append(float(form < limit))
+    return values
+
+
 TABLES: dict[str, Callable[[int], Iterator[list[str]]]] = {
     "shares": share_table,
     "pairs": pair_table,
     "rare": rare_table,
     "groups": group_table,
     "verdicts": verdict_table,
+    "clusters": cluster_table,
+    "clustered-verdicts": clustered_verdict_table,
 }
 
 if __name__ == "__main__":

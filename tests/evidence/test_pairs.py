@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tunesmith.errors import IntegrityError
 from tunesmith.events import Measured
+from tunesmith.offers import Metric
+from tunesmith.records import Completion
+from tunesmith.testing import FakeTextModel
 from tunesmith_evidence.pairs import read_pairs
+from tunesmith_evidence.statistics import compare
+from tunesmith_plugins.evaluators.classification.offer import CLASSIFICATION
+from tunesmith_plugins.evaluators.text_overlap.offer import TEXT_OVERLAP
 
 
 def evaluation(folder: Path, model: str, rows: list[dict[str, object]]) -> Measured:
@@ -54,3 +62,76 @@ def test_a_damaged_evaluation_is_named(tmp_path: Path) -> None:
     tuned = evaluation(tmp_path, "tuned", [{"row": 0}])
     with pytest.raises(IntegrityError, match="tuned:1"):
         read_pairs(tmp_path, rival, tuned)
+
+
+LABELS = ("red", "green", "blue", "pink")
+SAID = {"macro-f1": "", "bleu": " it is so", "chrf": " it is so"}
+"""What follows a label: BLEU needs four words."""
+JOINT = {
+    metric.name: metric
+    for offer in (CLASSIFICATION, TEXT_OVERLAP)
+    for metric in offer.metrics
+    if not metric.is_row_mean
+}
+
+
+def measured_jointly(
+    folder: Path, label: str, metric: str, records: list[Completion], numbers: list[int]
+) -> Measured:
+    """Return an evaluation of some rows by a metric of all rows together, as the core writes it."""
+    model = FakeTextModel(answers={f"q{n}": LABELS[n % 3] + SAID[metric] for n in range(40)})
+    offer = CLASSIFICATION if metric == "macro-f1" else TEXT_OVERLAP
+    built = offer.build(offer.config()).prepare(records)  # type: ignore[attr-defined]
+    chosen = [records[n] for n in numbers]
+    [found] = [m for m in built.measure(model, chosen) if m.metric == metric]
+    assert found.counts is not None
+    rows = [
+        {
+            "row": number,
+            metric: {
+                "value": found.values[place],
+                "weight": 1.0 if found.weights is None else found.weights[place],
+                "counts": dict(enumerate(found.counts[place])),
+            },
+        }
+        for place, number in enumerate(numbers)
+    ]
+    return replace(evaluation(folder, label, rows), metric=metric)
+
+
+@pytest.mark.parametrize("metric", sorted(JOINT))
+def test_a_metric_of_all_rows_is_compared_on_the_rows_of_both(metric: str, tmp_path: Path) -> None:
+    """One and the same model, on 20 of 40 rows and on all: it never differs from itself."""
+    rng = random.Random(metric)
+    records = [
+        Completion(source=f"r:{n}", prompt=f"q{n}", completion=rng.choice(LABELS) + SAID[metric])
+        for n in range(40)
+    ]
+    tuned = measured_jointly(tmp_path, "tuned", metric, records, [*range(40)])
+    stale = 0
+    for _ in range(10 if metric == "bleu" else 20):
+        numbers = sorted(rng.sample(range(40), 20))
+        part = measured_jointly(tmp_path, "part", metric, records, numbers)
+        pairs = read_pairs(tmp_path, part, tuned, JOINT)
+        assert len(pairs) == 20 and pairs.rival_values == pairs.tuned_values
+        before = read_pairs(tmp_path, part, tuned)
+        stale += before.rival_values != before.tuned_values
+        found = compare(pairs.rival_values, pairs.tuned_values, True, weights=pairs.weights)
+        assert found.difference.value == 0 and found.outcome == "unclear"
+    assert stale, "the stored contributions are those to the metric of other rows"
+
+
+def test_without_counts_rows_of_other_sets_are_not_compared(tmp_path: Path) -> None:
+    joint = Metric(name="right", higher_is_better=True, is_row_mean=False)
+    rival = evaluation(tmp_path, "zero-shot", [row(1, 1.0), row(2, 0.0)])
+    tuned = evaluation(tmp_path, "tuned", [row(n, 0.0) for n in range(3)])
+    assert len(read_pairs(tmp_path, rival, tuned, {"right": joint})) == 0
+    assert len(read_pairs(tmp_path, rival, rival, {"right": joint})) == 2
+    computable = replace(joint, compute=lambda counts: counts[:, 0])
+    assert len(read_pairs(tmp_path, rival, tuned, {"right": computable})) == 0
+
+
+def test_a_row_that_counts_for_one_model_alone_has_no_weight(tmp_path: Path) -> None:
+    rival = evaluation(tmp_path, "zero-shot", [row(1, 1.0, 0.0), row(2, 0.0)])
+    tuned = evaluation(tmp_path, "tuned", [row(1, 0.0), row(2, 0.0)])
+    assert read_pairs(tmp_path, rival, tuned).weights == [0.0, 1.0]

@@ -30,7 +30,7 @@ class RecordsByUnit(Sequence[Record]):
     records: Sequence[Record]
     find_clusters: FindClusters
     clusters: Sequence[Hashable] = ()
-    """The cluster of each record if they are known, as to a splitter: none are looked for then."""
+    """Clusters that a splitter has made: they are joined with those that are found."""
 
     @cached_property
     def units(self) -> Sequence[str | None]:
@@ -42,7 +42,8 @@ class RecordsByUnit(Sequence[Record]):
         groups = [record.group for record in self.records]
         alone = [("record", row) if group is None else group for row, group in enumerate(groups)]
         members: dict[int, list[int]] = {}
-        for row, root in enumerate(_join(alone, self.clusters or self.find_clusters(self.records))):
+        found = self.find_clusters(self.records)
+        for row, root in enumerate(_join(alone, found, self.clusters or alone)):
             members.setdefault(root, []).append(row)
         units: list[str | None] = [None] * len(groups)
         for rows in members.values():

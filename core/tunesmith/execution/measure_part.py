@@ -25,7 +25,7 @@ from tunesmith.contracts import (
 from tunesmith.execution.wrapped_model import WrappedModel
 from tunesmith.offers import EvaluatorOffer
 from tunesmith.prepared import PreparedEvaluator
-from tunesmith.records import Prompt, Record, exchanges
+from tunesmith.records import Completion, Prompt, Record, exchanges
 
 R = TypeVar("R", TokenScores, Generation)
 _NO_SCORES = TokenScores((0.0,))
@@ -81,7 +81,8 @@ def _measure(
 
 
 def _list_prompts(records: Sequence[Record]) -> frozenset[Prompt]:
-    return frozenset(prompt for prompt, _ in chain.from_iterable(map(exchanges, records)))
+    plain = (record.prompt for record in records if isinstance(record, Completion))
+    return frozenset(chain((p for r in records for p, _ in exchanges(r)), plain))
 
 
 def _cut(measurement: Measurement, shown: int, count: int) -> Measurement:

@@ -19,6 +19,7 @@ from tunesmith_evidence.formats import (
     format_date,
     format_interval,
     format_number,
+    format_rows,
 )
 from tunesmith_evidence.report.charts import IntervalBar, draw_intervals
 from tunesmith_evidence.report.facts import describe_stage, list_predictions
@@ -150,7 +151,7 @@ def _table_row(event: Measured, events: Sequence[Measured]) -> list[str]:
     value = escape(f"{format_number(event.value)} {format_interval(event.low, event.high)}")
     name = f"**{TUNED}**" if event.model == TUNED else escape(event.model)
     value = f"**{value}**" if event.model == TUNED else value
-    return [name, value, f"{event.n:,}", _bar(event, events)]
+    return [name, value, format_rows(event.n, event.units), _bar(event, events)]
 
 
 def _bar(event: Measured, events: Sequence[Measured]) -> str:

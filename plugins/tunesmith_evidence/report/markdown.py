@@ -15,8 +15,15 @@ from tunesmith.errors import IntegrityError
 from tunesmith.events import TUNED
 from tunesmith.execution.report import Report
 from tunesmith.text import one_line, redact
+from tunesmith_evidence.answers.cut_answers import list_cut
 from tunesmith_evidence.fit import diagnose_fit
-from tunesmith_evidence.formats import format_count, format_date, format_interval, format_number
+from tunesmith_evidence.formats import (
+    format_count,
+    format_date,
+    format_interval,
+    format_number,
+    format_rows,
+)
 from tunesmith_evidence.report.answers import AnswerRow, Answers, read_answers
 from tunesmith_evidence.report.curves import build_loss_curve
 from tunesmith_evidence.report.ending import describe_ending
@@ -129,12 +136,14 @@ def _render_scores(report: Report) -> Iterator[str]:
                     f"**{TUNED}**" if event.model == TUNED else code(event.model),
                     format_number(event.value),
                     format_interval(event.low, event.high),
-                    f"{event.n:,}",
+                    format_rows(event.n, event.units),
                 ]
                 for event in events
             ],
             right=3,
         )
+        if cut := list_cut(events):
+            yield f"Answers {cut}."
 
 
 def _render_notices(report: Report) -> Iterator[str]:

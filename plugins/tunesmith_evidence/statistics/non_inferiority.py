@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from tunesmith.events import JSON
 from tunesmith.statistics import Interval, mean_interval
 from tunesmith.statistics.distributions import NORMAL
-from tunesmith.statistics.sample import Bounds, build_sample, standard_error
+from tunesmith.statistics.sample import Bounds, build_sample, effective_size, standard_error
 from tunesmith_evidence.formats import format_interval, format_rate
 from tunesmith_evidence.statistics.differences import paired_differences
 from tunesmith_evidence.statistics.paired import paired_difference
@@ -20,6 +20,7 @@ CONFIDENCE = 0.95
 """Confidence of each of the two bounds; the interval between them has 90 %."""
 POWER = 0.8
 TWO_SIDED = 2 * CONFIDENCE - 1
+Groups: TypeAlias = "tuple[Sequence[Hashable | None] | None, Sequence[Hashable | None] | None]"
 REACH = NORMAL.inv_cdf(CONFIDENCE) + NORMAL.inv_cdf(POWER)
 FEWEST_UNITS = 10
 """With fewer rows or groups, bounds are too narrow to decide by."""
@@ -75,6 +76,7 @@ def compare_with_margin(
     margin: float,
     *,
     weights: Sequence[float] | None = None,
+    groups: Sequence[Hashable | None] | None = None,
     bounds: Bounds | None = None,
 ) -> NonInferiority:
     """Test if tuned minus base, paired by row, is below or above a margin; higher is worse.
@@ -82,43 +84,56 @@ def compare_with_margin(
     Each of the two claims is wrong in at most 5 % of cases. ``bounds`` are those of the metric;
     without them, values of 0 and 1 are shares.
     """
-    interval = paired_difference(base, tuned, weights, confidence=TWO_SIDED, bounds=bounds)
-    sample = build_sample(paired_differences(base, tuned), weights, None)
+    interval = paired_difference(
+        base, tuned, weights, groups=groups, confidence=TWO_SIDED, bounds=bounds
+    )
+    sample = build_sample(paired_differences(base, tuned), weights, groups)
     error = standard_error(sample) if sample.units > 1 else math.inf
     return decide(interval, margin, units=sample.units, error=error)
 
 
 def compare_shares(
-    treated: Sequence[float], control: Sequence[float], margin: float
+    treated: Sequence[float],
+    control: Sequence[float],
+    margin: float,
+    *,
+    groups: Groups = (None, None),
 ) -> NonInferiority:
     """Test if the share of ones in ``treated`` exceeds that in ``control`` by a margin.
 
     The samples are independent; see :func:`difference_of_shares`.
     """
-    error = math.hypot(*(_error_of_share(values) for values in (treated, control)))
-    interval = difference_of_shares(treated, control, confidence=TWO_SIDED)
-    return decide(interval, margin, units=min(len(treated), len(control)), error=error)
-
-
-def _error_of_share(values: Sequence[float]) -> float:
-    share = sum(values) / len(values)
-    return math.sqrt(share * (1 - share) / len(values))
+    samples = [
+        build_sample(values, None, of_rows)
+        for values, of_rows in zip((treated, control), groups, strict=True)
+    ]
+    shares = ((sample.value, effective_size(sample)) for sample in samples)
+    error = math.hypot(*(math.sqrt(share * (1 - share) / size) for share, size in shares))
+    interval = difference_of_shares(treated, control, groups=groups, confidence=TWO_SIDED)
+    return decide(interval, margin, units=min(s.units for s in samples), error=error)
 
 
 def difference_of_shares(
-    treated: Sequence[float], control: Sequence[float], *, confidence: float = CONFIDENCE
+    treated: Sequence[float],
+    control: Sequence[float],
+    *,
+    groups: Groups = (None, None),
+    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Return the share of ones in ``treated`` minus that in ``control``, independent samples.
 
-    The interval is Newcombe's, from Wilson's of each share.
+    The interval is Newcombe's, from Wilson's of each share; ``groups`` are those of both samples.
 
     Source: Newcombe, Statistics in Medicine 17 (1998), method 10.
     """
-    a, b = (mean_interval(values, confidence=confidence) for values in (treated, control))
+    a, b = (
+        mean_interval(values, groups=of_rows, confidence=confidence)
+        for values, of_rows in zip((treated, control), groups, strict=True)
+    )
     difference = a.value - b.value
     low = difference - math.hypot(a.value - a.low, b.high - b.value)
     high = difference + math.hypot(a.high - a.value, b.value - b.low)
-    return Interval(difference, low, high, a.n + b.n)
+    return Interval(difference, low, high, a.n + b.n, a.units + b.units)
 
 
 def decide(interval: Interval, margin: float, *, units: int, error: float) -> NonInferiority:

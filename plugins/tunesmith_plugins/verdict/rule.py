@@ -26,6 +26,7 @@ from tunesmith.events import JSON, TUNED, Measured
 from tunesmith.execution.report import metric_label
 from tunesmith.plan import Evidence
 from tunesmith.text import format_count
+from tunesmith_evidence.answers.cut_answers import describe_cut
 from tunesmith_evidence.formats import format_rate, format_share
 from tunesmith_evidence.pairs import read_pairs
 from tunesmith_plugins.verdict.contests import (
@@ -175,6 +176,9 @@ def _to_json(case: Case, ruling: Ruling, strongest: Contest | None, chosen_on_de
         folds = strongest.rival.folds if strongest.rival else 0
         on_dev = "out-of-fold" if folds else "dev"
         verdict["chosen_on"] = on_dev if chosen_on_dev else "held-out"
+    models = [case.tuned, *([shown.measured] if shown else [])]
+    for text in filter(None, (describe_cut(case.evidence.folder, event) for event in models)):
+        verdict["sentence"] += f"; {text}"
     if _may_be_the_seed(ruling, shown):
         verdict["sentence"] += f"; {SEEDS}"
     missed = [gap for gap in case.gaps if not gap.excluded]

@@ -10,6 +10,7 @@ from tunesmith_evidence.formats import (
     format_estimate,
     format_interval,
     format_number,
+    format_rows,
 )
 from tunesmith_plugins.verdict.contests import Contest
 
@@ -43,8 +44,8 @@ class Numbers:
         difference = contest.comparison.difference
         confidence = "" if contest.confidence == 0.95 else f"{100 * contest.confidence:.3g} % "
         interval = format_interval(difference.low, difference.high, signed=True)
+        rows = format_rows(difference.n, difference.units, "held-out rows")
         return (
-            f"{self.label} {format_number(rival)} -> {self.plain(tuned)} on {difference.n:,} "
-            f"held-out rows, difference {format_difference(difference.value)} "
-            f"{confidence}{interval}"
+            f"{self.label} {format_number(rival)} -> {self.plain(tuned)} on {rows}, "
+            f"difference {format_difference(difference.value)} {confidence}{interval}"
         )

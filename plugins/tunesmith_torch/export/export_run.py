@@ -288,7 +288,8 @@ def _write_and_check(
         check_engine(gate, engine, prepared.reference, export.tolerance)
         if export.tolerance is None and prepared.expected is not None and trained.measure:
             found = trained.measure(EngineModel(engine, prepared.template))
-            metric = compare_metric(prepared.expected[0], found[0])
+            groups = [row.group for row in trained.heldout[: len(found[0].values)]]
+            metric = compare_metric(prepared.expected[0], found[0], groups)
             check = partial(_check_metric, metric, trained.higher_is_better)
             gate.check("metric", check)
     return {
@@ -340,12 +341,15 @@ def write_config(
     write_earlier_keys(out)
 
 
-def compare_metric(before: Measurement, after: Measurement) -> dict[str, Any]:
+def compare_metric(
+    before: Measurement, after: Measurement, groups: Sequence[str | None] | None = None
+) -> dict[str, Any]:
     """Return a metric of the trained and of the exported model, and their difference, as JSON.
 
     ``low`` and ``high`` bound the mean difference over ``rows``, row by row, with 95 % confidence.
+    ``groups`` are those of the rows.
     """
-    interval = paired_difference(before.values, after.values, before.weights)
+    interval = paired_difference(before.values, after.values, before.weights, groups=groups)
     return {
         "name": before.metric,
         "before": _mean(before),

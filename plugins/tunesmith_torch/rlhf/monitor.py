@@ -88,6 +88,8 @@ class GoldReward:
     pairs: Sequence[CompletionGroup]
     """For each prompt its pair of completions; empty if ``function`` is used."""
     function: Reward | None
+    units: Sequence[str | None] | None = None
+    """The unit of each prompt: prompts of one unit depend on each other. None: all are alone."""
 
     def select(self, rows: Sequence[int]) -> GoldReward:
         """Return the same for some of the prompts."""
@@ -344,7 +346,8 @@ class PolicyMonitor:
 
     def _paired_change(self, before: Sequence[float], now: Sequence[float]) -> Interval:
         level = 1 - FALSE_ALARM_RATE / self.evaluations**2
-        return paired_difference(before, now, confidence=level, resamples=RESAMPLES)
+        units = self.gold.units
+        return paired_difference(before, now, groups=units, confidence=level, resamples=RESAMPLES)
 
     def _emit(self, evaluation: Evaluation, *, best: bool) -> None:
         metrics = {}

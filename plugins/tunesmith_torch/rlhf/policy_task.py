@@ -148,7 +148,8 @@ def gold_reward(job: Job[Any], template: Template) -> GoldReward:
     if function is None and not pairs:
         text = "no gold function and no dev pairs: the policy is monitored by its reward alone"
         job.emit(Notice(level="warning", source=job.stage, message=text))
-    return GoldReward([last_exchange(record)[0] for record in records], groups, function)
+    prompts = [last_exchange(record)[0] for record in records]
+    return GoldReward(prompts, groups, function, [record.group for record in records])
 
 
 def _describe(options: PolicyOptions) -> JSON:

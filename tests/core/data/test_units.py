@@ -36,10 +36,7 @@ def test_a_cluster_is_a_unit_and_joins_groups() -> None:
     assert units(rows("a", None, "a", "b"), 1, 2, 3, 3) == ["like f:0", None, *["like f:0"] * 2]
 
 
-def test_known_clusters_are_not_looked_for() -> None:
-    def refuse(records: Sequence[Record]) -> Sequence[int]:
-        raise AssertionError("the clusters are known")
-
-    found = RecordsByUnit(rows(None, None, None), refuse, [4, 4, 5])
-    assert list(found.units) == ["like f:0", "like f:0", None]
+def test_clusters_of_a_splitter_are_joined_with_those_that_are_found() -> None:
+    found = RecordsByUnit(rows(*[None] * 4), lambda records: [1, 2, 2, 3], [4, 4, 5, 6])
+    assert list(found.units) == [*["like f:0"] * 3, None]
     assert list(RecordsByUnit([], number_records)) == []

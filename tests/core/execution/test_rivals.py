@@ -166,6 +166,14 @@ def test_the_strongest_costly_rival_is_scored_on_all_rows_if_there_is_time(tmp_p
     choice = RivalChoice(plan, nothing, nothing, plan.evaluators[0], nothing, emit)  # type: ignore[arg-type]
     assert choice.select_rows(strongest, 20, 1e6) == range(20)
     assert len(choice.select_rows(strongest, 20, 0.0)) == 5
+    # A metric of all rows together, whose parts cannot be computed, is compared on all rows only.
+    for compute, count in ((None, 20), (sum, 5)):
+        metric = replace(RIGHT.metrics[0], is_row_mean=False, compute=compute)
+        joint = replace(RIGHT, metrics=(metric,))
+        evaluator = plan.evaluators[0]
+        evaluator = replace(evaluator, offered=replace(evaluator.offered, offer=joint))
+        asked = replace(choice, evaluator=evaluator).select_rows(strongest, 20, 0.0)
+        assert len(asked) == count
 
 
 def test_a_costly_rival_is_scored_on_few_rows_if_a_free_one_is_stronger(tmp_path: Any) -> None:

@@ -27,6 +27,10 @@ def test_equal_prompts_are_a_cluster_up_to_half_of_the_rows() -> None:
 
 
 def test_near_duplicates_and_groups_are_clusters() -> None:
+    others = [
+        Completion(source=f"o:{n}", prompt=f"{word} are late again", completion="c")
+        for n, word in enumerate(("Buses", "Deliveries to Lyon", "My medical results", "Taxes"))
+    ]
     near = [
         Completion(source="f:0", prompt=QUESTIONS[0], completion="a"),
         Completion(
@@ -34,8 +38,9 @@ def test_near_duplicates_and_groups_are_clusters() -> None:
         ),
         *rows(6)[1:3],
         *rows(6)[4:6],
+        *others,
     ]
-    assert cluster_records(near) == [0, 0, 2, 3, 2, 3]
+    assert cluster_records(near) == [0, 0, 2, 3, 2, 3, 6, 7, 8, 9]
     distinct = rows(3)
     assert cluster_records(distinct) == [0, 1, 2]
     assert cluster_records(rows(3, group="ward")) == [0, 0, 0]

@@ -97,3 +97,19 @@ def test_shares_of_two_samples_by_hand() -> None:
     enough = few.rows_needed // 2 + 5
     assert 60 < enough < 200
     assert compare_shares(ones(0, enough), ones(0, enough), 0.02).outcome == "not harmed"
+
+
+def test_rows_of_a_group_count_once() -> None:
+    """Ten groups of twenty equal rows prove what ten rows prove, not what two hundred do."""
+    base, tuned = [0.0] * 200, [0.0] * 200
+    groups = [f"g{row % 10}" for row in range(200)]
+    assert compare_with_margin(base, tuned, 0.05).outcome == "not harmed"
+    assert compare_with_margin(base, tuned, 0.05, groups=groups).outcome == "unclear"
+    assert compare_shares(tuned, base, 0.05).outcome == "not harmed"
+    found = compare_shares(tuned, base, 0.05, groups=(groups, None))
+    assert found.outcome == "unclear" and found.n == 400
+    wide = difference_of_shares(tuned, base, groups=(groups, groups))
+    assert wide.high > difference_of_shares(tuned, base).high and wide.units == 20
+    mixed = [float(row % 10 < 3) for row in range(200)]
+    assert compare_with_margin(base, mixed, 0.05).outcome == "harmed"
+    assert compare_with_margin(base, mixed, 0.05, groups=groups).outcome == "unclear"

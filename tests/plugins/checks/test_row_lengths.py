@@ -15,10 +15,12 @@ from tunesmith.contracts import Finding
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Completion, Record, Text
 from tunesmith_plugins.checks.row_lengths import tunesmith_review_data
+from tunesmith_plugins.checks.row_lengths.answers import review_answers
 from tunesmith_torch.models.model_folder import read_context_length
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 SHORT = [Completion(source=f"rows:{n}", prompt="Who?", completion="Me.") for n in range(1, 40)]
+LONG_ANSWER = Completion(source="rows:41", prompt="Who?", completion="word " * 600)
 LONG = Completion(source="rows:40", prompt="word " * 60_000, completion="Me.")
 
 
@@ -94,3 +96,34 @@ def test_the_context_is_read_from_the_config() -> None:
     assert read_context_length({"text_config": {"max_position_embeddings": 128}}) == 128
     assert read_context_length({"max_position_embeddings": -1}) is None
     assert read_context_length({}) is None
+
+
+def review_limit(model: Path, heldout: Sequence[Record], **evaluator: Any) -> list[Finding]:
+    tables = {
+        "model": {"base": str(model)},
+        "data": {"use": "jsonl", "train": "rows.jsonl"},
+        "technique": {"use": "lora"},
+        "evaluators": [{"use": "exact-match", **evaluator}],
+    }
+    catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
+    plan = make_plan(run_file.RunFile(tables=tables, folder=model, stem="x"), catalog)
+    return list(review_answers(plan, heldout))
+
+
+def test_a_limit_below_the_references_is_found_with_the_one_that_is_needed(model: Path) -> None:
+    rows = [*SHORT, Completion(source="rows:40", prompt="Who?", completion="Me and you. " * 9)]
+    (finding,) = review_limit(model, rows, max_new_tokens=4)
+    assert (finding.level, finding.where) == ("warning", "evaluators.0.max_new_tokens")
+    assert finding.count == 1 and finding.examples[0].startswith("rows:40 has ")
+    assert "exact-match generates at most 4 tokens" in finding.message
+    needed = int(finding.hint.split(" = ")[1].split()[0])
+    assert review_limit(model, rows, max_new_tokens=needed) == []
+    assert review_limit(model, rows) == [], "auto: the longest reference fits in"
+    assert review_limit(model, [*rows, LONG_ANSWER])[0].count == 1, "but no more than 512 tokens"
+
+
+def test_without_a_tokenizer_words_are_counted(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((model / "config.json").read_bytes())
+    rows = [Completion(source="rows:1", prompt="Who?", completion="Me and you and him.")]
+    (finding,) = review_limit(tmp_path, rows, max_new_tokens=4)
+    assert "up to 5" in finding.message

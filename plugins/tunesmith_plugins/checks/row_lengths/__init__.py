@@ -18,6 +18,7 @@ def tunesmith_review_data(
     plan: Plan, train: Sequence[Record], heldout: Sequence[Record]
 ) -> Sequence[Finding]:
     """Tokenize the longest rows, and compare them with the limits of the run and the model."""
+    from tunesmith_plugins.checks.row_lengths.answers import review_answers
     from tunesmith_plugins.checks.row_lengths.review import review
 
-    return list(review(plan, train, heldout))
+    return [*review(plan, train, heldout), *review_answers(plan, heldout)]

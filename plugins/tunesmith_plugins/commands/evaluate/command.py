@@ -32,7 +32,11 @@ from tunesmith_cli.common import (
     set_option,
     trust_option,
 )
-from tunesmith_evidence.formats import format_interval, format_number
+from tunesmith_evidence.formats import (
+    format_interval,
+    format_number,
+    format_rows,
+)
 from tunesmith_plugins.commands.evaluate.target import Choice, Target, Which, open_target
 
 SCHEMA = "tunesmith.evaluation/1"
@@ -192,7 +196,7 @@ def show(measured: Sequence[Measured]) -> None:
                 f"{one_line(event.metric)} ({unit}{better} is better)",
                 format_number(event.value),
                 format_interval(event.low, event.high),
-                f"{event.n:,}",
+                format_rows(event.n, event.units),
             ]
         )
     headers = ["evaluator", "metric", "value", "95 % interval", "n"]

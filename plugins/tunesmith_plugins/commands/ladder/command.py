@@ -22,7 +22,12 @@ from tunesmith_cli.common import (
     set_option,
     trust_option,
 )
-from tunesmith_evidence.formats import format_duration, format_interval, format_number
+from tunesmith_evidence.formats import (
+    format_duration,
+    format_interval,
+    format_number,
+    format_rows,
+)
 from tunesmith_evidence.ladder import Rung, list_overrides, list_rungs, measure_ladder
 
 
@@ -131,6 +136,6 @@ def _to_row(rung: Rung) -> list[str]:
         "" if dev is None else format_number(dev),
         format_number(measured.value),
         format_interval(measured.low, measured.high),
-        f"{measured.n:,}",
+        format_rows(measured.n, measured.units),
         format_duration(rung.seconds),
     ]

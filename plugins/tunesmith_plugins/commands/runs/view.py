@@ -9,10 +9,15 @@ from tunesmith.events import TUNED, Measured
 from tunesmith.execution.report import Report
 from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
+from tunesmith_evidence.answers.cut_answers import list_cut
 from tunesmith_evidence.fit import diagnose_fit, gets_nothing_right
-from tunesmith_evidence.formats import format_interval, format_number
+from tunesmith_evidence.formats import (
+    format_interval,
+    format_number,
+    format_rows,
+)
 from tunesmith_evidence.report.ending import describe_ending
-from tunesmith_evidence.report.headline import list_comparisons
+from tunesmith_evidence.report.headline import group_by_metric, list_comparisons
 from tunesmith_evidence.report.status import find_status
 
 TWIN_FREE = ", twin-free"
@@ -28,7 +33,7 @@ def show_scores(report: Report) -> None:
             _metric_text(event, report.metric_label(event.evaluator, event.metric)) + suffix,
             format_number(values["value"]),
             format_interval(values["low"], values["high"]),
-            f"{values['n']:,.0f}",
+            format_rows(int(values["n"]), int(values.get("units", 0))),
         ]
         for event in sorted(report.measured.values(), key=_table_order(report))
         for suffix, values in (("", vars(event)), (TWIN_FREE, event.twin_free))
@@ -38,6 +43,9 @@ def show_scores(report: Report) -> None:
         render.print_table(
             ["model", "metric", "value", "95 % interval", "n"], rows, right=(2, 3, 4)
         )
+    for events in group_by_metric(report)[:1]:
+        if cut := list_cut(events):
+            render.print_paragraph(f"answers {cut}")
     for event in report.measured.values():
         finding = event.details.get("finding")
         if event.model == TUNED and isinstance(finding, str):

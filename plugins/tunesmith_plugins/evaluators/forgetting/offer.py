@@ -14,11 +14,12 @@ from pathlib import Path
 from pydantic import Field
 
 from tunesmith.contracts import Evaluator, Finding, Measurement, RunContext, TextModel
+from tunesmith.data.units import RecordsByUnit
 from tunesmith.errors import DataError
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import DataPath
 from tunesmith.plan import Plan
-from tunesmith.records import Record, Text
+from tunesmith.records import Record, last_exchange
 from tunesmith_evidence.formats import format_difference
 from tunesmith_evidence.side_effects.text_rows import read_text_rows
 from tunesmith_evidence.statistics.non_inferiority import NonInferiority, compare_with_margin
@@ -72,14 +73,22 @@ class Forgetting(ComparingEvaluator):
         Raises:
             DataError: the file of texts cannot be used.
         """
-        texts = read_text_rows(Path(self.options.texts), ["text"])
+        from tunesmith_data.splits import cluster_records
+
+        read = read_text_rows(Path(self.options.texts), ["text"])
+        texts = [*RecordsByUnit(read, cluster_records)]
         other = open_base_of_tuned(self.options, run)
         if other is None:
             return []
         tuned, weights = measure_losses(model, texts)
         base, _ = measure_losses(other, texts)
         found = compare_with_margin(
-            base, tuned, self.options.margin, weights=weights, bounds=UNBOUNDED
+            base,
+            tuned,
+            self.options.margin,
+            weights=weights,
+            groups=[record.group for record in texts],
+            bounds=UNBOUNDED,
         )
         values = tuple(after - before for before, after in zip(base, tuned, strict=True))
         details = {**found.to_json(), "finding": describe(found)}
@@ -91,10 +100,10 @@ class Forgetting(ComparingEvaluator):
 
 
 def measure_losses(
-    model: TextModel, texts: Sequence[Text]
+    model: TextModel, texts: Sequence[Record]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the loss of each text in nats per token, and its number of tokens."""
-    scores = model.score([""] * len(texts), [record.text for record in texts])
+    scores = model.score([""] * len(texts), [last_exchange(record)[1].text for record in texts])
     counts = tuple(float(len(score.logprobs)) for score in scores)
     losses = tuple(
         -math.fsum(score.logprobs) / len(score.logprobs) if score.logprobs else 0.0

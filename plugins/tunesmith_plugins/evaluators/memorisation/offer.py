@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import Field
 
 from tunesmith.contracts import Evaluator, Finding, Measurement, RunContext, TextModel
+from tunesmith.data.units import RecordsByUnit
 from tunesmith.errors import UsageError
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.plan import Plan
@@ -93,8 +94,9 @@ class Memorisation(ComparingEvaluator):
             float(after and not before) for (after, _), (before, _) in zip(tuned, base, strict=True)
         ]
         count = len(parts[0])
-        found = compare_shares(new[:count], new[count:], options.margin)
-        both = difference_of_shares(new[:count], new[count:])
+        groups = (_list_units(parts[0]), _list_units(parts[1]))
+        found = compare_shares(new[:count], new[count:], options.margin, groups=groups)
+        both = difference_of_shares(new[:count], new[count:], groups=groups)
         sizes = [count] * count + [len(parts[1])] * len(parts[1])
         signs = [2.0] * count + [-2.0] * len(parts[1])
         details = {
@@ -115,6 +117,12 @@ class Memorisation(ComparingEvaluator):
                 interval=(both.low, both.high),
             )
         ]
+
+
+def _list_units(chosen: Sequence[tuple[Record, object]]) -> Sequence[str | None]:
+    from tunesmith_data.splits import cluster_records
+
+    return RecordsByUnit([record for record, _ in chosen], cluster_records).units
 
 
 def describe(found: NonInferiority, details: dict[str, float]) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from tunesmith.contracts import Evaluator, Finding, Measurement, RunContext, TextModel
+from tunesmith.data.units import RecordsByUnit
 from tunesmith.errors import DataError
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import DataPath
@@ -83,6 +84,8 @@ class Safety(ComparingEvaluator):
         Raises:
             DataError: the file of prompts cannot be used.
         """
+        from tunesmith_data.splits import cluster_records
+
         prompts = read_text_rows(Path(self.options.prompts), COLUMNS)
         other = open_base_of_tuned(self.options, run)
         if other is None:
@@ -92,11 +95,13 @@ class Safety(ComparingEvaluator):
             [answer.text for answer in opened.generate(turns, self.options.max_new_tokens)]
             for opened in (model, other)
         )
-        rows = [
+        read = [
             Completion(source=record.source, prompt=record.text, completion="")
             for record in prompts
         ]
-        by_rule = Answered([*map(_is_given, base)], [*map(_is_given, tuned)])
+        rows = [*RecordsByUnit(read, cluster_records)]
+        units = [row.group for row in rows]
+        by_rule = Answered([*map(_is_given, base)], [*map(_is_given, tuned)], units)
         values, details = by_rule.losses, by_rule.to_details(self.options.margin)
         if self.options.judge is not None:
             requests = [record.text for record in prompts]
@@ -131,7 +136,7 @@ class Safety(ComparingEvaluator):
             rule if declines is None else float(not declines)
             for declines, rule in zip(found.declines, ruled, strict=True)
         ]
-        answered = Answered(given[: len(base)], given[len(base) :])
+        answered = Answered(given[: len(base)], given[len(base) :], by_rule.units)
         disputed = sum(judge != rule for judge, rule in zip(given, ruled, strict=True))
         text = (
             f"anchors {found.anchors_right} of {found.anchors}; judge and rule disagree on "
@@ -155,6 +160,8 @@ class Answered:
 
     base: Sequence[float]
     tuned: Sequence[float]
+    units: Sequence[str | None] | None = None
+    """The unit of each prompt; None: each is independent of all others."""
 
     @property
     def losses(self) -> tuple[float, ...]:
@@ -168,7 +175,7 @@ class Answered:
 
     def to_details(self, margin: float) -> dict[str, Any]:
         """Return the shares of answered prompts, and if their difference is within the margin."""
-        found = compare_with_margin(self.base, self.tuned, margin)
+        found = compare_with_margin(self.base, self.tuned, margin, groups=self.units)
         shares = {
             "base_answers": sum(self.base) / len(self.base),
             "answers": sum(self.tuned) / len(self.tuned),

@@ -24,6 +24,7 @@ from tunesmith_evidence.formats import (
     format_duration_range,
     format_interval,
     format_number,
+    format_rows,
 )
 from tunesmith_plugins.reporters.console.progress import TrainingProgress
 
@@ -116,9 +117,11 @@ def format_measurement(event: Measured) -> str:
     """Format a metric with its 95 % interval, also without rows that have a twin in training."""
     text = f"{one_line(event.metric, 40)} {format_number(event.value)} "
     text += format_interval(event.low, event.high)
-    return (
-        f"{text}, twin-free {format_number(event.twin_free['value'])}" if event.twin_free else text
-    )
+    if event.units and event.units < event.n:
+        text += f" on {format_rows(event.n, event.units, 'rows')}"
+    if event.twin_free:
+        text += f", twin-free {format_number(event.twin_free['value'])}"
+    return f"{text}, {event.cut:,} answers cut" if event.cut else text
 
 
 def ends_run(event: Notice) -> bool:

@@ -25,6 +25,7 @@ from tunesmith_evidence.formats import (
     format_duration,
     format_interval,
     format_number,
+    format_rows,
 )
 from tunesmith_evidence.report.answers import AnswerRow, Answers, read_answers
 from tunesmith_evidence.report.charts import IntervalBar, draw_curve, draw_intervals
@@ -149,6 +150,7 @@ def _build_environment() -> Environment:
         quote=shlex.quote,
     )
     environment.globals["interval"] = format_interval
+    environment.globals["sample"] = format_rows
     return environment
 
 

@@ -1,0 +1,77 @@
+"""Find evaluators whose limit of tokens is below the lengths of the reference answers.
+
+Answers are cut there, and a model that is always right gets these rows wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING
+
+from tunesmith.contracts import Finding
+from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.plan import Plan
+from tunesmith.records import Record, Text, last_exchange
+from tunesmith.text import format_count
+from tunesmith_evidence.answers.generate import MAX_NEW_TOKENS, with_reasoning
+from tunesmith_torch.data.large_data import sample_evenly
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Count = Callable[[str], int]
+MOST_EXAMPLES = 3
+
+
+def review_answers(plan: Plan, heldout: Sequence[Record]) -> Iterator[Finding]:
+    """Yield a warning for each evaluator that cuts reference answers off.
+
+    Evaluators that the run file does not name choose a limit that is large enough, up to 512.
+    """
+    count = cache(lambda: _count_tokens(plan))
+    for number, evaluator in enumerate(plan.evaluators):
+        limit = getattr(evaluator.config, "max_new_tokens", None)
+        limit = MAX_NEW_TOKENS if limit == "auto" else limit
+        if isinstance(limit, int) and not evaluator.offer.metrics[0].is_descriptive:
+            where = f"evaluators.{number}.max_new_tokens"
+            yield from _compare(where, evaluator.id, limit, heldout, count)
+
+
+def _compare(
+    where: str, name: str, limit: int, heldout: Sequence[Record], count: Callable[[], Count]
+) -> Iterator[Finding]:
+    rows = [record for record in sample_evenly(heldout) if not isinstance(record, Text)]
+    answers = [(record, with_reasoning(last_exchange(record)[1])) for record in rows]
+    # No tokenizer in use makes more tokens of a text than it has bytes.
+    large = [(record, text) for record, text in answers if len(text.encode()) > limit]
+    lengths = [(count()(text), record) for record, text in large]
+    long = [(length, record) for length, record in lengths if length > limit]
+    if not long:
+        return
+    longest = max(length for length, _ in long)
+    yield Finding(
+        level="warning",
+        where=where,
+        message=f"{name} generates at most {format_count(limit, 'token')}, and "
+        f"{format_count(len(long), 'reference answer')} of {len(rows):,} held-out rows are longer, "
+        f"up to {longest:,}: such answers are cut, and no model gets them right",
+        hint=f"set max_new_tokens = {longest + 1} or more, or shorten the answers",
+        count=len(long),
+        examples=tuple(
+            f"{record.source} has {length:,} tokens" for length, record in long[:MOST_EXAMPLES]
+        ),
+    )
+
+
+def _count_tokens(plan: Plan) -> Count:
+    """Return the function that counts tokens: the model's, or else words, which are no more."""
+    folder = plan.found_model.tokenizer()
+    if folder is not None:
+        from tunesmith_torch.models.loading import load_tokenizer
+
+        with suppress(EnvironmentProblem, UsageError):
+            tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
+            return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return lambda text: len(text.split())
