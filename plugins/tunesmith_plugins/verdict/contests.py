@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -101,23 +101,6 @@ class Contest:
             )
         low, high = sorted((self.sign * difference.low, self.sign * difference.high))
         return Interval(self.sign * difference.value, low, high, difference.n, difference.units)
-
-    @cached_property
-    def by_row(self) -> dict[int, tuple[float, float]]:
-        """The rival's value and the weight of each row, by the row's number."""
-        weights = self.pairs.weights or [1.0] * len(self.pairs)
-        rows = zip(self.pairs.rival, self.pairs.rival_values, weights, strict=True)
-        return {int(row["row"]): (value, weight) for row, value, weight in rows}
-
-    def mean_on(self, rows: Collection[int], *, tuned: bool = False) -> float:
-        """Return the mean of the rival, or of the tuned model, on rows that both answered."""
-        values = self.pairs.tuned_values if tuned else self.pairs.rival_values
-        found = [
-            (value, self.by_row[int(row["row"])][1])
-            for row, value in zip(self.pairs.tuned, values, strict=True)
-            if int(row["row"]) in rows
-        ]
-        return mean_interval(*map(list, zip(*found, strict=True)), resamples=100).value
 
     @cached_property
     def error(self) -> float:
@@ -240,28 +223,35 @@ def find_sufficient(contests: Sequence[Contest], margin: float, confidence: floa
 
 
 def choose_winner(
-    solutions: Sequence[Contest], sufficient: Sequence[Contest], margin: float
+    evidence: Evidence, solutions: Sequence[Contest], sufficient: Sequence[Contest], margin: float
 ) -> Contest:
     """Return the cheapest sufficient rival that no solution beats by more than the margin.
 
     Rivals are compared on the rows that both answered. That all of them are sufficient is shown for
     all at once, so that the same rows may choose among them.
     """
-    behind = {c.name: max(_lead(other, c) for other in solutions) for c in sufficient}
+    behind = {c.name: max(_lead(evidence, other, c) for other in solutions) for c in sufficient}
     near = [c for c in sufficient if behind[c.name] <= margin + ROUNDING]
     near = near or [min(sufficient, key=lambda c: behind[c.name])]
     return min(near, key=lambda c: c.rival.cost if c.rival else 0)
 
 
-def _lead(other: Contest, contest: Contest) -> float:
+def _lead(evidence: Evidence, other: Contest, contest: Contest) -> float:
     """Return how much better ``other`` is on the rows that both rivals answered."""
-    values, others = contest.by_row, other.by_row
-    shared = [row for row in values if row in others and values[row][1]]
-    if not shared:
-        return 0.0
-    total = math.fsum(values[row][1] for row in shared)
-    gains = (values[row][1] * (others[row][0] - values[row][0]) for row in shared)
-    return contest.sign * math.fsum(gains) / total
+    means = mean_on_shared_rows(evidence, contest.measured, other.measured)
+    return contest.sign * (means[1] - means[0]) if means else 0.0
+
+
+def mean_on_shared_rows(
+    evidence: Evidence, first: Measured, second: Measured
+) -> tuple[float, float] | None:
+    """Return the means of two models on the rows that both answered; None if there are none."""
+    pairs = read_pairs(evidence.folder, first, second, evidence.metrics)
+    if not len(pairs) or not any(pairs.weights or [1.0]):
+        return None
+    columns = (pairs.rival_values, pairs.tuned_values)
+    one, other = (mean_interval(v, pairs.weights, resamples=100).value for v in columns)
+    return one, other
 
 
 def level_of_proof(contests: int, confidence: float) -> float:

@@ -37,6 +37,7 @@ from tunesmith_plugins.verdict.contests import (
     find_strongest,
     find_sufficient,
     level_of_proof,
+    mean_on_shared_rows,
     rank_on_dev,
 )
 from tunesmith_plugins.verdict.data_faults import describe_data_faults
@@ -268,16 +269,16 @@ def _find_nothing_works(case: Case) -> Ruling | None:
 
 def _describe_best(case: Case) -> str:
     """Name the best model on the rows that all of them answered, and its value there."""
-    rows = [contest.by_row.keys() for contest in case.solutions]
-    shared = set[int].intersection(*map(set, rows)) if rows else set[int]()
+    models = {"the tuned model": case.tuned, **{c.name: c.measured for c in case.solutions}}
+    fewest = min(models.values(), key=lambda event: event.n)
     sign = 1 if case.tuned.higher_is_better else -1
-    if not shared:
-        return f"the best is the tuned model with {case.numbers.plain(case.tuned.value)}"
-    models = [(case.solutions[0].mean_on(shared, tuned=True), "the tuned model")]
-    models += [(c.mean_on(shared), c.name) for c in case.solutions]
-    value, best = max(models, key=lambda model: sign * model[0])
-    some = f" on the {len(shared):,} rows that all answered" if len(shared) < case.tuned.n else ""
-    return f"the best is {best} with {case.numbers.plain(value)}{some}"
+    found = {
+        name: mean_on_shared_rows(case.evidence, fewest, event) for name, event in models.items()
+    }
+    values = {name: means[1] for name, means in found.items() if means}
+    best = max(values, key=lambda name: sign * values[name])
+    some = f" on the {fewest.n:,} rows that all answered" if fewest.n < case.tuned.n else ""
+    return f"the best is {best} with {case.numbers.plain(values[best])}{some}"
 
 
 def _minimum_of_gate(case: Case) -> float | None:
@@ -376,7 +377,7 @@ def _find_sufficient_rival(case: Case) -> Ruling | None:
     sufficient = find_sufficient(case.solutions, margin, case.options.confidence)
     if not sufficient:
         return None
-    winner = choose_winner(case.solutions, sufficient, margin)
+    winner = choose_winner(case.evidence, case.solutions, sufficient, margin)
     what = "a small classifier" if winner.solution == "classifier" else "a prompt"
     wrong = 1 - winner.values[0] if case.is_rated else 0.0
     if wrong > MOST_WRONG:
