@@ -1,6 +1,7 @@
 """Splits without leaks: see :mod:`tunesmith_data.splits.split`."""
 
 from tunesmith_data.splits.assignments import PARTS
+from tunesmith_data.splits.exchanges import has_earlier_exchanges, read_exchanges
 from tunesmith_data.splits.normalize import PromptTexts, normalize_text, prompt_text
 from tunesmith_data.splits.rows import MAX_CLASS_LABELS
 from tunesmith_data.splits.split import split_records
@@ -9,7 +10,9 @@ __all__ = [
     "MAX_CLASS_LABELS",
     "PARTS",
     "PromptTexts",
+    "has_earlier_exchanges",
     "normalize_text",
     "prompt_text",
+    "read_exchanges",
     "split_records",
 ]

@@ -6,6 +6,7 @@ from array import array
 from hashlib import blake2b
 
 from tunesmith.records import Record, Text, last_exchange
+from tunesmith_data.splits.exchanges import has_earlier_exchanges
 from tunesmith_data.splits.normalize import normalize_texts, prompt_text
 
 MAX_CLASS_LABELS = 100
@@ -27,6 +28,7 @@ class RowTable:
         self.prompts = array("Q")
         self.groups = array("Q")  # 0: no group
         self.labels = array("l")  # empty: the answers are no labels
+        self.has_earlier_exchanges = False
         self._label_codes: dict[str, int] = {}
         self._has_labels = True
         self._pending: list[str] = []
@@ -41,6 +43,7 @@ class RowTable:
         self._pending_characters += len(self._pending[-1])
         if self._pending_characters >= PENDING_CHARACTERS:
             self._digest_prompts()
+        self.has_earlier_exchanges |= has_earlier_exchanges(record)
         self.groups.append(self.digest("group", record.group) if record.group is not None else 0)
         if self._has_labels and not isinstance(record, Text):
             answer = last_exchange(record)[1].text.strip()

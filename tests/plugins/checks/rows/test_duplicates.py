@@ -75,7 +75,9 @@ def test_signs_and_points_make_prompts_and_answers_different() -> None:
     commands = [row(90, "Append the list", "ls > a"), row(91, "Append the list", "ls >> a")]
     assert found(sums) == []
     assert found([*sums, *label_rows()]) == []
-    assert found(commands) == []
+    (answers,) = found(commands)
+    assert answers[0] == "info" and "1 prompt has different answers" in answers[1]
+    assert found([replace(one, prompt=f"{one.prompt} {one.completion}") for one in commands]) == []
 
 
 def test_every_kind_of_record_is_compared() -> None:
