@@ -106,8 +106,8 @@ def test_other_numbers_may_have_any_size() -> None:
 
 
 def test_the_zone_of_the_machine_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hour that clocks repeat in autumn exists once in a time without a zone."""
-    naive = ["2026-10-25T02:30", "2026-10-25T03:10", "2026-10-25T01:59", "2026-03-29T02:30"]
+    """An hour that clocks skip in spring is a time like others."""
+    naive = ["2026-03-29T02:30", "2026-03-29T03:10", "2026-03-29T01:59", "2026-01-29T02:30"]
     aware = ["2026-10-25T02:30+02:00", "2026-10-25T02:10+01:00", "2026-10-25T00:45Z"]
     found = set()
     for zone in ("UTC", "Europe/Berlin", "Asia/Kolkata", "Pacific/Kiritimati"):

@@ -116,8 +116,9 @@ def _review_parts(
         return
     twins = list(find_twins(known, joined, templates=templates))
     exact = {leak.row for leak in twins if leak.kind == "exact"}
-    turns = (leak for leak in find_shared_turns(known, joined) if leak.row not in exact)
-    leaks = [*twins, *turns, *find_shared_groups(known, joined)]
+    turns = {x.row: x for x in find_shared_turns(known, joined) if x.row not in exact}
+    twins = [leak for leak in twins if leak.row not in turns]
+    leaks = [*twins, *turns.values(), *find_shared_groups(known, joined)]
     start = 0
     for other, records in probes.items():
         rows = range(start, start + len(records))
