@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
-from tunesmith_data.near_duplicates import cluster_texts
+from tunesmith_data.near_duplicates import cluster_texts, read_keys
 from tunesmith_data.near_duplicates.forest import Forest
 from tunesmith_data.splits.exchanges import read_exchanges
 from tunesmith_data.splits.normalize import PromptTexts, normalize_text
@@ -23,6 +23,13 @@ SMALL_CLUSTER = 10
 """Number of rows that are kept together however few rows there are."""
 MAX_COMPARED_ROWS = 100_000
 """Rows up to which prompts are compared for near duplicates by default: some seconds."""
+
+_NOT_COMPARED = Finding(
+    level="info",
+    where="split.near_duplicates",
+    message=f"more than {MAX_COMPARED_ROWS:,} rows are split by equal prompts, not by similar ones;"
+    " split.near_duplicates = true compares all, a million rows in a minute",
+)
 
 Rows = npt.NDArray[np.int32]
 Hashes = npt.NDArray[np.uint64]
@@ -72,19 +79,19 @@ def find_clusters(
     _join_equal(forest, identities)
     if table.has_earlier_exchanges:
         findings += _join_conversations(forest, records, limit)
+    texts = PromptTexts(records)
+    keys = read_keys(texts)
+    usual = (keys > 0) & ~_in_large_sets(keys, limit)
+    _join_equal(forest, keys[usual], np.flatnonzero(usual))
     if near_duplicates or (near_duplicates is None and len(table) <= MAX_COMPARED_ROWS):
-        labels = cluster_texts(PromptTexts(records))
+        labels = cluster_texts(texts)
         loose = _in_large_sets(labels, min(limit, len(table) // 2))
-        _join_equal(forest, np.where(loose, np.arange(len(table)), labels))
+        _join_equal(forest, labels[~loose], np.flatnonzero(~loose))
         if (loose & ~shared).any():
             text = f"{(loose & ~shared).sum():,} rows resemble a fifth of the data"
             findings.append(_note(text))
     elif near_duplicates is None:
-        text = (
-            f"more than {MAX_COMPARED_ROWS:,} rows are split by equal prompts, not by similar "
-            "ones; split.near_duplicates = true compares all, a million rows in a minute"
-        )
-        findings.append(Finding(level="info", where="split.near_duplicates", message=text))
+        findings.append(_NOT_COMPARED)
     groups = np.frombuffer(table.groups, dtype=np.uint64)
     members = np.flatnonzero(groups)
     _join_equal(forest, groups[members], members)

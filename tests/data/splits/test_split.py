@@ -328,6 +328,15 @@ def test_nearly_equal_prompts_stay_together() -> None:
     assert any(find_nearest(trained, [prompts[i] for i in alone.heldout]))
 
 
+def test_prompts_that_are_equal_to_the_leak_check_stay_together() -> None:
+    """Also where similar ones are not compared, so that the check finds no exact leak."""
+    pairs = [(f"Is part {i} of {i * 7} here?", f"is part {i} of {i * 7}, here") for i in range(100)]
+    split = split_prompts([text for pair in pairs for text in pair], holdout=40, seed=0)
+    assert len(split.heldout) == 40 and len({*split.clusters}) == 100
+    symbols = [f"What is {i} {sign} 3?" for i in range(50) for sign in "+-"]
+    assert len({*split_prompts(symbols, holdout=20, seed=0).clusters}) == 100
+
+
 def test_many_rows_are_compared_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters_module, "MAX_COMPARED_ROWS", 100)
     rng = Random(3)
