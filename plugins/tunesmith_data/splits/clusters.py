@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
-from tunesmith_data.near_duplicates import cluster_texts, read_keys
+from tunesmith_data.near_duplicates import cluster_texts
 from tunesmith_data.near_duplicates.forest import Forest
 from tunesmith_data.splits.exchanges import read_exchanges
 from tunesmith_data.splits.normalize import PromptTexts, normalize_text
@@ -79,12 +79,11 @@ def find_clusters(
     _join_equal(forest, identities)
     if table.has_earlier_exchanges:
         findings += _join_conversations(forest, records, limit)
-    texts = PromptTexts(records)
-    keys = read_keys(texts)
+    keys = np.frombuffer(table.keys, dtype=np.uint64)
     usual = (keys > 0) & ~_in_large_sets(keys, limit)
     _join_equal(forest, keys[usual], np.flatnonzero(usual))
     if near_duplicates or (near_duplicates is None and len(table) <= MAX_COMPARED_ROWS):
-        labels = cluster_texts(texts)
+        labels = cluster_texts(PromptTexts(records))
         loose = _in_large_sets(labels, min(limit, len(table) // 2))
         _join_equal(forest, labels[~loose], np.flatnonzero(~loose))
         if (loose & ~shared).any():
