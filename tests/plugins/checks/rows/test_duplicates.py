@@ -59,6 +59,13 @@ def test_fifty_contradictory_labels_are_found() -> None:
     )
 
 
+def test_labels_that_differ_in_a_sign_are_contradictory() -> None:
+    rows = [row(n, f"mood of text {n % 20}", "-1" if n < 20 else "1") for n in range(40)]
+    ((level, message),) = found(rows)
+    assert level == "warning"
+    assert message.startswith("of 40 training rows, 20 prompts have different answers")
+
+
 def test_different_free_texts_for_one_prompt_are_no_warning() -> None:
     rows = clean_rows()
     others = [replace(row, completion=f"Please ask us again, {row.completion}") for row in rows]
