@@ -8,17 +8,18 @@
     matches = find_nearest(train, heldout)    # for each held-out text, a training text or None
     for pair in find_pairs(texts): ...        # pairs that connect each cluster
 
-Texts are compared by their letters and digits, in any script, by two metrics: see
-:class:`Threshold`. Up to about 10,000 short texts, all are compared with all; beyond that, MinHash
-proposes pairs, 99 % of those above the threshold, and each is compared exactly. The result does not
-depend on the order of the texts, nor on a seed. Texts without any character match nothing.
+Texts are compared by their letters, digits and symbols, in any script and without punctuation, by
+two metrics: see :class:`Threshold`. Up to about 10,000 short texts, all are compared with all;
+beyond that, MinHash proposes pairs, 99 % of those above the threshold, and each is compared
+exactly. The result does not depend on the order of the texts, nor on a seed. Texts without any
+character match nothing.
 
 What many rows share, such as an instruction, is left out of the comparison: see
 :mod:`tunesmith_data.near_duplicates.boilerplate`. Texts from one template may be less similar than
 near duplicates, as their values differ; :mod:`tunesmith_data.near_duplicates.templates` finds them.
 """
 
-from tunesmith_data.near_duplicates.features import Texts
+from tunesmith_data.near_duplicates.features import Texts, read_keys
 from tunesmith_data.near_duplicates.search import (
     Match,
     Pair,
@@ -45,4 +46,5 @@ __all__ = [
     "find_nearest",
     "find_pairs",
     "find_template_twins",
+    "read_keys",
 ]

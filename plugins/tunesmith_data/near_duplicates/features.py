@@ -1,9 +1,9 @@
 """Turn texts into sets of numbers: their character 5-grams and their words.
 
-Texts are folded first: Unicode NFKC and case folding; only letters, marks and digits count. The
-5-grams run over these characters without spaces, so punctuation, spacing and case change nothing.
-A text of fewer than five characters is one gram. In scripts without spaces each character is a
-word. A text without any letter or digit, such as an emoji, is compared by its symbols.
+Texts are folded first: Unicode NFKC and case folding. Letters, marks, digits and symbols count;
+punctuation, which :mod:`tunesmith_data.near_duplicates.punctuation` tells from symbols, does not.
+The 5-grams run over the characters that count without spaces. A text of fewer than five characters
+is one gram. Each symbol is a word, and in scripts without spaces each character is.
 
 All characters of a block of texts are processed together, as arrays: the hash of each substring is
 a difference of prefix sums of a polynomial modulo 2**64 (Karp and Rabin, 1987).
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tunesmith_data.near_duplicates.character_map import CharacterMap
+from tunesmith_data.near_duplicates.punctuation import SPELLINGS, blank_punctuation
 
 Numbers: TypeAlias = npt.NDArray[np.uint32]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
@@ -38,7 +39,8 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2
 _INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
 _MIX = np.uint64(0xD6E8FEB86659FD93)  # multiplier of rrxmrrxmsx_0 (Evensen, 2018)
 
-_SPACE, _SYMBOL, _LETTER, _DIGIT, _IDEOGRAPH, _UNKNOWN = range(6)  # from _LETTER on they count
+_SPACE, _SYMBOL, _LETTER, _DIGIT, _IDEOGRAPH, _UNKNOWN = range(6)  # all but spaces count
+_FIRST_OF_WORD = np.uint32(1 << 24)  # no code point is as high
 _NUMBER = 1  # stands for each word that has a digit
 _SCRIPTS_WITHOUT_SPACES = (
     (0x0E00, 0x0EFF),  # Thai, Lao
@@ -89,8 +91,8 @@ class Block:
     grams: Sets
     words: Sets
     keys: Hashes
-    """The hash of all characters that count, 0 for a text without any. Equal texts, up to
-    punctuation, spacing and case, have equal keys."""
+    """The hash of all words and symbols in their order, 0 for a text without any. Texts that are
+    equal up to punctuation and case have equal keys, and equal features."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Boilerplate:
 
 def read_keys(texts: Iterable[str]) -> Hashes:
     """Return the keys of texts: see :class:`Block`."""
-    parts = [_keys(one, _Substrings(one.codes)) for one in _read_characters(texts)]
+    parts = [_keys(one) for one in _read_characters(texts)]
     return np.concatenate([np.zeros(0, dtype=np.uint64), *parts])
 
 
@@ -144,7 +146,7 @@ def read_words(texts: Iterable[str]) -> Iterator[tuple[Sets, Bits]]:
 def _find_names(texts: list[str], starts: Indices) -> Bits:
     """Return which of the words that begin at these positions of the joined texts are names."""
     if not all(map(str.isascii, texts)):
-        folded = zip(texts, _fold_texts(texts), strict=True)
+        folded = zip(texts, fold_texts(texts), strict=True)
         # Where folding changes the length of a text, its names cannot be found.
         texts = [text if len(text) == len(other) else other for text, other in folded]
     joined = "\n".join([*texts, "", "", ""])
@@ -206,37 +208,37 @@ def _characters(texts: list[str]) -> _Characters:
     if joined.isascii():
         joined = joined.lower()
     else:
-        texts = _fold_texts(texts)
+        texts = fold_texts(texts)
         joined = "\n".join([*texts, ""])
-    codes, classes = _classified(joined)
+    codes, classes = _classified(blank_punctuation(joined))
     ends = np.cumsum([len(text) + 1 for text in texts], dtype=np.int64)
     starts = np.concatenate(([0], ends[:-1]))
-    counted = classes >= _LETTER
+    counted = classes > _SPACE
     sizes = np.add.reduceat(counted, starts, dtype=np.int64)
-    if not sizes.all():
-        wordless = np.repeat(sizes == 0, ends - starts)
-        counted |= wordless & (classes == _SYMBOL)
-        sizes = np.add.reduceat(counted, starts, dtype=np.int64)
     return _Characters(
         codes[np.flatnonzero(counted)], np.append(0, np.cumsum(sizes)), classes, counted
     )
 
 
-def _fold_texts(texts: Sequence[str]) -> list[str]:
+def fold_texts(texts: Sequence[str]) -> list[str]:
+    """Return texts in one case and one spelling of each character."""
     others = iter(_FOLDED.apply([text for text in texts if not text.isascii()]))
     return [text.lower() if text.isascii() else next(others) for text in texts]
 
 
 def _fold(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFD", text).casefold())
+    spelled = unicodedata.normalize("NFD", text.translate(SPELLINGS))
+    folded = unicodedata.normalize("NFKC", spelled.casefold())
     return unicodedata.normalize("NFKC", folded.casefold())
 
 
 _FOLDED = CharacterMap(_fold)
 
 
-def _keys(characters: _Characters, hashes: _Substrings) -> Hashes:
+def _keys(characters: _Characters) -> Hashes:
     starts, ends = characters.offsets[:-1], characters.offsets[1:]
+    begins = _word_starts(characters.all_classes, characters.counted)[characters.counted]
+    hashes = _Substrings(characters.codes + _FIRST_OF_WORD * begins)
     keys = hashes.between(starts, ends) | np.uint64(1)
     return np.where(starts < ends, keys, np.uint64(0))
 
@@ -250,7 +252,7 @@ def _features(characters: _Characters, boilerplate: Boilerplate | None) -> Block
     else:
         grams = _select(grams, kept & ~_in_table(grams.values, boilerplate.grams))
         words = _select(words, ~_in_table(words.values, boilerplate.words))
-    return Block(grams, words, _keys(characters, hashes))
+    return Block(grams, words, _keys(characters))
 
 
 _ASCII_CLASSES = bytes(
@@ -367,7 +369,7 @@ def _word_sets(hashes: _Substrings, characters: _Characters) -> Sets:
 def _word_starts(classes: Classes, counted: Bits) -> Bits:
     """Return, for each character, True if it counts and a word begins there."""
     starts = np.append(True, ~counted[:-1])
-    alone = ((classes == _SYMBOL) & counted) | (classes == _IDEOGRAPH)
+    alone = (classes == _SYMBOL) | (classes == _IDEOGRAPH)
     if alone.any():
         starts |= alone
         starts[1:] |= alone[:-1]

@@ -53,8 +53,8 @@ def sketch(texts: Iterable[str], count: int, boilerplate: Boilerplate) -> Sketch
     first = 0
     for block in read_blocks(texts, boilerplate):
         stop = first + len(block.keys)
-        _sketch_sets(block.grams, sketches[first:stop, :GRAM_MINIMA], 0, first)
-        _sketch_sets(block.words, sketches[first:stop, GRAM_MINIMA:], GRAM_MINIMA, first)
+        _sketch_sets(block.grams, sketches[first:stop, :GRAM_MINIMA], 0, block.keys)
+        _sketch_sets(block.words, sketches[first:stop, GRAM_MINIMA:], GRAM_MINIMA, block.keys)
         first = stop
     return sketches
 
@@ -157,14 +157,14 @@ def _least(count: int, similarity: float) -> int:
     return ceil(count * similarity - _DEVIATIONS * sqrt(count * similarity * (1 - similarity)))
 
 
-def _sketch_sets(sets: Sets, sketches: Sketches, first_minimum: int, first_row: int) -> None:
-    """Write one byte of each minimum of these sets."""
+def _sketch_sets(sets: Sets, sketches: Sketches, first_minimum: int, keys: Hashes) -> None:
+    """Write one byte of each minimum of these sets, whose texts have these keys."""
     sizes = sets.sizes()
     nonempty, empty = np.flatnonzero(sizes), np.flatnonzero(sizes == 0)
     starts = sets.offsets[nonempty]
     hashed = np.empty_like(sets.values)
     # Texts without a set must not be proposed with each other: each gets bytes of its own.
-    numbers = (first_row + empty).astype(np.uint64)
+    numbers = keys[empty]
     for column in range(sketches.shape[1]):
         mask, multiplier = _permutation(first_minimum + column)
         if len(empty):

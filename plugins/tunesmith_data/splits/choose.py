@@ -15,7 +15,8 @@ def choose_clusters(
     """Choose clusters with ``size`` rows in all, as closely as their sizes permit.
 
     ``candidates`` are in the order in which they are taken. With labels, the same share of each is
-    chosen, to within one row if no rows have to stay together.
+    chosen, to within one row if no rows have to stay together. Answers that mostly have a single
+    cluster each are no labels: they answer questions that are asked again.
     """
     by_label = _by_label(candidates, clusters, table)
     targets = _target_sizes(by_label, clusters.sizes, size)
@@ -31,19 +32,31 @@ def _by_label(
     candidates: Sequence[int], clusters: Clusters, table: RowTable
 ) -> dict[str, list[int]]:
     """Return the candidates by the most frequent label of each, in their order."""
-    if not table.labels:
+    labels = _labels(clusters, table) if table.labels else {}
+    members: dict[str, list[int]] = defaultdict(list)
+    for cluster, label in labels.items():
+        members[label].append(cluster)
+    single = sum(clusters.sizes[found[0]] for found in members.values() if len(found) == 1)
+    if 2 * single >= sum(clusters.sizes.values()) or not labels:
         return {"": list(candidates)}
+    by_label: dict[str, list[int]] = defaultdict(list)
+    for cluster in candidates:
+        by_label[labels[cluster]].append(cluster)
+    return by_label
+
+
+def _labels(clusters: Clusters, table: RowTable) -> dict[int, str]:
+    """Return the most frequent label of each cluster."""
     counts: dict[int, Counter[int]] = defaultdict(Counter)
     for row, cluster in enumerate(clusters.of_row.tolist()):
         if clusters.sizes[cluster] > 1:
             counts[cluster][table.labels[row]] += 1
     texts = table.label_texts
-    by_label: dict[str, list[int]] = defaultdict(list)
-    for cluster in candidates:
+    labels = {}
+    for cluster in clusters.order:
         found = counts.get(cluster) or {table.labels[cluster]: 1}
-        code = min(found, key=lambda code: (-found[code], texts[code]))
-        by_label[texts[code]].append(cluster)
-    return by_label
+        labels[cluster] = texts[min(found, key=lambda code: (-found[code], texts[code]))]
+    return labels
 
 
 def _target_sizes(

@@ -1,4 +1,4 @@
-"""Clusters: rows that must be in the same part, because they share prompt, group or wording."""
+"""Clusters: rows that must be in the same part, as they share a prompt, turns, group or wording."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tunesmith.contracts import Finding
 from tunesmith.records import Record
 from tunesmith_data.near_duplicates import cluster_texts
 from tunesmith_data.near_duplicates.forest import Forest
+from tunesmith_data.splits.exchanges import read_exchanges
 from tunesmith_data.splits.normalize import PromptTexts, normalize_text
 from tunesmith_data.splits.rows import RowTable
 from tunesmith_data.text import content_key
@@ -22,6 +23,13 @@ SMALL_CLUSTER = 10
 """Number of rows that are kept together however few rows there are."""
 MAX_COMPARED_ROWS = 100_000
 """Rows up to which prompts are compared for near duplicates by default: some seconds."""
+
+_NOT_COMPARED = Finding(
+    level="info",
+    where="split.near_duplicates",
+    message=f"more than {MAX_COMPARED_ROWS:,} rows are split by equal prompts, not by similar ones;"
+    " split.near_duplicates = true compares all, a million rows in a minute",
+)
 
 Rows = npt.NDArray[np.int32]
 Hashes = npt.NDArray[np.uint64]
@@ -43,6 +51,11 @@ class Clusters:
         """Number of rows in the largest cluster."""
         return max(self.sizes.values(), default=0)
 
+    def ranks(self) -> list[int]:
+        """Return the place of each row's cluster in the order, which depends on content only."""
+        place = {cluster: number for number, cluster in enumerate(self.order)}
+        return [place[cluster] for cluster in self.of_row.tolist()]
+
 
 def find_clusters(
     table: RowTable,
@@ -53,10 +66,11 @@ def find_clusters(
 ) -> Clusters:
     """Join the rows that share a prompt, or a group, or have prompts that nearly equal each other.
 
-    A cluster with more than a fifth of the rows is not made: an instruction that all rows share is
-    no reason to keep them together, only equal rows are. A group is always kept together. If
-    ``near_duplicates`` is None, prompts are compared up to 100,000 rows. ``limit`` is another
-    number of rows in the largest cluster.
+    So are rows of one conversation: one that is the beginning of another, or that has an exchange
+    with it in common. A cluster with more than a fifth of the rows is not made: an instruction that
+    all rows share is no reason to keep them together, only equal rows are. A group is always kept
+    together. If ``near_duplicates`` is None, prompts are compared up to 100,000 rows.
+    ``limit`` is another number of rows in the largest cluster.
     """
     forest = Forest(len(table))
     limit = limit or max(SMALL_CLUSTER, int(MAX_SHARE * len(table)))
@@ -68,23 +82,39 @@ def find_clusters(
     if shared.any():
         findings.append(_note(f"{shared.sum():,} rows share their prompt with a fifth of the data"))
     _join_equal(forest, identities)
+    if table.has_earlier_exchanges:
+        findings += _join_conversations(forest, records, limit)
+    keys = np.frombuffer(table.keys, dtype=np.uint64)
+    usual = (keys > 0) & ~_in_large_sets(keys, limit)
+    _join_equal(forest, keys[usual], np.flatnonzero(usual))
     if near_duplicates or (near_duplicates is None and len(table) <= MAX_COMPARED_ROWS):
         labels = cluster_texts(PromptTexts(records))
-        loose = _in_large_sets(labels, limit)
-        _join_equal(forest, np.where(loose, np.arange(len(table)), labels))
+        loose = _in_large_sets(labels, min(limit, len(table) // 2))
+        _join_equal(forest, labels[~loose], np.flatnonzero(~loose))
         if (loose & ~shared).any():
             text = f"{(loose & ~shared).sum():,} rows resemble a fifth of the data"
             findings.append(_note(text))
     elif near_duplicates is None:
-        text = (
-            f"more than {MAX_COMPARED_ROWS:,} rows are split by equal prompts, not by similar "
-            "ones; split.near_duplicates = true compares all, a million rows in a minute"
-        )
-        findings.append(Finding(level="info", where="split.near_duplicates", message=text))
+        findings.append(_NOT_COMPARED)
     groups = np.frombuffer(table.groups, dtype=np.uint64)
     members = np.flatnonzero(groups)
     _join_equal(forest, groups[members], members)
     return _in_order(forest.roots(), identities, findings)
+
+
+def _join_conversations(forest: Forest, records: Sequence[Record], limit: int) -> list[Finding]:
+    """Join the rows that one row begins as, and those with an exchange in common."""
+    found = read_exchanges(records)
+    findings = []
+    for keys, chosen in ((found.contexts, found.asked), (found.ends, found.is_answer)):
+        values, rows = keys[chosen], found.rows[chosen]
+        frequent = _in_large_sets(values, limit)
+        _join_equal(forest, values[~frequent], rows[~frequent])
+        frequent &= ~found.is_last[chosen]
+        if frequent.any():
+            count = len(np.unique(rows[frequent]))
+            findings.append(_note(f"{count:,} rows begin as a fifth of the data does"))
+    return findings[:1]
 
 
 def _in_order(of_row: Rows, identities: Hashes, findings: Sequence[Finding]) -> Clusters:

@@ -17,14 +17,14 @@ def make_folds(rows: Sequence[int], clusters: Sequence[int], seed: int) -> list[
 
     Args:
         rows: numbers of the training records.
-        clusters: the cluster of each record, by its number.
+        clusters: the cluster of each record, by its number; their order decides, with the seed.
     """
     if len(rows) > MAX_FOLDED:
         return []
     members: dict[int, list[int]] = {}
     for row in rows:
         members.setdefault(clusters[row], []).append(row)
-    parts = [*members.values()]
+    parts = [members[cluster] for cluster in sorted(members)]
     random.Random(f"{seed}/folds").shuffle(parts)
     folds: list[list[int]] = [[] for _ in range(min(FOLDS, len(parts)))]
     for part in sorted(parts, key=len, reverse=True):

@@ -1,4 +1,4 @@
-"""Hashes and labels of records, from which a split is made: some 24 bytes for each record."""
+"""Hashes and labels of records, from which a split is made: some 32 bytes for each record."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from array import array
 from hashlib import blake2b
 
 from tunesmith.records import Record, Text, last_exchange
+from tunesmith_data.near_duplicates import read_keys
+from tunesmith_data.splits.exchanges import has_earlier_exchanges
 from tunesmith_data.splits.normalize import normalize_texts, prompt_text
 
 MAX_CLASS_LABELS = 100
@@ -16,17 +18,20 @@ PENDING_CHARACTERS = 1 << 18
 
 
 class RowTable:
-    """Collects of each record the hash of its prompt and of its group, and its label.
+    """Collects of each record the hashes of its prompt and of its group, and its label.
 
-    Hashes are salted with a seed, so that their order is a random order of the prompts.
+    Hashes are salted with a seed, so that their order is a random order of the prompts. The keys of
+    the prompts are not: they are equal where the leak check calls two prompts equal.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self._salt = str(seed).encode()
         self.prompts = array("Q")
+        self.keys = array("Q")  # 0: nothing that counts
         self.groups = array("Q")  # 0: no group
         self.labels = array("l")  # empty: the answers are no labels
+        self.has_earlier_exchanges = False
         self._label_codes: dict[str, int] = {}
         self._has_labels = True
         self._pending: list[str] = []
@@ -41,6 +46,7 @@ class RowTable:
         self._pending_characters += len(self._pending[-1])
         if self._pending_characters >= PENDING_CHARACTERS:
             self._digest_prompts()
+        self.has_earlier_exchanges |= has_earlier_exchanges(record)
         self.groups.append(self.digest("group", record.group) if record.group is not None else 0)
         if self._has_labels and not isinstance(record, Text):
             answer = last_exchange(record)[1].text.strip()
@@ -72,6 +78,7 @@ class RowTable:
         """Add the hashes of the prompts that were not hashed yet."""
         pending, self._pending, self._pending_characters = self._pending, [], 0
         self.prompts.extend(self.digest("prompt", text) for text in normalize_texts(pending))
+        self.keys.extend(read_keys(pending).tolist())
 
     def _forget_labels_above(self, limit: int) -> None:
         if self._has_labels and len(self._label_codes) > limit:

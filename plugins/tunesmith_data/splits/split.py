@@ -14,18 +14,19 @@ rows, not on their order.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tunesmith.contracts import Finding, Split, SplitRequest
 from tunesmith.errors import DataError
 from tunesmith.records import Record
+from tunesmith.text import format_count
 from tunesmith_data.splits.assignments import PARTS, Assignments, RowKeys, Settings
 from tunesmith_data.splits.choose import choose_clusters
 from tunesmith_data.splits.clusters import Clusters, find_clusters
 from tunesmith_data.splits.folds import MAX_FOLDED, make_folds
 from tunesmith_data.splits.rows import RowTable
-from tunesmith_data.splits.sizes import dev_rows, holdout_rows
+from tunesmith_data.splits.sizes import MIN_ROWS_FOR_DEV, dev_rows, holdout_rows
 
 MAX_EXAMPLES = 3
 
@@ -64,18 +65,18 @@ def split_records(
     keys = RowKeys.of(table, request.records) if file is not None else None
     known = assignments.parts_of(keys) if assignments and keys else {}
     parts, bridges = _known_clusters(clusters, known)
-    _add_parts(parts, clusters, table, request, dev)
+    sizes = _add_parts(parts, clusters, table, request, dev)
     names = [
         known.get(row) or parts[cluster] for row, cluster in enumerate(clusters.of_row.tolist())
     ]
-    findings = [*clusters.findings]
+    findings = [*clusters.findings, *(() if known else sizes)]
     if file is not None and keys is not None:
         findings += _bridge_findings(bridges, clusters, known, names, request.records)
         assignments = assignments or Assignments(table.seed, settings)
         findings += [*assignments.compare(settings, file), *assignments.extend(file, keys, names)]
     rows, of_row = _rows_by_part(names), clusters.of_row.tolist()
     has_dev = bool(rows["dev"]) or not request.dev
-    folds = [] if has_dev else make_folds(rows["train"], of_row, table.seed)
+    folds = [] if has_dev else make_folds(rows["train"], clusters.ranks(), table.seed)
     return Split(**rows, clusters=of_row, folds=folds, findings=findings)
 
 
@@ -91,13 +92,14 @@ def _add_parts(
     table: RowTable,
     request: SplitRequest,
     dev: float | int | None,
-) -> None:
-    """Add the part of every cluster that has none yet.
+) -> list[Finding]:
+    """Add the part of every cluster that has none yet; report sizes that could not be met.
 
     Raises:
         DataError: a part would be empty.
     """
     key, total = "data.holdout", len(table)
+    findings: list[Finding] = []
     try:
         if request.heldout:
             size = holdout_rows(request.holdout, total)
@@ -107,15 +109,51 @@ def _add_parts(
                 hint += "prompts together (split.near_duplicates = false)"
                 raise DataError(key, f"cannot split, {message}", hint=hint)
             _add_part(parts, "heldout", size, clusters, table)
+            findings += _report_size(parts, "heldout", size, clusters)
         key = "split.dev"
         if request.dev:
             rest = total - _count_rows(parts, "heldout", clusters)
             size = dev_rows(dev, rest, needed=request.needs_dev)
             _add_part(parts, "dev", size, clusters, table)
+            findings += _report_size(parts, "dev", size, clusters)
+            wanted = total - holdout_rows(request.holdout, total) if request.heldout else rest
+            if dev is None and not size and wanted >= MIN_ROWS_FOR_DEV:
+                findings.append(_no_default_dev(rest))
     except ValueError as error:
         raise DataError(key, str(error)) from None
     for cluster in clusters.order:
         parts.setdefault(cluster, "train")
+    return findings
+
+
+def _report_size(
+    parts: Mapping[int, str], part: str, asked: int, clusters: Clusters
+) -> Iterator[Finding]:
+    """Yield a finding if a part has another size than was asked for, by more than a quarter."""
+    found = _count_rows(parts, part, clusters)
+    if abs(found - asked) <= max(1, asked / 4):
+        return
+    key, name = {"heldout": ("data.holdout", "held-out"), "dev": ("split.dev", "dev")}[part]
+    message = (
+        f"{found:,} {name} rows, where {asked:,} were asked for: rows with similar prompts, of one "
+        "conversation or of one group stay together, in "
+        f"{format_count(len(clusters.order), 'cluster')} of up to {clusters.largest:,} rows"
+    )
+    hint = "add rows with other prompts, or give a file of rows for this part"
+    is_far = not asked / 2 <= found <= 2 * asked
+    yield Finding(level="warning" if is_far else "info", where=key, message=message, hint=hint)
+
+
+def _no_default_dev(rows: int) -> Finding:
+    """Return the finding for data of which too few rows are left for a part to choose by."""
+    message = (
+        f"no dev rows: {rows:,} rows are not held out, and below {MIN_ROWS_FOR_DEV} none are set "
+        "aside by default"
+    )
+    hint = (
+        "split.dev = 20 sets rows aside; choices are made by parts of the training rows otherwise"
+    )
+    return Finding(level="info", where="split.dev", message=message, hint=hint)
 
 
 def _add_part(

@@ -21,7 +21,7 @@ FEWEST_CONTROLS_LOST = 0.8
 """Share of replies against misplaced references below which the judge ignores the request."""
 _CANDIDATES = 20
 """Other requests among which those are chosen that the answer fits least."""
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"\w+|[^\w\s.,;:?!'\"()]")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ MAX_EXAMINED = 200
 """Retrieved rows that are examined for each example that is wanted."""
 MAX_ANSWER = 512
 """Tokens that are kept free for an answer."""
-_SIGNS = re.compile(r"[\W_]+")
+_PUNCTUATION = re.compile(r"[.,;:?!]+(?!\S)")
 
 
 def choose_shots(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
@@ -50,7 +50,7 @@ class Retriever:
 
     def __init__(self, examples: Sequence[Example]) -> None:
         self._examples = examples
-        self._keys = [_letters_of(example.text) for example in examples]
+        self._keys = [_words_of(example.text) for example in examples]
         self._index = BM25([example.text for example in examples])
 
     def find(self, text: str, count: int) -> list[Example]:
@@ -59,7 +59,7 @@ class Retriever:
         An example with the same prompt is no example for it, but its answer: it is left out. So a
         training row is never shown for itself.
         """
-        key, uses = _letters_of(text), Counter[str]()
+        key, uses = _words_of(text), Counter[str]()
         found: list[Example] = []
         for row in self._index.ranked(text)[: count * MAX_EXAMINED].tolist():
             example = self._examples[row]
@@ -72,9 +72,12 @@ class Retriever:
         return found
 
 
-def _letters_of(text: str) -> str:
-    """Return a text without case, spaces and punctuation."""
-    return _SIGNS.sub("", text.casefold()) or text
+def _words_of(text: str) -> str:
+    """Return a text without case, repeated spaces and punctuation at the end of words.
+
+    Symbols count: 12 + 7 is not 12 - 7.
+    """
+    return " ".join(_PUNCTUATION.sub("", text.casefold()).split()) or text
 
 
 def count_fitting(model: PromptedModel, examples: Sequence[Example], most: int) -> int:

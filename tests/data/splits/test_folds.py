@@ -27,6 +27,21 @@ def test_each_row_is_in_one_fold_with_its_cluster(clusters: list[int], seed: int
     assert sum(len({clusters[row] for row in fold}) for fold in folds) == len(names)
 
 
+def test_folds_do_not_depend_on_the_order_of_rows() -> None:
+    records = [
+        Completion(source=f"r:{n}", prompt=f"{n} {n * 37 % 101} {n // 2}", completion=str(n))
+        for n in range(60)
+    ]
+    found = set()
+    for order in (records, records[::-1], records[30:] + records[:30]):
+        request = SplitRequest(
+            records=order, seed=1, heldout=True, holdout=None, dev=True, needs_dev=False
+        )
+        folds = split_records(iter(order), request).folds
+        found.add(tuple(frozenset(order[row].source for row in fold) for fold in folds))
+    assert len(found) == 1
+
+
 def test_folds_of_single_rows_have_similar_sizes_and_depend_on_the_seed() -> None:
     folds = make_folds(range(23), range(23), 1)
     assert sorted(map(len, folds)) == [4, 4, 5, 5, 5]

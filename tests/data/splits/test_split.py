@@ -19,7 +19,7 @@ from splitting import completions, request_for, split_prompts
 from tunesmith.contracts import Split
 from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Message, Preference, Text
-from tunesmith_data.near_duplicates import find_nearest
+from tunesmith_data.near_duplicates import find_nearest, search
 from tunesmith_data.splits import clusters as clusters_module
 from tunesmith_data.splits import normalize_text, prompt_text, split_records
 from tunesmith_data.splits.assignments import PARTS, Assignments
@@ -86,6 +86,45 @@ def test_the_order_of_rows_does_not_matter(keys: list[str], seed: int, rng: Rand
         return None if result is None else Counter(mine[i] for i in result.heldout)
 
     assert heldout(order) == heldout(list(range(len(keys))))
+
+
+def spelled(rng: Random, text: str) -> str:
+    """The same text with another form, a typing error, or a space more or less."""
+    words = text.split()
+    place = rng.randrange(len(words) - 1)
+    match rng.randrange(5):
+        case 0:
+            words[place] = words[place].upper()
+        case 1:
+            words[place : place + 2] = [words[place] + words[place + 1]]
+        case 2:
+            words[place] = words[place][1:]
+        case 3:
+            words[place] = f"{words[place][:2]} {words[place][2:]}"
+        case _:
+            words.append("please!")
+    return " ".join(words)
+
+
+@pytest.mark.parametrize("exact_texts", [search.EXACT_TEXTS, 0])
+def test_the_order_of_similar_rows_does_not_matter(
+    exact_texts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of rows that are equal but for their form, any may be the first."""
+    monkeypatch.setattr(search, "EXACT_TEXTS", exact_texts)
+    rng = Random(2)
+    letters = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in ("rn", "lt", "st")]
+    texts = [" ".join(rng.choices(letters, k=rng.randint(3, 7))) for _ in range(250)]
+    texts += [spelled(rng, rng.choice(texts)) for _ in range(350)]
+    groups = [f"g{rng.randrange(40)}" if rng.random() < 0.1 else None for _ in texts]
+    rows = completions(texts, groups, labels=[rng.choice("abc") for _ in texts])
+    found = set()
+    for seed in range(6):
+        shuffled = rows if seed == 0 else Random(seed).sample(rows, len(rows))
+        split = split_records(iter(shuffled), request_for(shuffled))
+        parts = (split.train, split.dev, split.heldout)
+        found.add(tuple(frozenset(shuffled[row].source for row in part) for part in parts))
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("count", [1, 7, 199])
@@ -167,6 +206,49 @@ def test_rare_labels_are_in_both_parts() -> None:
         assert 99 in result.train  # the only row of its label
 
 
+def test_answers_with_one_prompt_each_are_no_labels() -> None:
+    """A list of questions that are asked again: a label of one cluster cannot be in two parts."""
+    for count in (20, 50):
+        prompts = [f"question {i % count} about thing {i % count * 7}" for i in range(160)]
+        labels = [f"answer {i % count}" for i in range(160)]
+        split = split_prompts(prompts, holdout=60, seed=0, labels=labels)
+        assert 52 <= len(split.heldout) <= 60 and not split.findings
+
+
+def test_a_template_of_few_rows_ties_nothing() -> None:
+    prompts = [f"What is the capital of the old kingdom of {name}?" for name in ("Oz", "Ur", "Id")]
+    split = split_prompts(prompts, holdout=1, seed=0, near_duplicates=True)
+    assert len(split.heldout) == 1
+    assert split.findings[0].message.startswith("3 rows resemble a fifth of the data")
+
+
+def test_a_size_that_cannot_be_met_is_reported() -> None:
+    prompts = [sentence(Random(i), 9) for i in range(200)]
+    groups: list[str | None] = [f"g{i % 4}" for i in range(200)]
+    records = completions(prompts, groups)
+    split = split_records(iter(records), request_for(records, holdout=0.1))
+    assert (len(split.heldout), len(split.dev)) == (50, 50)
+    heldout, dev = split.findings
+    assert (heldout.level, heldout.where, dev.where) == ("warning", "data.holdout", "split.dev")
+    assert heldout.message == (
+        "50 held-out rows, where 20 were asked for: rows with similar prompts, of one conversation "
+        "or of one group stay together, in 4 clusters of up to 50 rows"
+    )
+    (near,) = split_records(iter(records), request_for(records, holdout=75, dev=False)).findings
+    assert near.level == "info"
+    assert near.message.startswith("50 held-out rows, where 75 were asked for")
+    assert not split_records(iter(records), request_for(records, holdout=60, dev=False)).findings
+
+
+def test_dev_rows_that_are_left_out_by_default_are_reported() -> None:
+    prompts = [f"question {i % 10} about thing {i % 10 * 7}" for i in range(160)]
+    records = completions(prompts)
+    split = split_records(iter(records), request_for(records, holdout=60))
+    assert (len(split.heldout), len(split.dev), len(split.folds)) == (64, 0, 5)
+    (finding,) = split.findings
+    assert finding.message.startswith("no dev rows: 96 rows are not held out, and below 100 none")
+
+
 def test_answers_that_hardly_recur_are_no_labels() -> None:
     keys = [f"row {i}" for i in range(90)]
     table = RowTable(0)
@@ -244,6 +326,15 @@ def test_nearly_equal_prompts_stay_together() -> None:
     alone = split_prompts(prompts, holdout=0.2, seed=1)
     trained = [prompts[i] for i in alone.train]
     assert any(find_nearest(trained, [prompts[i] for i in alone.heldout]))
+
+
+def test_prompts_that_are_equal_to_the_leak_check_stay_together() -> None:
+    """Also where similar ones are not compared, so that the check finds no exact leak."""
+    pairs = [(f"Is part {i} of {i * 7} here?", f"is part {i} of {i * 7}, here") for i in range(100)]
+    split = split_prompts([text for pair in pairs for text in pair], holdout=40, seed=0)
+    assert len(split.heldout) == 40 and len({*split.clusters}) == 100
+    symbols = [f"What is {i} {sign} 3?" for i in range(50) for sign in "+-"]
+    assert len({*split_prompts(symbols, holdout=20, seed=0).clusters}) == 100
 
 
 def test_many_rows_are_compared_on_request(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,3 +72,8 @@ def test_as_many_examples_as_the_context_has_room_for() -> None:
     assert count_fitting(model, examples, 5) == 5
     assert count_fitting(model, examples, 40) == 11
     assert count_fitting(replace(model, system="long " * 2000), examples, 40) == 1
+
+
+def test_a_prompt_with_another_symbol_is_an_example() -> None:
+    rows = [Example(text, "x", text) for text in ("what is 12 + 7?", "what is 12 - 7?")]
+    assert [e.text for e in Retriever(rows).find("What is  12 + 7", 2)] == ["what is 12 - 7?"]

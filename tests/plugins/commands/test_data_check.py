@@ -133,3 +133,23 @@ def test_label_errors_are_looked_for_on_request(tunesmith: Tunesmith, tmp_path: 
     write(tmp_path / "text.jsonl", clean_rows()[:50])
     done = tunesmith("data", "check", "text.jsonl", "--label-errors")
     assert done.exit_code == 3 and "the answers are no labels" in done.stderr
+
+
+def test_sums_that_differ_in_a_sign_are_no_leaks(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    def sums(sign: str) -> list[Completion]:
+        return [
+            Completion(source="", prompt=f"What is {a} {sign} {b}?", completion=str(a * 100 + b))
+            for a in range(12, 30)
+            for b in range(7, 12)
+        ]
+
+    write(tmp_path / "plus.jsonl", sums("+"))
+    write(tmp_path / "minus.jsonl", sums("-"))
+    done = tunesmith("data", "check", "plus.jsonl", "--heldout", "minus.jsonl", "--json")
+    assert done.exit_code == 0, done.output
+    leaks = [
+        f["message"] for f in json.loads(done.stdout)["findings"] if f["where"] == "data leaks"
+    ]
+    assert not any("have the prompt" in message for message in leaks)
+    write(tmp_path / "minus.jsonl", sums("+"))
+    assert tunesmith("data", "check", "plus.jsonl", "--heldout", "minus.jsonl").exit_code == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from random import Random
 
 import pytest
@@ -70,6 +71,67 @@ def test_parts_that_exist_are_not_split_off() -> None:
 def test_a_value_that_is_no_time_is_refused_with_its_row(time: str, text: str) -> None:
     with pytest.raises(DataError, match=f"r:1: .*{text}"):
         split(["1", time, "3"], holdout=1)
+
+
+@pytest.mark.parametrize("time", ["nan", "NaN", "inf", "-Infinity", "sNaN", "23:59", "2026-02-30"])
+def test_numbers_that_have_no_place_are_refused(time: str) -> None:
+    with pytest.raises(DataError, match="r:1: `created` is no time"):
+        split(["1", time, "3"], holdout=1)
+
+
+@pytest.mark.parametrize(
+    ("times", "text"),
+    [
+        (["2026-01-01T10:00", "2026-01-01T09:30+02:00"], "a time with a zone, .* without a zone"),
+        (
+            ["2026-01-01", "2026-01-01T09:30Z"],
+            "is a time with a zone, .* but a time without a zone",
+        ),
+        (
+            ["1767225600", "2026-01-01"],
+            "is a time without a zone, .* but a number, 1767225600, in r:0",
+        ),
+        (["1767225600", "1767225600123"], "milliseconds since 1970, .* in seconds since 1970"),
+        (["1767225600123", "1767225600123456789"], "nanoseconds since 1970, .* milliseconds"),
+    ],
+)
+def test_times_that_cannot_be_compared_are_refused(times: list[str], text: str) -> None:
+    with pytest.raises(DataError, match=f"r:1: .*{text}") as caught:
+        split([*times, times[0]], holdout=1)
+    assert caught.value.hint
+
+
+def test_other_numbers_may_have_any_size() -> None:
+    assert list(split(["7", "1767225600", "1767225600123"], holdout=1).heldout) == [2]
+
+
+def test_the_zone_of_the_machine_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour that clocks skip in spring is a time like others."""
+    naive = ["2026-03-29T02:30", "2026-03-29T03:10", "2026-03-29T01:59", "2026-01-29T02:30"]
+    aware = ["2026-10-25T02:30+02:00", "2026-10-25T02:10+01:00", "2026-10-25T00:45Z"]
+    found = set()
+    for zone in ("UTC", "Europe/Berlin", "Asia/Kolkata", "Pacific/Kiritimati"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        found.add((*split(naive, holdout=1).heldout, *split(aware, holdout=1).heldout))
+    monkeypatch.undo()
+    time.tzset()
+    assert found == {(1, 1)}
+
+
+def test_fractions_of_a_second_and_long_numbers_are_exact() -> None:
+    assert list(split([f"2026-01-01T00:00:00.{n:06}" for n in (2, 3, 1)], holdout=1).heldout) == [1]
+    nanoseconds = [f"17672256001234567{n}" for n in (89, 91, 90)]
+    assert list(split(nanoseconds, holdout=1).heldout) == [1]
+
+
+def test_a_row_without_a_time_is_refused() -> None:
+    records = rows(["1", "2"])
+    records.append(Completion(source="r:2", prompt="p", completion="c"))
+    splitter = BY_TIME.build(build(ByTimeOptions, column="created", dev=None))
+    with pytest.raises(DataError, match=r"r:2: has no time") as caught:
+        splitter.split(iter(records), request_for(records))
+    assert caught.value.hint == "give each row a time, or remove those without one"
 
 
 def test_a_column_that_the_loader_does_not_read_is_refused() -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 
 from tunesmith.records import Preference, Record, Text, UnpairedPreference, last_exchange
+from tunesmith_data.near_duplicates.features import fold_texts
+from tunesmith_data.near_duplicates.punctuation import blank_punctuation
 from tunesmith_data.splits import prompt_text
 from tunesmith_evidence.answers.whole_words import write_whole_pattern
 from tunesmith_plugins.checks.leaks.find_leaks import Leak
 
 LONG = 30
-"""Letters and digits of an answer from which on it is no accident that the prompt contains it."""
+"""Letters, digits and symbols of an answer that a prompt does not contain by accident."""
 CODE_LENGTH = 6
 FINAL_LENGTH = 60
 SAMPLE_ROWS = 1_000
@@ -44,17 +45,17 @@ def is_by_design(train: Sequence[Record]) -> bool:
 def has_answer_in_prompt(record: Record) -> bool:
     """Return True if the prompt of a record gives its answer away.
 
-    A long answer does if the prompt has its letters and digits; a short one like ``lost_card`` or
-    ``ls -l``, which is no word, if the prompt has it as it is; any other, and the last line of a
-    long one, if a word such as ``answer`` stands before it.
+    A long answer does if the prompt has its letters, digits and symbols; a short one like
+    ``lost_card`` or ``ls -l``, which is no word, if the prompt has it as it is; any other, and the
+    last line of a long one, if a word such as ``answer`` stands before it.
     """
     if isinstance(record, Text | Preference | UnpairedPreference):
         return False
     prompt, answer = prompt_text(record), last_exchange(record)[1].text.strip()
     if not answer or answer == prompt.strip():
         return False
-    letters = _letters(answer)
-    if len(letters) >= LONG and letters in _letters(prompt):
+    signs = _signs(answer)
+    if len(signs) >= LONG and signs in _signs(prompt):
         return True
     final = _FINAL_MARK.sub("", answer.rpartition("\n")[2]).strip()
     patterns = []
@@ -65,6 +66,5 @@ def has_answer_in_prompt(record: Record) -> bool:
     return any(re.search(pattern, prompt) for pattern in patterns)
 
 
-def _letters(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(filter(str.isalnum, folded))
+def _signs(text: str) -> str:
+    return "".join(blank_punctuation(fold_texts([text])[0]).split())

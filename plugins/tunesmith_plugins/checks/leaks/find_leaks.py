@@ -11,7 +11,10 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
-from typing import Literal, overload
+from typing import Literal, TypeAlias, get_args, overload
+
+import numpy as np
+import numpy.typing as npt
 
 from tunesmith.records import Record, Text, last_exchange
 from tunesmith_data.near_duplicates import (
@@ -22,12 +25,17 @@ from tunesmith_data.near_duplicates import (
     find_nearest,
     find_template_twins,
 )
-from tunesmith_data.splits import PromptTexts
+from tunesmith_data.splits import PromptTexts, has_earlier_exchanges, read_exchanges
 
-Kind = Literal["exact", "near", "template", "group", "answer"]
-KINDS: tuple[Kind, ...] = ("exact", "near", "template", "group", "answer")
+Kind = Literal["exact", "inside", "continued", "near", "template", "group", "answer"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Hashes: TypeAlias = npt.NDArray[np.uint64]
+Indices: TypeAlias = npt.NDArray[np.int64]
+Bits: TypeAlias = npt.NDArray[np.bool_]
 SAMPLE_ROWS = 1_000
 LABEL_LENGTH = 100
+COMMON_SHARE, LEAST_COMMON = 0.2, 10
+"""Share and number of rows above which an exchange that they begin with is how all were made."""
 SIMILAR_SHARE, EQUAL_SHARE = 0.75, 0.85
 """Share of common words from which on one, or several, of the other words need not be values."""
 COMMON_WORDS = 5
@@ -51,7 +59,7 @@ def find_twins(
 ) -> Iterator[Leak]:
     """Yield a leak for each probe with the prompt of a known record, or nearly so.
 
-    Exact: the same letters and digits. Near: similar 5-grams and words. Template: the same words
+    Exact: the same words and symbols. Near: similar 5-grams and words. Template: the same words
     in the same order but for values. If the answers are labels, rows with different ones are only
     exact twins: who has learned the one is wrong about the other. The records are not copied; their
     texts are made when they are read. Without ``templates``, only similar prompts are compared.
@@ -77,6 +85,39 @@ def find_twins(
         if _is_one_template(compare_words(texts[other], asked[row]), has_labels):
             found.add(row)
             yield Leak("template", row, other)
+
+
+def find_shared_turns(known: Sequence[Record], probes: Sequence[Record]) -> Iterator[Leak]:
+    """Yield a leak for each probe of a conversation that a known record is of, too.
+
+    Inside: the probe is the beginning of a longer record, all answers of which are trained.
+    Continued: an answer before the last one of the probe is trained, to the same turns.
+    """
+    if not any(map(has_earlier_exchanges, chain(probes, known))):
+        return
+    seen, asked = read_exchanges(known), read_exchanges(probes)
+    most = max(LEAST_COMMON, int(COMMON_SHARE * len(known)))
+    longer = _first_rows(seen.contexts, seen.rows, ~seen.is_last, asked.contexts[asked.is_last])
+    shorter = _first_rows(seen.ends, seen.rows, seen.is_answer, asked.ends[~asked.is_last], most)
+    leaks: dict[int, Leak] = {}
+    for row, context, end, is_last in zip(
+        *(x.tolist() for x in (asked.rows, asked.contexts, asked.ends, asked.is_last)), strict=True
+    ):
+        if is_last and context in longer:
+            leaks[row] = Leak("inside", row, longer[context])
+        elif not is_last and end in shorter:
+            leaks.setdefault(row, Leak("continued", row, shorter[end]))
+    yield from leaks.values()
+
+
+def _first_rows(
+    keys: Hashes, rows: Indices, chosen: Bits, wanted: Hashes, most: int | None = None
+) -> dict[int, int]:
+    """Return the first row with each of the wanted keys that at most ``most`` rows have."""
+    found = np.flatnonzero(chosen & np.isin(keys, wanted))
+    values, firsts, counts = np.unique(keys[found], return_index=True, return_counts=True)
+    usual = counts <= (most or len(keys))
+    return dict(zip(values[usual].tolist(), rows[found][firsts[usual]].tolist(), strict=True))
 
 
 def find_shared_groups(known: Sequence[Record], probes: Sequence[Record]) -> Iterator[Leak]:

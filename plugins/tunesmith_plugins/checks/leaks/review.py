@@ -19,6 +19,7 @@ from tunesmith_plugins.checks.leaks.find_leaks import (
     Kind,
     Leak,
     find_shared_groups,
+    find_shared_turns,
     find_twins,
 )
 
@@ -29,7 +30,7 @@ TOLERATED = 0.02
 """Share of the held-out rows above which leaks make the scores worthless."""
 BY_DESIGN = 0.2
 """Share of the rows from which on templates are how the data was made, and not an accident."""
-CERTAIN: tuple[Kind, ...] = ("exact", "group", "answer")
+CERTAIN: tuple[Kind, ...] = ("exact", "inside", "group", "answer")
 """Kinds that are no coincidence; rows that merely resemble each other may be one."""
 
 MOST_ROWS = 200_000
@@ -43,7 +44,9 @@ NO_TEMPLATES = Finding(
 )
 
 MESSAGES: dict[Kind, str] = {
-    "exact": "have the prompt of a {other} row: the same letters and digits",
+    "exact": "have the prompt of a {other} row, apart from case and punctuation",
+    "inside": "are the beginning of a longer {other} row, which has an answer to their prompt",
+    "continued": "continue a conversation, an earlier answer of which a {other} row has",
     "near": f"are near duplicates of a {{other}} row ({DEFAULT_THRESHOLD})",
     "template": "have the words of a {other} row, with other values in between",
     "group": "are of a group that {other} rows are of, too",
@@ -51,6 +54,9 @@ MESSAGES: dict[Kind, str] = {
 }
 HINTS: dict[Kind, str] = {
     "exact": "remove them from one part",
+    "inside": "put all rows of a conversation into one part, or name its column in data.group",
+    "continued": "put all rows of a conversation into one part; scores are also reported without "
+    "them",
     "near": "look if they ask the same; scores are also reported without them",
     "template": "look if the values matter; scores are also reported without them",
     "group": "put all rows of a group into one part",
@@ -109,8 +115,11 @@ def _review_parts(
     joined = Joined([*probes.values()])
     if not known or not joined:
         return
-    twins = find_twins(known, joined, templates=templates)
-    leaks = [*twins, *find_shared_groups(known, joined)]
+    twins = list(find_twins(known, joined, templates=templates))
+    exact = {leak.row for leak in twins if leak.kind == "exact"}
+    turns = {x.row: x for x in find_shared_turns(known, joined) if x.row not in exact}
+    twins = [leak for leak in twins if leak.row not in turns]
+    leaks = [*twins, *turns.values(), *find_shared_groups(known, joined)]
     start = 0
     for other, records in probes.items():
         rows = range(start, start + len(records))

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tunesmith.records import Completion, Record
-from tunesmith_plugins.checks.rows.row import Part, Row, letters_of, read_row
+from tunesmith_plugins.checks.rows.row import Part, Row, read_row, signs_of
 
 Codes = npt.NDArray[np.uint32]
 Bits = npt.NDArray[np.uint16]
@@ -34,7 +34,7 @@ class Block:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
-        self._compute_letters()
+        self._compute_signs()
         self._text = "\n".join([*(row.text for row in rows), ""])
         self._ends = np.cumsum([len(row.text) + 1 for row in rows])
 
@@ -59,16 +59,16 @@ class Block:
         numbers = np.unique(np.searchsorted(self._ends, positions, side="right"))
         return [self.rows[number] for number in numbers.tolist()]
 
-    def _compute_letters(self) -> None:
-        """Compute the letters and digits of all rows together, which is faster."""
+    def _compute_signs(self) -> None:
+        """Compute the letters, digits and symbols of all rows together, which is faster."""
         parts = [text for row in self.rows for text in (row.prompt, row.answer)]
         others = [row.text for row in self.rows if not isinstance(row.record, Completion)]
-        found_parts, found_others = iter(letters_of(parts)), iter(letters_of(others))
+        found_parts, found_others = iter(signs_of(parts)), iter(signs_of(others))
         for row in self.rows:
-            row.prompt_letters, row.answer_letters = next(found_parts), next(found_parts)
+            row.prompt_signs, row.answer_signs = next(found_parts), next(found_parts)
             is_two_parts = isinstance(row.record, Completion)
-            both = row.prompt_letters + row.answer_letters
-            row.text_letters = both if is_two_parts else next(found_others)
+            both = row.prompt_signs + row.answer_signs
+            row.text_signs = both if is_two_parts else next(found_others)
 
 
 class Marks:

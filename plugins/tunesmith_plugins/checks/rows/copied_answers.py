@@ -6,7 +6,7 @@ from tunesmith_plugins.checks.rows.detectors import Detector
 from tunesmith_plugins.checks.rows.row import Row
 
 SHORTEST = 30
-"""Letters and digits of an answer from which on it is no accident that the prompt contains it."""
+"""Letters, digits and symbols of an answer that a prompt does not contain by accident."""
 
 
 def _find_repeated_prompt(row: Row) -> str | None:
@@ -15,8 +15,8 @@ def _find_repeated_prompt(row: Row) -> str | None:
 
 
 def _find_contained(row: Row) -> str | None:
-    answer = row.answer_letters
-    if len(answer) < SHORTEST or answer not in row.prompt_letters:
+    answer = row.answer_signs
+    if len(answer) < SHORTEST or answer not in row.prompt_signs:
         return None
     return row.answer if row.answer.strip() != row.question.strip() else None
 

@@ -88,7 +88,7 @@ class Duplicates:
         if row.prompt and row.has_right_answer:
             self._with_answer.append(row.number)
             self._prompts.append(hash(row.prompt_words))
-            self._answers.append(hash(words(row.answer)))  # symbols count: -1 is not 1
+            self._answers.append(hash(row.answer_signs))
             self._answer_characters += len(row.answer)
 
     def _compare_heldout(self, row: Row) -> None:
@@ -179,12 +179,9 @@ class Duplicates:
 
 
 def _hash_row(row: Row) -> int:
-    """Hash what makes two rows equal: the letters and digits of all texts, the words of the answer.
-
-    Symbols of an answer count: two commands that differ in one are two answers.
-    """
+    """Hash what makes two rows equal: the signs of all texts, and the words of the answer."""
     label = row.record.label if isinstance(row.record, UnpairedPreference) else None
-    return hash((row.text_letters, words(row.answer), label))
+    return hash((row.text_signs, words(row.answer), label))
 
 
 def _show_answers(train: Sequence[Record], first: int, second: int) -> str:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import accumulate
 from typing import Literal
 
 from tunesmith.records import (
@@ -19,7 +20,8 @@ from tunesmith.records import (
     UnpairedPreference,
     exchanges,
 )
-from tunesmith_data.near_duplicates.character_map import CharacterMap
+from tunesmith_data.near_duplicates.features import fold_texts
+from tunesmith_data.near_duplicates.punctuation import blank_punctuation
 from tunesmith_data.text import content_key
 
 Part = Literal["train", "dev", "heldout"]
@@ -48,19 +50,19 @@ class Row:
         return self.record.source
 
     @cached_property
-    def prompt_letters(self) -> bytes:
-        """The letters and digits of the prompt."""
-        return letters(self.prompt)
+    def prompt_signs(self) -> bytes:
+        """The letters, digits and symbols of the prompt."""
+        return signs_of([self.prompt])[0]
 
     @cached_property
-    def answer_letters(self) -> bytes:
-        """The letters and digits of the answer."""
-        return letters(self.answer)
+    def answer_signs(self) -> bytes:
+        """The letters, digits and symbols of the answer."""
+        return signs_of([self.answer])[0]
 
     @cached_property
-    def text_letters(self) -> bytes:
-        """The letters and digits of all texts."""
-        return letters(self.text)
+    def text_signs(self) -> bytes:
+        """The letters, digits and symbols of all texts."""
+        return signs_of([self.text])[0]
 
     @cached_property
     def prompt_words(self) -> str:
@@ -107,54 +109,32 @@ def _answer_text(answer: Message) -> str:
     return "\n".join((answer.text, *calls))
 
 
-_NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalnum())
+def signs_of(texts: Sequence[str]) -> list[bytes]:
+    """Return the letters, digits and symbols of texts as UTF-8, in one case and without spaces.
 
-
-def letters(text: str) -> bytes:
-    """Return the letters and digits of a text as UTF-8, in one case.
-
-    Marks and symbols beyond ASCII count too. A text that has nothing else, such as a smiley, is
-    returned without the spaces around it.
+    Punctuation and invisible characters do not count.
     """
-    return letters_of([text])[0]
-
-
-def letters_of(texts: Sequence[str]) -> list[bytes]:
-    """Return the :func:`letters` of many texts, which is faster than one after the other."""
-    others = iter(_FOLDED.apply([text for text in texts if not text.isascii()]))
-    folded = (text.lower() if text.isascii() else next(others) for text in texts)
-    kept = (text.encode("utf-8", "surrogatepass").translate(None, _NO_LETTERS) for text in folded)
-    return [
-        found or text.strip().encode("utf-8", "surrogatepass")
-        for found, text in zip(kept, texts, strict=True)
-    ]
-
-
-@cache
-def _no_letters() -> re.Pattern[str]:
-    """Return a pattern of the punctuation, spaces and invisible characters beyond ASCII."""
-    codes = (
-        chr(code)
-        for code in range(0x80, 0x10000)
-        if unicodedata.category(chr(code)) not in ("Cn", "Co", "Cs")
-    )
-    return re.compile(f"[{''.join(c for c in codes if unicodedata.category(c)[0] in 'PZC')}]+")
-
-
-def _fold(text: str) -> str:
-    """Return a text in one case, without what is no letter beyond ASCII."""
-    return _no_letters().sub("", unicodedata.normalize("NFKC", text).casefold())
-
-
-_FOLDED = CharacterMap(_fold)
+    folded = fold_texts(texts)
+    blank = blank_punctuation("\n".join(folded))
+    ends = accumulate(len(text) + 1 for text in folded)
+    cut = (blank[end - len(text) - 1 : end - 1] for end, text in zip(ends, folded, strict=True))
+    return ["".join(_visible(text).split()).encode("utf-8", "surrogatepass") for text in cut]
 
 
 def words(text: str) -> str:
-    """Return a text in one case, with single spaces, and without punctuation at its end.
-
-    Symbols count, unlike in :func:`letters`: 3 + 2 and 3 - 2 have different answers.
-    """
+    """Return a text in one case, with single spaces, and without punctuation at its end."""
     folded = text.casefold()
     if "  " in folded or not folded.isprintable():  # all spaces but " " are not printable
         folded = " ".join(folded.split())
     return folded.strip(" ").rstrip(" .,;:?!")
+
+
+def _visible(text: str) -> str:
+    return text if text.isascii() else _invisible().sub("", text)
+
+
+@cache
+def _invisible() -> re.Pattern[str]:
+    """Return a pattern of the invisible characters beyond ASCII."""
+    codes = (chr(code) for code in range(0x80, 0x10000))
+    return re.compile(f"[{''.join(c for c in codes if unicodedata.category(c) in ('Cc', 'Cf'))}]+")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated
 
 from pydantic import Field
@@ -14,6 +13,7 @@ from tunesmith.errors import DataError
 from tunesmith.offers import SplitterOffer
 from tunesmith.options import Options
 from tunesmith.records import Record
+from tunesmith_plugins.splitters.by_time.times import Time, read_times
 
 
 class ByTimeOptions(Options):
@@ -22,7 +22,8 @@ class ByTimeOptions(Options):
     column: str = Field(
         min_length=1,
         description=(
-            "Column with the time of each row, a date such as 2026-11-26T08:00 or a number. It is "
+            "Column with the time of each row, a date such as 2026-11-26T08:00 or a number. All "
+            "times are of one kind: numbers, dates with a time zone, or dates without one. It is "
             "named in `data.slices` too, so that the data loader reads it."
         ),
     )
@@ -43,12 +44,12 @@ class ByTime:
         """Split by the time of the rows.
 
         Raises:
-            DataError: a row has no time, or the parts would be empty.
+            DataError: a row has no time, times cannot be compared, or the parts would be empty.
         """
         from tunesmith_data.splits.folds import MAX_FOLDED
         from tunesmith_data.splits.sizes import dev_rows, holdout_rows
 
-        times = [self._time(record) for record in records]
+        times = read_times(records, self.options.column)
         order = sorted(range(len(times)), key=lambda row: (times[row], row))
         try:
             size = holdout_rows(request.holdout, len(order)) if request.heldout else 0
@@ -69,26 +70,8 @@ class ByTime:
             folds=[sorted(newest)] if needs_fold else [],
         )
 
-    def _time(self, record: Record) -> float:
-        column = self.options.column
-        text = dict(record.slices).get(column)
-        if text is None:
-            hint = f'name it for the loader too: data.slices = ["{column}"]'
-            raise DataError(record.source, f"has no time in the column `{column}`", hint=hint)
-        try:
-            return float(text)
-        except ValueError:
-            pass
-        try:
-            return datetime.fromisoformat(text).timestamp()
-        except ValueError:
-            hint = "write dates as 2026-11-26 or 2026-11-26T08:00, or as numbers"
-            raise DataError(
-                record.source, f"`{column}` is no time: {text:.40}", hint=hint
-            ) from None
 
-
-def _cut(order: list[int], times: list[float], size: int) -> tuple[list[int], list[int]]:
+def _cut(order: list[int], times: Sequence[Time], size: int) -> tuple[list[int], list[int]]:
     """Return the older and the newest rows; rows of one time stay together."""
     cut = len(order) - size
     while 0 < cut < len(order) and times[order[cut]] == times[order[cut - 1]]:

@@ -49,6 +49,15 @@ def test_a_prompt_without_its_answer_is_not_found(prompt: str, answer: str) -> N
     assert not has_answer_in_prompt(Completion(source="a:1", prompt=prompt, completion=answer))
 
 
+def test_a_repair_of_one_symbol_is_not_in_the_prompt() -> None:
+    wrong = "while left_index != right_index: step(left_index)"
+    right = wrong.replace("!=", "<=")
+    asked = Completion(source="a", prompt=f"Repair this:\n{wrong}", completion=right)
+    assert not has_answer_in_prompt(asked)
+    copied = Completion(source="a", prompt=f"Repair this:\n{wrong}", completion=wrong)
+    assert has_answer_in_prompt(copied)
+
+
 def test_answers_are_in_the_prompt_by_design_if_many_are() -> None:
     rows = [
         Completion(source=f"a:{n}", prompt=prompt, completion=answer)

@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 from splitting import split_prompts
 
-from tunesmith.records import Completion, Record, Text
-from tunesmith_plugins.checks.leaks.find_leaks import find_shared_groups, find_twins
+from tunesmith.records import Chat, Completion, Message, Record, Text
+from tunesmith_plugins.checks.leaks.find_leaks import (
+    find_shared_groups,
+    find_shared_turns,
+    find_twins,
+)
 
 WORDS = [f"{first}{second}" for first in "abcdefghij" for second in ("ler", "mont", "stic", "urn")]
 
@@ -141,6 +145,60 @@ def test_rows_with_labels_are_twins_if_their_labels_are_equal() -> None:
     )
     found = {leak.row: leak.kind for leak in find_twins(labelled(train), heldout)}
     assert found == {0: "template", 2: "exact"}
+
+
+def test_prompts_that_differ_in_a_symbol_are_not_equal() -> None:
+    pairs = [
+        ("What is 12 + 7?", "What is 12 - 7?"),
+        ("Is C a language?", "Is C++ a language?"),
+        ("when is a == b true", "when is a != b true"),
+        ("all went well :)", "all went well :("),
+    ]
+    for train, heldout in pairs:
+        assert "exact" not in {kind for _, _, kind in leaks([train], [heldout])}
+    assert leaks(["What is 12 + 7?"], ["what is 12+7"]) == [(0, 0, "exact")]
+    sums = [f"What is {a} {sign} {b}?" for a in range(9) for b in range(9) for sign in "+-*"]
+    assert {kind for _, _, kind in leaks(sums[::2], sums[1::2])} == {"template"}
+
+
+def talk(*texts: str) -> Chat:
+    return Chat(
+        source="a:1",
+        messages=tuple(
+            Message("assistant" if n % 2 else "user", text) for n, text in enumerate(texts)
+        ),
+    )
+
+
+def shared(train: Sequence[Record], heldout: Sequence[Record]) -> list[tuple[int, int, str]]:
+    return [(leak.row, leak.known, leak.kind) for leak in find_shared_turns(train, heldout)]
+
+
+def test_rows_of_one_conversation_are_found() -> None:
+    train = [
+        talk("a new one", "yes"),
+        talk("where is it", "on its way", "and now", "still", "why", "snow"),
+    ]
+    assert shared(train, [talk("Where is it?", "here")]) == [(0, 1, "inside")]
+    assert shared(train, [talk("where is it", "on its way", "and now?", "x")]) == [(0, 1, "inside")]
+    assert shared(train, [talk("a new one", "yes", "so", "x")]) == [(0, 0, "continued")]
+    assert shared(train, [talk("a new one", "no", "so", "x"), talk("why", "snow")]) == []
+    asked = Completion(source="b:1", prompt="where is it", completion="gone")
+    assert shared(train, [asked]) == [(0, 1, "inside")]
+    assert shared([asked], [asked]) == shared([], train) == shared(train, []) == []
+
+
+def test_a_text_that_begins_a_longer_one_is_found() -> None:
+    short = Text(source="a:1", text="Human: hello\nAssistant: good day")
+    long = Text(source="a:2", text=f"{short.text}\nHuman: what is new")
+    assert shared([long], [short]) == [(0, 0, "inside")]
+    assert shared([short], [long]) == [(0, 0, "continued")]
+    assert shared([long], [Text(source="b", text="Human: hello\nAssistant: no")]) == []
+
+
+def test_an_opening_that_all_rows_have_is_no_leak() -> None:
+    rows = [talk("hi", "How can I help?", f"question {n}", f"answer {n}") for n in range(60)]
+    assert shared(rows[:40], rows[40:]) == []
 
 
 def test_groups_are_shared() -> None:

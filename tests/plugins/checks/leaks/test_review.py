@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from tunesmith.contracts import Dataset
-from tunesmith.records import Completion, Record
+from tunesmith.records import Chat, Completion, Message, Record, Role
 from tunesmith_plugins.checks import leaks
 from tunesmith_plugins.checks.leaks import review as review_module
 from tunesmith_plugins.checks.leaks.review import review
@@ -40,7 +40,8 @@ def test_exact_and_near_leaks_are_findings_of_their_own() -> None:
     exact, near = review(train, [], heldout)
     assert (exact.level, exact.where, exact.count) == ("error", "data leaks", 1)
     assert exact.message == (
-        "1 of 3 (33 %) held-out rows have the prompt of a training row: the same letters and digits"
+        "1 of 3 (33 %) held-out rows have the prompt of a training row, apart from case and "
+        "punctuation"
     )
     assert exact.examples == ('b:2 (held-out) "Where is my parcel?" and a:2 (training)',)
     assert (near.level, near.heldout_rows, exact.heldout_rows) == ("warning", (2,), (1,))
@@ -53,6 +54,24 @@ def test_exact_and_near_leaks_are_findings_of_their_own() -> None:
         '"how do I reset my password", 5-grams 0.89, words 0.71',
     )
     assert review(train, [], heldout[:1]) == []
+
+
+def test_rows_of_one_conversation_are_findings() -> None:
+    def talk(turns: int, source: str) -> Record:
+        texts = ["where is my parcel", "on its way", "and now", "still there", "why", "snow"]
+        roles: list[Role] = ["user", "assistant"] * 3
+        messages = tuple(map(Message, roles[:turns], texts[:turns]))
+        return Chat(source=source, messages=messages)
+
+    (inside,) = review([talk(6, "a:1")], [], [talk(2, "b:1")])
+    assert (inside.level, inside.heldout_rows) == ("error", (0,))
+    assert inside.message == (
+        "1 of 1 (100 %) held-out rows are the beginning of a longer training row, which has an "
+        "answer to their prompt"
+    )
+    (continued,) = review([talk(2, "a:1")], [], [talk(6, "b:1")])
+    assert (continued.level, continued.heldout_rows) == ("warning", (0,))
+    assert "an earlier answer of which a training row has" in continued.message
 
 
 def test_dev_rows_are_compared_with_both_parts() -> None:

@@ -12,7 +12,7 @@ from tunesmith.text import SECRET_MARKS, redact
 from tunesmith_plugins.checks.rows.block import BLOCK_CHARACTERS, Block, Marks, read_blocks
 from tunesmith_plugins.checks.rows.check import Tally
 from tunesmith_plugins.checks.rows.detectors import Detector, Detectors
-from tunesmith_plugins.checks.rows.row import letters, letters_of, read_row
+from tunesmith_plugins.checks.rows.row import read_row, signs_of
 
 FAULTS: tuple[tuple[str, ...], ...] = (("<", "INST]"), ("é", "\0"), ("sk-", "://", "earer"), ())
 
@@ -86,22 +86,23 @@ def test_blocks_have_all_rows_but_those_of_unknown_records() -> None:
     blocks = list(read_blocks(records, "dev"))
     assert [[row.number for row in block.rows] for block in blocks] == [[0, 2, 3, 4], [5, 6]]
     rows = [row for block in blocks for row in block.rows]
-    assert (rows[0].part, rows[0].text_letters) == ("dev", b"qab")
+    assert (rows[0].part, rows[0].text_signs) == ("dev", b"q!ab")
     for row in rows:
-        assert row.text_letters == letters(row.text)
-        assert row.answer_letters == letters(row.answer)
-        assert row.prompt_letters == letters(row.prompt)
+        assert row.text_signs == signs_of([row.text])[0]
+        assert row.answer_signs == signs_of([row.answer])[0]
+        assert row.prompt_signs == signs_of([row.prompt])[0]
 
 
-def test_letters_of_many_texts() -> None:
+def test_signs_of_many_texts() -> None:
     texts = ["A b", "“É” – x", ":-)", " ☺ ", "…", "e\u0301", "", "नमस्ते!", "\ud800x"]
-    assert letters_of(texts) == [letters(text) for text in texts]
-    assert letters_of(texts)[:6] == [
+    assert signs_of(texts) == [signs_of([text])[0] for text in texts]
+    assert signs_of(texts)[:6] == [
         b"ab",
-        "éx".encode(),
+        '"é"-x'.encode(),
         b":-)",
         "☺".encode(),
-        "…".encode(),
+        b"...",
         "é".encode(),
     ]
+    assert signs_of(["3 + 2, is\u200b it?", "3 - 2"]) == [b"3+2isit", b"3-2"]
     assert Tally().examples == []

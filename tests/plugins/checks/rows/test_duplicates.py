@@ -59,6 +59,13 @@ def test_fifty_contradictory_labels_are_found() -> None:
     )
 
 
+def test_labels_that_differ_in_a_sign_are_contradictory() -> None:
+    rows = [row(n, f"mood of text {n % 20}", "-1" if n < 20 else "1") for n in range(40)]
+    ((level, message),) = found(rows)
+    assert level == "warning"
+    assert message.startswith("of 40 training rows, 20 prompts have different answers")
+
+
 def test_different_free_texts_for_one_prompt_are_no_warning() -> None:
     rows = clean_rows()
     others = [replace(row, completion=f"Please ask us again, {row.completion}") for row in rows]
@@ -75,9 +82,9 @@ def test_signs_and_points_make_prompts_and_answers_different() -> None:
     commands = [row(90, "Append the list", "ls > a"), row(91, "Append the list", "ls >> a")]
     assert found(sums) == []
     assert found([*sums, *label_rows()]) == []
-    ((level, message),) = found(commands)
-    assert level == "info"
-    assert message.startswith("of 2 training rows, 1 prompt has different answers: ")
+    (answers,) = found(commands)
+    assert answers[0] == "info" and "1 prompt has different answers" in answers[1]
+    assert found([replace(one, prompt=f"{one.prompt} {one.completion}") for one in commands]) == []
 
 
 def test_labels_of_one_prompt_that_differ_in_a_sign_are_contradictory() -> None:

@@ -1,0 +1,128 @@
+"""Keys of exchanges: what a model is asked, and its answer, at each turn of a row that is trained.
+
+A conversation that is the beginning of a longer one has the same exchanges as its first turns, and
+every answer of the longer one is trained. So rows are compared by all of their exchanges, and not
+by the last one alone. A plain text has one at the end of each line: a text may begin a longer one.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tunesmith.records import Chat, Message, Record, Text, last_exchange
+from tunesmith_data.near_duplicates import read_keys
+
+Hashes = npt.NDArray[np.uint64]
+
+_BASE, _MIX, _MASK = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93, (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Exchanges:
+    """The exchanges of rows, in their order: arrays with one value for each."""
+
+    rows: npt.NDArray[np.int64]
+    """The row that the exchange is in."""
+    contexts: Hashes
+    """The key of all turns before the answer, without system messages; of a text, of its lines."""
+    ends: Hashes
+    """The key of these turns and the answer; in a plain text, that of the context."""
+    is_answer: npt.NDArray[np.bool_]
+    """True if all of it is trained as an answer, or as a whole text."""
+    is_last: npt.NDArray[np.bool_]
+    """True for the last exchange of a row."""
+
+    @property
+    def asked(self) -> npt.NDArray[np.bool_]:
+        """True for exchanges that begin as a whole row does, up to its last answer."""
+        return np.isin(self.contexts, self.contexts[self.is_last])
+
+
+def has_earlier_exchanges(record: Record) -> bool:
+    """Return True if more than the last answer of a record is trained."""
+    if isinstance(record, Text):
+        return "\n" in record.text.strip()
+    return isinstance(record, Chat) and sum(turn.is_trained for turn in record.messages) > 1
+
+
+def read_exchanges(records: Iterable[Record]) -> Exchanges:
+    """Return the keys of all exchanges of records, in a time that grows with their text only."""
+    sizes, kinds = array("q"), bytearray()
+
+    def read() -> Iterator[str]:
+        for record in records:
+            turns = _turns(record)
+            sizes.append(len(turns))
+            for text, kind in turns:
+                kinds.append(kind)
+                yield text
+
+    keys = read_keys(read()).tolist()
+    rows, contexts, ends = array("q"), array("Q"), array("Q")
+    are_answers, lasts = bytearray(), bytearray()
+    start = 0
+    for row, size in enumerate(sizes):
+        found = [*_chain(keys[start : start + size], kinds[start : start + size])]
+        start += size
+        for place, (context, end) in enumerate(found, start=1):
+            rows.append(row)
+            contexts.append(context)
+            ends.append(end)
+            lasts.append(place == len(found))
+            are_answers.append(context != end or place == len(found))
+    return Exchanges(
+        np.frombuffer(rows, np.int64),
+        np.frombuffer(contexts, np.uint64),
+        np.frombuffer(ends, np.uint64),
+        np.frombuffer(are_answers, np.bool_),
+        np.frombuffer(lasts, np.bool_),
+    )
+
+
+_TURN, _ANSWER, _LINE = range(3)
+
+
+def _turns(record: Record) -> Sequence[tuple[str, int]]:
+    """Return the turns of a record, each as a turn only, as a trained answer, or as a line."""
+    match record:
+        case Text():
+            return [(line, _LINE) for line in record.text.splitlines()]
+        case Chat():
+            turns = record.messages
+            kinds = [_ANSWER if turn.is_trained else _TURN for turn in turns]
+        case _:
+            asked, answer = last_exchange(record)
+            turns = (*asked, answer) if isinstance(asked, tuple) else (answer,)
+            kinds = [*[_TURN] * (len(turns) - 1), _ANSWER]
+    pairs = zip(turns, kinds, strict=True)
+    return [(_text(turn), kind) for turn, kind in pairs if turn.role != "system"]
+
+
+def _text(turn: Message) -> str:
+    """Return the text of a turn and its calls, without reasoning, which rows may leave out."""
+    return "\n".join((turn.text, *(f"{call.name} {call.arguments}" for call in turn.tool_calls)))
+
+
+def _chain(keys: Sequence[int], kinds: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the keys of the exchanges of a row: of each context, and of it with its answer.
+
+    Turns without content count for nothing. An answer to nothing has no key.
+    """
+    context = 0
+    for key, kind in zip(keys, kinds, strict=True):
+        following = _mix(context, key) if key else context
+        if kind == _LINE and key:
+            yield following, following
+        elif kind == _ANSWER and context:
+            yield context, following
+        context = following
+
+
+def _mix(context: int, key: int) -> int:
+    mixed = ((context ^ (context >> 32)) * _BASE + key) & _MASK
+    return (mixed ^ (mixed >> 29)) * _MIX & _MASK
