@@ -38,6 +38,7 @@ RISE = 0.1
 CERTAIN = 0.999
 """One-sided level at which a training loss has risen: hardly any run meets such a first step."""
 DEV_LOSS = "dev_loss"
+"""Name of the metric that is evaluated on dev rows during the training."""
 
 Points = Sequence[tuple[float, float]]
 """The share of the learning rate that was spent, and the loss; all losses are finite."""
