@@ -27,7 +27,7 @@ sys.path[:0] = [str(HERE / "fixtures" / "python"), str(THIRD_PARTY / "tunesmith-
 
 import trials  # noqa: E402 - found there
 
-pytest_plugins = ["tunesmith.testing.fixtures"]
+pytest_plugins = ["tunesmith.testing.fixtures", "property_law"]
 
 # Machines differ in speed, and the first draws wait for imports: neither is a defect.
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -18,11 +19,6 @@ from tunesmith_data.text import content_key
 
 OTHER = ("id", "source", "lang")
 NAMES = sorted({*TEXT_COLUMNS, *CHANGES_TRAINING, "system", "history"})
-ROLES = ("user", "assistant", "tool", "system", "human", "gpt", "function_call", "observation")
-KEYS = (
-    *("reasoning_content", "thinking", "tool_calls", "weight", "train", "mask", "loss_mask"),
-    *("images", "name", "tool_call_id", "label", "id"),
-)
 
 
 def build_or_refuse(row: dict[str, Any], system: str | None = None) -> Record:
@@ -42,64 +38,142 @@ def build(row: dict[str, Any]) -> Record | None:
         return None
 
 
+LISTS = ("messages", "conversations", "conversation")
+TOOLS = [{"name": "find", "description": "text of tools.", "parameters": {}}]
+
+
+def value_of(column: str, *, as_prompt: bool = False) -> Any:
+    """Return a value that a format reads from a column of this name."""
+    if column in LISTS:
+        roles = ("user",) if as_prompt else ("user", "assistant")
+        return [{"role": role, "content": f"{role} of {column}."} for role in roles]
+    if column == "history":
+        return [["question of history.", "answer of history."]]
+    return TOOLS if column in ("tools", "functions") else f"text of {column}."
+
+
+@st.composite
+def rows_of_a_format(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw a row that has one usual name of each required field, and some optional fields."""
+    known = draw(st.sampled_from(FORMATS))
+    is_pair = known.name == "preference"
+    columns: dict[str, Any] = {}
+    for field, names in {**known.required, **known.optional}.items():
+        free = [name for name in names if name not in columns]
+        is_needed = field in known.required or (is_pair and field == "prompt")
+        if field != "label" and free and (is_needed or draw(st.booleans())):
+            name = draw(st.sampled_from(free))
+            columns[name] = value_of(name, as_prompt=is_pair)
+    if any(isinstance(columns.get(name), list) for name in LISTS):
+        for name in ("input", "context"):  # a list has no place for them
+            columns.pop(name, None)
+    return columns
+
+
+def texts_of(value: Any) -> list[str]:
+    """Return the texts in the value of a column."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [value["description"] if "description" in value else value["content"]]
+    return [text for item in value for text in texts_of(item)]
+
+
 @settings(max_examples=400, deadline=None)
-@given(columns=st.sets(st.sampled_from([*NAMES, *OTHER]), max_size=5))
-def test_every_text_of_a_row_is_in_its_record(columns: set[str]) -> None:
-    row: dict[str, Any] = {name: f"text of {name}." for name in columns}
-    for name in columns & {"messages", "conversations", "conversation"}:
-        roles = ("user",) if "chosen" in columns else ("user", "assistant")
-        row[name] = [{"role": role, "content": f"{role} of {name}."} for role in roles]
-    record = build(row)
+@given(row=rows_of_a_format(), more=st.sets(st.sampled_from([*NAMES, *OTHER]), max_size=2))
+def test_every_text_of_a_row_is_in_its_record(row: dict[str, Any], more: set[str]) -> None:
+    """A row of one format is read; one that has more columns is read or refused."""
+    more -= row.keys()
+    record = build({**row, **{name: value_of(name, as_prompt="chosen" in row) for name in more}})
     if record is None:
+        assert not more <= {*OTHER}, "refused without a reason"
         return
     content = content_key(record)
-    for name in columns - {*OTHER}:
-        texts = [m["content"] for m in row[name]] if isinstance(row[name], list) else [row[name]]
-        assert all(text in content for text in texts), name
+    for name in (row.keys() | more) - {*OTHER}:
+        value = row.get(name, value_of(name, as_prompt="chosen" in row))
+        assert all(text in content for text in texts_of(value)), name
 
 
-values = st.one_of(
-    st.booleans(), st.sampled_from([0, 1, 0.5, "text", ["1.jpg"], [{"name": "f"}], None, ""])
-)
+CALLS = [{"name": "f", "arguments": {"x": 1}}]
+ANSWER_KEYS = {
+    "reasoning_content": st.just("because"),
+    "thinking": st.just("because"),
+    "tool_calls": st.just(CALLS),
+    "weight": st.sampled_from([0, 0.5, 1]),
+    "train": st.booleans(),
+    "mask": st.booleans(),
+    "name": st.just("ann"),
+    "id": st.integers(),
+}
+TOOL_KEYS = {"name": st.just("f"), "tool_call_id": st.just("c1"), "weight": st.just(0)}
+REFUSED_KEYS = {
+    "images": st.just(["1.jpg"]),
+    "label": st.sampled_from([True, False, 1]),
+    "loss_mask": st.sampled_from([0, 1]),
+    "thinking": st.just(["because"]),
+    "weight": st.sampled_from(["1", -1, float("nan")]),
+    "mask": st.just(1),
+    "name": st.just(3),
+}
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> tuple[list[dict[str, Any]], bool]:
+    """Draw messages whose keys are used; if the second value is True, one key is not."""
+    messages: list[dict[str, Any]] = []
+    for number in range(draw(st.integers(1, 3))):
+        messages.append({"role": draw(st.sampled_from(["user", "human"])), "content": f"q{number}"})
+        role = draw(st.sampled_from(["assistant", "gpt", "function_call"]))
+        keys = draw(st.fixed_dictionaries({}, optional=ANSWER_KEYS))
+        text = f"text {number}"
+        if role == "function_call":
+            text, _ = json.dumps(CALLS), keys.pop("tool_calls", None)
+        messages.append({"role": role, "content": text, **keys})
+        if draw(st.booleans()):
+            keys = draw(st.fixed_dictionaries({}, optional=TOOL_KEYS))
+            messages.append({"role": draw(st.sampled_from(["tool", "observation"])), **keys})
+            messages[-1]["content"] = f"result {number}"
+            messages.append({"role": "assistant", "content": f"then {number}"})
+    messages.append({"role": "user", "content": "last"})
+    messages.append({"role": "assistant", "content": "trained"})
+    is_refused = draw(st.integers(0, 3)) == 0
+    if is_refused:
+        key = draw(st.sampled_from(sorted(REFUSED_KEYS)))
+        answers = [m for m in messages if m["role"] in ("assistant", "gpt")]
+        draw(st.sampled_from(answers))[key] = draw(REFUSED_KEYS[key])
+    return messages, is_refused
+
+
+def weight_of(message: dict[str, Any]) -> float:
+    """Return the weight that a message states."""
+    return message.get("weight", 1) * message.get("train", True) * (not message.get("mask"))
 
 
 @settings(max_examples=400, deadline=None)
-@given(
-    turns=st.lists(
-        st.tuples(st.sampled_from(ROLES), st.dictionaries(st.sampled_from(KEYS), values)),
-        min_size=1,
-        max_size=3,
-    )
-)
-def test_every_key_of_a_message_is_in_the_record(turns: list[tuple[str, dict[str, Any]]]) -> None:
-    messages: list[dict[str, Any]] = [{"role": "user", "content": "q"}]
-    for number, (role, keys) in enumerate(turns):
-        text = '{"name": "call"}' if role == "function_call" else f"text {number}"
-        messages.append({"role": role, "content": text, **keys})
+@given(drawn=conversations())
+def test_every_key_of_a_message_is_in_the_record(
+    drawn: tuple[list[dict[str, Any]], bool],
+) -> None:
+    """A key that is used is in the message, and one that is not has the row refused."""
+    messages, is_refused = drawn
     record = build({"messages": messages})
+    assert (record is None) == is_refused
     if record is None:
         return
     assert isinstance(record, Chat)
-    key = content_key(record)
-    speakers = ("assistant", "gpt", "function_call")
-    trained = [m for m in record.messages if m.role == "assistant"]
-    for role, keys in turns:
-        used = {name: value for name, value in keys.items() if value is not None}
-        assert not used.get("images")
-        assert used.get("loss_mask", "") in ("", []) and used.get("label", "") in ("", [])
-        for name in ("reasoning_content", "thinking"):
-            if used.get(name):
-                assert role in speakers
-                assert used[name] in key
-        if used.get("tool_calls"):
-            assert any(call.name == "f" for m in trained for call in m.tool_calls)
-        stated = [used[n] for n in ("weight", "train") if n in used]
-        if 0.5 in stated or 0 in stated or used.get("mask") is True:
-            assert any(m.weight != 1 for m in trained) or role not in (
-                "assistant",
-                "gpt",
-                "function_call",
-            )
+    assert len(record.messages) == len(messages)
+    for found, given_ in zip(record.messages, messages, strict=True):
+        calls = given_.get("tool_calls") or (given_["role"] == "function_call")
+        assert [(c.name, c.arguments) for c in found.tool_calls] == [("f", '{"x": 1}')] * bool(
+            calls
+        )
+        assert found.text == ("" if given_["role"] == "function_call" else given_["content"])
+        assert found.reasoning == given_.get("thinking", given_.get("reasoning_content", ""))
+        assert found.tool_call_id == given_.get("tool_call_id", "")
+        if given_["role"] != "function_call":
+            assert found.name == given_.get("name", "")
+        if found.role == "assistant":
+            assert found.weight == weight_of(given_)
 
 
 @given(label=st.one_of(st.booleans(), st.sampled_from([0, 1, 2, "true", "False", "good", 0.0])))

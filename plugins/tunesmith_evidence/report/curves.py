@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tunesmith.execution.report import Report
+from tunesmith_evidence.fit.course import DEV_LOSS
 
 Points = Sequence[tuple[int, float]]
 """Steps and values, all of them finite."""
-DEV_LOSS = "dev_loss"
-"""Name of the metric that is drawn beside the loss of the steps."""
 FEWEST_TO_SMOOTH = 12
 SHARE_TO_SMOOTH = 1 / 20
 """Width of the window of the smoothed curve, as a share of the steps."""

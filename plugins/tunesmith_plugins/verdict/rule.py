@@ -13,11 +13,13 @@ The rule compares with what a team would otherwise do. Its sentences are those o
 4. PROMPT or SMALL CLASSIFIER: the tuned model is hardly better than a rival. Of several such rivals
    it is the cheapest one that no other solution beats by more than the margin.
 5. NOT ENOUGH EVIDENCE: there are too few held-out rows to tell.
+
+NOTHING WORKS YET, PROMPT and SMALL CLASSIFIER are withheld as NOT ENOUGH EVIDENCE if the tuned
+model is underfitted, unless even one without errors would not change the word.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -53,6 +55,11 @@ from tunesmith_plugins.verdict.gaps import (
 from tunesmith_plugins.verdict.offer import VerdictOptions
 from tunesmith_plugins.verdict.rows import count_changes, count_rows_needed
 from tunesmith_plugins.verdict.text import Numbers
+from tunesmith_plugins.verdict.undertraining import (
+    describe_undertraining,
+    imagine_perfect_model,
+    is_always_enough,
+)
 
 FIX_DATA = "FIX DATA FIRST"
 NOTHING = "NOTHING WORKS YET"
@@ -60,6 +67,9 @@ FINE_TUNE = "FINE-TUNE"
 PROMPT = "PROMPT"
 CLASSIFIER = "SMALL CLASSIFIER"
 NO_EVIDENCE = "NOT ENOUGH EVIDENCE"
+AGAINST_TUNING = (NOTHING, PROMPT, CLASSIFIER)
+"""Words that advise against tuning; an underfitted model is no evidence for them."""
+NO_REASON = "even one without errors would not be better by the margin"
 MOST_WRONG = 0.3
 """Share of wrong answers above which what is enough instead of tuning is still not good."""
 SEED_NOISE = 0.02
@@ -147,6 +157,7 @@ def judge(evidence: Evidence) -> JSON:
         or _find_sufficient_rival(case)
         or _find_no_evidence(case, strongest)
     )
+    ruling = _withhold_if_undertrained(case, ruling)
     return _to_json(case, ruling, strongest, chosen_on_dev)
 
 
@@ -314,15 +325,8 @@ def _can_be_beaten(case: Case, trivial: Contest) -> bool:
 
     Also if it is not known how good a model without errors is: the metric has no best value.
     """
-    low, high = trivial.bounds or (-math.inf, math.inf)
-    best = high if case.tuned.higher_is_better else low
-    if not math.isfinite(best):
-        return True
-    metric = trivial.pairs.metric
-    ideal = [row | {metric: row[metric] | {"value": best}} for row in trivial.pairs.tuned]
-    pairs = replace(trivial.pairs, tuned=ideal)
-    contest = replace(trivial, pairs=pairs, confidence=_level_against_constant(case))
-    return contest.comparison.outcome == "better"
+    perfect = imagine_perfect_model(replace(trivial, confidence=_level_against_constant(case)))
+    return perfect is None or perfect.comparison.outcome == "better"
 
 
 def _find_fine_tune(case: Case, strongest: Contest | None) -> Ruling | None:
@@ -403,6 +407,29 @@ def _describe_other_margin(case: Case, contest: Contest) -> str:
         return "a better tuned model; no margin would change it"
     margin = f"{format_rate(high)} {case.numbers.unit}".rstrip()
     return f"a margin below {margin} in [verdict], or a better tuned model"
+
+
+def _withhold_if_undertrained(case: Case, ruling: Ruling) -> Ruling:
+    """Return a ruling without a word against tuning if the tuned model is underfitted."""
+    if ruling.word not in AGAINST_TUNING:
+        return ruling
+    reason = describe_undertraining(case.evidence.folder)
+    if reason is None:
+        return ruling
+    contest = ruling.contest
+    if contest is not None and is_always_enough(contest, case.options.margin):
+        sentence = f"{ruling.sentence}; the tuned model is underfitted, but {NO_REASON}"
+        return replace(ruling, sentence=sentence)
+    found = ruling.sentence.partition(": ")[2]
+    if contest is not None:
+        found = f"compared with {contest.name}, {case.numbers.compare(contest)}"
+    return Ruling(
+        NO_EVIDENCE,
+        "the tuned model is underfitted, so its score is no evidence against tuning",
+        f"not enough evidence: the tuned model is underfitted: {reason}; as it is: {found}",
+        "a tuned model that is not underfitted",
+        contest,
+    )
 
 
 def _find_no_evidence(case: Case, strongest: Contest | None) -> Ruling:

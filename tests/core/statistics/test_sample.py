@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
+from scipy import stats
 
 from tunesmith.statistics.distributions import student_quantile
 from tunesmith.statistics.sample import build_sample, effective_size
@@ -24,9 +23,16 @@ def test_copies_do_not_add_to_the_effective_size() -> None:
     assert 90 <= effective_size(copies) <= 100
 
 
-@pytest.mark.parametrize(
-    ("p", "df", "expected"),  # scipy.stats.t.ppf(p, df)
-    [(0.975, 1, 12.7062), (0.975, 2, 4.30265), (0.975, 5, 2.57058), (0.8, 30, 0.853767)],
-)
-def test_quantiles_of_student(p: float, df: int, expected: float) -> None:
-    assert math.isclose(student_quantile(p, df), expected, rel_tol=0.01)
+@pytest.mark.parametrize("p", [0.51, 0.6, 0.8, 0.9, 0.975, 0.9975, 0.999, 0.9999, 1 - 1e-9])
+def test_quantiles_of_student(p: float) -> None:
+    """By an independent implementation, for few and for many degrees of freedom."""
+    degrees = [*range(1, 131), 300, 10_000, 10**7]
+    found = [student_quantile(p, df) for df in degrees]
+    assert found == pytest.approx(stats.t.ppf(p, degrees), rel=1e-6)
+    assert found == sorted(found, reverse=True)
+
+
+def test_quantiles_below_the_median() -> None:
+    assert student_quantile(0.5, 7) == 0.0
+    for df in (1, 4, 200):
+        assert student_quantile(0.1, df) == pytest.approx(-student_quantile(0.9, df), rel=1e-12)

@@ -25,6 +25,16 @@ ANYTHING = st.recursive(
     max_leaves=8,
 )
 
+DAMAGE = st.lists(
+    st.tuples(
+        st.integers(0, 5),
+        st.sampled_from(["cut", "turn", "role", "content", "from", "value", "weight"]),
+        ANYTHING | st.sampled_from(["user", "assistant", "tool", "system"]),
+    ),
+    max_size=2,
+)
+"""Numbers of turns, where the conversation is cut, or what takes the place of a turn or a key."""
+
 SEEDS = {
     "completions": b"".join(
         json.dumps({"prompt": f"q{n} é", "completion": "a \U0001f600 " * n, "id": n}).encode()
@@ -86,23 +96,36 @@ def test_written_rows_are_read_unchanged(
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(
-    turns=st.lists(
-        st.dictionaries(st.sampled_from(["role", "content", "from", "value", "weight"]), ANYTHING)
-        | st.fixed_dictionaries(
-            {"role": st.sampled_from(["user", "assistant", "tool", "system"]), "content": NOT_BLANK}
-        )
-        | ANYTHING,
-        max_size=4,
-    )
-)
-def test_any_conversation_is_used_or_left_out(tmp_path: Path, turns: list[object]) -> None:
+@given(texts=st.lists(NOT_BLANK, min_size=2, max_size=6), damage=DAMAGE)
+def test_any_conversation_is_used_or_left_out(
+    tmp_path: Path, texts: list[str], damage: list[tuple[int, str, object]]
+) -> None:
+    """One that is valid is read unchanged; of any other, the rows beside it are read."""
+    texts = texts[: len(texts) // 2 * 2]
+    turns: list[object] = [
+        {"role": role, "content": text}
+        for role, text in zip(("user", "assistant") * 3, texts, strict=False)
+    ]
+    for number, key, value in damage:
+        place = number % len(turns)
+        turn = turns[place]
+        if key == "cut":
+            del turns[max(1, place) :]
+        elif key == "turn":
+            turns[place] = value
+        elif isinstance(turn, dict):
+            turn[key] = value
     good = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
     path = tmp_path / "data.jsonl"
-    path.write_text(json.dumps(good) + "\n" + json.dumps({"messages": turns}))
-    for record in load(path)[1:]:
+    path.write_text("\n".join(map(json.dumps, (good, {"messages": turns}, good))))
+    first, *found, last = load(path)
+    assert isinstance(first, Chat) and isinstance(last, Chat)
+    assert first.messages == last.messages and first.messages[-1].text == "a"
+    assert len(found) == 1 if not damage else len(found) <= 1
+    for record in found:
         assert isinstance(record, Chat)
         assert record.messages[-1].role == "assistant"
+        assert damage or [message.text for message in record.messages] == texts
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -10,7 +10,7 @@ from tunesmith.execution.report import Report
 from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_evidence.answers.cut_answers import list_cut
-from tunesmith_evidence.fit import diagnose_fit, gets_nothing_right
+from tunesmith_evidence.fit import diagnose_fit, rate_fit
 from tunesmith_evidence.formats import (
     format_interval,
     format_number,
@@ -91,9 +91,8 @@ def show_fit(folder: Path, report: Report) -> None:
     fit = diagnose_fit(folder, report)
     if fit is not None:
         render.print_text()
-        fitted = "" if gets_nothing_right(report) else "good"
-        style = fitted if fit.state == "fitted" else "warning"
-        render.print_paragraph(f"fit: {fit.state}; {fit.sentence}", style=style)
+        text = f"fit: {fit.state}; {fit.sentence}"
+        render.print_paragraph(text, style=rate_fit(fit, report))
 
 
 def to_json(folder: Path, report: Report) -> dict[str, Any]:

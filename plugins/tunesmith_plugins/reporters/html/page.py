@@ -18,7 +18,7 @@ from tunesmith.errors import IntegrityError
 from tunesmith.events import TUNED, CompletionSampled, Measured
 from tunesmith.execution.report import Report
 from tunesmith.text import one_line, redact, safe_text
-from tunesmith_evidence.fit import diagnose_fit, gets_nothing_right
+from tunesmith_evidence.fit import diagnose_fit, rate_fit
 from tunesmith_evidence.formats import (
     format_count,
     format_date,
@@ -59,6 +59,8 @@ LOSS_POINTS, CURVE_POINTS = 500, 160
 """Points of the loss, and of every other curve."""
 MAX_CURVES = 16
 """Other curves of a stage that the page shows."""
+FIT_STYLES = {"good": "ok", "warning": "warning", "": ""}
+"""Style of the pill by the rating of the fit."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def render_page(report: Report, folder: Path, max_answers: int) -> str:
     answers = _read_answers(folder, report)
     shown = list(_limit_rows(answers.rows[:max_answers])) if answers else []
     template = _build_environment().get_template("page.html")
+    fit = diagnose_fit(folder, report)
     return template.render(
         css=Markup(files(PACKAGE).joinpath("page.css").read_text(encoding="utf-8")),  # noqa: S704
         report=report,
@@ -115,8 +118,8 @@ def render_page(report: Report, folder: Path, max_answers: int) -> str:
         comparisons=list(list_comparisons(verdict)),
         metrics=list(_metric_sections(report)),
         gates=list(report.gates.values()),
-        fit=diagnose_fit(folder, report),
-        fitted_style="" if gets_nothing_right(report) else "ok",
+        fit=fit,
+        fit_style=FIT_STYLES[rate_fit(fit, report)] if fit else "",
         predictions=list_predictions(report),
         stages=list(_stage_sections(report, folder)),
         answers=answers,

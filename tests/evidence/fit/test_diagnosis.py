@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tunesmith.events import Measured, StepFinished, TrainingFinished, TrainingS
 from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
 from tunesmith.testing import sample_event
 from tunesmith_evidence import fit
-from tunesmith_evidence.fit import diagnose_fit, falling_share, find_rise
+from tunesmith_evidence.fit import Fit, diagnose_fit, rate_fit
 
 RNG = random.Random(5)
 LEVEL = [1.0 + RNG.gauss(0, 0.05) for _ in range(60)]
@@ -37,6 +38,8 @@ def measure(folder: Path, model: str, losses: Sequence[float], first: int = 0) -
         metric="loss",
         higher_is_better=False,
         records=path,
+        value=statistics.fmean(losses),
+        unit="nats/token",
         n=len(losses),
     )
 
@@ -57,7 +60,7 @@ def report(
     train: Sequence[float] = LEVEL,
     tuned: Sequence[float] = LEVEL,
     base: Sequence[float] | None = [value + 1 for value in LEVEL],
-    steps: Sequence[float] = LEVEL,
+    steps: Sequence[float] = (4.0, 2.0, *LEVEL),
     stage: str = "",
     metrics: dict[str, float] | None = None,
 ) -> Report:
@@ -82,13 +85,17 @@ def state(folder: Path, found: Report) -> str:
     return diagnosis.state
 
 
-def test_a_fit_that_gets_nothing_right(tmp_path: Path) -> None:
+def test_the_rating(tmp_path: Path) -> None:
+    """A fit is good news only if the model gets rows right."""
     found = report(tmp_path)
-    assert not fit.gets_nothing_right(found), "a loss of 0 would be good"
+    ratings = {
+        name: rate_fit(Fit(name, ""), found)
+        for name in ("memorised", "overfitted", "underfitted", "fitted", "unclear")
+    }
+    assert ratings == dict.fromkeys(ratings, "warning") | {"fitted": "good", "unclear": ""}
     for value in (0.0, 0.1):
-        event = sample_event(Measured, model="tuned", metric="same", value=value)
-        found.add_event(event)
-        assert fit.gets_nothing_right(found) == (value == 0)
+        found.add_event(sample_event(Measured, model="tuned", metric="same", value=value))
+        assert rate_fit(Fit("fitted", ""), found) == ("good" if value else "")
 
 
 def test_a_fitted_model(tmp_path: Path) -> None:
@@ -98,6 +105,7 @@ def test_a_fitted_model(tmp_path: Path) -> None:
     assert diagnosis.values["auc"] == pytest.approx(0.5)
     assert diagnosis.values["gain"] == pytest.approx(1.0)
     assert "in 50 % of all pairs" in diagnosis.sentence
+    assert diagnosis.sentence.endswith("the training loss has levelled off")
     assert diagnosis.to_json()["state"] == "fitted"
 
 
@@ -201,35 +209,6 @@ def test_a_training_loss_that_has_risen(tmp_path: Path) -> None:
     assert "risen" not in str(policy), "a loss of a policy, not of data"
 
 
-def test_the_rise_of_losses() -> None:
-    assert find_rise([1.0, *[2.0] * 20]) == pytest.approx(2.0)
-    assert find_rise([1.0, *[1.05] * 20]) is None, "hardly"
-    assert find_rise([1.0, *[0.5] * 20]) is None
-    assert find_rise([1.0] * 12) is None, "too few steps"
-    assert find_rise([float("nan"), *[2.0] * 20]) is None
-    assert find_rise([1.0, *[1.5, 0.9] * 10]) is None, "as noisy as that"
-    rng = random.Random(1)
-    rises = [find_rise([1 + rng.gauss(0, 0.2) for _ in range(30)]) for _ in range(1000)]
-    assert sum(rise is not None for rise in rises) <= 5
-
-
-def test_the_fall_of_losses() -> None:
-    line = [4 - n / 20 for n in range(40)]  # the last 13: from 2.65 to 2.05
-    assert falling_share(line) == pytest.approx(0.6 / 2.35)
-    assert falling_share(LEVEL) == 0.0
-    assert falling_share(LEVEL[:12]) is None
-    assert falling_share([*LEVEL, float("nan")]) == 0.0
-    assert falling_share([0.0] * 30) == 0.0
-    assert falling_share([0.0009 - 0.00002 * n for n in range(30)]) == 0.0, "nothing to learn"
-
-
-def test_noise_seldom_looks_like_a_fall() -> None:
-    """At most 5 % by the interval; the size of the fall makes it fewer."""
-    rng = random.Random(1)
-    falls = [falling_share([1 + rng.gauss(0, 0.3) for _ in range(30)]) for _ in range(400)]
-    assert sum(fall is not None and fall >= fit.FALL for fall in falls) / len(falls) < 0.05
-
-
 def test_a_run_without_training_has_no_fit(tmp_path: Path) -> None:
     assert diagnose_fit(tmp_path, Report()) is None
     only_trained = build_report([sample_event(TrainingFinished, stage="")])
@@ -241,3 +220,84 @@ def test_a_damaged_evaluation_is_named(tmp_path: Path) -> None:
     (tmp_path / f"{TRAINING_ROWS}.loss.jsonl").write_text("{\n")
     with pytest.raises(IntegrityError, match=r"training-rows\.loss\.jsonl:1"):
         diagnose_fit(tmp_path, found)
+
+
+def test_a_loss_that_is_far_from_memorised_is_only_a_gap(tmp_path: Path) -> None:
+    """All training rows have lower losses, 0.69 beside 0.84: no advice to train for less."""
+    train = [0.69 + 0.001 * n for n in range(20)]
+    heldout = [0.84 + 0.001 * n for n in range(20)]
+    found = report(tmp_path, train=train, tuned=heldout, base=[loss + 1 for loss in heldout])
+    diagnosis = diagnose_fit(tmp_path, found)
+    assert diagnosis is not None and diagnosis.state == "fitted"
+    assert "(a model that generalizes: about 50 %): 0.699 on training rows, 0.849" in (
+        diagnosis.sentence
+    )
+    assert "fewer" not in diagnosis.sentence
+
+
+@pytest.mark.parametrize(
+    ("last", "advice"),
+    [
+        (None, "more rows would help; it has"),
+        (LEVEL, "fewer epochs would not: the dev loss was lowest at the end"),
+        ([value + 1 for value in LEVEL], "the dev loss rises after step 3: train for fewer epochs"),
+    ],
+    ids=["no dev rows", "lowest at the end", "risen"],
+)
+def test_the_dev_loss_decides_about_epochs(
+    tmp_path: Path, last: Sequence[float] | None, advice: str
+) -> None:
+    if last is not None:
+        write_validation(tmp_path, LEVEL, last)
+    diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=LOW))
+    assert diagnosis is not None and diagnosis.state == "memorised"
+    assert advice in diagnosis.sentence
+
+
+def test_few_steps_are_unclear(tmp_path: Path) -> None:
+    diagnosis = diagnose_fit(tmp_path, report(tmp_path, steps=[2.0, 1.9, 1.7, 1.8]))
+    assert diagnosis is not None and diagnosis.state == "unclear"
+    assert diagnosis.sentence.endswith("4 steps are too few to show if more training would help")
+
+
+def test_noise_is_unclear(tmp_path: Path) -> None:
+    noise = [2 + RNG.gauss(0, 1) for _ in range(30)]
+    diagnosis = diagnose_fit(tmp_path, report(tmp_path, steps=noise))
+    assert diagnosis is not None and diagnosis.state == "unclear"
+    assert "differ too much to show if more training would help" in diagnosis.sentence
+
+
+def test_nothing_left_to_learn(tmp_path: Path) -> None:
+    done = [0.02, 0.01, 0.02]
+    diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=[0.01] * 9, steps=done))
+    assert diagnosis is not None and diagnosis.state == "fitted"
+    assert diagnosis.sentence.endswith("hardly any training loss is left")
+
+
+def test_no_gain_over_the_base_has_another_cause_if_training_rows_are_known(
+    tmp_path: Path,
+) -> None:
+    train = [value - 0.03 for value in LEVEL]
+    diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=train, base=LEVEL))
+    assert diagnosis is not None and diagnosis.state == "fitted"
+    assert fit.MEMORISED_AUC > diagnosis.values["auc"] > 0.6
+    assert "is not clearly below that of the base model" in diagnosis.sentence
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"), [(0.692, "underfitted"), (0.6, "unclear")], ids=["three steps", "moved"]
+)
+def test_a_loss_of_preferences_that_hardly_moved(
+    tmp_path: Path, last: float, expected: str
+) -> None:
+    steps = [0.693, 0.693, last]
+    pairs = report(tmp_path, base=None, steps=steps, metrics={"reward_margin": 0.0})
+    diagnosis = diagnose_fit(tmp_path, pairs)
+    assert diagnosis is not None and diagnosis.state == expected
+    assert ("from that of the untrained model, 0.693 to 0.692" in diagnosis.sentence) == (
+        expected == "underfitted"
+    )
+
+
+def test_other_losses_begin_anywhere(tmp_path: Path) -> None:
+    assert state(tmp_path, report(tmp_path, base=None, steps=[0.693] * 3)) == "unclear"

@@ -1,0 +1,49 @@
+"""Undertraining: an underfitted model proves nothing against tuning.
+
+A word that advises against tuning is withheld while more training should help, unless even a model
+without errors would not change it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from tunesmith.execution.report import build_report
+from tunesmith.storage import RunFolder, read_known_events
+from tunesmith_evidence.fit import diagnose_fit
+from tunesmith_plugins.verdict.contests import Contest
+
+
+def describe_undertraining(folder: Path) -> str | None:
+    """Return why more training should help the model of a run, and what to change, or None.
+
+    Args:
+        folder: the run folder, with the events up to the evaluation.
+
+    Raises:
+        IntegrityError: the log or an evaluation's file is damaged.
+    """
+    log = RunFolder(folder).events
+    if not log.is_file():
+        return None
+    fit = diagnose_fit(folder, build_report(read_known_events(log)))
+    return fit.sentence if fit is not None and fit.state == "underfitted" else None
+
+
+def imagine_perfect_model(contest: Contest) -> Contest | None:
+    """Return the contest of a tuned model without errors; None if the metric has no best value."""
+    low, high = contest.bounds or (-math.inf, math.inf)
+    best = high if contest.measured.higher_is_better else low
+    if not math.isfinite(best):
+        return None
+    metric = contest.pairs.metric
+    ideal = [row | {metric: row[metric] | {"value": best}} for row in contest.pairs.tuned]
+    return replace(contest, pairs=replace(contest.pairs, tuned=ideal))
+
+
+def is_always_enough(contest: Contest, margin: float) -> bool:
+    """Return True if not even a model without errors could be better than a rival by the margin."""
+    perfect = imagine_perfect_model(contest)
+    return perfect is not None and perfect.is_below(margin)
