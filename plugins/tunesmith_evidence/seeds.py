@@ -72,12 +72,9 @@ def pool_seeds(
     Raises:
         IntegrityError: an evaluation is lost or damaged.
     """
-    pairs = [
-        read_pairs(
-            folder, rival, replace(run.tuned, records=str(run.folder / run.tuned.records)), metrics
-        )
-        for run in runs
-    ]
+    paths = [str((run.folder / run.tuned.records).resolve()) for run in runs]
+    tuned = [replace(run.tuned, records=path) for run, path in zip(runs, paths, strict=True)]
+    pairs = [read_pairs(folder, rival, of_seed, metrics) for of_seed in tuned]
     first = pairs[0]
 
     def compare(values: Sequence[float]) -> Interval:
