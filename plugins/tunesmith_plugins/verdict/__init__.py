@@ -37,7 +37,8 @@ def tunesmith_review_data(plan: Plan, train: Sequence[Record]) -> Sequence[Findi
 def tunesmith_verdict(evidence: Evidence) -> JSON:
     """Judge if tuning was worth it; a rival that is enough is saved as the winner of the run."""
     from tunesmith_evidence.winner import discard_winner, save_winner
-    from tunesmith_plugins.verdict.rule import CLASSIFIER, PROMPT, judge
+    from tunesmith_plugins.verdict.case import CLASSIFIER, PROMPT
+    from tunesmith_plugins.verdict.rule import judge
 
     verdict = judge(evidence)
     if verdict.get("word") not in (PROMPT, CLASSIFIER):

@@ -21,16 +21,23 @@ model is underfitted, unless even one without errors would not change the word.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
-from tunesmith.events import JSON, TUNED, Measured
+from tunesmith.events import JSON, TUNED
 from tunesmith.execution.report import metric_label
 from tunesmith.plan import Evidence
-from tunesmith.text import format_count
 from tunesmith_evidence.answers.cut_answers import describe_cut
 from tunesmith_evidence.formats import format_rate, format_share
-from tunesmith_evidence.pairs import read_pairs
+from tunesmith_plugins.verdict.case import (
+    CLASSIFIER,
+    FINE_TUNE,
+    FIX_DATA,
+    NO_EVIDENCE,
+    NOTHING,
+    PROMPT,
+    Case,
+    Ruling,
+)
 from tunesmith_plugins.verdict.contests import (
     Contest,
     choose_winner,
@@ -38,9 +45,6 @@ from tunesmith_plugins.verdict.contests import (
     find_contests,
     find_strongest,
     find_sufficient,
-    level_of_proof,
-    mean_on_shared_rows,
-    rank_on_dev,
 )
 from tunesmith_plugins.verdict.data_faults import describe_data_faults
 from tunesmith_plugins.verdict.gaps import (
@@ -50,23 +54,16 @@ from tunesmith_plugins.verdict.gaps import (
     describe_remedy,
     find_blocking,
     find_few_rows,
-    find_gaps,
 )
+from tunesmith_plugins.verdict.nothing_works import find_nothing_works
 from tunesmith_plugins.verdict.offer import VerdictOptions
 from tunesmith_plugins.verdict.rows import count_changes, count_rows_needed
 from tunesmith_plugins.verdict.text import Numbers
 from tunesmith_plugins.verdict.undertraining import (
     describe_undertraining,
-    imagine_perfect_model,
     is_always_enough,
 )
 
-FIX_DATA = "FIX DATA FIRST"
-NOTHING = "NOTHING WORKS YET"
-FINE_TUNE = "FINE-TUNE"
-PROMPT = "PROMPT"
-CLASSIFIER = "SMALL CLASSIFIER"
-NO_EVIDENCE = "NOT ENOUGH EVIDENCE"
 AGAINST_TUNING = (NOTHING, PROMPT, CLASSIFIER)
 """Words that advise against tuning; an underfitted model is no evidence for them."""
 NO_REASON = "even one without errors would not be better by the margin"
@@ -75,58 +72,6 @@ MOST_WRONG = 0.3
 SEED_NOISE = 0.02
 """Difference of shares below which the seed of a training may be the cause."""
 SEEDS = "a difference below two points can be the seed's: `tunesmith seeds` trains with three seeds"
-
-
-@dataclass(frozen=True)
-class Ruling:
-    """The sentence of the rule that is true, with what it says about this run."""
-
-    word: str
-    rule: str
-    sentence: str
-    would_change: str
-    contest: Contest | None = None
-    """The contest that the ruling is about; None: that with the strongest rival."""
-    names_gaps: bool = False
-    """True if the sentence says what was not measured."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """The measurements of a run by its deciding metric, and the contests with its rivals."""
-
-    evidence: Evidence
-    options: VerdictOptions
-    tuned: Measured
-    numbers: Numbers
-    contests: Sequence[Contest]
-    """All of them, with those of the technique's stages."""
-
-    @property
-    def rivals(self) -> list[Contest]:
-        """The contests with what could be used in place of the tuned model."""
-        return [contest for contest in self.contests if contest.rival is not None]
-
-    @property
-    def solutions(self) -> list[Contest]:
-        """The rivals that solve the task: not those that give one answer to everything."""
-        return [contest for contest in self.rivals if not contest.is_trivial]
-
-    @cached_property
-    def gaps(self) -> list[Gap]:
-        """The baselines that were not measured, or not fully."""
-        return find_gaps(self.evidence, self.rivals)
-
-    @property
-    def is_rated(self) -> bool:
-        """True if a model without errors scores 1, and one without anything right 0."""
-        return self.numbers.is_share and self.tuned.higher_is_better
-
-    def proof(self, contest: Contest) -> float:
-        """Return the level at which a rival is proven to be enough before any other is."""
-        is_first = contest.name in (c.name for c in rank_on_dev(self.solutions)[:1])
-        count = 1 if is_first else max(1, len(self.solutions))
-        return level_of_proof(count, self.options.confidence)
 
 
 def judge(evidence: Evidence) -> JSON:
@@ -152,7 +97,7 @@ def judge(evidence: Evidence) -> JSON:
     ruling = (
         _find_data_faults(case)
         or _find_void_scores(case)
-        or _find_nothing_works(case)
+        or find_nothing_works(case)
         or _find_fine_tune(case, strongest)
         or _find_sufficient_rival(case)
         or _find_no_evidence(case, strongest)
@@ -234,99 +179,6 @@ def _find_void_scores(case: Case) -> Ruling | None:
         f"not enough evidence: {void.evaluator}: {void.details['void']}",
         "an evaluator that can tell right from wrong",
     )
-
-
-def _find_nothing_works(case: Case) -> Ruling | None:
-    """Return a ruling if no model reaches the gate's minimum, or none beats a constant answer."""
-    sign = 1 if case.tuned.higher_is_better else -1
-    values = [case.tuned.value, *(c.measured.value for c in case.solutions)]
-    value = max(values, key=lambda value: sign * value)
-    minimum = _minimum_of_gate(case)
-    trivial = next((c for c in case.rivals if c.is_trivial), None)
-    if minimum is not None:
-        if sign * value >= sign * minimum:
-            return None
-        text = f"no model reaches {case.numbers.value(minimum)}"
-        if trivial is not None and sign * trivial.measured.value >= sign * minimum:
-            constant = case.numbers.plain(trivial.measured.value)
-            text += f", apart from one answer to everything ({trivial.name}, {constant})"
-        change = f"a model that reaches {case.numbers.plain(minimum)}, the minimum in [gate]"
-        rule = "no model reaches the minimum in [gate]"
-    elif case.is_rated and value <= 0 and (trivial is None or trivial.measured.value <= 0):
-        rule = "no model gets a row right"
-        change = "a model that gets rows right"
-        text = "no model gets a single held-out row right"
-    else:
-        if trivial is None or _beats_constant_answer(case, trivial):
-            return None
-        constant = (
-            f"one answer to everything "
-            f"({trivial.name}, {case.numbers.value(trivial.measured.value)})"
-        )
-        if not _can_be_beaten(case, trivial):
-            rows = format_count(len(trivial.pairs), "held-out row")
-            text = f"on {rows} not even a model without errors would be clearly better than"
-            return Ruling(
-                NO_EVIDENCE,
-                "no model could be clearly better than one answer to everything on so few rows",
-                f"not enough evidence: {text} {constant}",
-                "more held-out rows",
-            )
-        text = f"no model is clearly better than {constant}"
-        rule = "no model is clearly better than one answer to everything"
-        change = f"a model that is clearly better than {trivial.name}, or more held-out rows"
-    return Ruling(NOTHING, rule, f"nothing works yet: {text}; {_describe_best(case)}", change)
-
-
-def _describe_best(case: Case) -> str:
-    """Name the best model on the rows that all of them answered, and its value there."""
-    models = {"the tuned model": case.tuned, **{c.name: c.measured for c in case.solutions}}
-    fewest = min(models.values(), key=lambda event: event.n)
-    sign = 1 if case.tuned.higher_is_better else -1
-    found = {
-        name: mean_on_shared_rows(case.evidence, fewest, event) for name, event in models.items()
-    }
-    values = {name: means[1] for name, means in found.items() if means}
-    best = max(values, key=lambda name: sign * values[name])
-    some = f" on the {fewest.n:,} rows that all answered" if fewest.n < case.tuned.n else ""
-    return f"the best is {best} with {case.numbers.plain(values[best])}{some}"
-
-
-def _minimum_of_gate(case: Case) -> float | None:
-    bounds = [
-        bound
-        for _, evaluator, metric, bound in case.evidence.plan.gate.bounds()
-        if metric == case.tuned.metric and evaluator in ("", case.tuned.evaluator)
-    ]
-    return bounds[-1] if bounds else None
-
-
-def _beats_constant_answer(case: Case, trivial: Contest) -> bool:
-    """Return True if the tuned model or a rival is clearly better than the constant answer.
-
-    Each is tested at a level at which noise makes one of all seem better in 5 % of runs at most.
-    """
-    folder, level = case.evidence.folder, _level_against_constant(case)
-    models = [case.tuned, *(contest.measured for contest in case.solutions)]
-    for model in models:
-        pairs = read_pairs(folder, trivial.measured, model, case.evidence.metrics)
-        contest = Contest(trivial.measured, trivial.rival, pairs, level)
-        if len(pairs) and contest.comparison.outcome == "better":
-            return True
-    return False
-
-
-def _level_against_constant(case: Case) -> float:
-    return 1 - (1 - case.options.confidence) / (1 + len(case.solutions))
-
-
-def _can_be_beaten(case: Case, trivial: Contest) -> bool:
-    """Return True if a model without errors would be clearly better than the constant answer.
-
-    Also if it is not known how good a model without errors is: the metric has no best value.
-    """
-    perfect = imagine_perfect_model(replace(trivial, confidence=_level_against_constant(case)))
-    return perfect is None or perfect.comparison.outcome == "better"
 
 
 def _find_fine_tune(case: Case, strongest: Contest | None) -> Ruling | None:

@@ -1,0 +1,104 @@
+"""NOTHING WORKS YET: no model is good enough, or none is better than one answer to everything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tunesmith.text import format_count
+from tunesmith_evidence.pairs import read_pairs
+from tunesmith_plugins.verdict.case import NO_EVIDENCE, NOTHING, Case, Ruling
+from tunesmith_plugins.verdict.contests import Contest, mean_on_shared_rows
+from tunesmith_plugins.verdict.undertraining import imagine_perfect_model
+
+
+def find_nothing_works(case: Case) -> Ruling | None:
+    """Return a ruling if no model reaches the gate's minimum, or none beats a constant answer."""
+    sign = 1 if case.tuned.higher_is_better else -1
+    values = [case.tuned.value, *(c.measured.value for c in case.solutions)]
+    value = max(values, key=lambda value: sign * value)
+    minimum = _minimum_of_gate(case)
+    trivial = next((c for c in case.rivals if c.is_trivial), None)
+    if minimum is not None:
+        if sign * value >= sign * minimum:
+            return None
+        text = f"no model reaches {case.numbers.value(minimum)}"
+        if trivial is not None and sign * trivial.measured.value >= sign * minimum:
+            constant = case.numbers.plain(trivial.measured.value)
+            text += f", apart from one answer to everything ({trivial.name}, {constant})"
+        change = f"a model that reaches {case.numbers.plain(minimum)}, the minimum in [gate]"
+        rule = "no model reaches the minimum in [gate]"
+    elif case.is_rated and value <= 0 and (trivial is None or trivial.measured.value <= 0):
+        rule = "no model gets a row right"
+        change = "a model that gets rows right"
+        text = "no model gets a single held-out row right"
+    else:
+        if trivial is None or _beats_constant_answer(case, trivial):
+            return None
+        constant = (
+            f"one answer to everything "
+            f"({trivial.name}, {case.numbers.value(trivial.measured.value)})"
+        )
+        if not _can_be_beaten(case, trivial):
+            rows = format_count(len(trivial.pairs), "held-out row")
+            text = f"on {rows} not even a model without errors would be clearly better than"
+            return Ruling(
+                NO_EVIDENCE,
+                "no model could be clearly better than one answer to everything on so few rows",
+                f"not enough evidence: {text} {constant}",
+                "more held-out rows",
+            )
+        text = f"no model is clearly better than {constant}"
+        rule = "no model is clearly better than one answer to everything"
+        change = f"a model that is clearly better than {trivial.name}, or more held-out rows"
+    return Ruling(NOTHING, rule, f"nothing works yet: {text}; {_describe_best(case)}", change)
+
+
+def _describe_best(case: Case) -> str:
+    """Name the best model on the rows that all of them answered, and its value there."""
+    models = {"the tuned model": case.tuned, **{c.name: c.measured for c in case.solutions}}
+    fewest = min(models.values(), key=lambda event: event.n)
+    sign = 1 if case.tuned.higher_is_better else -1
+    found = {
+        name: mean_on_shared_rows(case.evidence, fewest, event) for name, event in models.items()
+    }
+    values = {name: means[1] for name, means in found.items() if means}
+    best = max(values, key=lambda name: sign * values[name])
+    some = f" on the {fewest.n:,} rows that all answered" if fewest.n < case.tuned.n else ""
+    return f"the best is {best} with {case.numbers.plain(values[best])}{some}"
+
+
+def _minimum_of_gate(case: Case) -> float | None:
+    bounds = [
+        bound
+        for _, evaluator, metric, bound in case.evidence.plan.gate.bounds()
+        if metric == case.tuned.metric and evaluator in ("", case.tuned.evaluator)
+    ]
+    return bounds[-1] if bounds else None
+
+
+def _beats_constant_answer(case: Case, trivial: Contest) -> bool:
+    """Return True if the tuned model or a rival is clearly better than the constant answer.
+
+    Each is tested at a level at which noise makes one of all seem better in 5 % of runs at most.
+    """
+    folder, level = case.evidence.folder, _level_against_constant(case)
+    models = [case.tuned, *(contest.measured for contest in case.solutions)]
+    for model in models:
+        pairs = read_pairs(folder, trivial.measured, model, case.evidence.metrics)
+        contest = Contest(trivial.measured, trivial.rival, pairs, level)
+        if len(pairs) and contest.comparison.outcome == "better":
+            return True
+    return False
+
+
+def _level_against_constant(case: Case) -> float:
+    return 1 - (1 - case.options.confidence) / (1 + len(case.solutions))
+
+
+def _can_be_beaten(case: Case, trivial: Contest) -> bool:
+    """Return True if a model without errors would be clearly better than the constant answer.
+
+    Also if it is not known how good a model without errors is: the metric has no best value.
+    """
+    perfect = imagine_perfect_model(replace(trivial, confidence=_level_against_constant(case)))
+    return perfect is None or perfect.comparison.outcome == "better"
