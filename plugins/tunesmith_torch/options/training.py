@@ -263,6 +263,12 @@ class TrainingOptions(Options):
     }
     """Keys that held a word and are tables now, with the key that holds the word."""
 
+    USES_DROPOUT: ClassVar[bool] = True
+    """False if the loss compares with log-probabilities of a reference or of sampling.
+
+    Those are computed without dropout, so that updates must have none either.
+    """
+
     initial_model: str | None = Field(
         default=None,
         alias="from",

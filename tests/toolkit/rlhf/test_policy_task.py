@@ -26,6 +26,7 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.loading import load_tokenizer
 from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.rlhf.policy_task import PolicyTask, gold_reward
+from tunesmith_torch.testing.tiny_model import save_tiny_model
 from tunesmith_torch.training.trainer import train
 
 VOWELS = "def reward(prompt, answer):\n    return sum(answer.count(x) for x in 'aeiou') / 4\n"
@@ -86,6 +87,24 @@ def make_run(
         technique="test",
     )
     return Run(job, events)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "checkpointing"), [("grpo", True), ("rloo", False), ("ppo", False)]
+)
+def test_dropout_in_the_model_does_not_change_ratios(
+    tmp_path: Path, algorithm: str, checkpointing: bool
+) -> None:
+    """On its own completions the policy has the probabilities at which it sampled them."""
+    noisy = {"attn_pdrop": 0.3, "embd_pdrop": 0.3, "resid_pdrop": 0.3}
+    model = save_tiny_model(tmp_path / "model", "gpt2", changes=noisy)
+    run = make_run(
+        tmp_path / "run", model, algorithm=algorithm, gradient_checkpointing=checkpointing
+    )
+    train(run.job, PolicyTask(None))
+    for step in run.of(StepFinished):
+        assert step.metrics["sampler_gap"] == pytest.approx(0, abs=1e-5)
+        assert step.metrics["clip_fraction"] == 0
 
 
 def test_distinct_prompts_that_leave_room_for_a_completion_are_trained_on(
