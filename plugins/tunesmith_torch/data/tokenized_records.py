@@ -11,6 +11,7 @@ import numpy as np
 from tunesmith.contracts import LeftOut
 from tunesmith.errors import DataError
 from tunesmith.records import Record, Text
+from tunesmith_torch.data.chat_format import Exchange
 from tunesmith_torch.data.example_store import ExampleStore, ExampleStoreBuilder
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.tokenization import TextSpan
@@ -110,6 +111,40 @@ def build_example(spans: Sequence[TextSpan], ids: Sequence[Sequence[int]]) -> Ex
         np.repeat(np.array(trained, bool), lengths),
         None if set(weights) == {1.0} else np.repeat(np.array(weights, np.float32), lengths),
     )
+
+
+def join_exchanges(
+    exchanges: Sequence[Exchange], ids: Sequence[Sequence[Sequence[int]]]
+) -> Iterator[Example]:
+    """Yield the examples of a record, given the ids of each exchange's spans.
+
+    An example contains several answers if the prompt of each begins with the ids before it, earlier
+    answers and their end tokens included. Templates that drop earlier reasoning, or write no token
+    at the end of an answer, break that: no single row then has the ids of every prompt.
+    """
+    example: Example | None = None
+    for (prompt, answer), parts in zip(exchanges, ids, strict=True):
+        before, example = example, build_example([*prompt, *answer], parts)
+        length = sum(map(len, parts[: len(prompt)]))
+        if before is None:
+            continue
+        if len(before) <= length and np.array_equal(before.ids, example.ids[: len(before)]):
+            example = _with_earlier(before, example)
+        else:
+            yield before
+    if example is not None:
+        yield example
+
+
+def _with_earlier(before: Example, example: Example) -> Example:
+    """Return an example that also trains what is trained in its beginning, ``before``."""
+    trained = np.r_[before.trained, example.trained[len(before) :]]
+    if before.weights is None and example.weights is None:
+        return Example(example.ids, trained)
+    ones, rest = np.ones(len(before), np.float32), np.ones(len(example) - len(before), np.float32)
+    earlier = ones if before.weights is None else before.weights
+    later = rest if example.weights is None else example.weights[len(before) :]
+    return Example(example.ids, trained, np.r_[earlier, later])
 
 
 def split_text(example: Example, limit: int, bos_length: int) -> Iterator[Example]:

@@ -37,6 +37,7 @@ from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.events import JSON, Event, Notice, TrainingFinished, TrainingStarted
 from tunesmith.records import Record
 from tunesmith.storage import write_atomic
+from tunesmith_torch.data.saved_template import check_saved_template
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
 from tunesmith_torch.models import artifacts
@@ -272,6 +273,8 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, Da
     data = tokenizing.result()
     distributed.rank_0_first(lambda: check_tokens(job, template, task.token_rows(data, template)))
     adapted = task.adapt(base, precision, job, initial)
+    config = base.config if adapted.format == "model" else None
+    distributed.rank_0_first(lambda: check_saved_template(template, job.train, config))
     layout = choose_row_layout(
         adapted, packing=options.packing, longest=task.longest_row(data, limit)
     )

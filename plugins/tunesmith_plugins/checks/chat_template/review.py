@@ -7,7 +7,7 @@ that out after it has read the weights.
 
 With a template every row is rendered, as training will; of large data, a sample. Rows that would
 be left out are reported; the run is refused if the template contradicts a row, drops a part of it,
-or runs without end.
+or runs without end. The prompts of some rows must have the ids that the saved files will give.
 
 Only techniques with the options of the toolkit are checked, because others may write conversations
 in their own way. Of a model that is not on this machine nothing is known yet.
@@ -103,6 +103,7 @@ def _find_rendering_problems(
     heldout: Sequence[Record],
 ) -> Iterator[Finding]:
     """Yield a finding for each reason why rows cannot be written with the template of a stage."""
+    from tunesmith_torch.data.saved_template import check_saved_template
     from tunesmith_torch.data.templates import Template
     from tunesmith_torch.models.loading import load_tokenizer
 
@@ -115,6 +116,7 @@ def _find_rendering_problems(
         try:
             template = Template.from_options(load_tokenizer(folder), options)
             problems = list(template.find_problems(rows))
+            check_saved_template(template, train)
         except EnvironmentProblem:
             return  # the message about that comes when the model is loaded
         except UsageError as error:
@@ -126,7 +128,9 @@ def _find_rendering_problems(
             )
         except DataError as error:
             what = error.message.removeprefix(f"{error.where}: ")
-            yield Finding(level="error", where=error.where, message=what, hint=_REMEDY)
+            yield Finding(
+                level="error", where=error.where, message=what, hint=error.hint or _REMEDY
+            )
         else:
             yield from _summarize(problems, f"{where}.chat_template", len(rows))
 
