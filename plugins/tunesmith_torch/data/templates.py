@@ -272,8 +272,7 @@ class Template:
             )
             for index, record, exchanges in pending:
                 ids = [next(encoded) for _ in exchanges]
-                for example in join_exchanges(exchanges, ids):
-                    builder.add(index, record, example)
+                builder.add(index, record, join_exchanges(exchanges, ids))
         return builder.build()
 
     def find_problems(self, records: Iterable[Record]) -> Iterator[LeftOut]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -18,6 +18,8 @@ from tunesmith_torch.data.tokenization import TextSpan
 
 TOO_LONG = "row is too long"
 """Cause of a record that gives no example because it has more tokens than a row may have."""
+NOTHING_TO_LEARN = "row has no token to learn"
+"""Cause of a record without a token that another one precedes, such as a text of one token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,20 +65,29 @@ class TokenizedRecordsBuilder:
     with_control_tokens: list[int] = field(default_factory=list)
     """Indices of records whose text has control tokens."""
 
-    def add(self, index: int, record: Record, example: Example) -> None:
-        """Add an example of the record with this index: as it is, in parts, shortened, or not."""
-        limit = self.max_length
-        if len(example) <= limit:
-            self.examples.append(index, example)
-        elif isinstance(record, Text):
-            self.examples.extend(index, split_text(example, limit, len(self.bos_ids)))
-            self.split_texts.append(index)
-        elif self.truncate_prompts and (cut := truncate_prompt(example, limit, self.bos_ids)):
-            self.examples.append(index, cut)
-            self.truncated.append(index)
-        else:
-            detail = f"{len(example):,} tokens, {limit:,} are allowed"
-            self.left_out.append(LeftOut(where=record.source, cause=TOO_LONG, detail=detail))
+    def add(self, index: int, record: Record, examples: Iterable[Example]) -> None:
+        """Add the examples of a record: as they are, in parts, shortened, or not.
+
+        A record is left out once, however many of its examples are too long.
+        """
+        too_long: list[str] = []
+        for example in examples:
+            limit = self.max_length
+            if not np.any(example.trained[1:]):  # the first token has none that could predict it
+                self.left_out.append(LeftOut(where=record.source, cause=NOTHING_TO_LEARN))
+            elif len(example) <= limit:
+                self.examples.append(index, example)
+            elif isinstance(record, Text):
+                self.examples.extend(index, split_text(example, limit, len(self.bos_ids)))
+                self.split_texts.append(index)
+            elif self.truncate_prompts and (cut := truncate_prompt(example, limit, self.bos_ids)):
+                self.examples.append(index, cut)
+                self.truncated.append(index)
+            else:
+                too_long.append(f"{len(example):,} tokens, {limit:,} are allowed")
+        if too_long:
+            account = LeftOut(where=record.source, cause=TOO_LONG, detail=too_long[-1])
+            self.left_out.append(account)
 
     def leave_out(self, record: Record, error: DataError) -> None:
         """Record the reason why a record gives no example."""
@@ -148,13 +159,18 @@ def _with_earlier(before: Example, example: Example) -> Example:
 
 
 def split_text(example: Example, limit: int, bos_length: int) -> Iterator[Example]:
-    """Yield the parts of a long text, each with the BOS of a complete text in front."""
-    step = limit - bos_length
-    for start in range(bos_length, len(example), step):
-        stop = start + step
+    """Yield the parts of a long text, each with the BOS of a complete text in front.
+
+    Without a BOS a part begins with the last token of the part before, from which its first trained
+    token is predicted. So each token of the text but the first is trained, once.
+    """
+    context = max(bos_length, 1)
+    step = limit - context
+    for start in range(context, len(example), step):
+        stop, first = start + step, 0 if bos_length else start - 1
         yield Example(
-            np.r_[example.ids[:bos_length], example.ids[start:stop]],
-            np.r_[example.trained[:bos_length], example.trained[start:stop]],
+            np.r_[example.ids[first : first + context], example.ids[start:stop]],
+            np.r_[np.zeros(context, bool), example.trained[start:stop]],
         )
 
 
