@@ -70,7 +70,7 @@ class TokenizedRecordsBuilder:
 
         A record is left out once, however many of its examples are too long.
         """
-        too_long: list[str] = []
+        longest = 0
         for example in examples:
             limit = self.max_length
             if not np.any(example.trained[1:]):  # the first token has none that could predict it
@@ -84,10 +84,9 @@ class TokenizedRecordsBuilder:
                 self.examples.append(index, cut)
                 self.truncated.append(index)
             else:
-                too_long.append(f"{len(example):,} tokens, {limit:,} are allowed")
-        if too_long:
-            account = LeftOut(where=record.source, cause=TOO_LONG, detail=too_long[-1])
-            self.left_out.append(account)
+                longest = max(longest, len(example))
+        if longest:
+            self.left_out.append(row_too_long(record.source, longest, self.max_length))
 
     def leave_out(self, record: Record, error: DataError) -> None:
         """Record the reason why a record gives no example."""
@@ -102,6 +101,11 @@ class TokenizedRecordsBuilder:
             split_texts=self.split_texts,
             with_control_tokens=self.with_control_tokens,
         )
+
+
+def row_too_long(source: str, tokens: int, limit: int) -> LeftOut:
+    """Return the account of a record that gives no example because of its length."""
+    return LeftOut(where=source, cause=TOO_LONG, detail=f"{tokens:,} tokens, {limit:,} are allowed")
 
 
 def left_out(record: Record, error: DataError) -> LeftOut:

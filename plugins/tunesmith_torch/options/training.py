@@ -338,6 +338,15 @@ class TrainingOptions(Options):
             "model in each may not fit into memory. Without effect in a single process."
         ),
     )
+    max_left_out: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description=(
+            "Share of rows above which the run stops because they are too long, or refused by the "
+            "chat template."
+        ),
+    )
     chat_template: ChatTemplateOptions = Field(
         default_factory=ChatTemplateOptions, description="How conversations become text."
     )
@@ -409,15 +418,6 @@ class SupervisedOptions(TrainingOptions):
         description=(
             "Shorten prompts that are too long, from their oldest part, instead of leaving "
             "the row out."
-        ),
-    )
-    max_left_out: float = Field(
-        default=0.01,
-        ge=0,
-        le=1,
-        description=(
-            "Share of rows above which the run stops because they are too long, or refused by the "
-            "chat template."
         ),
     )
     validation: ValidationOptions = Field(

@@ -111,11 +111,15 @@ def test_distinct_prompts_that_leave_room_for_a_completion_are_trained_on(
     tmp_path: Path, template: Template
 ) -> None:
     long = Completion(source="rows:long", prompt="a word " * 60, completion="ten")
-    run = make_run(tmp_path, tmp_path, (*ROWS, long))
+    run = make_run(tmp_path, tmp_path, (*ROWS, long), max_left_out=0.2)
     prompts = PolicyTask(None).tokenize(run.job, template, 60)
     assert [prompt[0].content for prompt in prompts] == [f"What is {n}?" for n in range(6)]
     (notice,) = run.of(Notice)
-    assert notice.message == "1 of 7 prompts are left out: longer than 54 tokens"
+    assert "left out of training: 1 row, row is too long; first: rows:long" in notice.message
+    assert "54 are allowed" in notice.message
+    strict = make_run(tmp_path, tmp_path, (*ROWS, long))
+    with pytest.raises(DataError, match="1 of 7 rows cannot be learned from"):
+        PolicyTask(None).tokenize(strict.job, template, 60)
     (length, *_) = map(len, template.encode_prompts([prompts[0]]))
     assert PolicyTask(None).tokenize(run.job, template, length + 6)
     with pytest.raises(DataError, match="none of 7 prompts leaves room for a completion"):

@@ -21,8 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from pydantic import BaseModel
-
 from tunesmith.contracts import Finding, LeftOut
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.plan import Plan
@@ -30,6 +28,7 @@ from tunesmith.records import Completion, Record, Text, exchanges
 from tunesmith.text import format_count
 from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.data.refusals import DROPS_MESSAGE, HAS_REASONING, REFUSED
+from tunesmith_torch.options.stages import list_stages
 from tunesmith_torch.options.training import (
     CHAT_TEMPLATE_NAMES,
     ChatTemplateOptions,
@@ -53,7 +52,7 @@ _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "additional_chat
 
 def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> list[Finding]:
     """Return an error for each part of the run that needs a chat template and has none."""
-    stages = dict(_training_options(plan.technique.config))
+    stages = dict(list_stages(plan.technique.config))
     named = [
         Finding(
             level="info",
@@ -160,20 +159,6 @@ def has_chat_template(folder: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return True  # damaged: the message about that comes when it is loaded
     return not isinstance(config, dict) or bool(config.get("chat_template"))
-
-
-def _training_options(
-    config: BaseModel, where: str = "technique"
-) -> Iterator[tuple[str, TrainingOptions]]:
-    """Yield the key and the options of each stage that is trained; nothing for other options."""
-    if isinstance(config, TrainingOptions):
-        if not getattr(config, "skip", False):
-            yield where, config
-        return
-    for name in type(config).model_fields:
-        value = getattr(config, name)
-        if isinstance(value, TrainingOptions):
-            yield from _training_options(value, f"{where}.{name}")
 
 
 def _problem_of_file(path: str | None) -> str:
