@@ -319,14 +319,12 @@ class Template:
         messages: tuple[Message, ...] | None,
         chat: RenderedConversation | None,
     ) -> list[Exchange]:
-        if self.chat and chat is not None:
-            if isinstance(record, Preference):  # earlier answers are part of its prompt
-                return [self.chat.exchange_spans(chat)]
+        if self.chat and chat is not None and not isinstance(record, Preference):
             return self.chat.trained_exchanges(chat)
         if messages is None:
             return [self._exchange("", Message("assistant", content_key(record)), None)]
-        *prompt, answer = messages
-        return [self._exchange(tuple(prompt), answer, None)]
+        *prompt, answer = messages  # earlier answers of a pair are part of its prompt
+        return [self._exchange(tuple(prompt), answer, chat)]
 
     def _render_chats(
         self, prompts: Sequence[Prompt], *, generation: bool = False
