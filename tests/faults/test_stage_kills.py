@@ -55,7 +55,8 @@ class StagedRun:
 
     def _tables(self) -> dict[str, Any]:
         quick = {"batch_size": 8, "learning_rate": 1e-2, "precision": "fp32"}
-        quick = {**quick, "checkpoints": {"every": 1}, "adapter": {"dropout": 0.1, "rank": 4}}
+        quick = {**quick, "checkpoints": {"every": 1}, "adapter": {"rank": 4}}
+        noisy = {**quick, "adapter": {"dropout": 0.1, "rank": 4}}
         return {
             "reporters": [],
             "run": {"seed": 3, "device": "cpu"},
@@ -64,8 +65,8 @@ class StagedRun:
             "split": {"dev": 24},
             "technique": {
                 "use": "rlhf",
-                "supervised": {**quick, "epochs": 1.0},
-                "reward": {**quick, "epochs": 2.0},
+                "supervised": {**noisy, "epochs": 1.0},
+                "reward": {**noisy, "epochs": 2.0},
                 "policy": {
                     **quick,
                     "algorithm": "ppo",

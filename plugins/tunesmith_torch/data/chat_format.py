@@ -8,14 +8,17 @@ and ends::
     render(messages[:t+1])                    <s>user: hi\\nassistant: hello<end>\\n
                                               \\------ prompt ------/\\--answer--/
 
-No ``{% generation %}`` markers are needed in the template, and the prompt in training is by
-construction the prompt that the model gets when it answers.
+No ``{% generation %}`` markers are needed in the template. The prompt in training is by
+construction the one that the model gets when it answers, and the one that transformers renders with
+the saved template, earlier answers included: nothing is added to it.
 
 Irregularities of published templates that are handled:
 
-- no generation prompt: the text between prompt and answer (``answer_header``) is added to it;
-- no control token after an answer: the tokenizer's EOS is appended (``end_id``);
-- earlier answers change later, such as dropped reasoning: each answer becomes its own example;
+- no generation prompt: the text between prompt and answer is added to the template as one;
+- no control token after an answer: the tokenizer's EOS ends it (``end_id``), but does not follow
+  earlier answers in a prompt, because the template does not write it there;
+- earlier answers change later, such as dropped reasoning: each answer becomes its own example
+  (:func:`~tunesmith_torch.data.tokenized_records.join_exchanges`);
 - the generation prompt opens reasoning that the conversation lacks: the answer closes it first;
 - the template drops reasoning, or reads it from a key of its own: the answer contains it anyway;
 - the template drops a message: the conversation is refused.
@@ -53,12 +56,12 @@ from tunesmith_torch.data.tokenization import SpanEncoder, TextSpan
 _TEST_QUESTION, _TEST_ANSWER, _TEST_REASONING = "question-4d1c", "answer-9e2b", "reasoning-7a3f"
 
 
-class _AnswerRange(NamedTuple):
-    """The character range of an answer in the text of a conversation, and its turn."""
+class Exchange(NamedTuple):
+    """A prompt and an answer to it, as spans."""
 
-    turn: int
-    start: int
-    stop: int
+    prompt: list[TextSpan]
+    answer: list[TextSpan]
+    """Its end token included."""
 
 
 class _AnswerParts(NamedTuple):
@@ -78,8 +81,6 @@ class ChatFormat:
     renderer: TemplateRenderer
     reads_reasoning_key: bool = False
     """True if the template writes the reasoning that a message has in a key of its own."""
-    answer_header: str = ""
-    """Text in front of an answer if the template ignores ``add_generation_prompt``, else empty."""
     after_answer: str = ""
     """Text that follows an answer."""
     end_text: str = ""
@@ -118,18 +119,12 @@ class ChatFormat:
             ) from error
         if after.count(_TEST_ANSWER) != 1:
             raise UsageError("chat template: it changes the text of an answer")
-        index = after.index(_TEST_ANSWER)
-        answer_header = ""
-        if prompted == before and after.startswith(before):
-            answer_header = after[len(before) : index]
-        after_answer = after[index + len(_TEST_ANSWER) :]
-        chat = replace(
-            untested,
-            answer_header=answer_header if answer_header.strip() else "",
-            after_answer=after_answer,
-        )
+        header, _, after_answer = after.partition(_TEST_ANSWER)
+        header = header.removeprefix(before)
+        if prompted == before and after.startswith(before) and header.strip():
+            template = template.with_generation_prompt(header)
         end_text, end_id = _find_end(encoder, after_answer)
-        chat = replace(chat, end_text=end_text, end_id=end_id)
+        chat = cls(encoder, template, renderer, False, after_answer, end_text, end_id)
         chat = replace(chat, reads_reasoning_key=chat._has_reasoning_key(question))
         return replace(chat, parts=chat._find_parts(question))
 
@@ -211,29 +206,17 @@ class ChatFormat:
 
     def prompt_spans(self, conversation: RenderedConversation) -> list[TextSpan]:
         """Return the spans of the prompt that asks the model to continue the conversation."""
-        text, answers, _ = self._prompt_with_answers(conversation, len(conversation.messages))
-        return self._spans(conversation, text, answers, train=False)
+        return self._prompt_spans(conversation, len(conversation.messages))
 
-    def exchange_spans(
-        self, conversation: RenderedConversation
-    ) -> tuple[list[TextSpan], list[TextSpan]]:
+    def exchange_spans(self, conversation: RenderedConversation) -> Exchange:
         """Return the spans of the prompt and those of the last message, an answer to it.
 
         The answer's end token is included.
         """
-        last = len(conversation.messages) - 1
-        text, answers, _ = self._prompt_with_answers(conversation, last)
-        return (
-            self._spans(conversation, text, answers, train=False),
-            self._answer_spans(conversation, last, self._answer(conversation, last)),
-        )
+        return self._exchange(conversation, len(conversation.messages) - 1)
 
-    def training_examples(self, conversation: RenderedConversation) -> list[list[TextSpan]]:
-        """Return the spans of one example for the conversation, or of one example per answer.
-
-        One example is enough if every longer rendering begins with every shorter one. Templates
-        that drop earlier reasoning break that: an answer then reads differently in its own prompt
-        and in the next one, and no single text contains both.
+    def trained_exchanges(self, conversation: RenderedConversation) -> list[Exchange]:
+        """Return the exchange of each answer that is trained.
 
         Raises:
             DataError: the conversation has no assistant turn, or its prompt contradicts it.
@@ -241,23 +224,18 @@ class ChatFormat:
         turns = [turn for turn in conversation.turns if conversation.originals[turn].is_trained]
         if not turns:
             raise DataError("conversation", "no assistant turn to learn")
-        last = turns[-1]
-        text, answers, all_found = self._prompt_with_answers(conversation, last)
-        last_answer = self._answer_spans(conversation, last, self._answer(conversation, last))
-        if all_found:
-            return [self._spans(conversation, text, answers, train=True) + last_answer]
-        examples = []
-        for turn in turns[:-1]:
-            prompt_text, earlier_answers, _ = self._prompt_with_answers(conversation, turn)
-            examples.append(
-                self._spans(conversation, prompt_text, earlier_answers, train=False)
-                + self._answer_spans(conversation, turn, self._answer(conversation, turn))
-            )
-        return [*examples, self._spans(conversation, text, answers, train=False) + last_answer]
+        return [self._exchange(conversation, turn) for turn in turns]
+
+    @property
+    def end_mark(self) -> str:
+        """Text between an answer's content and the token that ends it; often empty."""
+        if not self.end_text:
+            return self.after_answer.rstrip()
+        return self.encoder.control_pattern.sub("", self.end_text)
 
     def content_of(self, text: str) -> str:
         """Return a generated answer as records have it, without what the template adds to it."""
-        parts = self.parts
+        parts, text = self.parts, text.removesuffix(self.end_mark)
         if parts.between.strip() and text.startswith(parts.before_reasoning):
             reasoning, between, content = text[len(parts.before_reasoning) :].partition(
                 parts.between
@@ -293,31 +271,15 @@ class ChatFormat:
         """True if control tokens separate the parts of an answer."""
         return self.encoder.control_pattern.search("".join(self.parts)) is not None
 
-    def _prompt_with_answers(
-        self, conversation: RenderedConversation, length: int
-    ) -> tuple[str, list[_AnswerRange], bool]:
-        """Return a prompt of ``length`` messages, its answers' ranges, and True if all were found.
+    def _exchange(self, conversation: RenderedConversation, turn: int) -> Exchange:
+        answer = self._answer_spans(conversation, turn, self._answer(conversation, turn))
+        return Exchange(self._prompt_spans(conversation, turn), answer)
 
-        An answer inside a prompt is tokenized separately, as it was when the model generated it.
-        Otherwise a token could span the border, and training and generation would see different
-        ids.
-        """
-        text = self._prompt_text(conversation, length)
+    def _prompt_spans(self, conversation: RenderedConversation, length: int) -> list[TextSpan]:
+        """Return the spans of a prompt of ``length`` messages: what transformers tokenizes."""
+        text = conversation.texts[length, True]
         require_all_texts(conversation, length, text)
-        answers: list[_AnswerRange] = []
-        all_found = True
-        for turn in (turn for turn in conversation.turns if turn < length):
-            before = self._prompt_text(conversation, turn)
-            answer = self._rendered_answer(conversation, turn)
-            position = answers[-1].stop if answers else 0
-            if answer is not None and len(before) >= position and text.startswith(before + answer):
-                answers.append(_AnswerRange(turn, len(before), len(before) + len(answer)))
-            else:
-                all_found = False
-        return text, answers, all_found
-
-    def _prompt_text(self, conversation: RenderedConversation, length: int) -> str:
-        return conversation.texts[length, True] + self.answer_header
+        return conversation.marks.spans(text, trained=False, at_start=True)
 
     def _answer(self, conversation: RenderedConversation, turn: int) -> str:
         """Return the text that the model has to generate for a turn, its end token included.
@@ -329,7 +291,7 @@ class ChatFormat:
             DataError: the answer has reasoning, and the prompt says that there is none.
         """
         answer = conversation.answers[turn]
-        end = PromptEnd.of_prompt(self._prompt_text(conversation, turn))
+        end = PromptEnd.of_prompt(conversation.texts[turn, True])
         if end is not None and not end.is_open and answer.has_reasoning:
             raise DataError(
                 "conversation",
@@ -348,7 +310,7 @@ class ChatFormat:
 
     def _rendered_answer(self, conversation: RenderedConversation, turn: int) -> str | None:
         """Return the answer in the rendered conversation; None if it is not what was given."""
-        prompt, text = self._prompt_text(conversation, turn), conversation.texts[turn + 1, False]
+        prompt, text = conversation.texts[turn, True], conversation.texts[turn + 1, False]
         if not text.startswith(prompt):
             return None
         found = self._until_end(text[len(prompt) :])
@@ -374,38 +336,19 @@ class ChatFormat:
         return answer[: index + len(self.end_text)] if index >= 0 else None
 
     def _answer_spans(
-        self, conversation: RenderedConversation, turn: int, text: str, *, trained: bool = True
+        self, conversation: RenderedConversation, turn: int, text: str
     ) -> list[TextSpan]:
         """Return the spans of an answer, each with the weight of its tokens.
 
-        A part with a weight of its own begins with a new token, in prompts too.
+        A part with a weight of its own begins with a new token.
         """
         message, marks = conversation.originals[turn], conversation.marks
         spans: list[TextSpan] = []
         for piece, weight in weighted_pieces(message, text, marks):
-            piece_spans = marks.spans(piece, trained=trained, at_start=False)
+            piece_spans = marks.spans(piece, trained=True, at_start=False)
             spans += [span._replace(weight=weight) for span in piece_spans]
         following_ids = () if self.end_text else (self.end_id,)
         return [*spans[:-1], spans[-1]._replace(following_ids=following_ids)]
-
-    def _spans(
-        self,
-        conversation: RenderedConversation,
-        text: str,
-        answers: Sequence[_AnswerRange],
-        *,
-        train: bool,
-    ) -> list[TextSpan]:
-        marks = conversation.marks
-        spans: list[TextSpan] = []
-        position = 0
-        for answer in answers:
-            between = text[position : answer.start]
-            spans += marks.spans(between, trained=False, at_start=position == 0)
-            answer_text = text[answer.start : answer.stop]
-            spans += self._answer_spans(conversation, answer.turn, answer_text, trained=train)
-            position = answer.stop
-        return spans + marks.spans(text[position:], trained=False, at_start=position == 0)
 
 
 def _find_end(encoder: SpanEncoder, after_answer: str) -> tuple[str, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tunesmith.records import Chat, Message, Record, ToolCall, UnpairedPreference
@@ -120,8 +121,9 @@ def _plain_json(text: str) -> str:
 
 
 def without_label(record: Record) -> Record:
-    """Return a labelled answer as a conversation, which has no label; others as they are."""
+    """Return a labelled answer as a conversation that trains it alone; others as they are."""
     if not isinstance(record, UnpairedPreference):
         return record
-    messages = (*record.prompt, Message("assistant", record.completion))
-    return Chat(source=record.source, messages=messages)
+    prompt = (replace(message, weight=0.0) for message in record.prompt)
+    answer = Message("assistant", record.completion)
+    return Chat(source=record.source, messages=(*prompt, answer))

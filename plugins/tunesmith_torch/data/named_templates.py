@@ -3,15 +3,17 @@
 A base model has seen plain text only, so any template will do that its tokens can write; the run
 file names it, and it is saved with the model. ``chatml`` writes tools in the format of the Hermes
 models, and reasoning between ``<think>`` marks. Control tokens that a tokenizer lacks are written
-as plain text, and the tokenizer's EOS ends each answer.
+as plain text; that at the end of an answer is then the tokenizer's EOS, earlier answers included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 _CHATML = """\
+{%- set end = '<|im_end|>' -%}
 {%- set first = messages[0] -%}
 {%- set system = first.content if first.role == 'system' else '' -%}
 {%- if tools -%}
@@ -35,7 +37,7 @@ _CHATML = """\
             {{- '<tool_call>\\n{"name": ' + call.function.name | tojson -}}
             {{- ', "arguments": ' + call.function.arguments | tojson + '}\\n</tool_call>' -}}
         {%- endfor -%}
-        {{- '<|im_end|>\\n' -}}
+        {{- (end if message.role == 'assistant' else '<|im_end|>') + '\\n' -}}
     {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
@@ -64,21 +66,19 @@ NAMED_TEMPLATES: Mapping[str, str] = MappingProxyType(
     {
         "chatml": _CHATML,
         "llama-3": _by_role(
-            "{{- bos_token -}}",
+            "{%- set end = '<|eot_id|>' -%}{{- bos_token -}}",
             _llama3_header("assistant"),
             **{
                 role: (_llama3_header(name), "'<|eot_id|>'")
-                for role, name in {
-                    **{role: role for role in ("system", "user", "assistant")},
-                    "tool": "ipython",
-                }.items()
+                for role, name in {"system": "system", "user": "user", "tool": "ipython"}.items()
             },
+            assistant=(_llama3_header("assistant"), "end"),
         ),
         "gemma": _by_role(
-            "{{- bos_token -}}",
+            "{%- set end = '<end_of_turn>' -%}{{- bos_token -}}",
             "<start_of_turn>model\n",
             user=("<start_of_turn>user\n", "'<end_of_turn>\n'"),
-            assistant=("<start_of_turn>model\n", "'<end_of_turn>\n'"),
+            assistant=("<start_of_turn>model\n", "end + '\n'"),
         ),
         "alpaca": _by_role(
             "",
@@ -97,3 +97,17 @@ NAMED_TEMPLATES: Mapping[str, str] = MappingProxyType(
     }
 )
 """The templates by their names; all but ``chatml`` refuse tools."""
+_END = re.compile(r"{%- set end = '(.*?)' -%}")
+
+
+def named_template(name: str, control_tokens: Collection[str]) -> str:
+    """Return a template for a tokenizer with these control tokens.
+
+    If it lacks the one that ends an answer, its EOS does so in the template too. As plain text the
+    mark would be a part of the answer.
+    """
+    source = NAMED_TEMPLATES[name]
+    end = _END.search(source)
+    if end is None or end[1] in control_tokens:
+        return source
+    return source.replace(end[0], "{%- set end = eos_token -%}")

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,13 @@ class TemplateSource:
     variables: Mapping[str, Any] = field(default_factory=dict)
     """The tokenizer's special tokens, by name."""
     date: date = TEMPLATE_DATE
+
+    def with_generation_prompt(self, prompt: str) -> TemplateSource:
+        """Return a template that ends with this text where it is asked for a generation prompt."""
+        text = self.text.removesuffix("\n")  # jinja ignores one at the end, and none before it
+        literal = json.dumps(prompt, ensure_ascii=False)
+        suffix = f"{{% if add_generation_prompt %}}{{{{ {literal} }}}}{{% endif %}}"
+        return replace(self, text=text + suffix)
 
 
 @dataclass(frozen=True)

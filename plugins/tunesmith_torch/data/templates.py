@@ -37,22 +37,22 @@ from tunesmith.records import (
     Text,
 )
 from tunesmith_data.text import content_key
-from tunesmith_torch.data.chat_format import ChatFormat
+from tunesmith_torch.data.chat_format import ChatFormat, Exchange
 from tunesmith_torch.data.conversation import RenderedConversation, TemplateLimitError
 from tunesmith_torch.data.example_store import ExampleStoreBuilder
 from tunesmith_torch.data.message_fields import answer_of, without_label
-from tunesmith_torch.data.named_templates import NAMED_TEMPLATES
+from tunesmith_torch.data.named_templates import NAMED_TEMPLATES, named_template
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.template_renderer import (
     RENDERER,
     TemplateRenderer,
     TemplateSource,
 )
-from tunesmith_torch.data.tokenization import SpanEncoder, TextSpan
+from tunesmith_torch.data.tokenization import SpanEncoder, TextSpan, list_control_tokens
 from tunesmith_torch.data.tokenized_records import (
     TokenizedRecords,
     TokenizedRecordsBuilder,
-    build_example,
+    join_exchanges,
     left_out,
 )
 from tunesmith_torch.options.training import TEMPLATE_DATE, TrainingOptions
@@ -79,7 +79,7 @@ class Template:
         """
         return cls.from_tokenizer(
             tokenizer,
-            read_chat_template(options),
+            read_chat_template(options, tokenizer),
             date=options.chat_template.today,
             kwargs=options.chat_template.kwargs,
         )
@@ -108,9 +108,6 @@ class Template:
             source = source.get("default")
         if source and kwargs:
             source = _with_defaults(source, kwargs)
-        if source and source != tokenizer.chat_template:
-            tokenizer = copy.deepcopy(tokenizer)
-            tokenizer.chat_template = source
         encoder = SpanEncoder.from_tokenizer(tokenizer)
         chat = None
         if source:
@@ -119,6 +116,11 @@ class Template:
             }
             template = TemplateSource(source, special_tokens, date)
             chat = ChatFormat.from_template(encoder, template, renderer)
+            if chat.template.text != tokenizer.chat_template:
+                tokenizer = copy.deepcopy(tokenizer)
+                tokenizer.chat_template = chat.template.text
+                encoder = replace(encoder, tokenizer=tokenizer)
+                chat = replace(chat, encoder=encoder)
         if chat is None and tokenizer.eos_token_id is None:
             raise UsageError(
                 "tokenizer: no chat template and no EOS token, so generation would never stop",
@@ -187,7 +189,7 @@ class Template:
             [p if isinstance(p, str) else (*p, m) for p, m in zip(prompts, messages, strict=True)]
         )
         pairs = [
-            self._exchange_spans(prompt, message, _named(chat, sources, i))
+            self._exchange(prompt, message, _named(chat, sources, i))
             for i, (prompt, message, chat) in enumerate(zip(prompts, messages, chats, strict=True))
         ]
         rows = self.encoder.encode([before + after for before, after in pairs])
@@ -252,19 +254,25 @@ class Template:
         )
         rows, number = iter(records), count()
         while batch := list(islice(rows, _RECORDS_PER_CALL)):
-            pending: list[tuple[int, Record, list[TextSpan]]] = []
-            for (record, spans_of_examples), index in zip(
-                self._spans_of_records(batch), number, strict=False
+            pending: list[tuple[int, Record, list[Exchange]]] = []
+            for (record, exchanges), index in zip(
+                self._exchanges_of_records(batch), number, strict=False
             ):
-                if isinstance(spans_of_examples, DataError):
-                    builder.leave_out(record, spans_of_examples)
+                if isinstance(exchanges, DataError):
+                    builder.leave_out(record, exchanges)
                     continue
-                pending += [(index, record, spans) for spans in spans_of_examples]
-                if any(s.literal and self._is_control(s.text) for s in spans_of_examples[0]):
+                pending.append((index, record, exchanges))
+                spans = chain.from_iterable(exchanges[-1])
+                if any(span.literal and self._is_control(span.text) for span in spans):
                     builder.with_control_tokens.append(index)
-            encoded = self.encoder.encode([spans for *_, spans in pending])
-            for (index, record, spans), ids in zip(pending, encoded, strict=True):
-                builder.add(index, record, build_example(spans, ids))
+            encoded = iter(
+                self.encoder.encode(
+                    [prompt + answer for *_, each in pending for prompt, answer in each]
+                )
+            )
+            for index, record, exchanges in pending:
+                ids = [next(encoded) for _ in exchanges]
+                builder.add(index, record, join_exchanges(exchanges, ids))
         return builder.build()
 
     def find_problems(self, records: Iterable[Record]) -> Iterator[LeftOut]:
@@ -276,19 +284,20 @@ class Template:
         rows = iter(records)
         while batch := list(islice(rows, _RECORDS_PER_CALL)):
             rejected = [replace(r, chosen=r.rejected) for r in batch if isinstance(r, Preference)]
-            for record, spans in self._spans_of_records([*map(without_label, batch), *rejected]):
-                if isinstance(spans, DataError):
-                    yield left_out(record, spans)
+            pairs = self._exchanges_of_records([*map(without_label, batch), *rejected])
+            for record, exchanges in pairs:
+                if isinstance(exchanges, DataError):
+                    yield left_out(record, exchanges)
 
     def _is_control(self, text: str) -> bool:
         return self.encoder.control_pattern.search(text) is not None
 
     # ----------------------------------------------------------------- spans
 
-    def _spans_of_records(
+    def _exchanges_of_records(
         self, records: Sequence[Record]
-    ) -> Iterator[tuple[Record, list[list[TextSpan]] | DataError]]:
-        """Yield each record with the spans of its examples, or with the reason why it has none.
+    ) -> Iterator[tuple[Record, list[Exchange] | DataError]]:
+        """Yield each record with its trained exchanges, or with the reason why it has none.
 
         Raises:
             TemplateLimitError: the template runs too long, or makes too much text, for a record.
@@ -297,27 +306,25 @@ class Template:
         chats = self._render_chats(["" if c is None else c for c in conversations])
         for record, messages, chat in zip(records, conversations, chats, strict=True):
             try:
-                yield record, self._spans_of_record(record, messages, _named(chat, [record.source]))
+                named = _named(chat, [record.source])
+                yield record, self._exchanges_of_record(record, messages, named)
             except TemplateLimitError:
                 raise
             except DataError as error:
                 yield record, error
 
-    def _spans_of_record(
+    def _exchanges_of_record(
         self,
         record: Record,
         messages: tuple[Message, ...] | None,
         chat: RenderedConversation | None,
-    ) -> list[list[TextSpan]]:
-        if self.chat and chat is not None:
-            return self.chat.training_examples(chat)
+    ) -> list[Exchange]:
+        if self.chat and chat is not None and not isinstance(record, Preference):
+            return self.chat.trained_exchanges(chat)
         if messages is None:
-            text = Message("assistant", content_key(record))
-            before, answer = self._exchange_spans("", text, None)
-        else:
-            *prompt, answer_message = messages
-            before, answer = self._exchange_spans(tuple(prompt), answer_message, None)
-        return [before + answer]
+            return [self._exchange("", Message("assistant", content_key(record)), None)]
+        *prompt, answer = messages  # earlier answers of a pair are part of its prompt
+        return [self._exchange(tuple(prompt), answer, chat)]
 
     def _render_chats(
         self, prompts: Sequence[Prompt], *, generation: bool = False
@@ -336,9 +343,9 @@ class Template:
         text = prompt if isinstance(prompt, str) else _single_user_message(prompt)
         return self.encoder.plain_text_spans(text)
 
-    def _exchange_spans(
+    def _exchange(
         self, prompt: Prompt, message: Message, chat: RenderedConversation | None
-    ) -> tuple[list[TextSpan], list[TextSpan]]:
+    ) -> Exchange:
         if self.chat and chat is not None:
             return self.chat.exchange_spans(chat)
         before = self._prompt_spans(prompt, None)
@@ -346,10 +353,10 @@ class Template:
         answer, weight = _plain_answer(message), message.weight
         if prompt:
             span = TextSpan(answer, trained=True, literal=True, following_ids=end, weight=weight)
-            return before, [span]
+            return Exchange(before, [span])
         # Without a prompt the answer is the start of a text, so it gets the BOS itself.
         bos, text = self.encoder.plain_text_spans(answer, trained=True)
-        return [bos], [text._replace(following_ids=end)]
+        return Exchange([bos], [text._replace(following_ids=end)])
 
 
 def _messages_of(record: Record) -> tuple[Message, ...] | None:
@@ -425,15 +432,17 @@ def _single_user_message(messages: Sequence[Message]) -> str:
     )
 
 
-def read_chat_template(options: TrainingOptions) -> str | None:
+def read_chat_template(options: TrainingOptions, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Return the chat template that the options name, or None for the model's own.
 
     Raises:
         UsageError: the file cannot be read.
     """
     source = options.chat_template.source
-    if source is None or source in NAMED_TEMPLATES:
-        return NAMED_TEMPLATES.get(source or "")
+    if source is None:
+        return None
+    if source in NAMED_TEMPLATES:
+        return named_template(source, list_control_tokens(tokenizer))
     try:
         return Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

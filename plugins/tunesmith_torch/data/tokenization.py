@@ -68,7 +68,7 @@ class SpanEncoder:
         newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
         return cls(
             tokenizer,
-            _any_of(t.content for t in tokenizer.added_tokens_decoder.values() if t.special),
+            _any_of(list_control_tokens(tokenizer)),
             bos_ids,
             anchor="" if after_newline == newline + plain else "\n",
         )
@@ -115,6 +115,11 @@ class SpanEncoder:
             TextSpan("", at_start=True, following_ids=self.bos_ids),
             TextSpan(text, trained=trained, literal=True, at_start=True),
         ]
+
+
+def list_control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the texts of the tokenizer's control tokens."""
+    return [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
 
 
 def _encode_texts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -11,12 +11,15 @@ import numpy as np
 from tunesmith.contracts import LeftOut
 from tunesmith.errors import DataError
 from tunesmith.records import Record, Text
+from tunesmith_torch.data.chat_format import Exchange
 from tunesmith_torch.data.example_store import ExampleStore, ExampleStoreBuilder
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.tokenization import TextSpan
 
 TOO_LONG = "row is too long"
 """Cause of a record that gives no example because it has more tokens than a row may have."""
+NOTHING_TO_LEARN = "row has no token to learn"
+"""Cause of a record without a token that another one precedes, such as a text of one token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,20 +65,28 @@ class TokenizedRecordsBuilder:
     with_control_tokens: list[int] = field(default_factory=list)
     """Indices of records whose text has control tokens."""
 
-    def add(self, index: int, record: Record, example: Example) -> None:
-        """Add an example of the record with this index: as it is, in parts, shortened, or not."""
-        limit = self.max_length
-        if len(example) <= limit:
-            self.examples.append(index, example)
-        elif isinstance(record, Text):
-            self.examples.extend(index, split_text(example, limit, len(self.bos_ids)))
-            self.split_texts.append(index)
-        elif self.truncate_prompts and (cut := truncate_prompt(example, limit, self.bos_ids)):
-            self.examples.append(index, cut)
-            self.truncated.append(index)
-        else:
-            detail = f"{len(example):,} tokens, {limit:,} are allowed"
-            self.left_out.append(LeftOut(where=record.source, cause=TOO_LONG, detail=detail))
+    def add(self, index: int, record: Record, examples: Iterable[Example]) -> None:
+        """Add the examples of a record: as they are, in parts, shortened, or not.
+
+        A record is left out once, however many of its examples are too long.
+        """
+        longest = 0
+        for example in examples:
+            limit = self.max_length
+            if not np.any(example.trained[1:]):  # the first token has none that could predict it
+                self.left_out.append(LeftOut(where=record.source, cause=NOTHING_TO_LEARN))
+            elif len(example) <= limit:
+                self.examples.append(index, example)
+            elif isinstance(record, Text):
+                self.examples.extend(index, split_text(example, limit, len(self.bos_ids)))
+                self.split_texts.append(index)
+            elif self.truncate_prompts and (cut := truncate_prompt(example, limit, self.bos_ids)):
+                self.examples.append(index, cut)
+                self.truncated.append(index)
+            else:
+                longest = max(longest, len(example))
+        if longest:
+            self.left_out.append(row_too_long(record.source, longest, self.max_length))
 
     def leave_out(self, record: Record, error: DataError) -> None:
         """Record the reason why a record gives no example."""
@@ -90,6 +101,11 @@ class TokenizedRecordsBuilder:
             split_texts=self.split_texts,
             with_control_tokens=self.with_control_tokens,
         )
+
+
+def row_too_long(source: str, tokens: int, limit: int) -> LeftOut:
+    """Return the account of a record that gives no example because of its length."""
+    return LeftOut(where=source, cause=TOO_LONG, detail=f"{tokens:,} tokens, {limit:,} are allowed")
 
 
 def left_out(record: Record, error: DataError) -> LeftOut:
@@ -112,14 +128,53 @@ def build_example(spans: Sequence[TextSpan], ids: Sequence[Sequence[int]]) -> Ex
     )
 
 
+def join_exchanges(
+    exchanges: Sequence[Exchange], ids: Sequence[Sequence[Sequence[int]]]
+) -> Iterator[Example]:
+    """Yield the examples of a record, given the ids of each exchange's spans.
+
+    An example contains several answers if the prompt of each begins with the ids before it, earlier
+    answers and their end tokens included. Templates that drop earlier reasoning, or write no token
+    at the end of an answer, break that: no single row then has the ids of every prompt.
+    """
+    example: Example | None = None
+    for (prompt, answer), parts in zip(exchanges, ids, strict=True):
+        before, example = example, build_example([*prompt, *answer], parts)
+        length = sum(map(len, parts[: len(prompt)]))
+        if before is None:
+            continue
+        if len(before) <= length and np.array_equal(before.ids, example.ids[: len(before)]):
+            example = _with_earlier(before, example)
+        else:
+            yield before
+    if example is not None:
+        yield example
+
+
+def _with_earlier(before: Example, example: Example) -> Example:
+    """Return an example that also trains what is trained in its beginning, ``before``."""
+    trained = np.r_[before.trained, example.trained[len(before) :]]
+    if before.weights is None and example.weights is None:
+        return Example(example.ids, trained)
+    ones, rest = np.ones(len(before), np.float32), np.ones(len(example) - len(before), np.float32)
+    earlier = ones if before.weights is None else before.weights
+    later = rest if example.weights is None else example.weights[len(before) :]
+    return Example(example.ids, trained, np.r_[earlier, later])
+
+
 def split_text(example: Example, limit: int, bos_length: int) -> Iterator[Example]:
-    """Yield the parts of a long text, each with the BOS of a complete text in front."""
-    step = limit - bos_length
-    for start in range(bos_length, len(example), step):
-        stop = start + step
+    """Yield the parts of a long text, each with the BOS of a complete text in front.
+
+    Without a BOS a part begins with the last token of the part before, from which its first trained
+    token is predicted. So each token of the text but the first is trained, once.
+    """
+    context = max(bos_length, 1)
+    step = limit - context
+    for start in range(context, len(example), step):
+        stop, first = start + step, 0 if bos_length else start - 1
         yield Example(
-            np.r_[example.ids[:bos_length], example.ids[start:stop]],
-            np.r_[example.trained[:bos_length], example.trained[start:stop]],
+            np.r_[example.ids[first : first + context], example.ids[start:stop]],
+            np.r_[np.zeros(context, bool), example.trained[start:stop]],
         )
 
 

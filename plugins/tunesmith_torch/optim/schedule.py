@@ -97,7 +97,8 @@ class LearningRateSchedule:
     @property
     def warmup_steps(self) -> int:
         """Steps of the warm-up."""
-        return min(math.ceil(self.steps * self.warmup_ratio), self.steps - 1)
+        # Rounded first: 100 * 0.07 is 7.000000000000001, which must not become 8.
+        return min(math.ceil(round(self.steps * self.warmup_ratio, 6)), self.steps - 1)
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""

@@ -28,7 +28,13 @@ class AdapterOptions(Options):
         description="Scale of the adapter: alpha/rank, or alpha/sqrt(rank) with `use_rslora`.",
     )
     dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="Dropout probability on the input of the adapters."
+        default=0.0,
+        ge=0,
+        lt=1,
+        description=(
+            "Dropout probability on the input of the adapters. Training on preferences, and of a "
+            "policy on rewards, has no dropout, so it must be 0 there."
+        ),
     )
     target_modules: Literal["all-linear"] | list[str] = Field(
         default="all-linear",

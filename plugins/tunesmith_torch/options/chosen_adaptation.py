@@ -53,6 +53,15 @@ class ChosenAdaptationOptions(TrainingOptions):
         return table
 
     @model_validator(mode="after")
+    def _refuse_unused_dropout(self) -> ChosenAdaptationOptions:
+        if self.adapter.dropout and not self.USES_DROPOUT:
+            raise ValueError(
+                "`adapter.dropout` must be 0: the loss compares the policy with log-probabilities "
+                "that are computed without dropout, so updates have none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _refuse_unused_tables(self) -> ChosenAdaptationOptions:
         if self.adapt == "full" and self.adapter != AdapterOptions():
             raise ValueError('`adapter` is read with adapt = "lora" or "qlora" only')

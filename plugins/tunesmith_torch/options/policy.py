@@ -154,6 +154,8 @@ class RewardTerm(Options):
 class PolicyOptions(ChosenAdaptationOptions):
     """Options of training a policy on rewards for its own completions."""
 
+    USES_DROPOUT: ClassVar[bool] = False
+
     EARLIER: ClassVar[Mapping[str, str]] = {
         **{key: f"generation.{key}" for key in GenerationOptions.model_fields},
         **{key: f"loss.{key}" for key in PolicyLossOptions.model_fields},

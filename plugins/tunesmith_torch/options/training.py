@@ -263,6 +263,12 @@ class TrainingOptions(Options):
     }
     """Keys that held a word and are tables now, with the key that holds the word."""
 
+    USES_DROPOUT: ClassVar[bool] = True
+    """False if the loss compares with log-probabilities of a reference or of sampling.
+
+    Those are computed without dropout, so that updates must have none either.
+    """
+
     initial_model: str | None = Field(
         default=None,
         alias="from",
@@ -330,6 +336,15 @@ class TrainingOptions(Options):
             'How several processes train: "data" keeps all weights in each of them, "sharded" a '
             'part of every weight, its gradient and its optimizer state. "auto" shards if a whole '
             "model in each may not fit into memory. Without effect in a single process."
+        ),
+    )
+    max_left_out: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description=(
+            "Share of rows above which the run stops because they are too long, or refused by the "
+            "chat template."
         ),
     )
     chat_template: ChatTemplateOptions = Field(
@@ -403,15 +418,6 @@ class SupervisedOptions(TrainingOptions):
         description=(
             "Shorten prompts that are too long, from their oldest part, instead of leaving "
             "the row out."
-        ),
-    )
-    max_left_out: float = Field(
-        default=0.01,
-        ge=0,
-        le=1,
-        description=(
-            "Share of rows above which the run stops because they are too long, or refused by the "
-            "chat template."
         ),
     )
     validation: ValidationOptions = Field(

@@ -15,11 +15,13 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.contracts import LeftOut
 from tunesmith.records import Record
 from tunesmith_torch.data.example_store import ExampleStore, ExampleStoreBuilder
 from tunesmith_torch.data.large_data import is_large
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.templates import Template
+from tunesmith_torch.data.tokenized_records import row_too_long
 from tunesmith_torch.prefix.completion_groups import LabelledGroup, tokenize_preferences
 
 RECORDS_PER_CALL = 1000
@@ -37,6 +39,8 @@ class GroupStore(Sequence[LabelledGroup]):
     """For each group, the position of its labels in the list of all that are possible."""
     records: Sequence[int]
     """For each group, the number of the record that it was made from."""
+    left_out: Sequence[LeftOut] = ()
+    """Records with more tokens than a row may have."""
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -71,14 +75,17 @@ def store_groups(records: Sequence[Record], template: Template, limit: int) -> G
         folder = TemporaryDirectory(prefix="tunesmith-")
     with folder as path:  # mapped files may be deleted
         builder = ExampleStoreBuilder(None if path is None else Path(path))
-        labels, kept = bytearray(), array("q")
+        labels, kept, left_out = bytearray(), array("q"), list[LeftOut]()
         for record, group in enumerate(_tokenize(records, template)):
             if group.longest_sequence <= limit:
                 for number, ids in enumerate((group.prompt, *group.completions)):
                     builder.append(len(labels), Example(ids, np.full(len(ids), number > 0)))
                 labels.append(_LABELS.index(group.labels))
                 kept.append(record)
-        return GroupStore(builder.build(), labels, kept)
+            else:
+                source = records[record].source
+                left_out.append(row_too_long(source, group.longest_sequence, limit))
+        return GroupStore(builder.build(), labels, kept, left_out)
 
 
 def _tokenize(records: Sequence[Record], template: Template) -> Iterator[LabelledGroup]:

@@ -13,11 +13,12 @@ from typing import Any, cast
 
 from torch import nn
 
-from tunesmith.contracts import Job
+from tunesmith.contracts import Job, LeftOut
 from tunesmith.errors import DataError
 from tunesmith.events import JSON, Notice
 from tunesmith.records import Preference, Prompt, Record, last_exchange
 from tunesmith_torch.data.templates import Template
+from tunesmith_torch.data.tokenized_records import row_too_long
 from tunesmith_torch.memory_estimate.policies import policy_grouping
 from tunesmith_torch.memory_estimate.workload import Grouping
 from tunesmith_torch.models import artifacts
@@ -38,8 +39,11 @@ from tunesmith_torch.rlhf.reward_source import (
     remove_reward_adapter,
 )
 from tunesmith_torch.rlhf.rollout import Reward
+from tunesmith_torch.training.left_out_rows import check_share, count_causes, report_left_out
 from tunesmith_torch.training.loop import BatchCounts
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
+
+PROMPT_REMEDY = "raise max_length, lower generation.max_new_tokens, or shorten these prompts"
 
 
 class PolicyTask(TrainingTask[list[Prompt]]):
@@ -51,6 +55,8 @@ class PolicyTask(TrainingTask[list[Prompt]]):
     def __init__(self, reward_source: RewardModelSource | None) -> None:
         """``reward_source``: the reward model; None if the rewards do without one."""
         self.reward_source = reward_source
+        self.left_out: Sequence[LeftOut] = ()
+        """The first record of each prompt that is too long, once the rows are tokenized."""
 
     def grouping(self, options: PolicyOptions, device: str) -> Grouping:
         """Return the grouping of sampled completions."""
@@ -60,24 +66,20 @@ class PolicyTask(TrainingTask[list[Prompt]]):
         """Return the distinct prompts of the training records that fit; report the others.
 
         Raises:
-            DataError: none fits.
+            DataError: none fits, or more are too long than ``max_left_out`` allows.
         """
         options: PolicyOptions = job.config
-        prompts = list(dict.fromkeys(last_exchange(record)[0] for record in job.train))
         limit -= options.generation.max_new_tokens
-        lengths = map(len, template.encode_prompts(prompts))
-        fitting = [p for p, length in zip(prompts, lengths, strict=True) if length <= limit]
+        fitting, self.left_out = fitting_prompts(job.train, template, limit)
+        total, remedy = len(fitting) + len(self.left_out), PROMPT_REMEDY
+        report_left_out(job, self.left_out)
         if not fitting:
             raise DataError(
                 job.train[0].source if job.train else "data",
-                f"none of {len(prompts)} prompts leaves room for a completion: "
-                f"at most {limit} tokens",
-                hint="raise max_length, or lower generation.max_new_tokens",
+                f"none of {total} prompts leaves room for a completion: at most {limit} tokens",
+                hint=remedy,
             )
-        if len(fitting) < len(prompts):
-            left_out = f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are left out"
-            text = f"{left_out}: longer than {limit} tokens"
-            job.emit(Notice(level="warning", source="data", message=text))
+        check_share(self.left_out, total, options.max_left_out, remedy)
         return fitting
 
     def token_rows(self, data: list[Prompt], template: Template) -> Iterable[Sequence[int]]:
@@ -111,6 +113,7 @@ class PolicyTask(TrainingTask[list[Prompt]]):
             {**details, **_describe(options), "shared_prompts": layout.share_prompts},
             monitor,
             count_tokens=lambda: (monitor.tokens, monitor.trained_tokens),
+            affected_rows=lambda: count_causes(self.left_out),
         )
 
     def finalize(self, session: Session) -> AdaptedModel:
@@ -123,6 +126,23 @@ class PolicyTask(TrainingTask[list[Prompt]]):
         share_base = self.SHARES_BASE and source is not None and source.shares_base(session)
         reward_model = None if source is None else source.load(session, share_base=share_base)
         return reward_model, {"shares_base_with_reward_model": share_base}
+
+
+def fitting_prompts(
+    records: Sequence[Record], template: Template, limit: int
+) -> tuple[list[Prompt], list[LeftOut]]:
+    """Return the distinct prompts of at most ``limit`` tokens, and the others' first records."""
+    sources: dict[Prompt, str] = {}
+    for record in records:
+        sources.setdefault(last_exchange(record)[0], record.source)
+    lengths = dict(zip(sources, map(len, template.encode_prompts([*sources])), strict=True))
+    fitting = [prompt for prompt, length in lengths.items() if length <= limit]
+    left_out = [
+        row_too_long(sources[prompt], length, limit)
+        for prompt, length in lengths.items()
+        if length > limit
+    ]
+    return fitting, left_out
 
 
 def gold_reward(job: Job[Any], template: Template) -> GoldReward:

@@ -36,8 +36,12 @@ def count_affected(tokenized: TokenizedRecords | StreamedExamples) -> dict[str, 
             "prompt was shortened": len(tokenized.truncated),
             "text became several rows": len(tokenized.split_texts),
         }
-    causes = dict(Counter(row.cause for row in left_out))
-    return causes | {cause: count for cause, count in changed.items() if count}
+    return count_causes(left_out) | {cause: count for cause, count in changed.items() if count}
+
+
+def count_causes(left_out: Sequence[LeftOut]) -> dict[str, int]:
+    """Return the numbers of rows that were left out, by cause."""
+    return dict(Counter(row.cause for row in left_out))
 
 
 def report_left_out(job: Job[Any], left_out: Sequence[LeftOut]) -> None:

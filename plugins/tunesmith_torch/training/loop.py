@@ -241,6 +241,8 @@ class _GradientAccumulator:
         self.objective.start_update()
         # Of the complete batch, not of this rank's rows: the sum over all is then the mean.
         divisor = self.objective.counts(batch.rows).loss_divisor
+        if divisor == 0:  # no token counts: no gradient on any rank, so nothing is updated
+            return []
         losses = []
         micro_batches = self.objective.micro_batches(batch.prepared, budget)
         with self.parallelism.collectives():

@@ -26,8 +26,7 @@ import numpy as np
 
 from tunesmith.contracts import Job
 from tunesmith.errors import DataError
-from tunesmith.events import JSON, Notice
-from tunesmith.records import Preference
+from tunesmith.events import JSON
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.options.preference import PairOptions
@@ -39,7 +38,7 @@ from tunesmith_torch.prefix.completion_groups import (
 )
 from tunesmith_torch.prefix.group_store import GroupStore, store_groups
 from tunesmith_torch.prefix.prefix_check import Report, can_share_prefix
-from tunesmith_torch.training.left_out_rows import describe_remedy
+from tunesmith_torch.training.left_out_rows import check_share, describe_remedy, report_left_out
 from tunesmith_torch.training.loop import BatchCounts
 
 
@@ -114,22 +113,19 @@ def fitting_groups(job: Job[Any], template: Template, limit: int) -> GroupStore:
     """Tokenize all preferences and keep those of at most ``limit`` tokens; report the others.
 
     Raises:
-        DataError: a record is neither a pair nor a labelled answer, or none fits.
+        DataError: a record is neither a pair nor a labelled answer, none fits, or more are too long
+            than ``max_left_out`` allows.
     """
     fitting = store_groups(job.train, template, limit)
-    total = len(job.train)
-    if fitting and len(fitting) == total:
-        return fitting
-    kind = "pair" if all(isinstance(r, Preference) for r in job.train) else "row"
+    total, remedy = len(job.train), describe_remedy(limit, job.config.max_length)
+    report_left_out(job, fitting.left_out)
     if not fitting:
         raise DataError(
             job.train[0].source if job.train else "data",
-            f"no {kind} can be learned from: none of {total} has at most {limit} tokens",
-            hint=describe_remedy(limit, job.config.max_length),
+            f"no row can be learned from: none of {total} has at most {limit} tokens",
+            hint=remedy,
         )
-    left_out = f"{total - len(fitting)} of {total} {kind}s are left out of training"
-    text = f"{left_out}: longer than {limit} tokens"
-    job.emit(Notice(level="warning", source="data", message=text))
+    check_share(fitting.left_out, total, job.config.max_left_out, remedy)
     return fitting
 
 

@@ -24,8 +24,9 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -36,11 +37,13 @@ from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.events import JSON, Event, Notice, TrainingFinished, TrainingStarted
 from tunesmith.records import Record
 from tunesmith.storage import write_atomic
+from tunesmith_torch.data.saved_template import check_saved_template
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
 from tunesmith_torch.models import artifacts
 from tunesmith_torch.models.adapter_stack import adapt_model, combine_adapters
 from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.models.dropout import no_dropout
 from tunesmith_torch.models.foreign_code import read_object
 from tunesmith_torch.models.initial_model import LINEAGE_FILE, InitialModel, base_folder
 from tunesmith_torch.models.loading import (
@@ -219,12 +222,15 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
         session, data = _open_session(job, task)
         job = session.job
         started = time.perf_counter()
-        prepared = task.prepare(session, data)
-        objective = prepared.objective
-        order = BatchOrder.from_options(len(objective), job.config, job.seed)
-        prepared = _add_validation(task, session, prepared, order)
-        job.emit(_training_started_event(session, prepared, order))
-        prepared.run_loop(job, prepared.adapted, objective, seed=job.seed, monitor=prepared.monitor)
+        with _dropout_of(session):
+            prepared = task.prepare(session, data)
+            objective = prepared.objective
+            order = BatchOrder.from_options(len(objective), job.config, job.seed)
+            prepared = _add_validation(task, session, prepared, order)
+            job.emit(_training_started_event(session, prepared, order))
+            prepared.run_loop(
+                job, prepared.adapted, objective, seed=job.seed, monitor=prepared.monitor
+            )
         seconds = time.perf_counter() - started
         for event in prepared.monitor.results():
             job.emit(event)
@@ -267,6 +273,8 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, Da
     data = tokenizing.result()
     distributed.rank_0_first(lambda: check_tokens(job, template, task.token_rows(data, template)))
     adapted = task.adapt(base, precision, job, initial)
+    config = base.config if adapted.format == "model" else None
+    distributed.rank_0_first(lambda: check_saved_template(template, job.train, config))
     layout = choose_row_layout(
         adapted, packing=options.packing, longest=task.longest_row(data, limit)
     )
@@ -286,6 +294,21 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, Da
     if options.gradient_checkpointing:
         enable_gradient_checkpointing(base.model)
     return Session(job, template, adapted, initial, lineage, folder, layout, limit), data
+
+
+@contextmanager
+def _dropout_of(session: Session) -> Iterator[None]:
+    """Switch dropout off inside the block if the loss uses none, and report that it was on."""
+    if session.options.USES_DROPOUT:
+        yield
+        return
+    with no_dropout(session.adapted.model) as probability:
+        if probability:
+            session.report(
+                f"dropout, up to {probability:g} in this model, is off: the loss compares "
+                "log-probabilities that are computed without it"
+            )
+        yield
 
 
 def _add_validation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tunesmith.config import run_file
 from tunesmith.config.read_plan import make_plan
 from tunesmith.contracts import Finding
 from tunesmith.plugins import Selection, find_plugins
-from tunesmith.records import Completion, Record, Text
+from tunesmith.records import Completion, Message, Preference, Record, Text
 from tunesmith_plugins.checks.row_lengths import tunesmith_review_data
 from tunesmith_plugins.checks.row_lengths.answers import review_answers
 from tunesmith_torch.models.model_folder import read_context_length
@@ -35,7 +36,7 @@ def review(
     tables = {
         "model": {"base": str(model)},
         "data": {"use": "jsonl", "train": "rows.jsonl"},
-        "technique": {"use": "lora", **technique},
+        "technique": {"use": "lora"} | technique,
     }
     catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
     plan = make_plan(run_file.RunFile(tables=tables, folder=model, stem="x"), catalog)
@@ -74,6 +75,38 @@ def test_many_long_rows_are_counted_as_far_as_needed(model: Path) -> None:
     (finding,) = review(model, [*SHORT, *rows], max_left_out=0.1)
     assert finding.count == 5, "more than a tenth of 48"
     assert review(model, [*SHORT, *rows], max_left_out=0.2) == []
+
+
+PAIRS = [
+    Preference(source=f"rows:{n}", prompt=(Message("user", "Who?"),), chosen="Me.", rejected="No.")
+    for n in range(1, 40)
+]
+LONG_PAIR = replace(PAIRS[0], source="rows:40", rejected="word " * 60)
+TWO_HALVES = replace(PAIRS[0], source="rows:41", chosen="word " * 35, rejected="word " * 35)
+
+
+def test_pairs_that_are_too_long_are_refused(model: Path) -> None:
+    """The longer answer of a pair decides, and not both together."""
+    rows = [*PAIRS, TWO_HALVES, LONG_PAIR]
+    (finding,) = review(model, rows, use="preference", max_length=64)
+    assert (finding.where, finding.count) == ("technique.max_length", 1)
+    assert "at least 1 row of 41 cannot be learned from" in finding.message
+    assert finding.examples[0].startswith("rows:40 has ")
+    assert review(model, rows, use="preference", max_length=64, max_left_out=0.05) == []
+    assert review(model, rows, use="preference", max_length=128) == []
+
+
+def test_each_stage_of_rlhf_has_its_limit(model: Path) -> None:
+    rows = [*PAIRS, LONG_PAIR]
+    (finding,) = review(model, rows, use="rlhf", reward={"max_length": 64})
+    assert finding.where == "technique.reward.max_length"
+    assert "or raise technique.reward.max_left_out" in finding.hint
+    asked = [replace(pair, prompt=(Message("user", pair.source),)) for pair in PAIRS]
+    long = replace(PAIRS[0], source="rows:40", prompt=(Message("user", "word " * 20),))
+    policy = {"max_length": 64, "generation": {"max_new_tokens": 40}}
+    (finding,) = review(model, [*asked, long], use="rlhf", policy=policy)
+    assert finding.where == "technique.policy.max_length"
+    assert "longer than 24 tokens" in finding.message
 
 
 def test_a_model_to_begin_with_has_its_own_limit(model: Path) -> None:

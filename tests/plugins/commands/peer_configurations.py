@@ -326,6 +326,7 @@ base_model: m/m
 adapter: lora
 rl: dpo
 rl_beta: 0.3
+lora_dropout: 0.05
 datasets:
   - path: rows.jsonl
     type: chat_template.default

@@ -203,6 +203,17 @@ def test_tokens_are_those_of_the_options(tmp_path: Path) -> None:
     assert cut.tokens <= 200 and cut.trained_tokens
 
 
+@pytest.mark.parametrize("is_pair", [True, False])
+def test_tokens_of_earlier_answers_are_a_prompt(tmp_path: Path, is_pair: bool) -> None:
+    model = save_tiny_model(tmp_path / "tiny")
+    turns = (Message("user", "why"), Message("assistant", "because"), Message("user", "and"))
+    row = Preference(source="f:1", prompt=turns, chosen="so", rejected="no")
+    labelled = UnpairedPreference(source="f:1", prompt=turns, completion="so", label=True)
+    found = create_tokenize(plan_of(model, ("rejected",)))(row if is_pair else labelled)
+    trained = ["".join(text for text, is_trained in one.runs if is_trained) for one in found]
+    assert [text[:2] for text in trained] == (["so", "no"] if is_pair else ["so"])
+
+
 def test_tokens_of_a_preference_are_those_of_both_answers(tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "tiny")
     row = Preference(

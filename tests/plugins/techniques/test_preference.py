@@ -11,7 +11,7 @@ import pytest
 from tables import build
 
 from tunesmith.contracts import Job
-from tunesmith.events import Event, Notice, StepFinished
+from tunesmith.events import Event, Notice, StepFinished, TrainingFinished
 from tunesmith.records import Message, Preference, UnpairedPreference
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.evaluators.preference_accuracy.offer import (
@@ -79,7 +79,7 @@ def test_pairs_that_do_not_fit_are_not_trained_on(tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "base")
     long = replace(PAIRS[0], source="long:1", chosen="no " * 100)
     events: list[Event] = []
-    config = build(PreferenceOptions, epochs=1, batch_size=4, max_length=64)
+    config = build(PreferenceOptions, epochs=1, batch_size=4, max_length=64, max_left_out=0.2)
     PREFERENCE.build(config).train(
         Job(
             config=config,
@@ -95,7 +95,9 @@ def test_pairs_that_do_not_fit_are_not_trained_on(tmp_path: Path) -> None:
         )
     )
     (notice,) = [e for e in events if isinstance(e, Notice) and e.level == "warning"]
-    assert "1 of 9 pairs are left out of training: longer than 64 tokens" in notice.message
+    assert "left out of training: 1 row, row is too long; first: long:1" in notice.message
+    (finished,) = [e for e in events if isinstance(e, TrainingFinished)]
+    assert finished.affected_rows == {"row is too long": 1}
     assert sum(event.rows for event in events if isinstance(event, StepFinished)) == len(PAIRS)
 
 

@@ -433,7 +433,7 @@ def test_a_reward_model_on_another_base_is_loaded_separately(
 
 def test_rewards_and_reference_are_computed_without_dropout(finished: RlhfRun) -> None:
     """In training mode too, both are computed in eval mode: the same result twice."""
-    changed = options(policy={"adapter__dropout": 0.5, "algorithm": "ppo"})
+    changed = options(policy={"algorithm": "ppo"})
     job = replace(stage_job(finished, "policy"), config=changed.policy)
     source = RewardModelSource(finished.out / "reward" / "adapter", None)
     policy = open_policy(job, finished.out / "supervised", source)
@@ -442,7 +442,9 @@ def test_rewards_and_reference_are_computed_without_dropout(finished: RlhfRun) -
         for name, parameter in policy.session.adapted.named_trainable_parameters:
             if "lora_B" in name:  # initially zero: dropout would have no effect
                 parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(4))
-    adapted.model.train()
+    for module in adapted.model.train().modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.5
     (micro_batch,) = lay_out(objective, [0, 1], 4096)
     with eval_mode(adapted.model), torch.no_grad():
         logprobs_N, _ = objective._logprobs(micro_batch.completions)

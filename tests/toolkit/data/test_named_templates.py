@@ -11,7 +11,7 @@ from tests.toolkit.data.trained_text import mark_trained
 from tunesmith.errors import DataError
 from tunesmith.records import Chat, Message, ToolCall
 from tunesmith_torch.data.named_templates import NAMED_TEMPLATES
-from tunesmith_torch.data.templates import Template, read_chat_template
+from tunesmith_torch.data.templates import Template
 from tunesmith_torch.options.training import CHAT_TEMPLATE_NAMES, SupervisedOptions
 from tunesmith_torch.testing.tiny_model import tiny_tokenizer
 
@@ -68,14 +68,14 @@ WITH_TOOLS = (
 def template_of(name: str, special: tuple[str, ...] = SPECIAL) -> Template:
     tokenizer: Any = tiny_tokenizer(template=None, extra=special)
     tokenizer.bos_token, tokenizer.eos_token = "<s>", "</s>"
-    return Template.from_tokenizer(tokenizer, NAMED_TEMPLATES[name])
+    options = build(SupervisedOptions, chat_template__source=name)
+    return Template.from_options(tokenizer, options)
 
 
 def test_all_names_can_be_given() -> None:
     assert {*NAMED_TEMPLATES} == {*CHAT_TEMPLATE_NAMES} == {*TRAINED}
     for name in NAMED_TEMPLATES:
-        options = build(SupervisedOptions, chat_template__source=name)
-        assert read_chat_template(options) == NAMED_TEMPLATES[name]
+        assert template_of(name).tokenizer.chat_template == NAMED_TEMPLATES[name]
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -113,10 +113,17 @@ def test_the_others_refuse_tools(name: str) -> None:
         template_of(name).tokenize_record(record, 1_000)
 
 
-def test_a_tokenizer_without_its_control_tokens_ends_answers_with_eos() -> None:
-    template = template_of("llama-3", ("<s>", "</s>"))
-    record = Chat(source="f:1", messages=TURNS[:2])
-    assert mark_trained(template, record) == (
-        "<s><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n⟦Hello.<|eot_id|></s>⟧"
-    )
+ENDS = {"llama-3": "<|eot_id|>", "gemma": "<end_of_turn>"}
+
+
+@pytest.mark.parametrize("name", sorted({*TRAINED} - {"chatml"}))
+def test_a_tokenizer_without_its_control_tokens_ends_answers_with_eos(name: str) -> None:
+    """Every answer, so that the EOS of earlier ones is in the saved template."""
+    template = template_of(name, ("<s>", "</s>"))
+    expected = TRAINED[name]
+    if name in ENDS:
+        expected = expected.replace(f"{ENDS[name]}⟧", "</s>⟧")
+    messages = TURNS if name == "gemma" else (SYSTEM, *TURNS)
+    assert mark_trained(template, Chat(source="f:1", messages=messages)) == expected
+    ids = template.encode_answer(TURNS[:1], "Hello.")
+    assert template.decode_answer(ids[:-1]).strip() == "Hello."

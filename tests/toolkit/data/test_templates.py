@@ -13,6 +13,7 @@ from tokenizers import processors
 from tunesmith.errors import DataError, UsageError
 from tunesmith.records import Chat, Completion, Message, Preference, Prompt, Record, Text, exchanges
 from tunesmith_torch.data.templates import Template
+from tunesmith_torch.data.tokenized_records import NOTHING_TO_LEARN
 from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
 
 LLAMA3 = (
@@ -54,6 +55,10 @@ MISTRAL = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}"
     "{{ '[INST] ' + m['content'] + '[/INST]' }}"
     "{% elif m['role'] == 'assistant' %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+WORDS = (
+    "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
 )
 NO_GENERATION_PROMPT = (
     "{% for m in messages %}"
@@ -312,6 +317,49 @@ def test_long_texts_are_split_without_losing_tokens() -> None:
     trained_ids = [i for e in tokenized.examples for run in trained_runs(e) for i in run]
     assert template.tokenizer.decode(trained_ids[:-1]) == text
     assert trained_ids[-1] == template.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("limit", range(8, 20))
+def test_every_token_of_a_long_text_but_the_first_is_trained_once(limit: int) -> None:
+    """Without a BOS too, whatever is left for the last part: none is without a trained token."""
+    template = Template.from_tokenizer(tokenizer_for(None))
+    assert not template.encoder.bos_ids
+    text = "The capital of France is Paris. " * 6
+    (whole,) = template.tokenize_record(Text(source="a", text=text), 10_000)
+    parts = template.tokenize_records([Text(source="a", text=text)], limit).examples
+    assert [len(part) <= limit for part in parts] == [True] * len(parts)
+    assert all(any(part.trained[1:]) and not part.trained[0] for part in parts)
+    trained = [int(i) for e in parts for i, t in zip(e.ids, e.trained, strict=True) if t]
+    assert trained == [int(i) for i in whole.ids[1:]]
+
+
+def test_a_text_of_one_token_is_left_out_with_the_reason() -> None:
+    tokenizer = tokenizer_for(None)
+    template = Template.from_tokenizer(tokenizer)
+    template.tokenizer.eos_token = None
+    texts = [Text(source="rows:1", text="a"), Text(source="rows:2", text="a bc")]
+    tokenized = template.tokenize_records(texts, 100)
+    assert [(r.where, r.cause) for r in tokenized.left_out] == [("rows:1", NOTHING_TO_LEARN)]
+    assert len(tokenized.examples) == 1
+
+
+def test_a_record_of_several_examples_is_left_out_once() -> None:
+    template = Template.from_tokenizer(tokenizer_for(None), WORDS)
+    turns = [Message(role, "one " * 30) for role in ("user", "assistant")] * 3
+    tokenized = template.tokenize_records([Chat(source="rows:1", messages=tuple(turns))], 20)
+    (left_out,) = tokenized.left_out
+    assert left_out.where == "rows:1"
+
+
+def test_earlier_answers_of_a_pair_are_part_of_its_prompt() -> None:
+    template = TEMPLATES["chatml"]
+    prompt = tuple(Message(role, text) for role, text in (("user", "a"), ("assistant", "b")))
+    pair = Preference(
+        source="f:1", prompt=(*prompt, Message("user", "c")), chosen="yes", rejected="no"
+    )
+    (example,) = template.tokenize_record(pair, 100)
+    (run,) = trained_runs(example)
+    assert template.tokenizer.decode(run[:-1]) == "yes"
 
 
 # ------------------------------------------------------------ kinds of records

@@ -47,6 +47,13 @@ def test_steps_of_a_fraction_of_an_epoch_and_max_steps() -> None:
     assert BatchOrder(100, 10, 5, 0, max_steps=7).steps == 7
 
 
+@pytest.mark.parametrize(
+    ("steps", "ratio", "expected"), [(100, 0.07, 7), (100, 0.29, 29), (300, 0.05, 15), (9, 0.5, 5)]
+)
+def test_the_warm_up_has_no_step_of_rounding(steps: int, ratio: float, expected: int) -> None:
+    assert LearningRateSchedule(1e-3, steps, ratio, "cosine").warmup_steps == expected
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize("steps", [1, 2, 10, 300])
 @pytest.mark.parametrize("warmup_ratio", [0.0, 0.05, 0.5])

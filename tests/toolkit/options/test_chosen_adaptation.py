@@ -8,8 +8,11 @@ import pytest
 from pydantic import ValidationError
 
 from tunesmith.options import from_table
+from tunesmith_plugins.techniques.preference.options import PreferenceOptions
+from tunesmith_plugins.techniques.rlhf.options import RewardStage
 from tunesmith_torch.options.adaptation import Adaptation, AdapterOptions, QuantizationOptions
 from tunesmith_torch.options.chosen_adaptation import ChosenAdaptationOptions
+from tunesmith_torch.options.policy import PolicyOptions
 
 
 @pytest.mark.parametrize(
@@ -41,3 +44,10 @@ def test_the_weights_that_are_trained(table: dict[str, Any], expected: Adaptatio
 def test_a_table_that_is_not_read_is_refused(table: dict[str, Any], match: str) -> None:
     with pytest.raises(ValidationError, match=match):
         from_table(ChosenAdaptationOptions, table)
+
+
+@pytest.mark.parametrize("kind", [PreferenceOptions, PolicyOptions])
+def test_dropout_is_refused_where_updates_have_none(kind: type[ChosenAdaptationOptions]) -> None:
+    with pytest.raises(ValidationError, match=r"`adapter\.dropout` must be 0: the loss compares"):
+        from_table(kind, {"adapter": {"dropout": 0.1}})
+    assert from_table(RewardStage, {"adapter": {"dropout": 0.1}}).adapter.dropout == 0.1

@@ -377,7 +377,7 @@ def test_it_learns_whatever_the_micro_batches(tmp_path: Path, tiny_folder: Path)
 
 
 def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path, tiny_folder: Path) -> None:
-    config = options(epochs=2, adapter__dropout=0.1)
+    config = options(epochs=2)
     complete, all_events = train(tmp_path / "complete", tiny_folder, config)
 
     def stop(event: Event) -> None:

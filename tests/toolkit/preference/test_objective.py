@@ -12,10 +12,11 @@ import torch
 from objectives import lay_out
 from pydantic import ValidationError
 from tables import build
+from transformers import AutoConfig
 
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import EnvironmentProblem, RunStopped, UsageError
-from tunesmith.events import Event, StepFinished
+from tunesmith.events import Event, Notice, StepFinished
 from tunesmith.records import Completion, Message, Preference, Record, UnpairedPreference
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.lora.options import LoraOptions
@@ -44,6 +45,7 @@ from tunesmith_torch.prefix.completion_groups import (
 )
 from tunesmith_torch.prefix.prefix_check import can_share_prefix, prefix_sharing_error
 from tunesmith_torch.runtime.device import pick_precision
+from tunesmith_torch.testing.tiny_model import save_tiny_model
 from tunesmith_torch.training import trainer
 from tunesmith_torch.training.preference_data import PreferenceData, fitting_pairs
 from tunesmith_torch.training.supervised import SupervisedTask
@@ -173,15 +175,11 @@ def text_scores(model: Path, artifact: Path | None) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sharing_a_prompt_changes_nothing(family: str, tmp_path: Path) -> None:
-    from tunesmith_torch.testing.tiny_model import save_tiny_model
-
     base = load_model(save_tiny_model(tmp_path / family, family), CPU, FP32, packing=True)
     assert prefix_sharing_error(base.model) < 1e-5
 
 
 def test_attention_with_softcapping_cannot_share_prompts(tmp_path: Path) -> None:
-    from tunesmith_torch.testing.tiny_model import save_tiny_model
-
     base = load_model(save_tiny_model(tmp_path / "gemma2", "gemma2"), CPU, FP32, packing=True)
     with pytest.raises(EnvironmentProblem, match="`softcap`"):
         prefix_sharing_error(base.model)
@@ -313,6 +311,55 @@ def test_the_initial_policy_equals_the_reference(
         assert (expected - text_scores(tiny_folder, None)).abs().max() > 1
 
 
+NOISY = {
+    "llama": {"attention_dropout": 0.3},
+    "gpt2": {"attn_pdrop": 0.3, "embd_pdrop": 0.3, "resid_pdrop": 0.3},
+}
+"""Dropout in the configs of models, as GPT-2 has it."""
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama", {}),
+        ("gpt2", {"adapt": "full"}),
+        ("gpt2", {"gradient_checkpointing": True}),
+        ("gpt2", {"loss__type": "kto"}),
+        ("gpt2", {"packing": False}),
+    ],
+    ids=str,
+)
+def test_dropout_in_the_model_does_not_change_the_first_loss(
+    tmp_path: Path, family: str, changes: dict[str, Any]
+) -> None:
+    """The reference is computed without dropout, so the policy has to be as well."""
+    model = save_tiny_model(tmp_path / "model", family, changes=NOISY[family])
+    config = options(max_steps=2, epochs=2, **changes)
+    artifact, events = train(tmp_path / "run", model, config)
+    first = steps(events)[0]
+    expected = 0.5 if config.loss.type == "kto" else math.log(2)
+    assert first.loss == pytest.approx(expected, abs=1e-6)
+    assert first.metrics["reward_chosen"] == pytest.approx(0, abs=1e-6)
+    messages = [event.message for event in events if isinstance(event, Notice)]
+    assert [m for m in messages if "dropout, up to 0.3 in this model, is off" in m]
+    assert not [m for m in messages if "attention has dropout" in m]  # it has none now
+    if artifact.format == "model":
+        saved = AutoConfig.from_pretrained(artifact.path)
+        assert {name: getattr(saved, name) for name in NOISY[family]} == NOISY[family]
+
+
+def test_dropout_of_an_initial_adapter_does_not_change_the_first_loss(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    config = build(
+        LoraOptions, epochs=2, learning_rate=2e-2, precision="fp32", adapter__dropout=0.4
+    )
+    start = tmp_path / "sft"
+    trainer.train(job(start, tiny_folder, config, lambda event: None), SupervisedTask())
+    _, events = train(tmp_path / "run", tiny_folder, options(max_steps=1, **{"from": str(start)}))
+    assert steps(events)[0].loss == pytest.approx(math.log(2), abs=1e-6)
+
+
 def test_switching_the_fresh_adapter_off_gives_the_initial_model(
     tiny_folder: Path, sft: Path
 ) -> None:
@@ -387,15 +434,11 @@ def test_the_reference_is_computed_once_and_cached(
         if isinstance(event, StepFinished) and event.step == 1:
             raise RunStopped("enough")
 
-    uninterrupted, all_events = train(
-        tmp_path / "uninterrupted", tiny_folder, options(epochs=2, adapter__dropout=0.1)
-    )
+    uninterrupted, all_events = train(tmp_path / "uninterrupted", tiny_folder, options(epochs=2))
     with pytest.raises(RunStopped):
-        train(tmp_path / "resumed", tiny_folder, options(epochs=2, adapter__dropout=0.1), stop)
+        train(tmp_path / "resumed", tiny_folder, options(epochs=2), stop)
     assert computed == [12, 12]
-    resumed, later = train(
-        tmp_path / "resumed", tiny_folder, options(epochs=2, adapter__dropout=0.1)
-    )
+    resumed, later = train(tmp_path / "resumed", tiny_folder, options(epochs=2))
     assert computed == [12, 12]
     assert [s.loss for s in steps(later)] == [s.loss for s in steps(all_events)][1:]
     names = ["adapter_model.safetensors"]
@@ -405,7 +448,7 @@ def test_the_reference_is_computed_once_and_cached(
     monkeypatch.setattr(
         "tunesmith_torch.preference.reference_logprobs.fingerprint", lambda *a: "other"
     )
-    train(tmp_path / "resumed", tiny_folder, options(epochs=2, adapter__dropout=0.1))
+    train(tmp_path / "resumed", tiny_folder, options(epochs=2))
     assert computed == [12, 12, 12]
 
 

@@ -26,6 +26,7 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.loading import load_tokenizer
 from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.rlhf.policy_task import PolicyTask, gold_reward
+from tunesmith_torch.testing.tiny_model import save_tiny_model
 from tunesmith_torch.training.trainer import train
 
 VOWELS = "def reward(prompt, answer):\n    return sum(answer.count(x) for x in 'aeiou') / 4\n"
@@ -88,15 +89,37 @@ def make_run(
     return Run(job, events)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "checkpointing"), [("grpo", True), ("rloo", False), ("ppo", False)]
+)
+def test_dropout_in_the_model_does_not_change_ratios(
+    tmp_path: Path, algorithm: str, checkpointing: bool
+) -> None:
+    """On its own completions the policy has the probabilities at which it sampled them."""
+    noisy = {"attn_pdrop": 0.3, "embd_pdrop": 0.3, "resid_pdrop": 0.3}
+    model = save_tiny_model(tmp_path / "model", "gpt2", changes=noisy)
+    run = make_run(
+        tmp_path / "run", model, algorithm=algorithm, gradient_checkpointing=checkpointing
+    )
+    train(run.job, PolicyTask(None))
+    for step in run.of(StepFinished):
+        assert step.metrics["sampler_gap"] == pytest.approx(0, abs=1e-5)
+        assert step.metrics["clip_fraction"] == 0
+
+
 def test_distinct_prompts_that_leave_room_for_a_completion_are_trained_on(
     tmp_path: Path, template: Template
 ) -> None:
     long = Completion(source="rows:long", prompt="a word " * 60, completion="ten")
-    run = make_run(tmp_path, tmp_path, (*ROWS, long))
+    run = make_run(tmp_path, tmp_path, (*ROWS, long), max_left_out=0.2)
     prompts = PolicyTask(None).tokenize(run.job, template, 60)
     assert [prompt[0].content for prompt in prompts] == [f"What is {n}?" for n in range(6)]
     (notice,) = run.of(Notice)
-    assert notice.message == "1 of 7 prompts are left out: longer than 54 tokens"
+    assert "left out of training: 1 row, row is too long; first: rows:long" in notice.message
+    assert "54 are allowed" in notice.message
+    strict = make_run(tmp_path, tmp_path, (*ROWS, long))
+    with pytest.raises(DataError, match="1 of 7 rows cannot be learned from"):
+        PolicyTask(None).tokenize(strict.job, template, 60)
     (length, *_) = map(len, template.encode_prompts([prompts[0]]))
     assert PolicyTask(None).tokenize(run.job, template, length + 6)
     with pytest.raises(DataError, match="none of 7 prompts leaves room for a completion"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.data.templates import Template
+from tunesmith_torch.data.tokenized_records import TokenizedRecords
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.options.training import SupervisedOptions
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.runtime.memory import is_out_of_memory
 from tunesmith_torch.training import supervised, trainer
-from tunesmith_torch.training.supervised import NextTokenObjective, SupervisedTask
+from tunesmith_torch.training.supervised import NextTokenObjective, SupervisedData, SupervisedTask
+from tunesmith_torch.training.trainer import Prepared, Session
 
 CPU = torch.device("cpu")
 RECORDS = tuple(
@@ -278,3 +281,45 @@ def test_the_learning_rate_follows_the_schedule(tmp_path: Path, tiny_folder: Pat
     assert steps[3].learning_rate == pytest.approx(1e-2)
     assert steps[-1].learning_rate < 1e-2 / 30
     assert sum(step.rows for step in steps) == 24 * 10
+
+
+class UntrainedRow(SupervisedTask):
+    """A task in which one row has no trained token, as a row that turns out to be unusable."""
+
+    def prepare(self, session: Session, data: SupervisedData) -> Prepared:
+        prepared = super().prepare(session, data)
+        assert isinstance(data, TokenizedRecords)
+        examples = list(data.examples)
+        examples[5] = replace(examples[5], trained=[False] * len(examples[5]))
+        objective = NextTokenObjective(session.adapted, examples, packing=True)
+        return replace(prepared, objective=objective)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_batch_without_a_trained_token_changes_nothing(
+    tmp_path: Path, tiny_folder: Path, full: bool
+) -> None:
+    config = options(full=full, batch_size=1, optimizer__weight_decay=0.1)
+    events: list[Event] = []
+    snapshots: list[torch.Tensor] = []
+
+    class Watched(UntrainedRow):
+        def prepare(self, session: Session, data: SupervisedData) -> Prepared:
+            prepared = super().prepare(session, data)
+            names = prepared.adapted.named_trainable_parameters
+            watched.extend(parameter for _, parameter in names)
+            return prepared
+
+    watched: list[torch.nn.Parameter] = []
+
+    def emit(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, StepFinished):
+            snapshots.append(torch.cat([p.detach().flatten().clone() for p in watched]))
+
+    trainer.train(job(tmp_path, config, emit, tiny_folder), Watched())
+    steps = [event for event in events if isinstance(event, StepFinished)]
+    (empty,) = (n for n, step in enumerate(steps) if step.trained_tokens == 0)
+    assert empty > 0 and (steps[empty].loss, steps[empty].gradient_norm) == (0.0, 0.0)
+    assert torch.equal(snapshots[empty], snapshots[empty - 1])
+    assert not torch.equal(snapshots[empty + 1], snapshots[empty])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from tunesmith_torch.options.preference import PairOptions
 from tunesmith_torch.prefix.completion_groups import GroupLayout, tokenize_pairs
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.testing.tiny_model import save_tiny_model
+from tunesmith_torch.training.left_out_rows import LEFT_OUT_FILE
 from tunesmith_torch.training.preference_data import PreferenceData, fitting_pairs
 
 CPU = torch.device("cpu")
@@ -40,35 +42,53 @@ def template(tiny_folder: Path) -> Template:
     return Template.from_tokenizer(load_tokenizer(tiny_folder))
 
 
-def make_job(records: tuple[Record, ...], events: list[Event]) -> Any:
-    config = SimpleNamespace(max_length=1024)
-    return SimpleNamespace(train=records, emit=events.append, config=config)
+def make_job(
+    records: tuple[Record, ...], events: list[Event], out: Path, max_left_out: float = 1.0
+) -> Any:
+    config = SimpleNamespace(max_length=1024, max_left_out=max_left_out)
+    return SimpleNamespace(train=records, emit=events.append, config=config, out=out)
 
 
-def test_pairs_that_do_not_fit_are_reported(template: Template) -> None:
+def test_pairs_that_do_not_fit_are_reported(tmp_path: Path, template: Template) -> None:
     groups = tokenize_pairs(PAIRS, template)
     lengths = [len(g.prompt) + max(map(len, g.completions)) for g in groups]
     limit = sorted(lengths)[5]
     events: list[Event] = []
-    fitting = fitting_pairs(make_job(PAIRS, events), template, limit)
+    fitting = fitting_pairs(make_job(PAIRS, events, tmp_path), template, limit)
     expected = [g for g, length in zip(groups, lengths, strict=True) if length <= limit]
     assert list(fitting) == expected and 0 < len(fitting) < len(PAIRS)
     (notice,) = [event for event in events if isinstance(event, Notice)]
-    assert f"{12 - len(fitting)} of 12 pairs are left out of training" in notice.message
+    count = 12 - len(fitting)
+    assert f"left out of training: {count} rows, row is too long; first: rows:" in notice.message
+    lines = (tmp_path / LEFT_OUT_FILE).read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["where"] for line in lines] == [r.where for r in fitting.left_out]
     events.clear()
-    assert list(fitting_pairs(make_job(PAIRS, events), template, max(lengths))) == groups
+    complete = fitting_pairs(make_job(PAIRS, events, tmp_path), template, max(lengths))
+    assert list(complete) == groups
     assert not events
 
 
-def test_data_of_which_no_pair_fits_is_refused(template: Template) -> None:
-    with pytest.raises(DataError, match="rows:0: no pair can be learned from: none of 12"):
-        fitting_pairs(make_job(PAIRS, []), template, 4)
+def test_more_long_pairs_than_are_allowed_are_refused(tmp_path: Path, template: Template) -> None:
+    groups = tokenize_pairs(PAIRS, template)
+    lengths = sorted(group.longest_sequence for group in groups)
+    assert lengths[-2] < lengths[-1]
+    job = make_job(PAIRS, [], tmp_path, max_left_out=0.01)
+    with pytest.raises(DataError, match="1 of 12 rows cannot be learned from") as caught:
+        fitting_pairs(job, template, lengths[-2])
+    assert [row.where for row in caught.value.left_out] == ["rows:11"]
+    job = make_job(PAIRS, [], tmp_path, max_left_out=0.1)
+    assert len(fitting_pairs(job, template, lengths[-2])) == 11
 
 
-def test_a_record_that_is_not_a_pair_is_refused(template: Template) -> None:
+def test_data_of_which_no_pair_fits_is_refused(tmp_path: Path, template: Template) -> None:
+    with pytest.raises(DataError, match="rows:0: no row can be learned from: none of 12"):
+        fitting_pairs(make_job(PAIRS, [], tmp_path), template, 4)
+
+
+def test_a_record_that_is_not_a_pair_is_refused(tmp_path: Path, template: Template) -> None:
     record = Completion(source="rows:0", prompt="a", completion="b")
     with pytest.raises(DataError, match="rows:0: a pair of answers is needed"):
-        fitting_pairs(make_job((record,), []), template, 512)
+        fitting_pairs(make_job((record,), [], tmp_path), template, 512)
 
 
 def test_a_shared_prompt_is_counted_once(template: Template) -> None:

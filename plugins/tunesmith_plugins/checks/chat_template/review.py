@@ -7,7 +7,7 @@ that out after it has read the weights.
 
 With a template every row is rendered, as training will; of large data, a sample. Rows that would
 be left out are reported; the run is refused if the template contradicts a row, drops a part of it,
-or runs without end.
+or runs without end. The prompts of some rows must have the ids that the saved files will give.
 
 Only techniques with the options of the toolkit are checked, because others may write conversations
 in their own way. Of a model that is not on this machine nothing is known yet.
@@ -21,8 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from pydantic import BaseModel
-
 from tunesmith.contracts import Finding, LeftOut
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.plan import Plan
@@ -30,6 +28,7 @@ from tunesmith.records import Completion, Record, Text, exchanges
 from tunesmith.text import format_count
 from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.data.refusals import DROPS_MESSAGE, HAS_REASONING, REFUSED
+from tunesmith_torch.options.stages import list_stages
 from tunesmith_torch.options.training import (
     CHAT_TEMPLATE_NAMES,
     ChatTemplateOptions,
@@ -53,7 +52,7 @@ _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "additional_chat
 
 def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> list[Finding]:
     """Return an error for each part of the run that needs a chat template and has none."""
-    stages = dict(_training_options(plan.technique.config))
+    stages = dict(list_stages(plan.technique.config))
     named = [
         Finding(
             level="info",
@@ -103,6 +102,7 @@ def _find_rendering_problems(
     heldout: Sequence[Record],
 ) -> Iterator[Finding]:
     """Yield a finding for each reason why rows cannot be written with the template of a stage."""
+    from tunesmith_torch.data.saved_template import check_saved_template
     from tunesmith_torch.data.templates import Template
     from tunesmith_torch.models.loading import load_tokenizer
 
@@ -115,6 +115,7 @@ def _find_rendering_problems(
         try:
             template = Template.from_options(load_tokenizer(folder), options)
             problems = list(template.find_problems(rows))
+            check_saved_template(template, train)
         except EnvironmentProblem:
             return  # the message about that comes when the model is loaded
         except UsageError as error:
@@ -126,7 +127,9 @@ def _find_rendering_problems(
             )
         except DataError as error:
             what = error.message.removeprefix(f"{error.where}: ")
-            yield Finding(level="error", where=error.where, message=what, hint=_REMEDY)
+            yield Finding(
+                level="error", where=error.where, message=what, hint=error.hint or _REMEDY
+            )
         else:
             yield from _summarize(problems, f"{where}.chat_template", len(rows))
 
@@ -156,20 +159,6 @@ def has_chat_template(folder: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return True  # damaged: the message about that comes when it is loaded
     return not isinstance(config, dict) or bool(config.get("chat_template"))
-
-
-def _training_options(
-    config: BaseModel, where: str = "technique"
-) -> Iterator[tuple[str, TrainingOptions]]:
-    """Yield the key and the options of each stage that is trained; nothing for other options."""
-    if isinstance(config, TrainingOptions):
-        if not getattr(config, "skip", False):
-            yield where, config
-        return
-    for name in type(config).model_fields:
-        value = getattr(config, name)
-        if isinstance(value, TrainingOptions):
-            yield from _training_options(value, f"{where}.{name}")
 
 
 def _problem_of_file(path: str | None) -> str:

@@ -12,57 +12,91 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from tunesmith.contracts import Finding, LeftOut
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.plan import Plan
-from tunesmith.records import Record, Text, last_exchange
+from tunesmith.records import Preference, Record, Text, UnpairedPreference, last_exchange
 from tunesmith.text import format_count
 from tunesmith_data.text import content_key
 from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.models.model_folder import read_context_length
-from tunesmith_torch.options.training import SupervisedOptions
+from tunesmith_torch.options.policy import PolicyOptions
+from tunesmith_torch.options.preference import PairOptions
+from tunesmith_torch.options.stages import list_stages
+from tunesmith_torch.options.training import SupervisedOptions, TrainingOptions
 
 if TYPE_CHECKING:
     from tunesmith_torch.data.templates import Template
 
 MOST_CHARACTERS = 8_000_000
 """Text that is tokenized at most: some seconds of CPU time."""
+PAIRS = Preference | UnpairedPreference
 UNUSABLE = (DataError, EnvironmentProblem, UsageError)
 """Errors of a tokenizer or a row, which other checks, and loading, report."""
 
 
 def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> Iterator[Finding]:
     """Yield an error if more rows are too long than the technique leaves out, or can be asked."""
-    options = plan.technique.config
     # A model that `from` names has a tokenizer and a context of its own.
-    if not isinstance(options, SupervisedOptions) or options.initial_model is not None:
-        return
+    stages = {
+        where: options
+        for where, options in list_stages(plan.technique.config)
+        if options.initial_model is None
+    }
     context = read_context_length(plan.found_model.config) or math.inf
-    open_template = cache(lambda: _open_template(plan, options))
-    yield from _review_prompts(heldout, context, open_template)
-    rows = sample_if_large(train)
-    allowed = options.max_left_out * len(rows)
-    if len(rows) < len(train):
-        allowed += 4 * math.sqrt(allowed) + 1  # four standard deviations of a sample
-    limit = int(min(options.max_length, context))
-    found = _find_long_rows(options, rows, limit, math.floor(allowed) + 1, open_template)
-    if len(found) <= allowed:
-        return
+    sample = sample_if_large(train)
+    for number, (where, options) in enumerate(stages.items()):
+        open_template = cache(partial(_open_template, plan, options))
+        if number == 0:
+            yield from _review_prompts(heldout, context, open_template)
+        rows = rows_of_stage(options, sample)
+        allowed = options.max_left_out * len(rows)
+        if len(sample) < len(train):
+            allowed += 4 * math.sqrt(allowed) + 1  # four standard deviations of a sample
+        limit = int(min(options.max_length, context))
+        if isinstance(options, PolicyOptions):  # a completion has to follow
+            limit -= options.generation.max_new_tokens
+        found = _find_long_rows(options, rows, limit, math.floor(allowed) + 1, open_template)
+        if len(found) > allowed:
+            yield _describe(found, where, options, len(rows), limit, context)
+
+
+def rows_of_stage(options: TrainingOptions, train: Sequence[Record]) -> Sequence[Record]:
+    """Return the rows that a stage trains on: pairs, demonstrations, or one for each prompt."""
+    if isinstance(options, PolicyOptions):
+        return list({last_exchange(record)[0]: record for record in train}.values())
+    pairs = [record for record in train if isinstance(record, PAIRS)]
+    if isinstance(options, PairOptions):
+        return pairs
+    is_mixed = len(pairs) < len(train)
+    return [r for r in train if not isinstance(r, PAIRS)] if is_mixed else pairs
+
+
+def _describe(
+    found: Sequence[LeftOut],
+    where: str,
+    options: TrainingOptions,
+    rows: int,
+    limit: int,
+    context: float,
+) -> Finding:
+    """Return the error about rows of more than ``limit`` tokens."""
     from tunesmith_torch.training.left_out_rows import describe_remedy
 
-    is_context = context < options.max_length
-    cause = "the model's context" if is_context else "technique.max_length"
-    yield Finding(
+    is_context, key = context < options.max_length, f"{where}.max_length"
+    cause = "the model's context" if is_context else key
+    remedy = describe_remedy(int(min(options.max_length, context)), options.max_length)
+    remedy = remedy.replace("technique.max_length", key)
+    return Finding(
         level="error",
-        where="model.base" if is_context else "technique.max_length",
-        message=f"at least {format_count(len(found), 'row')} of {len(rows):,} cannot be learned "
-        f"from, more than max_left_out = {options.max_left_out:g} allows: longer than {limit:,} "
-        f"tokens, {cause}",
-        hint=f"{describe_remedy(limit, options.max_length)}, or raise technique.max_left_out to "
-        "train without them",
+        where="model.base" if is_context else key,
+        message=f"at least {format_count(len(found), 'row')} of {rows:,} cannot be learned from, "
+        f"more than max_left_out = {options.max_left_out:g} allows: longer than {limit:,} tokens, "
+        f"{cause}",
+        hint=f"{remedy}, or raise {where}.max_left_out to train without them",
         count=len(found),
         examples=tuple(
             f"{row.where} has {row.detail.partition(' tokens')[0]} tokens" for row in found[:3]
@@ -70,7 +104,7 @@ def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> It
     )
 
 
-def _open_template(plan: Plan, options: SupervisedOptions) -> Template | None:
+def _open_template(plan: Plan, options: TrainingOptions) -> Template | None:
     """Return the model's template and tokenizer; None if they are not here, or cannot be used."""
     folder = plan.found_model.tokenizer()
     if folder is None:
@@ -108,7 +142,7 @@ def _review_prompts(
 
 
 def _find_long_rows(
-    options: SupervisedOptions,
+    options: TrainingOptions,
     rows: Sequence[Record],
     limit: int,
     wanted: int,
@@ -116,12 +150,10 @@ def _find_long_rows(
 ) -> list[LeftOut]:
     """Return up to ``wanted`` of the rows with more than ``limit`` tokens, the longest first."""
     # A text is split into rows that fit.
-    sizes = {i: len(content_key(r)) for i, r in enumerate(rows) if not isinstance(r, Text)}
+    sizes = {i: _count_characters(r) for i, r in enumerate(rows) if not isinstance(r, Text)}
     longest = sorted(sizes, key=lambda index: -sizes[index])
     if len(longest) < wanted or (template := open_template()) is None:
         return []
-    from tunesmith_torch.data.tokenized_records import TOO_LONG
-
     found: list[LeftOut] = []
     characters = start = 0
     try:
@@ -130,14 +162,41 @@ def _find_long_rows(
             characters += sum(sizes[index] for index in chosen)
             if not chosen or characters > MOST_CHARACTERS:
                 break
-            tokenized = template.tokenize_records(
-                [rows[index] for index in chosen], limit, truncate_prompts=options.truncate_prompts
-            )
-            long = {row.where: row for row in tokenized.left_out if row.cause == TOO_LONG}
+            long = _list_too_long(options, [rows[index] for index in chosen], template, limit)
             if not long:
                 break  # the others have fewer characters
-            found += long.values()
+            found += long
             start += len(chosen)
     except UNUSABLE:
         return []
     return found
+
+
+def _list_too_long(
+    options: TrainingOptions, rows: Sequence[Record], template: Template, limit: int
+) -> Sequence[LeftOut]:
+    """Return those of the rows that a stage would leave out because of their length."""
+    if isinstance(options, SupervisedOptions):
+        from tunesmith_torch.data.tokenized_records import TOO_LONG
+
+        tokenized = template.tokenize_records(
+            rows, limit, truncate_prompts=options.truncate_prompts
+        )
+        return [row for row in tokenized.left_out if row.cause == TOO_LONG]
+    if isinstance(options, PairOptions):
+        from tunesmith_torch.prefix.group_store import store_groups
+
+        return store_groups(rows, template, limit).left_out
+    if isinstance(options, PolicyOptions):
+        from tunesmith_torch.rlhf.policy_task import fitting_prompts
+
+        return fitting_prompts(rows, template, limit)[1]
+    return []
+
+
+def _count_characters(record: Record) -> int:
+    """Return the characters of a row's longest sequence, roughly."""
+    whole = len(content_key(record))
+    if isinstance(record, Preference):
+        return whole - min(len(record.chosen), len(record.rejected))
+    return whole

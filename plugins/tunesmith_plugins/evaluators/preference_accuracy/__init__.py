@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from tunesmith.contracts import Finding
     from tunesmith.offers import EvaluatorOffer
+    from tunesmith.plan import Plan
+    from tunesmith.records import Record
 
 
 @hookimpl
@@ -17,3 +20,11 @@ def tunesmith_evaluators() -> Sequence[EvaluatorOffer[Any]]:
     from tunesmith_plugins.evaluators.preference_accuracy.offer import PREFERENCE_ACCURACY
 
     return [PREFERENCE_ACCURACY]
+
+
+@hookimpl
+def tunesmith_review_data(plan: Plan, heldout: Sequence[Record]) -> Sequence[Finding]:
+    """Warn if length alone tells which answer of the held-out pairs was chosen."""
+    from tunesmith_plugins.evaluators.preference_accuracy.review import review
+
+    return list(review(plan, heldout))

@@ -14,6 +14,7 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
 from tunesmith.prepared import RowWise
 from tunesmith.records import Preference, Record
+from tunesmith_plugins.evaluators.preference_accuracy.length import LengthPreference
 
 METRIC = Metric(name="preference_accuracy", higher_is_better=True, bounds=(0, 1))
 
@@ -39,7 +40,7 @@ class PreferenceAccuracy(RowWise):
         self.options = options
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Return one value per pair.
+        """Return one value per pair; the details say how often the model prefers a length.
 
         Raises:
             DataError: a record is not a pair of answers.
@@ -47,13 +48,35 @@ class PreferenceAccuracy(RowWise):
         pairs = [_require_pair(record) for record in records]
         prompts = [pair.prompt for pair in pairs]
         answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-        scores = [self._score(s) for s in model.score([*prompts, *prompts], answers)]
-        chosen, rejected = scores[: len(pairs)], scores[len(pairs) :]
-        values = tuple(
-            0.5 if good == bad else float(good > bad)
-            for good, bad in zip(chosen, rejected, strict=True)
-        )
-        return [Measurement(metric=METRIC.name, values=values)]
+        scored = model.score([*prompts, *prompts], answers)
+        lengths = [len(scores.logprobs) for scores in scored]
+        scores = [self._score(s) for s in scored]
+        values, preferred = [], []
+        for good, bad in zip(range(len(pairs)), range(len(pairs), len(scored)), strict=True):
+            sign = (scores[good] > scores[bad]) - (scores[good] < scores[bad])
+            values.append((1 + sign) / 2)
+            preferred.append(sign * (lengths[good] - lengths[bad]))
+        found = LengthPreference.count(preferred, [pair.group for pair in pairs])
+        return [
+            Measurement(metric=METRIC.name, values=tuple(values), details=self._describe(found))
+        ]
+
+    def _describe(self, found: LengthPreference) -> dict[str, object]:
+        details: dict[str, object] = {
+            "shorter_likelier": found.shorter,
+            "longer_likelier": found.longer,
+            "sign_test_p_value": found.p_value,
+        }
+        if found.explains_most:
+            details["finding"] = (
+                f"the {found.word} answer is the likelier one in {found}: this measures length "
+                "more than preference"
+            )
+            if found.word == "shorter" and not self.options.length_normalized:
+                details["finding"] = (
+                    f"{details['finding']}; length_normalized = true compares means per token"
+                )
+        return details
 
     def _score(self, scores: TokenScores) -> float:
         total = math.fsum(scores.logprobs)

@@ -22,6 +22,8 @@ class PreferenceOptions(PairOptions):
         "loss": "loss.type",
     }
 
+    USES_DROPOUT: ClassVar[bool] = False
+
     learning_rate: float = Field(
         default=2e-5,
         gt=0,

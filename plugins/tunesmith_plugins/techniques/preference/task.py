@@ -16,6 +16,7 @@ from tunesmith_torch.memory_estimate.workload import Grouping
 from tunesmith_torch.preference.labels import LabelCounts, find_label_problem
 from tunesmith_torch.preference.objective import PreferenceObjective
 from tunesmith_torch.prefix.group_store import GroupStore, store_groups
+from tunesmith_torch.training.left_out_rows import count_causes
 from tunesmith_torch.training.preference_data import (
     PreferenceData,
     fitting_groups,
@@ -64,7 +65,13 @@ class PreferenceTask(TrainingTask[GroupStore]):
             "good_answers": counts.good,
             "bad_answers": counts.bad,
         }
-        return Prepared(objective, session.adapted, groups.totals, {**details, **groups.details})
+        return Prepared(
+            objective,
+            session.adapted,
+            groups.totals,
+            {**details, **groups.details},
+            affected_rows=lambda: count_causes(data.left_out),
+        )
 
     def objective_over(
         self, session: Session, prepared: Prepared, records: Sequence[Record], name: str

@@ -173,7 +173,7 @@ def _translate_adapter(t: Translation) -> None:
     rank = int(t.number("lora_r", 8) or 8)
     t.set("lora_r", "technique.adapter.rank", rank)
     t.set("lora_alpha", "technique.adapter.alpha", t.number("lora_alpha", 8.0))
-    t.rename("lora_dropout", "technique.adapter.dropout", float, 0.0)
+    shared.translate_dropout(t)
     _translate_targets(t)
     for key, target in (
         ("lora_modules_to_save", "modules_to_save"),

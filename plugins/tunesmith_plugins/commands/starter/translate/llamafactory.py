@@ -137,7 +137,7 @@ def _translate_adapter(t: Translation) -> None:
     rank = int(t.number("lora_rank", 8) or 8)
     t.set("lora_rank", "technique.adapter.rank", rank)
     t.set("lora_alpha", "technique.adapter.alpha", t.number("lora_alpha", 2 * rank))
-    t.rename("lora_dropout", "technique.adapter.dropout", float, 0.0)
+    shared.translate_dropout(t)
     names = split_names(t.get("lora_target", "all"))
     targets: object = "all-linear" if names == ["all"] else names
     t.set("lora_target", "technique.adapter.target_modules", targets)

@@ -137,6 +137,14 @@ def translate_batch(t: Translation, size: str, default: int) -> None:
         t.set(key, "technique.batch_size", batch)
 
 
+def translate_dropout(t: Translation) -> None:
+    """Translate the dropout of adapters, which both tools switch off for losses over pairs."""
+    if t.keys.get("technique.use") == "preference":
+        t.ignore("lora_dropout", "losses over preferences have no dropout, there and here")
+    else:
+        t.rename("lora_dropout", "technique.adapter.dropout", float, 0.0)
+
+
 def translate_checkpoints(t: Translation, patience: str) -> None:
     """Translate when to save, to evaluate and to stop."""
     for key, target in (

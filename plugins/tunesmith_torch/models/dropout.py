@@ -1,0 +1,59 @@
+"""Switch dropout off for losses that compare log-probabilities.
+
+A preference loss compares the policy with a reference, a policy gradient with the probabilities at
+which tokens were sampled. Both are computed without dropout. With dropout in the update alone, two
+equal models would differ: the first DPO loss would not be ln 2, and no ratio would be 1.
+
+Eval mode would do the same, but transformers recomputes activations in train mode only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from transformers import PretrainedConfig
+
+_NAMES = re.compile(r"drop|jitter")
+"""Names of probabilities: attention_dropout, resid_pdrop, layerdrop, router_jitter_noise, ..."""
+
+
+@contextmanager
+def no_dropout(model: nn.Module) -> Iterator[float]:
+    """Set every probability of dropout, and the noise of routers, to 0 inside the block.
+
+    Yields the largest probability that the model had. The config has its values again when the
+    model is saved.
+    """
+    found = list(_find_probabilities(model))
+    for owner, name, _ in found:
+        setattr(owner, name, 0.0)
+    try:
+        yield max((value for *_, value in found), default=0.0)
+    finally:
+        for owner, name, value in found:
+            setattr(owner, name, value)
+
+
+def _find_probabilities(model: nn.Module) -> Iterator[tuple[object, str, float]]:
+    """Yield each value above 0 with its owner: a module, or a config, which some models read."""
+    configs = {id(config): config for module in model.modules() for config in _configs_of(module)}
+    for owner in (*model.modules(), *configs.values()):
+        for name, value in vars(owner).items():
+            is_probability = _NAMES.search(name) or (name == "p" and _is_dropout(owner))
+            if is_probability and isinstance(value, float) and value > 0:
+                yield owner, name, value
+
+
+def _configs_of(owner: object) -> Iterator[PretrainedConfig]:
+    """Yield the configs among the attributes of a module or config, and those within them."""
+    for value in vars(owner).values():
+        if isinstance(value, PretrainedConfig):
+            yield value
+            yield from _configs_of(value)
+
+
+def _is_dropout(owner: object) -> bool:
+    return isinstance(owner, nn.modules.dropout._DropoutNd)

@@ -1,0 +1,23 @@
+"""The stages of a technique: those of its options that are options of training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
+from tunesmith_torch.options.training import TrainingOptions
+
+
+def list_stages(
+    config: BaseModel, where: str = "technique"
+) -> Iterator[tuple[str, TrainingOptions]]:
+    """Yield the key and the options of each stage that is trained; nothing for other options."""
+    if isinstance(config, TrainingOptions):
+        if not getattr(config, "skip", False):
+            yield where, config
+        return
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, TrainingOptions):
+            yield from list_stages(value, f"{where}.{name}")
