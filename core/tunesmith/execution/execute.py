@@ -21,11 +21,18 @@ from typing import Any
 
 from tunesmith import distributed
 from tunesmith.catalog import Catalog
-from tunesmith.config.evaluators import Evaluators, choose_evaluators
+from tunesmith.config.evaluators import Evaluators, choose_evaluators, default_evaluators
 from tunesmith.config.trust import trust_code
 from tunesmith.contracts import Artifact, Dataset, Job, RivalTask, RunContext, Technique, TextModel
 from tunesmith.data.subset import Subset
-from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, TunesmithError
+from tunesmith.errors import (
+    ConfigError,
+    DataError,
+    Problem,
+    PromptTooLongError,
+    RunStopped,
+    TunesmithError,
+)
 from tunesmith.events import JSON, TUNED, Event, Notice, RunFinished, RunStarted
 from tunesmith.execution import resume_checks
 from tunesmith.execution.emitter import Emitter, Reporters
@@ -42,7 +49,7 @@ from tunesmith.execution.wrapped_model import CachedModel
 from tunesmith.offers import EvaluatorOffer, RivalOffer
 from tunesmith.plan import Component, Evidence, Plan
 from tunesmith.plugins import attribute_errors_to
-from tunesmith.records import Record
+from tunesmith.records import Prompt, Record, exchanges
 from tunesmith.signals import StopSignalHandler
 from tunesmith.storage import (
     Checkpoints,
@@ -235,7 +242,12 @@ def collect_notices(
         *catalog.review_plan(plan),
         *((plan.split.offered.plugin, finding) for finding in parts.findings),
         *catalog.review_data(
-            dataset, plan, train=parts.train, dev=parts.dev, heldout=parts.heldout
+            dataset,
+            plan,
+            evaluators=plan.evaluators or default_evaluators(catalog, parts.heldout),
+            train=parts.train,
+            dev=parts.dev,
+            heldout=parts.heldout,
         ),
     ]
     for plugin, finding in findings:
@@ -279,8 +291,12 @@ class _ModelPhases:
             left -= time.perf_counter() - started if costly else 0.0
         for rival, model in chosen:
             rows = choice.select_rows(rival, len(self.parts.heldout), left)
-            if model is not None:
+            if model is None:
+                continue
+            try:
                 self._evaluate(rival.offer.name, model, rival, rows)
+            except PromptTooLongError as error:
+                choice.skip(rival, error.message)
 
     def train(self) -> Artifact:
         """Train, unless an earlier process of this run has finished the training."""
@@ -335,7 +351,16 @@ class _ModelPhases:
         plugin = rival.offered.plugin if rival else self.plan.technique.offered.plugin
         model = CachedModel(model)
         for evaluator in self._pending_evaluators(label, rival):
-            evaluate_model(label, model, evaluator, records, self.emit, run, folder, plugin, rows)
+            try:
+                evaluate_model(
+                    label, model, evaluator, records, self.emit, run, folder, plugin, rows
+                )
+            except PromptTooLongError as error:
+                # Training skips such rows, up to `max_left_out`; of held-out rows none may be lost.
+                if label != TRAINING_ROWS:
+                    raise
+                records = list(_without_prompts(records, error.prompts))
+                evaluate_model(label, model, evaluator, records, self.emit, run, folder, plugin)
 
     def _run_so_far(self) -> RunContext:
         trained = self.emit.report.training_finished.items()
@@ -367,6 +392,14 @@ class _ModelPhases:
 
     def _report_checkpoint_problem(self, text: str) -> None:
         self.emit(Notice(level="warning", source="checkpoints", message=text))
+
+
+def _without_prompts(records: Sequence[Record], prompts: Sequence[Prompt]) -> Iterator[Record]:
+    """Yield the records that have none of these prompts."""
+    unwanted = set(prompts)
+    for record in records:
+        if unwanted.isdisjoint(prompt for prompt, _ in exchanges(record)):
+            yield record
 
 
 def build_job(

@@ -17,7 +17,7 @@ from typing import Any
 
 from tunesmith.contracts import Rival, RivalTask, RivalVariant, RunContext, TextModel
 from tunesmith.data.subset import Subset
-from tunesmith.errors import ConfigError, DataError, UsageError
+from tunesmith.errors import ConfigError, DataError, PromptTooLongError, UsageError
 from tunesmith.events import JSON, RivalChosen
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.evaluate import measure_model
@@ -132,11 +132,16 @@ class RivalChoice:
                     return next((v.model for v in variants if v.name == earlier.variant), None)
                 best, event = self._compare(rival.offer, built, variants, seconds_left)
         except (ConfigError, DataError, UsageError) as error:
-            if self.plan.baselines.use is not None:
+            is_named = self.plan.baselines.use is not None
+            if is_named and not isinstance(error, PromptTooLongError):
                 raise
             best, event = None, _describe(rival.offer, skipped=error.message)
         self.emit(event)
         return best.model if best else None
+
+    def skip(self, rival: Component[RivalOffer[Any]], reason: str) -> None:
+        """Record that a rival is not scored, although it was chosen."""
+        self.emit(_describe(rival.offer, skipped=reason))
 
     def select_rows(
         self, rival: Component[RivalOffer[Any]], count: int, seconds_left: float

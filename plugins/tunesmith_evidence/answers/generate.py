@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -30,6 +30,12 @@ class AnswerOptions(Options):
             "reference, at most 512."
         ),
     )
+    extra_tokens: ClassVar[int] = 0
+    """Tokens that an automatic limit has beyond the longest reference."""
+
+    def answer_limit(self, records: Sequence[Record]) -> int:
+        """Return the largest number of tokens of an answer to one of the records."""
+        return find_answer_limit(records, self.max_new_tokens, extra_tokens=self.extra_tokens)
 
 
 class ComparedAnswerOptions(AnswerOptions):
@@ -88,22 +94,29 @@ def generate_answers(
     model: TextModel,
     records: Sequence[Record],
     max_new_tokens: Literal["auto"] | int = "auto",
+) -> tuple[str, ...]:
+    """Generate the last answer of each record, with the limit of :func:`find_answer_limit`."""
+    limit = find_answer_limit(records, max_new_tokens)
+    generated = model.generate([last_exchange(record)[0] for record in records], limit)
+    return tuple(generation.text for generation in generated)
+
+
+def find_answer_limit(
+    records: Sequence[Record],
+    max_new_tokens: Literal["auto"] | int = "auto",
     *,
     extra_tokens: int = 0,
-) -> tuple[str, ...]:
-    """Generate the last answer of each record.
+) -> int:
+    """Return the largest number of tokens of an answer to one of the records.
 
     Without a limit, the longest reference and ``extra_tokens`` fit in, but no more than 512 tokens:
     so the evaluators of a run request the same answers, which are generated once.
     """
-    exchanges = [last_exchange(record) for record in records]
     if isinstance(max_new_tokens, int):
-        limit = max_new_tokens
-    else:
-        longest = choose_max_new_tokens([with_reasoning(answer) for _, answer in exchanges])
-        limit = min(longest + extra_tokens, MAX_NEW_TOKENS)
-    generated = model.generate([prompt for prompt, _ in exchanges], limit)
-    return tuple(generation.text for generation in generated)
+        return max_new_tokens
+    answers = [last_exchange(record)[1] for record in records]
+    longest = choose_max_new_tokens([with_reasoning(answer) for answer in answers])
+    return min(longest + extra_tokens, MAX_NEW_TOKENS)
 
 
 def with_reasoning(answer: Message) -> str:

@@ -1,7 +1,5 @@
 """Find training rows that are too long, where they are more than the technique leaves out.
 
-A held-out row whose prompt fills the model's context ends an evaluation, so one is enough.
-
 Training counts them after it has read the weights, and after the rivals have been measured. Only
 the longest rows are tokenized here: as many as must be too long for the run to be refused. Of a
 model whose tokenizer is not on this machine nothing is known yet.
@@ -10,20 +8,19 @@ model whose tokenizer is not on this machine nothing is known yet.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import cache
 from typing import TYPE_CHECKING
 
 from tunesmith.contracts import Finding, LeftOut
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.plan import Plan
-from tunesmith.records import Record, Text, last_exchange
+from tunesmith.records import Record, Text
 from tunesmith.text import format_count
 from tunesmith_data.text import content_key
 from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.models.model_folder import read_context_length
-from tunesmith_torch.options.training import SupervisedOptions
+from tunesmith_torch.options.training import SupervisedOptions, TrainingOptions
 
 if TYPE_CHECKING:
     from tunesmith_torch.data.templates import Template
@@ -34,21 +31,19 @@ UNUSABLE = (DataError, EnvironmentProblem, UsageError)
 """Errors of a tokenizer or a row, which other checks, and loading, report."""
 
 
-def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> Iterator[Finding]:
-    """Yield an error if more rows are too long than the technique leaves out, or can be asked."""
+def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
+    """Yield an error if more rows are too long than the technique leaves out."""
     options = plan.technique.config
     # A model that `from` names has a tokenizer and a context of its own.
     if not isinstance(options, SupervisedOptions) or options.initial_model is not None:
         return
     context = read_context_length(plan.found_model.config) or math.inf
-    open_template = cache(lambda: _open_template(plan, options))
-    yield from _review_prompts(heldout, context, open_template)
     rows = sample_if_large(train)
     allowed = options.max_left_out * len(rows)
     if len(rows) < len(train):
         allowed += 4 * math.sqrt(allowed) + 1  # four standard deviations of a sample
     limit = int(min(options.max_length, context))
-    found = _find_long_rows(options, rows, limit, math.floor(allowed) + 1, open_template)
+    found = _find_long_rows(plan, options, rows, limit, math.floor(allowed) + 1)
     if len(found) <= allowed:
         return
     from tunesmith_torch.training.left_out_rows import describe_remedy
@@ -70,7 +65,7 @@ def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> It
     )
 
 
-def _open_template(plan: Plan, options: SupervisedOptions) -> Template | None:
+def open_template(plan: Plan, options: TrainingOptions) -> Template | None:
     """Return the model's template and tokenizer; None if they are not here, or cannot be used."""
     folder = plan.found_model.tokenizer()
     if folder is None:
@@ -83,42 +78,18 @@ def _open_template(plan: Plan, options: SupervisedOptions) -> Template | None:
     return None
 
 
-def _review_prompts(
-    heldout: Sequence[Record], context: float, open_template: Callable[[], Template | None]
-) -> Iterator[Finding]:
-    """Yield an error if the longest held-out prompt leaves no room for an answer."""
-    asked = [record for record in sample_if_large(heldout) if not isinstance(record, Text)]
-    if not asked or context == math.inf or (template := open_template()) is None:
-        return
-    longest = max(asked, key=lambda record: len(content_key(record)))
-    try:
-        (prompt,) = template.encode_prompts([last_exchange(longest)[0]])
-    except UNUSABLE:
-        return
-    if len(prompt) >= context:
-        yield Finding(
-            level="error",
-            where=longest.source,
-            message=f"a held-out row has a prompt of {len(prompt):,} tokens, and the model's "
-            f"context is {context:,}: it cannot be evaluated",
-            hint="shorten or remove this row and others like it, or choose a base model with a "
-            "longer context",
-            count=1,
-        )
-
-
 def _find_long_rows(
+    plan: Plan,
     options: SupervisedOptions,
     rows: Sequence[Record],
     limit: int,
     wanted: int,
-    open_template: Callable[[], Template | None],
 ) -> list[LeftOut]:
     """Return up to ``wanted`` of the rows with more than ``limit`` tokens, the longest first."""
     # A text is split into rows that fit.
     sizes = {i: len(content_key(r)) for i, r in enumerate(rows) if not isinstance(r, Text)}
     longest = sorted(sizes, key=lambda index: -sizes[index])
-    if len(longest) < wanted or (template := open_template()) is None:
+    if len(longest) < wanted or (template := open_template(plan, options)) is None:
         return []
     from tunesmith_torch.data.tokenized_records import TOO_LONG
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,12 +16,13 @@ from tunesmith.records import Chat, Completion, Record
 from tunesmith_evidence.answers.generate import AnswerOptions, generate_answers, read_references
 
 METRIC_NAME = "code-pass"
-EXTRA_TOKENS = 64
-"""Tokens for the fence around a program, and for a program longer than the reference."""
 
 
 class CodeOptions(AnswerOptions):
     """Options: the tests, the limits, and the consent to execute generated code."""
+
+    extra_tokens: ClassVar[int] = 64
+    """Tokens for the fence around a program, and for a program longer than the reference."""
 
     execute_generated_code: Literal[True] = Field(
         description=(
@@ -58,8 +59,7 @@ class Code:
 
         read_references(records, "code")
         tests = [self._read_tests(record) for record in records]
-        limit = self.options.max_new_tokens
-        answers = generate_answers(model, records, limit, extra_tokens=EXTRA_TOKENS)
+        answers = generate_answers(model, records, self.options.answer_limit(records))
         limits = Limits(
             seconds=self.options.seconds, memory_bytes=self.options.memory_mb * 1_000_000
         )
@@ -94,4 +94,5 @@ CODE = EvaluatorOffer(
     metrics=(Metric(name=METRIC_NAME, higher_is_better=True, bounds=(0, 1)),),
     accepts=frozenset({Chat, Completion}),
     generates=True,
+    answer_limit=CodeOptions.answer_limit,
 )

@@ -77,4 +77,5 @@ LOSS = EvaluatorOffer(
     metrics=(METRIC,),
     default_for=have_good_answers,
     on_training_rows=True,
+    scores_references=True,
 )

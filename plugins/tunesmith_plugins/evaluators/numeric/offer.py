@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,14 +17,15 @@ from tunesmith_evidence.answers.generate import AnswerOptions, generate_answers,
 from tunesmith_evidence.answers.numbers import find_number
 
 METRIC_NAME = "numeric-match"
-EXTRA_TOKENS = 32
-"""Tokens for words around a number, where the references are numbers alone."""
 MIN_SHARE = 0.9
 """Share of answers with `#### 42` from which on the evaluator is used by default."""
 
 
 class NumericOptions(AnswerOptions):
     """Options: how numbers are written, and how close they must be."""
+
+    extra_tokens: ClassVar[int] = 32
+    """Tokens for words around a number, where the references are numbers alone."""
 
     decimal_separator: Literal[".", ","] = Field(
         ".", description="The decimal separator; the other one separates thousands."
@@ -54,8 +55,7 @@ class Numeric:
             if number is None:
                 raise DataError(record.source, "the reference answer has no number")
             expected.append(number)
-        limit = self.options.max_new_tokens
-        answers = generate_answers(model, records, limit, extra_tokens=EXTRA_TOKENS)
+        answers = generate_answers(model, records, self.options.answer_limit(records))
         values = tuple(
             float(self._is_right(answer, number))
             for answer, number in zip(answers, expected, strict=True)
@@ -101,4 +101,5 @@ NUMERIC = EvaluatorOffer(
     accepts=frozenset({Chat, Completion}),
     default_for=have_marked_numbers,
     generates=True,
+    answer_limit=NumericOptions.answer_limit,
 )

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from tunesmith.contracts import Measurement, TextModel
-from tunesmith.records import Message, Record, last_exchange
-from tunesmith_evidence.answers.generate import MAX_NEW_TOKENS
+from tunesmith.records import Record, last_exchange
 from tunesmith_evidence.answers.tool_calls import Call, find_calls, read_call
 
 MATCH, NAME = "tool-call-match", "tool-name-match"
-EXTRA_TOKENS = 48
-"""Tokens for the marks around a call, and for the end of the turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +19,8 @@ class ToolCallMatch:
     """Scores 1 for a record if the answer has exactly the calls of the reference, in order."""
 
     any_order: bool = False
-    max_new_tokens: Literal["auto"] | int = "auto"
+    find_limit: Callable[[Sequence[Record]], int]
+    """Returns the most tokens of an answer to one of the records."""
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate an answer for each record and compare its calls.
@@ -30,10 +28,7 @@ class ToolCallMatch:
         An answer without calls is right where the reference has none.
         """
         exchanges = [last_exchange(record) for record in records]
-        limit = self.max_new_tokens
-        if limit == "auto":
-            limit = choose_max_new_tokens([answer for _, answer in exchanges])
-        generated = model.generate([prompt for prompt, _ in exchanges], limit)
+        generated = model.generate([prompt for prompt, _ in exchanges], self.find_limit(records))
         outputs = tuple(generation.text for generation in generated)
         given = [find_calls(output) for output in outputs]
         expected = [[*map(read_call, answer.tool_calls)] for _, answer in exchanges]
@@ -73,13 +68,3 @@ def _plain_numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [*map(_plain_numbers, value)]
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def choose_max_new_tokens(answers: Sequence[Message]) -> int:
-    """Return a limit that is large enough for the longest reference with its calls."""
-    lengths = [
-        len(answer.text.encode())
-        + sum(len(f"{c.name}{c.arguments}".encode()) + EXTRA_TOKENS for c in answer.tool_calls)
-        for answer in answers
-    ]
-    return min(max(lengths, default=0) + EXTRA_TOKENS, MAX_NEW_TOKENS)
