@@ -33,6 +33,8 @@ class TunesmithError(Exception):
     """Base class: ``except TunesmithError`` catches all reported errors, and no bugs."""
 
     exit_code = 1
+    will_repeat = False
+    """True if a run that is resumed with the same options fails in the same way."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -112,6 +114,7 @@ class TrainingError(TunesmithError):
     """Training failed: a loss that is not finite, divergence, out of memory."""
 
     exit_code = 5
+    will_repeat = True
 
 
 class GateError(TunesmithError):

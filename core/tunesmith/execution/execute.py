@@ -92,6 +92,12 @@ def run(
         Reporters(plan, folder) as reporters,
     ):
         emit = Emitter(log, reporters, create_guards(plan.run.max_minutes), interrupts)
+
+        def record_late(notice: Notice) -> None:
+            emit(notice)
+            write_report(folder, emit.report)
+
+        reporters.on_close_failure = record_late
         if resume:
             emit.report = load_report(folder)  # now that no other process writes to it
         else:
@@ -445,7 +451,13 @@ def _build_run_finished(error: BaseException | None, verdict: JSON, seconds: flo
         return event
     event = replace(event, status="stopped" if isinstance(error, RunStopped) else "failed")
     if isinstance(error, TunesmithError):
-        return replace(event, exit_code=error.exit_code, error=error.message, hint=error.hint or "")
+        return replace(
+            event,
+            exit_code=error.exit_code,
+            error=error.message,
+            hint=error.hint or "",
+            will_repeat=error.will_repeat,
+        )
     return replace(event, exit_code=1, error=repr(error))
 
 
