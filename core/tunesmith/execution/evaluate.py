@@ -28,7 +28,7 @@ from tunesmith.execution.wrapped_model import CheckedModel, WrappedModel
 from tunesmith.global_state import preserve_global_state
 from tunesmith.offers import Plugin
 from tunesmith.plugins import attribute_errors_to
-from tunesmith.records import Record, exchanges, last_exchange
+from tunesmith.records import Prompt, Record, exchanges, last_exchange
 from tunesmith.statistics import mean_interval
 from tunesmith.storage import write_atomic
 
@@ -126,6 +126,14 @@ def _name_long_rows(label: str, records: Sequence[Record]) -> Iterator[None]:
         raise PromptTooLongError(
             f"{label}: {where}{error.message}", error.prompts, hint=error.hint
         ) from error
+
+
+def without_prompts(records: Sequence[Record], prompts: Sequence[Prompt]) -> Iterator[Record]:
+    """Yield the records that have none of these prompts."""
+    unwanted = set(prompts)
+    for record in records:
+        if unwanted.isdisjoint(prompt for prompt, _ in exchanges(record)):
+            yield record
 
 
 def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where results go

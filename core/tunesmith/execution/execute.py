@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -30,13 +29,11 @@ from tunesmith.errors import (
     DataError,
     Problem,
     PromptTooLongError,
-    RunStopped,
-    TunesmithError,
 )
-from tunesmith.events import JSON, TUNED, Event, Notice, RunFinished, RunStarted
+from tunesmith.events import JSON, TUNED, Event, Notice
 from tunesmith.execution import resume_checks
 from tunesmith.execution.emitter import Emitter, Reporters
-from tunesmith.execution.evaluate import evaluate_model
+from tunesmith.execution.evaluate import evaluate_model, without_prompts
 from tunesmith.execution.gate import check_gate
 from tunesmith.execution.guards import create_guards
 from tunesmith.execution.model_review import ModelReviewer, read_model_config
@@ -44,12 +41,16 @@ from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
 from tunesmith.execution.resume_checks import ResumeCheck
 from tunesmith.execution.rivals import RivalChoice, choose_rivals, list_evaluators
 from tunesmith.execution.run_data import DataParts, build_data_event, load_data, write_quarantine
-from tunesmith.execution.versions import collect_versions
+from tunesmith.execution.run_events import (
+    build_run_finished,
+    build_run_started,
+    list_used_plugins,
+)
 from tunesmith.execution.wrapped_model import CachedModel
 from tunesmith.offers import EvaluatorOffer, RivalOffer
 from tunesmith.plan import Component, Evidence, Plan
 from tunesmith.plugins import attribute_errors_to
-from tunesmith.records import Prompt, Record, exchanges
+from tunesmith.records import Record
 from tunesmith.signals import StopSignalHandler
 from tunesmith.storage import (
     Checkpoints,
@@ -117,7 +118,7 @@ def run(
             error = caught
             raise
         finally:
-            emit(_build_run_finished(error, verdict, time.perf_counter() - started))
+            emit(build_run_finished(error, verdict, time.perf_counter() - started))
             write_report(folder, emit.report)
         return emit.report
 
@@ -164,7 +165,7 @@ def _execute_phases(
 def _record_start(plan: Plan, folder: RunFolder, emit: Emitter, resume_check: ResumeCheck) -> None:
     """Emit RunStarted; a resumed run must have the options and plugins that it started with."""
     then = emit.report.started
-    started = _build_run_started(plan, folder, resumed=then is not None)
+    started = build_run_started(plan, folder, resumed=then is not None)
     if then is not None:
         changes = resume_checks.check_options(then, started)
         resume_check.require_unchanged(
@@ -365,7 +366,7 @@ class _ModelPhases:
                 # Training skips such rows, up to `max_left_out`; of held-out rows none may be lost.
                 if label != TRAINING_ROWS:
                     raise
-                records = list(_without_prompts(records, error.prompts))
+                records = list(without_prompts(records, error.prompts))
                 evaluate_model(label, model, evaluator, records, self.emit, run, folder, plugin)
 
     def _run_so_far(self) -> RunContext:
@@ -398,14 +399,6 @@ class _ModelPhases:
 
     def _report_checkpoint_problem(self, text: str) -> None:
         self.emit(Notice(level="warning", source="checkpoints", message=text))
-
-
-def _without_prompts(records: Sequence[Record], prompts: Sequence[Prompt]) -> Iterator[Record]:
-    """Yield the records that have none of these prompts."""
-    unwanted = set(prompts)
-    for record in records:
-        if unwanted.isdisjoint(prompt for prompt, _ in exchanges(record)):
-            yield record
 
 
 def build_job(
@@ -443,48 +436,3 @@ def _collect_evidence(
         measured=tuple(report.measured.values()),
         rivals=tuple(report.rivals.values()),
     )
-
-
-def _build_run_finished(error: BaseException | None, verdict: JSON, seconds: float) -> RunFinished:
-    event = RunFinished(status="ok", exit_code=0, finished=now(), seconds=seconds, verdict=verdict)
-    if error is None:
-        return event
-    event = replace(event, status="stopped" if isinstance(error, RunStopped) else "failed")
-    if isinstance(error, TunesmithError):
-        return replace(
-            event,
-            exit_code=error.exit_code,
-            error=error.message,
-            hint=error.hint or "",
-            will_repeat=error.will_repeat,
-        )
-    return replace(event, exit_code=1, error=repr(error))
-
-
-def _build_run_started(plan: Plan, folder: RunFolder, *, resumed: bool) -> RunStarted:
-    return RunStarted(
-        run=folder.path.name,
-        name=plan.name,
-        started=now(),
-        plan=redact_all(plan.to_json()),  # as in the log, with which a resumed run compares it
-        versions=collect_versions(),
-        plugins=list_used_plugins(plan),
-        resumed=resumed,
-        trains=plan.trains,
-    )
-
-
-def list_used_plugins(plan: Plan) -> list[JSON]:
-    """List the plugins that the components of a plan come from, with their versions."""
-    components: list[Component[Any]] = [plan.data, plan.split, plan.technique]
-    components += [*plan.evaluators, *plan.reporters]
-    plugins = {c.offered.plugin.full_name: c.offered.plugin for c in components}
-    return [
-        {"name": p.name, "distribution": p.distribution, "version": p.version}
-        for p in plugins.values()
-    ]
-
-
-def now() -> str:
-    """Return the time in UTC as ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
