@@ -132,10 +132,15 @@ class Catalog:
         return _findings(self._review("tunesmith_review_plan", plan=plan))
 
     def review_data(
-        self, dataset: Dataset, plan: Any, **parts: Sequence[Record]
+        self,
+        dataset: Dataset,
+        plan: Any,
+        evaluators: Sequence[Any] = (),
+        **parts: Sequence[Record],
     ) -> list[tuple[Plugin, Finding]]:
         """Return findings about the data; without a plan, of the plugins that need none."""
-        given = {"dataset": dataset, **parts, **({} if plan is None else {"plan": plan})}
+        of_run = {} if plan is None else {"plan": plan, "evaluators": evaluators}
+        given = {"dataset": dataset, **parts, **of_run}
         return _findings(self._review("tunesmith_review_data", **given))
 
     def review_model(self, review: Any) -> list[tuple[Plugin, ReviewResult]]:

@@ -5,6 +5,7 @@
     TunesmithError                       1   (never raised itself)
     ├── UsageError                       2   the command line cannot be executed
     │   ├── ConfigError                  2   the run file is wrong; holds every problem found
+    │   ├── PromptTooLongError           2   a prompt leaves no room for its answer in a model
     │   └── RunInUseError                2   another process has the run; wait until it has ended
     ├── DataError                        3   a data file cannot be used; names file and line
     ├── EnvironmentProblem               4   the machine lacks something, or the run does not fit
@@ -32,6 +33,8 @@ class TunesmithError(Exception):
     """Base class: ``except TunesmithError`` catches all reported errors, and no bugs."""
 
     exit_code = 1
+    will_repeat = False
+    """True if a run that is resumed with the same options fails in the same way."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -74,6 +77,17 @@ class RunInUseError(UsageError):
     """Another process works on the run; all other errors of a run folder stay when it has ended."""
 
 
+class PromptTooLongError(UsageError):
+    """A prompt, with the answer that is scored or may be generated, is longer than the context.
+
+    ``prompts`` are those of the call that are too long, so that a caller can name their rows.
+    """
+
+    def __init__(self, message: str, prompts: Sequence[Any], *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.prompts = tuple(prompts)
+
+
 class DataError(TunesmithError):
     """A data file cannot be used.
 
@@ -100,6 +114,7 @@ class TrainingError(TunesmithError):
     """Training failed: a loss that is not finite, divergence, out of memory."""
 
     exit_code = 5
+    will_repeat = True
 
 
 class GateError(TunesmithError):

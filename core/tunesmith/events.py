@@ -431,7 +431,10 @@ class Measured(Event, kind="measured"):
 
 @dataclass(frozen=True, kw_only=True)
 class RunFinished(Event, kind="run-finished"):
-    """The run has ended; always the last event. ``status`` is ok, failed or stopped."""
+    """The run has ended. ``status`` is ok, failed or stopped.
+
+    It is the last event, but for notices of reporters that could not be closed.
+    """
 
     status: Literal["ok", "failed", "stopped"]
     exit_code: int
@@ -440,3 +443,5 @@ class RunFinished(Event, kind="run-finished"):
     verdict: JSON = field(default_factory=dict)
     error: str = ""
     hint: str = ""
+    will_repeat: bool | None = None
+    """True if the run fails again when it is resumed; None in logs of earlier versions."""

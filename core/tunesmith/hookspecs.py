@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         TableOffer,
         TechniqueOffer,
     )
-    from tunesmith.plan import Evidence, ModelReview, Plan
+    from tunesmith.plan import Component, Evidence, ModelReview, Plan
     from tunesmith.records import Record
 
 PROJECT = "tunesmith"
@@ -157,6 +157,7 @@ def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | N
 def tunesmith_review_data(  # type: ignore[empty-body]
     dataset: Dataset,
     plan: Plan,
+    evaluators: Sequence[Component[EvaluatorOffer[Any]]],
     train: Sequence[Record],
     dev: Sequence[Record],
     heldout: Sequence[Record],
@@ -164,8 +165,9 @@ def tunesmith_review_data(  # type: ignore[empty-body]
     """Review the data before training and return findings.
 
     ``dataset`` is the result of the data loader; ``train``, ``dev`` and ``heldout`` are the
-    parts that it is split into. An implementation names only the arguments that it needs; without
-    ``plan``, it is also called for data without a run file (``tunesmith data check FILE``).
+    parts that it is split into; ``evaluators`` are those of the run file, or the default ones for
+    these rows. An implementation names only the arguments that it needs; without ``plan`` and
+    ``evaluators``, it is also called for data without a run file (``tunesmith data check FILE``).
 
     An error stops the run before any weight is read, unless it is about ``heldout_rows``; a
     warning is printed and kept in the report.

@@ -186,6 +186,12 @@ class EvaluatorOffer(ComponentOffer[C]):
     """Returns the number of models in memory at the same time, the measured one included."""
     generates: bool = False
     """True if it measures generated answers alone, so that it can measure a classifier too."""
+    answer_limit: Callable[[C, Sequence[Record]], int | None] = lambda config, records: None
+    """Returns the largest number of tokens that it lets a model generate for one of the records;
+    None: it generates no answers to their prompts. A review refuses rows whose prompt leaves no
+    room for so many."""
+    scores_references: bool = False
+    """True if it scores the reference answers of the records, which must fit in the context."""
     on_training_rows: bool = False
     """True if it also measures the tuned model on a sample of training rows, to compare both."""
 

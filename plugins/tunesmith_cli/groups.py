@@ -151,8 +151,11 @@ class OfferGroup(click.Group):
                     hint=f"`tunesmith --no-plugin NAME {conflict.command}` leaves one of them out",
                 )
         guess = suggest_name(name, self.list_commands(ctx))
-        listing = f"`tunesmith {self.prefix}--help` lists the commands"
-        hint = f"did you mean {self.prefix}{guess}?" if guess else listing
+        hint = f"`tunesmith {self.prefix}--help` lists the commands"
+        if guess:
+            hint = f"did you mean {self.prefix}{guess}?"
+        elif not self.prefix:  # of a plugin, perhaps, that is not installed
+            hint += f"; `tunesmith plugins search {one_line(full, 40)}` looks for a plugin with it"
         return UsageError(f'no such command "{full}"', hint=hint)
 
 

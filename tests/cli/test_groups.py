@@ -130,6 +130,7 @@ def test_completion_knows_the_second_word(tmp_path: Path) -> None:
         (["sae", "check"], 'no such command "sae"', "did you mean sea?"),
         (["plugins", "lst"], 'no such command "plugins lst"', "did you mean plugins list?"),
         (["plugins", "nwe"], 'no such command "plugins nwe"', "did you mean plugins new?"),
+        (["qqqq"], 'no such command "qqqq"', "`tunesmith plugins search qqqq` looks for a plugin"),
         (["check sea"], 'no such command "check sea"', "hint: "),
         (["sea check"], 'no such command "sea check"', "hint: "),
     ],

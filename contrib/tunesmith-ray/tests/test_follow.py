@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith.storage import EventLog
+from tunesmith.testing import sample_run
 from tunesmith_ray import follow
+from tunesmith_ray.commands.status import read_again
 from tunesmith_ray.follow import Follower, show_state, wait_for_job
 from tunesmith_ray.job_file import Job, find_job, is_cancel_requested
 
@@ -49,6 +52,30 @@ def wait(folder: Path, *steps: Callable[[], None], is_alive: bool = True) -> tup
 
     job = wait_for_job(folder, is_alive=lambda: is_alive, sleep=sleep)
     return job, is_cancel_requested(folder, JOB.name)
+
+
+def write_finished_run(folder: Path) -> None:
+    (folder / "lock").touch()
+    with EventLog(folder / "events.jsonl") as log:
+        for event in sample_run():
+            log.append(event.to_json())
+
+
+def test_a_job_that_ended_meanwhile_is_not_lost(tmp_path: Path) -> None:
+    """The file was read before its supervisor wrote the end, and left."""
+    replace(JOB, state="finished", exit_code=0).write(tmp_path)
+    assert read_again(tmp_path, JOB, is_lost=True).state == "finished"
+    JOB.write(tmp_path)
+    lost = read_again(tmp_path, JOB, is_lost=True)
+    assert (lost.state, lost.reason) == ("failed", "the supervisor was lost")
+    assert read_again(tmp_path, JOB, is_lost=False).state == JOB.state
+
+
+def test_a_run_that_finished_is_not_failed_without_its_supervisor(tmp_path: Path) -> None:
+    JOB.write(tmp_path)
+    write_finished_run(tmp_path)
+    found = read_again(tmp_path, JOB, is_lost=True)
+    assert (found.state, found.exit_code, found.reason) == ("finished", 0, "")
 
 
 def test_it_waits_until_the_job_has_ended(

@@ -9,7 +9,7 @@ from fake_slurm import FakeSlurm
 
 from tunesmith.errors import EnvironmentProblem
 from tunesmith_slurm import programs
-from tunesmith_slurm.programs import UNKNOWN, JobState
+from tunesmith_slurm.programs import JobState
 
 
 @pytest.mark.parametrize("answer", ["4711\n", "4711;cluster\n"])
@@ -49,7 +49,12 @@ def test_the_accounting_knows_older_jobs(slurm: FakeSlurm) -> None:
     slurm.answer("squeue", "")
     assert programs.query_job("7").state == "CANCELLED"
     slurm.answer("sacct", "", stderr="Slurm accounting storage is disabled\n", code=1)
-    assert programs.query_job("7") == UNKNOWN
+    found = programs.query_job("7")
+    assert found.state == "unknown" and not found.is_active
+    assert "squeue no longer lists job 7, and there is no accounting to ask" in found.reason
+    assert "Slurm accounting storage is disabled" in found.reason
+    slurm.answer("sacct", "")
+    assert "accounting (sacct) does not have it" in programs.query_job("7").reason
 
 
 def test_a_controller_that_is_down_is_no_finished_job(slurm: FakeSlurm) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -62,10 +62,11 @@ class Reporters:
         self._plan = plan
         self._folder = folder
         self._reporters: list[_OpenReporter] = []
-        self._open = ExitStack()
         self._random_state = random.getstate()
         self._notices: list[Notice] = []
         self._reported_changes: set[tuple[str, ...]] = set()
+        self.on_close_failure: Callable[[Notice], None] = _warn_of_failure
+        """Gets a notice about each reporter that cannot be closed."""
 
     def __enter__(self) -> Reporters:
         try:
@@ -73,7 +74,7 @@ class Reporters:
                 name, plugin = component.offer.name, component.offered.plugin
                 with attribute_errors_to(plugin), self._isolated(name, plugin):
                     reporter = component.offer.build(component.config, self._folder)
-                    self._open.enter_context(reporter)
+                    reporter.__enter__()
                 self._reporters.append(_OpenReporter(plugin, name, reporter))
         except BaseException as error:  # close those that are open
             self.__exit__(type(error), error, error.__traceback__)
@@ -81,12 +82,18 @@ class Reporters:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        try:
-            with preserve_global_state(keep_new_variables=True):
-                self._open.__exit__(*error)
-        except (Exception, SystemExit) as failure:
-            # An error on closing must not replace the run's own error.
-            warnings.warn(f"a reporter failed to close: {describe_error(failure)}", stacklevel=2)
+        """Close the reporters, the last one first: the others are told if one cannot be closed."""
+        while self._reporters:
+            state = self._reporters.pop()
+            try:
+                with preserve_global_state(keep_new_variables=True):
+                    state.reporter.__exit__(*error)
+            except (Exception, SystemExit) as failure:
+                # An error on closing must not replace the run's own error.
+                text = f'reporter "{state.name}" failed to close: {describe_error(failure)}'
+                self.on_close_failure(
+                    Notice(level="warning", source=state.plugin.full_name, message=text)
+                )
 
     def report(self, event: Event) -> list[Notice]:
         """Pass the event to every reporter; return warnings about those that failed."""
@@ -132,6 +139,10 @@ class Reporters:
             level="warning", source=plugin.full_name, message=f'reporter "{name}" {text}'
         )
         self._notices.append(notice)
+
+
+def _warn_of_failure(notice: Notice) -> None:
+    warnings.warn(notice.message, stacklevel=2)
 
 
 @dataclass

@@ -11,6 +11,7 @@ import math
 import numbers
 import time
 from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json
 
 from tunesmith.contracts import Measurement, Progress, RunContext, TextModel
-from tunesmith.errors import IntegrityError, PluginError, TrainingError
+from tunesmith.errors import IntegrityError, PluginError, PromptTooLongError, TrainingError
 from tunesmith.events import JSON, Measured, Notice
 from tunesmith.execution.check_records import check_unchanged
 from tunesmith.execution.emitter import Emitter
@@ -28,7 +29,7 @@ from tunesmith.execution.wrapped_model import CheckedModel, WrappedModel
 from tunesmith.global_state import preserve_global_state
 from tunesmith.offers import Plugin
 from tunesmith.plugins import attribute_errors_to
-from tunesmith.records import Prompt, Record, last_exchange
+from tunesmith.records import Prompt, Record, exchanges, last_exchange
 from tunesmith.statistics import mean_interval
 from tunesmith.storage import write_atomic
 
@@ -98,7 +99,8 @@ def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where 
         checked = CheckedModel(model, technique, not_finite, set() if cut is None else cut)
         tracked = ProgressTextModel(checked, report_progress, len(records))
         context = replace(run, open=open_model)
-        returned = measure_part(evaluator.offer, built, tracked, records, context)
+        with _name_long_rows(label, records):
+            returned = measure_part(evaluator.offer, built, tracked, records, context)
     if changes:
         text = f"evaluator {evaluator.id} changed {', '.join(changes)}; restored"
         emit(Notice(level="warning", source=plugin.full_name, message=text))
@@ -109,6 +111,32 @@ def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where 
         raise PluginError(f'plugin "{plugin.full_name}" returned {error}') from None
     _check_finite(label, measured, records, not_finite, plugin)
     return measured
+
+
+@contextmanager
+def _name_long_rows(label: str, records: Sequence[Record]) -> Iterator[None]:
+    """Let an error about prompts that are too long name the rows that they come from.
+
+    Raises:
+        PromptTooLongError: with the file and line of the first one.
+    """
+    try:
+        yield
+    except PromptTooLongError as error:
+        long = set(error.prompts)
+        rows = [r.source for r in records if long.intersection(p for p, _ in exchanges(r))]
+        where = f"{rows[0]}: " if rows else ""
+        raise PromptTooLongError(
+            f"{label}: {where}{error.message}", error.prompts, hint=error.hint
+        ) from error
+
+
+def without_prompts(records: Sequence[Record], prompts: Sequence[Prompt]) -> Iterator[Record]:
+    """Yield the records that have none of these prompts."""
+    unwanted = set(prompts)
+    for record in records:
+        if unwanted.isdisjoint(prompt for prompt, _ in exchanges(record)):
+            yield record
 
 
 def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where results go

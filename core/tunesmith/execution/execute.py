@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -20,15 +19,20 @@ from typing import Any
 
 from tunesmith import distributed
 from tunesmith.catalog import Catalog
-from tunesmith.config.evaluators import Evaluators, choose_evaluators
+from tunesmith.config.evaluators import Evaluators, choose_evaluators, default_evaluators
 from tunesmith.config.trust import trust_code
 from tunesmith.contracts import Artifact, Dataset, Job, RivalTask, RunContext, Technique, TextModel
 from tunesmith.data.subset import Subset
-from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, TunesmithError
-from tunesmith.events import JSON, TUNED, Event, Notice, RunFinished, RunStarted
+from tunesmith.errors import (
+    ConfigError,
+    DataError,
+    Problem,
+    PromptTooLongError,
+)
+from tunesmith.events import JSON, TUNED, Event, Notice
 from tunesmith.execution import resume_checks
 from tunesmith.execution.emitter import Emitter, Reporters
-from tunesmith.execution.evaluate import evaluate_model
+from tunesmith.execution.evaluate import evaluate_model, without_prompts
 from tunesmith.execution.gate import check_gate
 from tunesmith.execution.guards import create_guards
 from tunesmith.execution.model_review import ModelReviewer, read_model_config
@@ -41,7 +45,11 @@ from tunesmith.execution.rivals import (
     list_excluded,
 )
 from tunesmith.execution.run_data import DataParts, build_data_event, load_data, write_quarantine
-from tunesmith.execution.versions import collect_versions
+from tunesmith.execution.run_events import (
+    build_run_finished,
+    build_run_started,
+    list_used_plugins,
+)
 from tunesmith.execution.wrapped_model import CachedModel
 from tunesmith.offers import EvaluatorOffer, RivalOffer
 from tunesmith.plan import Component, Evidence, Plan
@@ -88,6 +96,12 @@ def run(
         Reporters(plan, folder) as reporters,
     ):
         emit = Emitter(log, reporters, create_guards(plan.run.max_minutes), interrupts)
+
+        def record_late(notice: Notice) -> None:
+            emit(notice)
+            write_report(folder, emit.report)
+
+        reporters.on_close_failure = record_late
         if resume:
             emit.report = load_report(folder)  # now that no other process writes to it
         else:
@@ -107,7 +121,7 @@ def run(
             error = caught
             raise
         finally:
-            emit(_build_run_finished(error, verdict, time.perf_counter() - started))
+            emit(build_run_finished(error, verdict, time.perf_counter() - started))
             write_report(folder, emit.report)
         return emit.report
 
@@ -154,7 +168,7 @@ def _execute_phases(
 def _record_start(plan: Plan, folder: RunFolder, emit: Emitter, resume_check: ResumeCheck) -> None:
     """Emit RunStarted; a resumed run must have the options and plugins that it started with."""
     then = emit.report.started
-    started = _build_run_started(plan, folder, resumed=then is not None)
+    started = build_run_started(plan, folder, resumed=then is not None)
     if then is not None:
         changes = resume_checks.check_options(then, started)
         resume_check.require_unchanged(
@@ -239,7 +253,12 @@ def collect_notices(
         *catalog.review_plan(plan),
         *((plan.split.offered.plugin, finding) for finding in parts.findings),
         *catalog.review_data(
-            dataset, plan, train=parts.train, dev=parts.dev, heldout=parts.heldout
+            dataset,
+            plan,
+            evaluators=plan.evaluators or default_evaluators(catalog, parts.heldout),
+            train=parts.train,
+            dev=parts.dev,
+            heldout=parts.heldout,
         ),
     ]
     for plugin, finding in findings:
@@ -286,7 +305,10 @@ class _ModelPhases:
         chosen, left = choice.choose(pending, options.budget_seconds)
         for rival, model in chosen:
             rows = choice.select_rows(rival, len(self.parts.heldout), left)
-            self._evaluate(rival.offer.name, model, rival, rows)
+            try:
+                self._evaluate(rival.offer.name, model, rival, rows)
+            except PromptTooLongError as error:
+                choice.skip(rival, error.message)
 
     def train(self) -> Artifact:
         """Train, unless an earlier process of this run has finished the training."""
@@ -341,7 +363,16 @@ class _ModelPhases:
         plugin = rival.offered.plugin if rival else self.plan.technique.offered.plugin
         model = CachedModel(model)
         for evaluator in self._pending_evaluators(label, rival):
-            evaluate_model(label, model, evaluator, records, self.emit, run, folder, plugin, rows)
+            try:
+                evaluate_model(
+                    label, model, evaluator, records, self.emit, run, folder, plugin, rows
+                )
+            except PromptTooLongError as error:
+                # Training skips such rows, up to `max_left_out`; of held-out rows none may be lost.
+                if label != TRAINING_ROWS:
+                    raise
+                records = list(without_prompts(records, error.prompts))
+                evaluate_model(label, model, evaluator, records, self.emit, run, folder, plugin)
 
     def _run_so_far(self) -> RunContext:
         trained = self.emit.report.training_finished.items()
@@ -410,42 +441,3 @@ def _collect_evidence(phases: _ModelPhases, report: Report) -> Evidence:
         measured=tuple(report.measured.values()),
         rivals=tuple(report.rivals.values()),
     )
-
-
-def _build_run_finished(error: BaseException | None, verdict: JSON, seconds: float) -> RunFinished:
-    event = RunFinished(status="ok", exit_code=0, finished=now(), seconds=seconds, verdict=verdict)
-    if error is None:
-        return event
-    event = replace(event, status="stopped" if isinstance(error, RunStopped) else "failed")
-    if isinstance(error, TunesmithError):
-        return replace(event, exit_code=error.exit_code, error=error.message, hint=error.hint or "")
-    return replace(event, exit_code=1, error=repr(error))
-
-
-def _build_run_started(plan: Plan, folder: RunFolder, *, resumed: bool) -> RunStarted:
-    return RunStarted(
-        run=folder.path.name,
-        name=plan.name,
-        started=now(),
-        plan=redact_all(plan.to_json()),  # as in the log, with which a resumed run compares it
-        versions=collect_versions(),
-        plugins=list_used_plugins(plan),
-        resumed=resumed,
-        trains=plan.trains,
-    )
-
-
-def list_used_plugins(plan: Plan) -> list[JSON]:
-    """List the plugins that the components of a plan come from, with their versions."""
-    components: list[Component[Any]] = [plan.data, plan.split, plan.technique]
-    components += [*plan.evaluators, *plan.reporters]
-    plugins = {c.offered.plugin.full_name: c.offered.plugin for c in components}
-    return [
-        {"name": p.name, "distribution": p.distribution, "version": p.version}
-        for p in plugins.values()
-    ]
-
-
-def now() -> str:
-    """Return the time in UTC as ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

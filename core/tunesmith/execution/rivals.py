@@ -28,7 +28,7 @@ from typing import Any
 
 from tunesmith.contracts import Rival, RivalTask, RivalVariant, RunContext, TextModel
 from tunesmith.data.subset import Subset
-from tunesmith.errors import ConfigError, DataError, UsageError
+from tunesmith.errors import ConfigError, DataError, PromptTooLongError, UsageError
 from tunesmith.events import JSON, RivalChosen
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.evaluate import measure_model
@@ -216,6 +216,10 @@ class RivalChoice:
         chosen = [(each.rival, self._conclude(each)) for each in contenders]
         return [(rival, model) for rival, model in chosen if model is not None], budget.left
 
+    def skip(self, rival: Component[RivalOffer[Any]], reason: str) -> None:
+        """Record that a rival is not scored, although it was chosen."""
+        self.emit(_describe(rival.offer, skipped=reason))
+
     def select_rows(
         self, rival: Component[RivalOffer[Any]], count: int, seconds_left: float
     ) -> Sequence[int]:
@@ -275,8 +279,11 @@ class RivalChoice:
     def _refuse(
         self, contender: _Contender, error: Exception, variant: RivalVariant | None = None
     ) -> None:
-        """Note the error of a variant; it ends the run if the run file names the rival."""
-        if self.plan.baselines.use is not None:
+        """Note the error of a variant; it ends the run if the run file names the rival.
+
+        A prompt that is too long for a row is no fault of the run file.
+        """
+        if self.plan.baselines.use is not None and not isinstance(error, PromptTooLongError):
             raise error
         contender.reject(getattr(error, "message", str(error)), variant)
 

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from tunesmith.contracts import Generation, Progress, TextModel, TokenScores, require_sampling
-from tunesmith.errors import PluginError
+from tunesmith.errors import PluginError, PromptTooLongError
 from tunesmith.offers import Plugin
 from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Answer, Prompt
 
 R = TypeVar("R", TokenScores, Generation)
+
+
+@contextmanager
+def name_long_prompts(prompts: Sequence[Prompt], converted: Sequence[Prompt]) -> Iterator[None]:
+    """Let an error about converted prompts that are too long be about the prompts themselves."""
+    try:
+        yield
+    except PromptTooLongError as error:
+        pairs = zip(prompts, converted, strict=True)
+        error.prompts = tuple(prompt for prompt, other in pairs if other in error.prompts)
+        raise
 
 
 @dataclass(frozen=True)
@@ -39,8 +51,9 @@ class WrappedModel:
         **options: object,
     ) -> Sequence[R]:
         """Call a method of the model, and return its result for each prompt."""
-        progress = self._progress(progress, len(prompts))
-        return method(self.convert_prompts(prompts), *arguments, progress=progress, **options)
+        progress, converted = self._progress(progress, len(prompts)), self.convert_prompts(prompts)
+        with name_long_prompts(prompts, converted):
+            return method(converted, *arguments, progress=progress, **options)
 
     def score(
         self,

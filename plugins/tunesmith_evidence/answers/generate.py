@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -30,6 +30,12 @@ class AnswerOptions(Options):
             "reference, at most 512."
         ),
     )
+    extra_tokens: ClassVar[int] = 0
+    """Tokens that an automatic limit has beyond the longest reference."""
+
+    def answer_limit(self, records: Sequence[Record]) -> int:
+        """Return the largest number of tokens of an answer to one of the records."""
+        return choose_limit(self.max_new_tokens, records, extra_tokens=self.extra_tokens)
 
 
 class ComparedAnswerOptions(AnswerOptions):

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from tunesmith.contracts import Generation, Progress, TextModel, TokenScores
 from tunesmith.errors import DataError
-from tunesmith.execution.wrapped_model import WrappedModel
+from tunesmith.execution.wrapped_model import WrappedModel, name_long_prompts
 from tunesmith.records import Answer, Message, Prompt
 from tunesmith_evidence.tasks.examples import Example, prompt_text
 
@@ -107,8 +107,9 @@ class PromptedModel(WrappedModel):
         Where examples and prompt are one text, an answer ends at the first empty line.
         """
         built = [self._build(prompt, max_new_tokens) for prompt in prompts]
-        prompts = [each.prompt for each in built]
-        answers = self.model.generate(prompts, max_new_tokens, progress=progress)
+        converted = [each.prompt for each in built]
+        with name_long_prompts(prompts, converted):
+            answers = self.model.generate(converted, max_new_tokens, progress=progress)
         return [
             _until_empty_line(answer) if each.is_text and each.shown else answer
             for answer, each in zip(answers, built, strict=True)
@@ -126,7 +127,9 @@ class PromptedModel(WrappedModel):
         for prompt, answer in zip(prompts, completions, strict=True):
             room[prompt] = max(room.get(prompt, 0), _most_tokens(answer))
         built = {prompt: self.build_prompt(prompt, tokens) for prompt, tokens in room.items()}
-        return self.model.score([built[p] for p in prompts], completions, progress=progress)
+        converted = [built[prompt] for prompt in prompts]
+        with name_long_prompts(prompts, converted):
+            return self.model.score(converted, completions, progress=progress)
 
     def convert_prompts(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
         """Return the prompts with instructions and examples."""

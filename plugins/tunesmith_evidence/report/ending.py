@@ -10,6 +10,7 @@ from tunesmith.errors import PluginError, TrainingError
 from tunesmith.events import (
     DataLoaded,
     ModelResolved,
+    RunFinished,
     RunStarted,
     TrainingFinished,
     TrainingStarted,
@@ -54,7 +55,7 @@ def describe_ending(folder: Path, report: Report) -> Ending | None:
     if finished is None:
         return Ending(KILLED, _find_place(folder, report), "", "tunesmith resume RUN")
     command = "tunesmith resume RUN"
-    if finished.exit_code == TrainingError.exit_code or _is_too_large(report):
+    if _will_repeat(finished) or _is_too_large(report):
         # With the same options the same happens again, and a run that is resumed keeps its options.
         command = "tunesmith run RUN/run.toml --set KEY=VALUE"
     elif finished.exit_code == PluginError.exit_code:
@@ -62,6 +63,13 @@ def describe_ending(folder: Path, report: Report) -> Ending | None:
     hint = "" if status == "stopped" else finished.hint
     what = finished.error or f"the run has {status}"
     return Ending(what, _find_place(folder, report), hint, command)
+
+
+def _will_repeat(finished: RunFinished) -> bool:
+    """Return True if the run fails again when it is resumed; by its exit code in older logs."""
+    if finished.will_repeat is None:
+        return finished.exit_code == TrainingError.exit_code
+    return finished.will_repeat
 
 
 def _is_too_large(report: Report) -> bool:

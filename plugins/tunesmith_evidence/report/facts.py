@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunesmith.events import TrainingStarted
 from tunesmith.execution.report import Report
 from tunesmith_evidence.formats import (
     format_bytes,
@@ -97,9 +98,19 @@ def describe_stage(report: Report, stage: str) -> dict[str, str]:
             f" ({format_share(started.trainable_parameters / max(started.parameters, 1))})"
         ),
         "device": started.device,
+        "processes": describe_processes(started),
         "precision": started.precision,
     }
     return {key: value for key, value in facts.items() if value}
+
+
+def describe_processes(started: TrainingStarted) -> str:
+    """Return how several processes train together, "4 processes, weights sharded"; "" for one."""
+    count, parallel = started.details.get("processes"), started.details.get("parallel")
+    if not isinstance(count, int) or count < 2:
+        return ""
+    how = "weights sharded" if parallel == "sharded" else "a copy of the model in each"
+    return f"{count} processes, {how}"
 
 
 def format_epochs(epochs: float) -> str:

@@ -25,7 +25,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from tunesmith.contracts import Generation, Progress, TokenScores
-from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.errors import EnvironmentProblem, PromptTooLongError, UsageError
 from tunesmith.records import Answer, Prompt
 from tunesmith_torch.data.packing import Example, MicroBatch, collate, padded_batches
 from tunesmith_torch.data.templates import Template
@@ -174,9 +174,10 @@ class TorchTextModel:
         The first token of a text without a prompt has no probability and is left out.
 
         Raises:
-            UsageError: a prompt with its completion is longer than the model's context.
+            PromptTooLongError: a prompt with its completion is longer than the model's context.
         """
-        return self._score(self.template.encode_exchanges(prompts, completions), progress)
+        pairs = self.template.encode_exchanges(prompts, completions)
+        return self._score(prompts, pairs, progress)
 
     def score_generations(
         self,
@@ -199,14 +200,19 @@ class TorchTextModel:
                     hint="compare models with the same tokenizer only",
                 )
         pairs = zip(self.template.encode_prompts(prompts), generations, strict=True)
-        return self._score([(prompt, list(answer.ids)) for prompt, answer in pairs], progress)
+        ids = [(prompt, list(answer.ids)) for prompt, answer in pairs]
+        return self._score(prompts, ids, progress)
 
     def _score(
-        self, pairs: Sequence[tuple[list[int], list[int]]], progress: Progress | None
+        self,
+        prompts: Sequence[Prompt],
+        pairs: Sequence[tuple[list[int], list[int]]],
+        progress: Progress | None,
     ) -> list[TokenScores]:
         if not pairs:
             return []
-        self._check_context([len(prompt) + len(answer) for prompt, answer in pairs], "exchange")
+        lengths = [len(prompt) + len(answer) for prompt, answer in pairs]
+        self._check_context(prompts, lengths, "exchange")
         max_prefix = min(len(prompt) for prompt, _ in pairs) - 1
         rows = [_ScoredRow(array("i", [*prompt, *answer]), len(answer)) for prompt, answer in pairs]
         scores: list[TokenScores] = [TokenScores(())] * len(rows)
@@ -227,7 +233,7 @@ class TorchTextModel:
         """Generate a greedy answer of at most ``max_new_tokens`` tokens for each prompt.
 
         Raises:
-            UsageError: a prompt leaves no room for such an answer in the model's context.
+            PromptTooLongError: a prompt leaves no room for such an answer in the model's context.
         """
         return self._generate(prompts, max_new_tokens, None, progress)
 
@@ -245,7 +251,7 @@ class TorchTextModel:
         A prompt that occurs several times gets different answers.
 
         Raises:
-            UsageError: a prompt leaves no room for such an answer in the model's context.
+            PromptTooLongError: a prompt leaves no room for such an answer in the model's context.
         """
         sampler = Sampler(temperature=temperature, seed=seed, streams=_prompt_streams(prompts))
         return self._generate(prompts, max_new_tokens, sampler, progress)
@@ -258,9 +264,8 @@ class TorchTextModel:
         progress: Progress | None,
     ) -> list[Generation]:
         prompts_ids = self.template.encode_prompts(prompts)
-        self._check_context(
-            [len(ids) + max_new_tokens for ids in prompts_ids], "prompt and its answer"
-        )
+        lengths = [len(ids) + max_new_tokens for ids in prompts_ids]
+        self._check_context(prompts, lengths, f"prompt and an answer of {max_new_tokens} tokens")
         answers = generate(
             self.model,
             prompts_ids,
@@ -282,10 +287,11 @@ class TorchTextModel:
         A model that cannot generate step by step yields the whole answer only.
 
         Raises:
-            UsageError: the prompt leaves no room for such an answer in the model's context.
+            PromptTooLongError: the prompt leaves no room for such an answer in the model's context.
         """
         (ids,) = self.template.encode_prompts([prompt])
-        self._check_context([len(ids) + max_new_tokens], "prompt and its answer")
+        description = f"prompt and an answer of {max_new_tokens} tokens"
+        self._check_context([prompt], [len(ids) + max_new_tokens], description)
         streams = _prompt_streams([prompt])
         sequence = RunningSequence(
             prompt=ids,
@@ -310,15 +316,19 @@ class TorchTextModel:
     def _decode(self, ids: Sequence[int], ended: bool) -> str:
         return self.template.decode_answer(ids[:-1] if ended else ids)
 
-    def _check_context(self, lengths: Sequence[int], description: str) -> None:
+    def _check_context(
+        self, prompts: Sequence[Prompt], lengths: Sequence[int], description: str
+    ) -> None:
         context = self.context
-        for index, length in enumerate(lengths):
-            if context is not None and length > context:
-                raise UsageError(
-                    f"{description} {index}: longer than the model's context, "
-                    f"got {length} tokens, at most {context} fit",
-                    hint="shorten the prompt, give fewer examples in it, or allow shorter answers",
-                )
+        if context is None or max(lengths, default=0) <= context:
+            return
+        long = [index for index, length in enumerate(lengths) if length > context]
+        raise PromptTooLongError(
+            f"{description}: longer than the model's context, got {lengths[long[0]]} tokens, at "
+            f"most {context} fit (number {long[0]} of {len(lengths)}, {len(long)} too long)",
+            [prompts[index] for index in long],
+            hint="shorten the prompt, give fewer examples in it, or allow shorter answers",
+        )
 
     # ----------------------------------------------------------------- passes
 

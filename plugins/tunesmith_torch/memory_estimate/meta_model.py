@@ -54,7 +54,7 @@ def make_meta_model(
     return model
 
 
-def _quantizable_layers(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+def quantizable_layers(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     """Yield the plain linear layers except the head, each with its parent and its name in it."""
     head = model.get_output_embeddings()
     for parent in list(model.modules()):
@@ -82,7 +82,7 @@ def quantize_8bit(model: PreTrainedModel, *, gpu: bool) -> None:
                 return out
 
         layer_class = GpuLinear8bit
-    for parent, name, layer in _quantizable_layers(model):
+    for parent, name, layer in quantizable_layers(model):
         setattr(parent, name, _linear_8bit(layer_class, layer))
     model.is_loaded_in_8bit = True
 
@@ -106,7 +106,7 @@ def quantize_4bit(model: PreTrainedModel, *, double: bool, dtype: torch.dtype) -
         EnvironmentProblem: bitsandbytes is not installed.
     """
     package = bitsandbytes.get_package()
-    for parent, name, layer in _quantizable_layers(model):
+    for parent, name, layer in quantizable_layers(model):
         if layer.in_features % 64 == 0:
             setattr(parent, name, _linear_4bit(package, layer, double, dtype))
     model.is_loaded_in_4bit = True

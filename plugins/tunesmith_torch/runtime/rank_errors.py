@@ -11,7 +11,9 @@ from tunesmith.errors import DataError, RunStopped, TrainingError, TunesmithErro
 
 
 class RankLost(TrainingError):
-    """Another process of this training has ended."""
+    """Another process of this training has ended; the next one need not."""
+
+    will_repeat = False
 
 
 def is_lost_connection(error: Exception) -> bool:

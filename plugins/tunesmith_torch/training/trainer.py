@@ -399,10 +399,15 @@ def _training_started_event(
             "batch_size": options.batch_size,
             "micro_batch_tokens": options.micro_batch_tokens,
             "layout": session.layout.kind,
-            **({"parallel": options.parallel} if distributed.world_size() > 1 else {}),
+            **_describe_processes(options),
         },
         first_step=newest.step if newest else 0,
     )
+
+
+def _describe_processes(options: Any) -> JSON:
+    count = distributed.world_size()
+    return {"processes": count, "parallel": options.parallel} if count > 1 else {}
 
 
 def _training_finished_event(

@@ -24,6 +24,7 @@ from bench import (
     RIGHT,
     ROWS,
     Bench,
+    RecordingReporter,
     Rows,
     bench_plugin,
     catalog_of,
@@ -44,7 +45,7 @@ from tunesmith.errors import (
     TrainingError,
     UsageError,
 )
-from tunesmith.events import Event, RunStarted, StepFinished, from_json
+from tunesmith.events import Event, Notice, RunStarted, StepFinished, from_json
 from tunesmith.execution import execute
 from tunesmith.execution.guards import TimeLimitGuard
 from tunesmith.execution.report import build_report
@@ -379,6 +380,29 @@ def test_a_reporter_that_exits_does_not_end_the_run(bench: Bench) -> None:
     report = bench.run()
     assert report.status == "ok" and RECORDERS[0].calls == 3
     assert "SystemExit: 3 (test_execute.py:" in report.notices[0].message
+
+
+def test_a_reporter_that_cannot_be_closed_is_in_the_log_and_the_report(
+    bench: Bench, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Such as one that uploads the end of the run: the others are told, and the run is fine."""
+
+    class Failing(RecordingReporter):
+        def __exit__(self, *error: object) -> None:
+            raise OSError("the store is down")
+
+    failing = replace(
+        RECORDER, name="failing", by_default=False, build=lambda options, folder: Failing()
+    )
+    bench.catalog = catalog_of(failing=offering("reporters", failing))
+    report = bench.run(reporters=[{"use": "recorder"}, {"use": "failing"}])
+    assert report.status == "ok"
+    stored = bench.report()["notices"]
+    for text in (report.notices[-1].message, stored[-1]["message"]):
+        assert text.startswith('reporter "failing" failed to close: OSError: the store is down')
+    assert kinds(bench)[-2:] == ["run-finished", "notice"]
+    assert RECORDERS[0].closed and isinstance(RECORDERS[0].events[-1], Notice)
+    assert not [w for w in recwarn if "close" in str(w.message)]
 
 
 def test_reporters_are_closed_if_a_later_one_cannot_be_opened(bench: Bench) -> None:

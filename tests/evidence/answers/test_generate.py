@@ -10,6 +10,7 @@ from tunesmith.records import Completion, Message
 from tunesmith.testing.examples import TOOL_CALLS
 from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_evidence.answers.generate import (
+    choose_limit,
     generate_answers,
     read_references,
     with_reasoning,
@@ -29,8 +30,8 @@ def test_evaluators_with_the_default_limit_share_what_is_generated() -> None:
 def test_limits() -> None:
     model = FakeTextModel()
     generate_answers(model, RECORDS, 5)
-    generate_answers(model, RECORDS, extra_tokens=30)
-    generate_answers(model, RECORDS, extra_tokens=3000)
+    for extra_tokens in (30, 3000):
+        generate_answers(model, RECORDS, choose_limit("auto", RECORDS, extra_tokens=extra_tokens))
     assert model.calls == [("generate", 5), ("generate", 40), ("generate", 512)]
 
 

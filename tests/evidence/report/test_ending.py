@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tunesmith.errors import TrainingError
 from tunesmith.events import (
     DataLoaded,
     Event,
@@ -23,6 +24,7 @@ from tunesmith.execution.report import build_report
 from tunesmith.storage import EventLog, lock
 from tunesmith.testing import sample_event, sample_run
 from tunesmith_evidence.report.ending import KILLED, Ending, describe_ending
+from tunesmith_torch.runtime.rank_errors import RankLost
 
 PARTS = [
     (RunStarted, "while the data was read"),
@@ -76,6 +78,14 @@ def test_a_run_is_not_resumed_if_the_same_would_happen_again(
     events = [sample_event(RunStarted), sample_event(Forecast, refused=refused)]
     found = describe(tmp_path, events, exit_code=exit_code)
     assert found is not None and found.command == command
+
+
+def test_a_run_that_lost_a_process_is_resumed(tmp_path: Path) -> None:
+    """With the exit code of a failed training, but it need not fail again."""
+    found = describe(tmp_path, [*sample_run()][:-1], exit_code=5, will_repeat=False)
+    assert found is not None and found.command == "tunesmith resume RUN"
+    assert RankLost("a process has ended").exit_code == 5
+    assert TrainingError.will_repeat and not RankLost.will_repeat
 
 
 def test_a_killed_run(tmp_path: Path) -> None:

@@ -8,15 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from tunesmith.catalog import Catalog
 from tunesmith.config import run_file
+from tunesmith.config.evaluators import default_evaluators
 from tunesmith.config.read_plan import make_plan
 from tunesmith.contracts import Finding
+from tunesmith.errors import PromptTooLongError
 from tunesmith.plugins import Selection, find_plugins
-from tunesmith.records import Completion, Message, Preference, Record, Text
+from tunesmith.records import Completion, Message, Preference, Record, Text, last_exchange
 from tunesmith_plugins.checks.row_lengths import tunesmith_review_data
 from tunesmith_plugins.checks.row_lengths.answers import review_answers
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.generation.text_model import TorchTextModel
+from tunesmith_torch.models.loading import load_tokenizer
 from tunesmith_torch.models.model_folder import read_context_length
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
@@ -31,16 +38,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def review(
-    model: Path, rows: Sequence[Record], heldout: Sequence[Record] = (), **technique: Any
+    model: Path,
+    rows: Sequence[Record],
+    heldout: Sequence[Record] = (),
+    dev: Sequence[Record] = (),
+    evaluators: Sequence[dict[str, Any]] = (),
+    **technique: Any,
 ) -> list[Finding]:
     tables = {
         "model": {"base": str(model)},
         "data": {"use": "jsonl", "train": "rows.jsonl"},
         "technique": {"use": "lora"} | technique,
+        **({"evaluators": [*evaluators]} if evaluators else {}),
     }
     catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
     plan = make_plan(run_file.RunFile(tables=tables, folder=model, stem="x"), catalog)
-    return list(tunesmith_review_data(plan, rows, heldout))
+    evaluators = plan.evaluators or default_evaluators(catalog, heldout)
+    return list(tunesmith_review_data(plan, evaluators, rows, dev, heldout))
 
 
 def test_a_row_longer_than_the_context_is_refused_with_what_helps(model: Path) -> None:
@@ -114,13 +128,66 @@ def test_a_model_to_begin_with_has_its_own_limit(model: Path) -> None:
 
 
 def test_a_held_out_prompt_without_room_for_an_answer_is_refused(model: Path) -> None:
-    (finding,) = review(model, SHORT, [*SHORT, LONG])
-    assert (finding.level, finding.where) == ("error", "rows:40")
-    assert "and the model's context is 512" in finding.message
-    long_answer = Completion(source="rows:41", prompt="Who?", completion="word " * 600)
-    assert review(model, SHORT, [*SHORT, long_answer]) == [], "it may be asked"
+    asks, scores = review(model, SHORT, [*SHORT, LONG])
+    assert (asks.level, asks.where, asks.count) == ("error", "rows:40", 1)
+    assert "exact-match asks for an answer of up to 11" in asks.message
+    assert "the model's context is 512" in asks.message
+    assert asks.examples == ("rows:40 has 60,013 tokens",)
+    assert "max_new_tokens" not in asks.hint, "no limit helps"
+    assert (scores.level, scores.where) == ("error", "rows:40") and "by loss" in scores.message
+
+
+EXACT = {"use": "exact-match", "max_new_tokens": 500}
+
+
+def test_a_prompt_with_the_longest_answer_must_fit(model: Path) -> None:
+    """To the token: the review refuses what the model refuses."""
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    template = Template.from_tokenizer(load_tokenizer(model))
+    text = TorchTextModel(base, template, torch.device("cpu"))
+    for words in (20, 21):
+        row = Completion(source=f"x:{words}", prompt="word " * words, completion="Me.")
+        (prompt, _) = last_exchange(row)
+        room = 512 - text.count_tokens(prompt)
+        for limit in (room, room + 1):
+            found = review(model, SHORT, [row], evaluators=[{**EXACT, "max_new_tokens": limit}])
+            if limit == room:
+                assert found == [] and text.generate([prompt], limit)
+                continue
+            (finding,) = found
+            assert (finding.level, finding.where) == ("error", f"x:{words}")
+            assert f"allow exact-match at most {room} tokens (max_new_tokens)" in finding.hint
+            with pytest.raises(PromptTooLongError):
+                text.generate([prompt], limit)
+
+
+def test_the_longest_rows_are_named_first(model: Path) -> None:
+    rows = [Completion(source=f"x:{n}", prompt="a " * n, completion="b") for n in range(1, 9)]
+    (finding,) = review(model, SHORT, rows, evaluators=[{**EXACT, "max_new_tokens": 495}])
+    assert finding.count == len(finding.examples) == 3
+    assert finding.where == "x:8" and finding.examples[0].startswith("x:8 has")
+
+
+def test_dev_rows_without_room_are_a_warning(model: Path) -> None:
+    """Baselines are compared on them; the tuned model is not asked."""
+    found = review(model, SHORT, SHORT, dev=[LONG], evaluators=[{"use": "exact-match"}])
+    assert [(f.level, f.where) for f in found] == [("warning", "rows:40")]
+    assert "1 dev row cannot choose a prompt" in found[0].message
+
+
+def test_references_that_are_scored_must_fit(model: Path) -> None:
+    long = Completion(source="rows:41", prompt="Who?", completion="word " * 600)
+    assert review(model, SHORT, [long], evaluators=[{"use": "length"}]) == []
+    (finding,) = review(model, SHORT, [long], evaluators=[{"use": "loss"}])
+    assert (finding.level, finding.where) == ("error", "rows:41")
     text: list[Record] = [Text(source="rows:1", text="word " * 60_000)]
-    assert review(model, SHORT, text) == []
+    (finding,) = review(model, SHORT, text, evaluators=[{"use": "loss"}])
+    assert finding.where == "rows:1"
+    pair = Preference(
+        source="rows:2", prompt=(Message("user", "q"),), chosen="a", rejected="word " * 600
+    )
+    (finding,) = review(model, SHORT, [pair], evaluators=[{"use": "preference-accuracy"}])
+    assert finding.where == "rows:2"
 
 
 def test_the_context_is_read_from_the_config() -> None:

@@ -10,11 +10,21 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from environment import Environment
 from wheels import COMMAND, write_wheel
 
+from tunesmith.errors import UsageError
+from tunesmith_cli.app import app
 from tunesmith_plugins.commands.plugin_install.directory import read_directory, search
-from tunesmith_plugins.commands.plugin_install.pip import Change, moved, version_of
+from tunesmith_plugins.commands.plugin_install.install_command import refuse_unpinned
+from tunesmith_plugins.commands.plugin_install.pip import (
+    Change,
+    describe_publisher,
+    is_pinned,
+    moved,
+    version_of,
+)
 from tunesmith_plugins.commands.plugin_install.uninstall_command import find_dependents
 
 Tunesmith = Callable[..., subprocess.CompletedProcess[str]]
@@ -40,6 +50,44 @@ def test_the_directory_is_searched_without_network() -> None:
     (found,) = search(["TRL", "rloo"])
     assert (found.name, found.api) == ("tunesmith-trl", "1")
     assert search(["trl", "quokka"]) == []
+
+
+@pytest.mark.parametrize(
+    ("requirement", "expected"),
+    [
+        ("tunesmith-trl", False),
+        ("tunesmith-trl>=1", False),
+        ("tunesmith-trl==1.*", False),
+        ("tunesmith-trl[all] == 1.0", True),
+        ("./contrib/tunesmith-trl", True),
+        ("tunesmith-trl @ https://example.org/a.whl#sha256=00", True),
+    ],
+)
+def test_a_name_without_a_version_is_not_pinned(requirement: str, expected: bool) -> None:
+    assert is_pinned(requirement) is expected
+
+
+def test_the_publisher_of_an_unpinned_name_is_named() -> None:
+    metadata_ = {
+        "author": "Ann\x1b[31m",
+        "project_url": ["Home, https://a.example"],
+    }
+    item = {"metadata": metadata_, "download_info": {"url": "https://index.example/t.whl"}}
+    publisher = describe_publisher(item)
+    assert publisher.startswith("Ann") and "\x1b" not in publisher
+    assert publisher.endswith("Home, https://a.example; from https://index.example/t.whl")
+    found = Change("tunesmith-trl", None, "9", publisher, is_requested=True)
+    needed = Change("other", None, "1")
+    with pytest.raises(UsageError, match="names no version; 9 is published by Ann") as refused:
+        refuse_unpinned(["Tunesmith_TRL>=1"], [found, needed])
+    assert "tunesmith plugins install tunesmith-trl==9" in str(refused.value.hint)
+    refuse_unpinned(["tunesmith-trl==9"], [found, needed])
+
+
+def test_search_recommends_no_name_of_an_index() -> None:
+    found = CliRunner().invoke(app, ["plugins", "search", "trl"])
+    assert "tunesmith plugins install ./contrib/NAME" in found.stderr
+    assert "may belong to anybody" in found.stderr
 
 
 # --------------------------------------------------------------------------- with pip
@@ -87,7 +135,11 @@ def test_a_plugin_is_installed_checked_listed_and_uninstalled(
     dry = tunesmith("plugins", "install", "--dry-run", "tunesmith-greet")
     assert dry.stdout == "tunesmith-greet not installed -> 1.0\n"
     assert contents(environment) == before
-    done = tunesmith("plugins", "install", "tunesmith-greet")
+    refused = tunesmith("plugins", "install", "tunesmith-greet")
+    assert refused.returncode == 2 and contents(environment) == before
+    assert "names no version; 1.0 is published by nobody; from file://" in refused.stderr
+    assert "tunesmith plugins install tunesmith-greet==1.0" in refused.stderr
+    done = tunesmith("plugins", "install", "tunesmith-greet==1.0")
     assert done.returncode == 0, done.stderr
     assert "checking tunesmith-greet:greet 1.0" in done.stderr
     listed = json.loads(tunesmith("plugins", "list", "--json").stdout)["plugins"]
@@ -117,7 +169,7 @@ def test_what_fails_is_undone_and_the_former_version_is_back(
         plugins={"greet": "tunesmith_greet"},
         requires=["helper"],
     )
-    assert tunesmith("plugins", "install", "tunesmith-greet").returncode == 0
+    assert tunesmith("plugins", "install", "tunesmith-greet==1.0").returncode == 0
     before = contents(environment)
     assert "helper.py" in before
     write_wheel(wheels, "helper", "2.0", files={"helper.py": "VERSION = 2\n"})
@@ -151,7 +203,7 @@ def test_what_is_no_plugin_is_undone(
 ) -> None:
     before = contents(environment)
     write_wheel(wheels, "no-plugin", files={"no_plugin.py": "x = 1\n"})
-    done = tunesmith("plugins", "install", "no-plugin")
+    done = tunesmith("plugins", "install", "no-plugin==1.0")
     assert done.returncode == 8
     assert "no plugin of tunesmith is in no-plugin" in done.stderr
     assert contents(environment) == before

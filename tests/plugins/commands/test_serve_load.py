@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import random
 import socket
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from openai import APIError, InternalServerError
-from serving import Running, run_server, text_model
+from serving import Running, SlowModel, run_server, text_model, wait_for
 from torch import Tensor
 
-from tunesmith.contracts import Generation
 from tunesmith.records import Message, Prompt
-from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_plugins.commands.serve.api_error import ApiError
 from tunesmith_plugins.commands.serve.engine import BatchedEngine, CallingEngine, error_of
 from tunesmith_plugins.commands.serve.job import Channel, Choice, Job
@@ -29,20 +26,6 @@ from tunesmith_torch.generation.generate import generate
 from tunesmith_torch.generation.sampling import Sampler
 
 LONG: Any = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 400}
-
-
-class SlowModel(FakeTextModel):
-    """Answers when the test lets it."""
-
-    def __init__(self) -> None:
-        super().__init__(answers={"hello": "Hi"})
-        self.may_answer = threading.Event()
-
-    def generate(
-        self, prompts: Any, max_new_tokens: int, *, progress: Any = None
-    ) -> list[Generation]:
-        assert self.may_answer.wait(20)
-        return [*super().generate(prompts, max_new_tokens, progress=progress)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,13 +151,6 @@ def test_a_client_that_leaves_frees_its_slot_without_a_stream() -> None:
         running.wait_until_idle()
         assert running.metric("cancelled_answers_total", model="tuned") == 1
         assert running.metric("requests_total", path="/v1/chat/completions", status="499") == 1
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_a_slow_reader_blocks_nobody() -> None:

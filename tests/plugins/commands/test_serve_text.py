@@ -1,4 +1,4 @@
-"""Texts that grow by tokens, stop words in them, and calls of tools."""
+"""Texts that grow by tokens, and stop words in them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunesmith_plugins.commands.serve.job import EXACT_TOKENS, StreamedText
-from tunesmith_plugins.commands.serve.responses import split_calls
 
 letters = st.text("abc", max_size=30)
 words = st.lists(st.text("abc", min_size=1, max_size=4), max_size=3)
@@ -49,17 +48,3 @@ def test_long_texts_are_decoded_ever_more_rarely() -> None:
     assert total == "a" * 8 * EXACT_TOKENS
     assert calls[: EXACT_TOKENS - 1] == list(range(1, EXACT_TOKENS))
     assert sum(calls) < EXACT_TOKENS * 8 * EXACT_TOKENS * 1.1
-
-
-def test_calls_are_split_from_the_text_in_front_of_them() -> None:
-    tools = frozenset({"mail"})
-    call = '{"name": "mail", "arguments": {"to": "Ünal"}}'
-    for text in (f"Yes.\n<tool_call>\n{call}\n</tool_call>", f"Yes. [TOOL_CALLS][{call}]"):
-        before, (found,) = split_calls(text, tools)
-        assert before == "Yes."
-        assert found["function"] == {"name": "mail", "arguments": '{"to": "Ünal"}'}
-        assert found["id"].startswith("call_")
-    assert split_calls(call, tools)[0] == ""
-    assert split_calls(call, frozenset()) == (call, [])
-    assert split_calls(call, frozenset({"other"})) == (call, [])
-    assert split_calls('{"name": "mail"}', tools) == ('{"name": "mail"}', [])

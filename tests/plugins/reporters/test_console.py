@@ -89,6 +89,14 @@ def test_the_start_of_training_names_the_modules_with_adapters() -> None:
     assert text.endswith("(k_proj, q_proj); not adapted: experts.down_proj")
 
 
+def test_the_start_of_training_names_the_processes() -> None:
+    event = sample_event(TrainingStarted, details={"processes": 4, "parallel": "sharded"})
+    text = format_training_start(event)
+    assert f" on {event.device} (4 processes, weights sharded) in " in text
+    event = sample_event(TrainingStarted, details={"processes": 2, "parallel": "data"})
+    assert "(2 processes, a copy of the model in each)" in format_training_start(event)
+
+
 @pytest.mark.parametrize(
     "details", [{}, {"targets": "all"}, {"adapted_modules": [], "targets": []}]
 )

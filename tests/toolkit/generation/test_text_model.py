@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tunesmith.contracts import Generation, TokenScores
-from tunesmith.errors import UsageError
+from tunesmith.errors import PromptTooLongError, UsageError
 from tunesmith.records import Message, Prompt
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation import prefix_cache, text_model
@@ -287,10 +287,13 @@ def test_rows_longer_than_the_context_are_refused_with_their_index(template: Tem
     assert text.context == 512
     assert text.fits(short, 100) and not text.fits(short, 512)
     assert not text.fits(long, 1)
-    with pytest.raises(UsageError, match="answer 1: longer than the model's context, got"):
-        text.generate([short, long], 4)
-    with pytest.raises(UsageError, match="exchange 1: longer than"):
+    message = r"answer of 4 tokens: longer than the model's context, got .*number 1 of 3, 1 too"
+    with pytest.raises(PromptTooLongError, match=message) as refused:
+        text.generate([short, long, short], 4)
+    assert refused.value.prompts == (long,)
+    with pytest.raises(PromptTooLongError, match="exchange: longer than") as refused:
         text.score([short, long], ["yes", "no"])
+    assert refused.value.prompts == (long,)
     assert text.generate([], 4) == [] and text.score([], []) == []
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tunesmith_cli import render
 from tunesmith_ray.job_file import Job, find_job, request_cancel
+from tunesmith_ray.supervisor import has_finished
 from tunesmith_ray.worker import log_path
 
 POLL_SECONDS = 0.3
@@ -70,7 +71,7 @@ def wait_for_job(
             if time.monotonic() - checked > ALIVE_SECONDS:
                 checked = time.monotonic()
                 if not is_alive() and (job := find_job(folder) or job).is_active:
-                    return lose(job)
+                    return lose(folder, job)
             sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             if was_cancelled:
@@ -84,8 +85,10 @@ def wait_for_job(
                 request_cancel(folder, job.name)
 
 
-def lose(job: Job) -> Job:
-    """Return the job as one whose supervisor is gone."""
+def lose(folder: Path, job: Job) -> Job:
+    """Return the job as one whose supervisor is gone; its run may have finished before."""
+    if has_finished(folder):
+        return replace(job, state="finished", exit_code=0, reason="")
     return replace(job, state="failed", exit_code=1, reason="the supervisor was lost")
 
 

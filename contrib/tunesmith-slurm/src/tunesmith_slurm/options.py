@@ -47,7 +47,7 @@ class SlurmOptions(Options):
     account: Text | None = Field(None, description="Account that pays for the job.")
     qos: Text | None = Field(None, description="Quality of service.")
     constraint: Text | None = Field(None, description="Features of the node, such as a100|h100.")
-    nodes: int = Field(1, ge=1, description="Machines: 1, because a run trains on one machine.")
+    nodes: int = Field(1, ge=1, description="Machines: 1; several need torchrun on each.")
     gpus: Gpus = Field(
         0, description="GPUs, as a number or with their type: 2, a100:2. 0: train on the CPU."
     )
@@ -87,8 +87,8 @@ class SlurmOptions(Options):
     def _refuse_several_nodes(cls, nodes: int) -> int:
         if nodes > 1:
             raise ValueError(
-                "must be 1: the processes of a run train together on one machine; several "
-                "machines cannot train together yet"
+                "must be 1: a job of `tunesmith slurm submit` has one machine; for several, write "
+                "a script of your own that calls torchrun on each (docs/how-to/machines.md)"
             )
         return nodes
 

@@ -24,7 +24,7 @@ class JobState:
     """Slurm's word, such as PENDING, RUNNING, COMPLETED, FAILED, TIMEOUT; ``unknown`` if Slurm has
     forgotten the job."""
     reason: str = ""
-    """Why it waits."""
+    """Why it waits, or is unknown."""
     elapsed: str = ""
     time_left: str = ""
     nodes: str = ""
@@ -35,7 +35,7 @@ class JobState:
         return self.state in WAITING_STATES | RUNNING_STATES
 
 
-UNKNOWN = JobState("unknown")
+UNKNOWN = "unknown"
 
 
 def submit_script(script: Path) -> str:
@@ -73,12 +73,13 @@ def query_job(job: str) -> JobState:
 def _query_accounting(job: str) -> JobState:
     """Return the state of a finished job; unknown without an accounting."""
     command = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}"]
+    gone = f"squeue no longer lists job {job}"
     try:
         lines = _call([*command, "--format=State,Elapsed,NodeList"]).splitlines()
-    except EnvironmentProblem:  # there is none, or it is not installed here
-        return UNKNOWN
+    except EnvironmentProblem as error:  # there is none, or it is not installed here
+        return JobState(UNKNOWN, f"{gone}, and there is no accounting to ask: {error.message}")
     if not lines:
-        return UNKNOWN
+        return JobState(UNKNOWN, f"{gone}, and the accounting (sacct) does not have it")
     state, elapsed, nodes = (*lines[-1].split("|"), "", "")[:3]
     return JobState(state.split()[0], elapsed=elapsed, nodes=nodes)  # CANCELLED by 1000
 

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from tunesmith.contracts import Finding
-    from tunesmith.plan import Plan
+    from tunesmith.offers import EvaluatorOffer
+    from tunesmith.plan import Component, Plan
     from tunesmith.records import Record
 
 
 @hookimpl
 def tunesmith_review_data(
-    plan: Plan, train: Sequence[Record], heldout: Sequence[Record]
+    plan: Plan,
+    evaluators: Sequence[Component[EvaluatorOffer[Any]]],
+    train: Sequence[Record],
+    dev: Sequence[Record],
+    heldout: Sequence[Record],
 ) -> Sequence[Finding]:
     """Tokenize the longest rows, and compare them with the limits of the run and the model."""
-    from tunesmith_plugins.checks.row_lengths.answers import review_answers
-    from tunesmith_plugins.checks.row_lengths.review import review
+    from tunesmith_plugins.checks.row_lengths import answers, evaluated_rows, review
 
-    return [*review(plan, train, heldout), *review_answers(plan, heldout)]
+    return [
+        *review.review(plan, train),
+        *evaluated_rows.review(plan, evaluators, dev, heldout),
+        *answers.review_answers(plan, heldout),
+    ]

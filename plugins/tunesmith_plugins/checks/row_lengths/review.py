@@ -10,9 +10,8 @@ model whose tokenizer is not on this machine nothing is known yet.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from tunesmith.contracts import Finding, LeftOut
@@ -38,8 +37,8 @@ UNUSABLE = (DataError, EnvironmentProblem, UsageError)
 """Errors of a tokenizer or a row, which other checks, and loading, report."""
 
 
-def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> Iterator[Finding]:
-    """Yield an error if more rows are too long than the technique leaves out, or can be asked."""
+def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
+    """Yield an error if more rows are too long than the technique leaves out."""
     # A model that `from` names has a tokenizer and a context of its own.
     stages = {
         where: options
@@ -48,10 +47,7 @@ def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> It
     }
     context = read_context_length(plan.found_model.config) or math.inf
     sample = sample_if_large(train)
-    for number, (where, options) in enumerate(stages.items()):
-        open_template = cache(partial(_open_template, plan, options))
-        if number == 0:
-            yield from _review_prompts(heldout, context, open_template)
+    for where, options in stages.items():
         rows = rows_of_stage(options, sample)
         allowed = options.max_left_out * len(rows)
         if len(sample) < len(train):
@@ -59,7 +55,7 @@ def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> It
         limit = int(min(options.max_length, context))
         if isinstance(options, PolicyOptions):  # a completion has to follow
             limit -= options.generation.max_new_tokens
-        found = _find_long_rows(options, rows, limit, math.floor(allowed) + 1, open_template)
+        found = _find_long_rows(options, rows, limit, math.floor(allowed) + 1, plan)
         if len(found) > allowed:
             yield _describe(found, where, options, len(rows), limit, context)
 
@@ -104,7 +100,7 @@ def _describe(
     )
 
 
-def _open_template(plan: Plan, options: TrainingOptions) -> Template | None:
+def open_template(plan: Plan, options: TrainingOptions) -> Template | None:
     """Return the model's template and tokenizer; None if they are not here, or cannot be used."""
     folder = plan.found_model.tokenizer()
     if folder is None:
@@ -117,42 +113,18 @@ def _open_template(plan: Plan, options: TrainingOptions) -> Template | None:
     return None
 
 
-def _review_prompts(
-    heldout: Sequence[Record], context: float, open_template: Callable[[], Template | None]
-) -> Iterator[Finding]:
-    """Yield an error if the longest held-out prompt leaves no room for an answer."""
-    asked = [record for record in sample_if_large(heldout) if not isinstance(record, Text)]
-    if not asked or context == math.inf or (template := open_template()) is None:
-        return
-    longest = max(asked, key=lambda record: len(content_key(record)))
-    try:
-        (prompt,) = template.encode_prompts([last_exchange(longest)[0]])
-    except UNUSABLE:
-        return
-    if len(prompt) >= context:
-        yield Finding(
-            level="error",
-            where=longest.source,
-            message=f"a held-out row has a prompt of {len(prompt):,} tokens, and the model's "
-            f"context is {context:,}: it cannot be evaluated",
-            hint="shorten or remove this row and others like it, or choose a base model with a "
-            "longer context",
-            count=1,
-        )
-
-
 def _find_long_rows(
     options: TrainingOptions,
     rows: Sequence[Record],
     limit: int,
     wanted: int,
-    open_template: Callable[[], Template | None],
+    plan: Plan,
 ) -> list[LeftOut]:
     """Return up to ``wanted`` of the rows with more than ``limit`` tokens, the longest first."""
     # A text is split into rows that fit.
     sizes = {i: _count_characters(r) for i, r in enumerate(rows) if not isinstance(r, Text)}
     longest = sorted(sizes, key=lambda index: -sizes[index])
-    if len(longest) < wanted or (template := open_template()) is None:
+    if len(longest) < wanted or (template := open_template(plan, options)) is None:
         return []
     found: list[LeftOut] = []
     characters = start = 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from tunesmith.config.evaluators import default_evaluators
 from tunesmith.contracts import Finding
 from tunesmith.errors import UsageError
 from tunesmith.text import one_line
@@ -97,7 +98,9 @@ def command(  # noqa: PLR0913 - one parameter for each option
 def collect_findings(opened: OpenedData) -> list[Finding]:
     """Return the findings of the installed checks, errors first."""
     parts = {"dev": (), "heldout": (), **opened.parts}
-    found = opened.catalog.review_data(opened.dataset, opened.plan, **parts)
+    plan, catalog = opened.plan, opened.catalog
+    evaluators = plan.evaluators or default_evaluators(catalog, parts["heldout"]) if plan else ()
+    found = catalog.review_data(opened.dataset, plan, evaluators, **parts)
     return sort(replace(finding, where=finding.where or plugin.name) for plugin, finding in found)
 
 

@@ -10,15 +10,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tunesmith.errors import EnvironmentProblem, PluginError
+from tunesmith.errors import EnvironmentProblem, PluginError, UsageError
 from tunesmith.offers import Plugin
 from tunesmith.plugins import find_installed
 from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import common_options
-from tunesmith_plugins.commands.plugin_install.pip import Change, moved, plan_install, run_pip
+from tunesmith_plugins.commands.plugin_install.pip import (
+    Change,
+    is_pinned,
+    moved,
+    plan_install,
+    run_pip,
+)
 from tunesmith_plugins.commands.plugin_install.restore import FormerVersions
 
 CHECK_SECONDS = 600
@@ -40,9 +47,10 @@ def command(
 ) -> None:
     """Install plugins with pip, run the conformance kit, and undo it all if a check fails.
 
-    REQUIREMENT is a name, a name with versions, or a path, as for pip, whose variables and
-    configuration count. What would change is computed first: versions of torch, transformers and
-    peft are not moved without --allow-moves. Installing a plugin executes its code.
+    REQUIREMENT is a path, a URL, which may end with #sha256=HASH, or a name with a version, as for
+    pip, whose variables and configuration count. A name alone is not installed: the error says who
+    publishes it. What would change is computed first: versions of torch, transformers and peft are
+    not moved without --allow-moves. Installing a plugin executes its code.
     """
     changes = plan_install(requirements)
     for change in changes:
@@ -58,6 +66,7 @@ def command(
         render.print_note("all of it is installed already")
     if dry_run or not changes:
         return
+    refuse_unpinned(requirements, changes)
     with TemporaryDirectory(prefix="tunesmith-") as folder:
         former = FormerVersions(Path(folder), changes)
         former.keep()
@@ -69,6 +78,27 @@ def command(
             render.print_note("undone: the former versions are restored", style="bad")
             raise
     render.print_note("`tunesmith plugins list` lists what it offers")
+
+
+def refuse_unpinned(requirements: Sequence[str], changes: Sequence[Change]) -> None:
+    """Refuse names without a version: whoever owns the name on an index would choose the code.
+
+    Raises:
+        UsageError: with the publisher and the version that pip found.
+    """
+    unpinned = [requirement for requirement in requirements if not is_pinned(requirement)]
+    names: dict[str, str] = {canonicalize_name(Requirement(r).name): r for r in unpinned}
+    found = [change for change in changes if change.is_requested and change.name in names]
+    if found:
+        pinned = " ".join(f"{change.name}=={change.after}" for change in found)
+        raise UsageError(
+            "; ".join(
+                f"{one_line(names[c.name], 100)}: names no version; {c.after} is published by "
+                f"{c.publisher}"
+                for c in found
+            ),
+            hint=f"if you trust them: tunesmith plugins install {pinned}",
+        )
 
 
 def check_plugins(changes: Sequence[Change], *, run_kit: bool) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import click
 
 from tunesmith.plugins import find_installed
@@ -25,7 +23,7 @@ def command(as_json: bool) -> None:
     changes = plan_install(names, upgrade=True) if names else []
     newer = [change for change in changes if change.before != change.after]
     if as_json:
-        outdated = [asdict(change) for change in newer]
+        outdated = [{"name": c.name, "before": c.before, "after": c.after} for c in newer]
         render.print_json({"schema": "tunesmith.outdated-plugins/1", "outdated": outdated})
         return
     if newer:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from tunesmith.errors import EnvironmentProblem
@@ -28,6 +29,10 @@ class Change:
     name: str
     before: str | None
     after: str
+    publisher: str = ""
+    """Who publishes it: name and page, as its metadata say, and where pip downloads it."""
+    is_requested: bool = False
+    """True if a requirement named it; False for what that needs."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.before or 'not installed'} -> {self.after}"
@@ -47,8 +52,35 @@ def plan_install(requirements: Sequence[str], *, upgrade: bool = False) -> list[
     changes = []
     for item in planned:
         name, after = item["metadata"]["name"], item["metadata"]["version"]
-        changes.append(Change(canonicalize_name(name), version_of(name), after))
+        changes.append(
+            Change(
+                canonicalize_name(name),
+                version_of(name),
+                after,
+                publisher=describe_publisher(item),
+                is_requested=item.get("requested", False),
+            )
+        )
     return sorted(changes, key=lambda change: change.name)
+
+
+def describe_publisher(item: dict[str, Any]) -> str:
+    """Return who publishes a distribution of pip's report: what it says of itself, and its URL."""
+    metadata_ = item["metadata"]
+    people = [metadata_.get(key) for key in ("author", "author_email", "maintainer")]
+    pages = [metadata_.get("home_page"), *metadata_.get("project_url", [])]
+    said = [next(filter(None, people), "nobody"), *filter(None, pages[:2])]
+    return one_line(f"{', '.join(said)}; from {item['download_info']['url']}", 300)
+
+
+def is_pinned(requirement: str) -> bool:
+    """Return True for a path, a URL, or a name with one version."""
+    try:
+        parsed = Requirement(requirement)
+    except InvalidRequirement:
+        return True  # a path or a URL; pip refuses what is neither
+    exact = (s for s in parsed.specifier if s.operator in ("==", "===") and "*" not in s.version)
+    return parsed.url is not None or next(exact, None) is not None
 
 
 def version_of(name: str) -> str | None:

@@ -9,6 +9,11 @@ from tunesmith_cli.common import common_options, json_option
 from tunesmith_plugins.commands.plugin_install.directory import search
 from tunesmith_plugins.commands.plugin_install.pip import version_of
 
+HOW_TO_INSTALL = (
+    "they are a part of tunesmith's sources, and on no package index, where the same name may "
+    "belong to anybody; from a checkout: tunesmith plugins install ./contrib/NAME"
+)
+
 
 @click.command("search")
 @click.argument("words", metavar="[WORD]...", nargs=-1)
@@ -31,6 +36,4 @@ def command(words: tuple[str, ...], as_json: bool) -> None:
             for i in found
         ]
         render.print_table(headers, rows)
-    render.print_note(
-        "`tunesmith plugins install NAME` installs one" if found else "nothing was found"
-    )
+    render.print_note(HOW_TO_INSTALL if found else "nothing was found")

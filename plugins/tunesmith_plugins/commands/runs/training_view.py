@@ -25,7 +25,7 @@ def show_training(report: Report) -> None:
             f"{facts['technique']}{f' ({stage})' if stage else ''}: step {facts['steps']}",
             facts["rows"],
             f"trainable parameters {facts['trainable parameters']}",
-            *(facts.get(name, "") for name in ("time", "speed")),
+            *(facts.get(name, "") for name in ("processes", "time", "speed")),
             f"peak memory {facts['peak memory']}" if "peak memory" in facts else "",
         ]
         render.print_text()

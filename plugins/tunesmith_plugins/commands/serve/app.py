@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -59,7 +60,7 @@ def build_app(service: Service, *, names: Collection[str], token: str | None) ->
             Exception: routes.show_error,
         },
     )
-    return Guard(app, names, token)
+    return Guard(app, names, asyncio.Semaphore(service.limits.connections), token)
 
 
 class Routes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,7 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunesmith_plugins.commands.serve.api_error import ApiError
 
-OPEN_PATHS = ("/", "/health")
+HEALTH = "/health"
+OPEN_PATHS = ("/", HEALTH)
 """Paths without a token: they have no data."""
 HEADERS = {
     "x-content-type-options": "nosniff",
@@ -42,6 +45,8 @@ class Guard:
 
     app: ASGIApp
     names: Collection[str]
+    places: asyncio.Semaphore
+    """For the requests at the same time; one for ``/health`` needs none."""
     token: str | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +68,8 @@ class Guard:
             response = JSONResponse(error.to_json(), error.status, error.headers)
             await response(scope, receive, send_with_headers)
             return
-        await self.app(scope, receive, send_with_headers)
+        async with nullcontext() if scope["path"] == HEALTH else self.places:
+            await self.app(scope, receive, send_with_headers)
 
     def _check(self, path: str, headers: Headers) -> None:
         """Raise ApiError if the request is refused."""
@@ -75,6 +81,9 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             raise ApiError(403, "Origin: pages of other sites may not ask", code="origin_refused")
+        if path != HEALTH and self.places.locked():
+            what = "the server has no room for another connection"
+            raise ApiError(503, what, code="connections_full", headers={"Retry-After": "1"})
         if self.token is None or path in OPEN_PATHS:
             return
         kind, _, given = headers.get("authorization", "").partition(" ")

@@ -22,8 +22,17 @@ class Limits:
     """Time for a request, from its arrival to its last token."""
     drain_seconds: float = 30
     """Time for running requests after a stop signal."""
+    head_bytes: int = 16_384
+    """Size of the first line of a request and its headers."""
+    head_seconds: float = 10
+    """Time in which these must have arrived, from the connection or the last answer on."""
     body_seconds: float = 15
     """Time in which the body of a request must have arrived."""
     send_seconds: float = 30
     """Time for which a client may leave a part of an answer unread; then its connection ends."""
-    connections: int = 1_000
+    connections: int = 512
+    """Connections at the same time. One more takes the place of the one that waits for its client
+    longest; if all have requests to answer, it is refused, unless it asks for ``/health``.
+
+    A process may often have 1,024 open files.
+    """

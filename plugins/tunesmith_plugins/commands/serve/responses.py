@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tunesmith import __version__
-from tunesmith_evidence.answers.tool_calls import find_calls
 from tunesmith_plugins.commands.serve.api_request import (
     ChatRequest,
     CompletionRequest,
@@ -17,9 +16,11 @@ from tunesmith_plugins.commands.serve.api_request import (
 )
 from tunesmith_plugins.commands.serve.job import Piece, Scored, TokenScore
 from tunesmith_plugins.commands.serve.service import Ticket
-
-CALL_MARKS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "{", "[")
-"""Text in front of a call in an answer."""
+from tunesmith_plugins.commands.serve.tool_answers import (
+    StreamedTurn,
+    split_known_calls,
+    write_calls,
+)
 
 
 class Responses:
@@ -37,6 +38,7 @@ class Responses:
         self._object = "chat.completion" if is_chat else "text_completion"
         self._tools = request.tool_names if isinstance(request, ChatRequest) else frozenset()
         self._offsets: dict[int, int] = {}
+        self._turns: defaultdict[int, StreamedTurn] = defaultdict(lambda: StreamedTurn(self._tools))
 
     def write_whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         """Return the answer as a whole, from the last piece of each choice."""
@@ -52,11 +54,11 @@ class Responses:
         choice: dict[str, Any] = {"index": piece.index, "finish_reason": piece.finish_reason}
         if isinstance(self.request, CompletionRequest):
             return {**choice, "text": piece.text, "logprobs": self._logprobs(piece)}
-        text, calls = split_calls(piece.text, self._tools)
+        text, calls = split_known_calls(piece.text, self._tools)
         message: dict[str, Any] = {"role": "assistant", "refusal": None}
         message["content"] = text or (None if calls else "")
         if calls:
-            message["tool_calls"] = calls
+            message["tool_calls"] = write_calls(calls)
             choice["finish_reason"] = "tool_calls"
         return {**choice, "message": message, "logprobs": self._logprobs(piece)}
 
@@ -66,7 +68,8 @@ class Responses:
         """Yield what a stream begins with: the role of each choice of a conversation."""
         if isinstance(self.request, ChatRequest):
             for job in self.ticket.jobs:
-                delta = {"role": "assistant", "content": "", "refusal": None}
+                content = None if self._tools else ""  # an answer of calls alone has no content
+                delta = {"role": "assistant", "content": content, "refusal": None}
                 yield self._chunk(job.choice.index, delta, None, None)
 
     def write_piece(self, piece: Piece) -> Iterator[dict[str, Any]]:
@@ -75,13 +78,14 @@ class Responses:
             logprobs = self._logprobs(piece)
             yield self._chunk(piece.index, {"text": piece.text}, logprobs, piece.finish_reason)
             return
-        text, calls = split_calls(piece.text, self._tools) if self._tools else (piece.text, [])
-        delta: dict[str, Any] = {"content": text} if text else {}
+        is_last = piece.finish_reason is not None
+        text, calls = self._turns[piece.index].update(piece.text, is_last)
+        delta: dict[str, Any] = {} if text is None else {"content": text}
         if calls:
-            delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(calls)]
+            delta["tool_calls"] = [{"index": i, **c} for i, c in enumerate(write_calls(calls))]
         if delta or piece.scores:
             yield self._chunk(piece.index, delta, self._logprobs(piece), None)
-        if piece.finish_reason is not None:
+        if is_last:
             reason = "tool_calls" if calls else piece.finish_reason
             yield self._chunk(piece.index, {}, None, reason)
 
@@ -140,27 +144,3 @@ def _chat_token(scored: Scored) -> dict[str, Any]:
     # A token may be a part of a character, whose bytes the text does not have.
     data = None if "\ufffd" in token else list(token.encode("utf-8", "surrogatepass"))
     return {"token": token, "logprob": logprob, "bytes": data}
-
-
-def split_calls(text: str, tools: frozenset[str]) -> tuple[str, list[dict[str, Any]]]:
-    """Return the text in front of the calls in an answer, and the calls of these tools.
-
-    An answer that calls a tool which there is not stays text.
-    """
-    calls = find_calls(text) if tools else []
-    if not calls or not {name for name, _ in calls} <= tools:
-        return text, []
-    start = min(text.find(mark) for mark in CALL_MARKS if mark in text)
-    return text[:start].rstrip(), [
-        {
-            "id": f"call_{secrets.token_hex(12)}",
-            "type": "function",
-            "function": {
-                "name": name,
-                "arguments": arguments
-                if isinstance(arguments, str)
-                else json.dumps(arguments, ensure_ascii=False),
-            },
-        }
-        for name, arguments in calls
-    ]

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp
 
 from tunesmith.errors import UsageError
 from tunesmith_cli import render
+from tunesmith_plugins.commands.serve.protocol import PunctualProtocol
 from tunesmith_plugins.commands.serve.service import Service
 
 STEP_SECONDS = 5
@@ -55,7 +57,8 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=partial(PunctualProtocol, limits=limits),  # type: ignore[arg-type]
+                h11_max_incomplete_event_size=limits.head_bytes,
                 ws="none",
                 lifespan="off",
                 loop="asyncio",
@@ -63,7 +66,6 @@ class Server(uvicorn.Server):
                 log_level="critical",  # errors are printed by the application
                 access_log=False,
                 server_header=False,
-                limit_concurrency=limits.connections,
                 timeout_graceful_shutdown=math.ceil(limits.drain_seconds),
             )
         )

@@ -107,4 +107,5 @@ CLASSIFICATION = EvaluatorOffer(
     accepts=frozenset({Chat, Completion}),
     default_for=have_labels,
     generates=True,
+    answer_limit=ClassificationOptions.answer_limit,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -15,18 +15,18 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Chat, Completion, Record
 from tunesmith_evidence.answers.generate import (
     AnswerOptions,
-    choose_limit,
     generate_answers,
     read_references,
 )
 
 METRIC_NAME = "code-pass"
-EXTRA_TOKENS = 64
-"""Tokens for the fence around a program, and for a program longer than the reference."""
 
 
 class CodeOptions(AnswerOptions):
     """Options: the tests, the limits, and the consent to execute generated code."""
+
+    extra_tokens: ClassVar[int] = 64
+    """Tokens for the fence around a program, and for a program longer than the reference."""
 
     execute_generated_code: Literal[True] = Field(
         description=(
@@ -52,12 +52,12 @@ class Code:
     """Scores 1 for a record if the program of its answer passes the tests of the row, else 0."""
 
     options: CodeOptions
-    limit: Literal["auto"] | int = "auto"
+    limit: int | None = None
+    """Most tokens of an answer, chosen for all test rows; None: for those that are measured."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return the evaluator with the limit of tokens for these references."""
-        limit = choose_limit(self.limit, references, extra_tokens=EXTRA_TOKENS)
-        return replace(self, limit=limit)
+        return replace(self, limit=self.options.answer_limit(references))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate a program for each record, and run it with the tests of the record.
@@ -70,7 +70,8 @@ class Code:
 
         read_references(records, "code")
         tests = [self._read_tests(record) for record in records]
-        answers = generate_answers(model, records, self.limit, extra_tokens=EXTRA_TOKENS)
+        limit = self.limit or self.options.answer_limit(records)
+        answers = generate_answers(model, records, limit)
         limits = Limits(
             seconds=self.options.seconds, memory_bytes=self.options.memory_mb * 1_000_000
         )
@@ -94,7 +95,7 @@ class Code:
 def build(options: CodeOptions) -> Evaluator:
     """Build the evaluator."""
     assert options.execute_generated_code
-    return Code(options, options.max_new_tokens)
+    return Code(options)
 
 
 CODE = EvaluatorOffer(
@@ -105,4 +106,5 @@ CODE = EvaluatorOffer(
     metrics=(Metric(name=METRIC_NAME, higher_is_better=True, bounds=(0, 1)),),
     accepts=frozenset({Chat, Completion}),
     generates=True,
+    answer_limit=CodeOptions.answer_limit,
 )

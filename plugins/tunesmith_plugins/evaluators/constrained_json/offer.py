@@ -90,4 +90,5 @@ CONSTRAINED_JSON = EvaluatorOffer(
     metrics=(Metric(name=METRIC_NAME, higher_is_better=True, bounds=(0, 1)),),
     accepts=frozenset({Chat, Completion}),
     needs=("llguidance>=1.3",),
+    answer_limit=lambda options, records: options.max_new_tokens,
 )

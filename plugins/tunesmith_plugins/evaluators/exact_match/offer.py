@@ -62,4 +62,5 @@ EXACT_MATCH = EvaluatorOffer(
     accepts=frozenset({Chat, Completion, Preference, Text}),
     default_for=have_short_answers,
     generates=True,
+    answer_limit=ExactMatchOptions.answer_limit,
 )

@@ -86,4 +86,5 @@ JSON_ANSWER = EvaluatorOffer(
     accepts=frozenset({Chat, Completion}),
     default_for=have_json_answers,
     generates=True,
+    answer_limit=JsonOptions.answer_limit,
 )

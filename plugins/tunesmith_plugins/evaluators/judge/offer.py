@@ -214,4 +214,5 @@ JUDGE = EvaluatorOffer(
     needs=("torch>=2.11", "transformers>=5.17"),
     generates=True,
     model_count=lambda options: 2 + (options.endpoint is None),
+    answer_limit=lambda options, records: options.max_new_tokens,
 )

@@ -64,4 +64,5 @@ LENGTH = EvaluatorOffer(
     metrics=(METRIC,),
     needs=("torch>=2.11", "transformers>=5.17"),
     model_count=lambda options: 2,
+    answer_limit=lambda options, records: options.max_new_tokens,
 )

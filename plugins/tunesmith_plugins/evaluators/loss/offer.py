@@ -78,4 +78,5 @@ LOSS = EvaluatorOffer(
     metrics=(METRIC,),
     default_for=have_good_answers,
     on_training_rows=True,
+    scores_references=True,
 )

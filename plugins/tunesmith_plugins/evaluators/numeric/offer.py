@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -15,21 +15,21 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Chat, Completion, Record, last_exchange
 from tunesmith_evidence.answers.generate import (
     AnswerOptions,
-    choose_limit,
     generate_answers,
     read_references,
 )
 from tunesmith_evidence.answers.numbers import find_number
 
 METRIC_NAME = "numeric-match"
-EXTRA_TOKENS = 32
-"""Tokens for words around a number, where the references are numbers alone."""
 MIN_SHARE = 0.9
 """Share of answers with `#### 42` from which on the evaluator is used by default."""
 
 
 class NumericOptions(AnswerOptions):
     """Options: how numbers are written, and how close they must be."""
+
+    extra_tokens: ClassVar[int] = 32
+    """Tokens for words around a number, where the references are numbers alone."""
 
     decimal_separator: Literal[".", ","] = Field(
         ".", description="The decimal separator; the other one separates thousands."
@@ -45,12 +45,12 @@ class Numeric:
     """Scores 1 for a record if the number of its answer is that of the reference, else 0."""
 
     options: NumericOptions
-    limit: Literal["auto"] | int = "auto"
+    limit: int | None = None
+    """Most tokens of an answer, chosen for all test rows; None: for those that are measured."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return the evaluator with the limit of tokens for these references."""
-        limit = choose_limit(self.limit, references, extra_tokens=EXTRA_TOKENS)
-        return replace(self, limit=limit)
+        return replace(self, limit=self.options.answer_limit(references))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate an answer for each record and compare its number.
@@ -65,7 +65,8 @@ class Numeric:
             if number is None:
                 raise DataError(record.source, "the reference answer has no number")
             expected.append(number)
-        answers = generate_answers(model, records, self.limit, extra_tokens=EXTRA_TOKENS)
+        limit = self.limit or self.options.answer_limit(records)
+        answers = generate_answers(model, records, limit)
         values = tuple(
             float(self._is_right(answer, number))
             for answer, number in zip(answers, expected, strict=True)
@@ -84,7 +85,7 @@ class Numeric:
 
 def build(options: NumericOptions) -> Evaluator:
     """Build the evaluator."""
-    return Numeric(options, options.max_new_tokens)
+    return Numeric(options)
 
 
 def have_marked_numbers(records: Sequence[Record]) -> bool:
@@ -111,4 +112,5 @@ NUMERIC = EvaluatorOffer(
     accepts=frozenset({Chat, Completion}),
     default_for=have_marked_numbers,
     generates=True,
+    answer_limit=NumericOptions.answer_limit,
 )

@@ -108,4 +108,5 @@ PREFERENCE_ACCURACY = EvaluatorOffer(
     metrics=(METRIC,),
     accepts=frozenset({Preference}),
     default_for=are_pairs,
+    scores_references=True,
 )

@@ -87,4 +87,5 @@ REPEATABILITY = EvaluatorOffer(
     config=RepeatabilityOptions,
     build=build,
     metrics=(METRIC,),
+    answer_limit=lambda options, records: options.max_new_tokens,
 )

@@ -105,4 +105,5 @@ REWARD_MARGIN = EvaluatorOffer(
     default_for=has_labels,
     needs=("torch>=2.11", "transformers>=5.17"),
     model_count=lambda options: 2,
+    scores_references=True,
 )

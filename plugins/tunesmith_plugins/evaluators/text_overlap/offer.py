@@ -63,4 +63,5 @@ TEXT_OVERLAP = EvaluatorOffer(
     accepts=frozenset({Chat, Completion}),
     needs=("sacrebleu>=2.4",),
     generates=True,
+    answer_limit=TextOverlapOptions.answer_limit,
 )

@@ -9,7 +9,10 @@ from pydantic import Field
 from tunesmith.contracts import Evaluator
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Chat, Completion, Record, last_exchange
-from tunesmith_evidence.answers.generate import AnswerOptions
+from tunesmith_evidence.answers.generate import MAX_NEW_TOKENS, AnswerOptions
+
+EXTRA_TOKENS = 48
+"""Tokens for the marks around a call, and for the end of the turn."""
 
 
 class ToolCallOptions(AnswerOptions):
@@ -17,12 +20,24 @@ class ToolCallOptions(AnswerOptions):
 
     any_order: bool = Field(False, description="Calls in another order are right too.")
 
+    def answer_limit(self, records: Sequence[Record]) -> int:
+        """Return a limit that is large enough for the longest reference with its calls."""
+        if self.max_new_tokens != "auto":
+            return self.max_new_tokens
+        answers = [last_exchange(record)[1] for record in records]
+        lengths = [
+            len(answer.text.encode())
+            + sum(len(f"{c.name}{c.arguments}".encode()) + EXTRA_TOKENS for c in answer.tool_calls)
+            for answer in answers
+        ]
+        return min(max(lengths, default=0) + EXTRA_TOKENS, MAX_NEW_TOKENS)
+
 
 def build(options: ToolCallOptions) -> Evaluator:
     """Build the evaluator."""
     from tunesmith_plugins.evaluators.tool_call.evaluator import ToolCallMatch
 
-    return ToolCallMatch(any_order=options.any_order, max_new_tokens=options.max_new_tokens)
+    return ToolCallMatch(any_order=options.any_order, find_limit=options.answer_limit)
 
 
 def have_calls(records: Sequence[Record]) -> bool:
@@ -43,5 +58,6 @@ TOOL_CALL = EvaluatorOffer(
     ),
     accepts=frozenset({Chat, Completion}),
     generates=True,
+    answer_limit=ToolCallOptions.answer_limit,
     default_for=have_calls,
 )

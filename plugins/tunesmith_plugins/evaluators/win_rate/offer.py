@@ -86,4 +86,5 @@ WIN_RATE = EvaluatorOffer(
     needs=("torch>=2.11", "transformers>=5.17"),
     generates=True,
     model_count=lambda options: 2 + options.uses_reward_model,
+    answer_limit=lambda options, records: options.max_new_tokens,
 )

@@ -25,7 +25,8 @@ def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | N
 
 @hookimpl
 def tunesmith_review_plan(plan: Plan) -> Sequence[Finding]:
-    """Refuse a base model that does not generate text from left to right."""
+    """Refuse a base model that cannot be trained, or cannot have the adapter."""
+    from tunesmith_plugins.models.huggingface.adapter_review import review_adapters
     from tunesmith_plugins.models.huggingface.review import review_plan
 
-    return review_plan(plan)
+    return [*review_plan(plan), *review_adapters(plan)]

@@ -74,7 +74,17 @@ def find_on_hub(reference: str, revision: str | None) -> FoundModel | None:
         hub_id=name,
         config=config,
         tokenizer=lambda: find_tokenizer(snapshot) if snapshot else None,
+        missing=_missing_offline(name, revision, snapshot),
     )
+
+
+def _missing_offline(name: str, revision: str | None, snapshot: Path | None) -> str:
+    """Return why a model of the hub cannot be read without a network; empty if it can."""
+    if offline_variable() is None or (snapshot is not None and not missing_weights(snapshot)):
+        return ""
+    model_id = f"{name}@{revision}" if revision else name
+    command = f"hf download {model_id.replace('@', ' --revision ')}"
+    return f"{model_id}: not on this machine, and the network is off; with one: {command}"
 
 
 def find_tokenizer(folder: Path) -> Path | None:

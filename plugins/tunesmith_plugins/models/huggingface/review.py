@@ -55,8 +55,12 @@ UNUSUAL = {
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Return an error if the config of the base model shows that it cannot be trained."""
-    problem = find_problem(plan.found_model.config)
+    """Return an error if the base model cannot be trained, or is not here, by its config."""
+    found = plan.found_model
+    if found.missing:
+        hint = "it can be planned, tunesmith plan RUN.toml, but not run"
+        return [Finding(level="error", where="model.base", message=found.missing, hint=hint)]
+    problem = find_problem(found.config)
     if not problem:
         return []
     return [Finding(level="error", where="model.base", message=f"{problem}: {_REMEDY}")]

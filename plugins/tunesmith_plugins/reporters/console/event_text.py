@@ -26,6 +26,7 @@ from tunesmith_evidence.formats import (
     format_number,
     format_rows,
 )
+from tunesmith_evidence.report.facts import describe_processes
 from tunesmith_plugins.reporters.console.progress import TrainingProgress
 
 STEP_METRICS = 3
@@ -75,7 +76,10 @@ def format_training_start(event: TrainingStarted) -> str:
     share = f"{event.trainable_parameters:,} of {event.parameters:,} parameters"
     share += _format_targets(event)
     resumed = f", from step {event.first_step}" if event.first_step else ""
-    training = f"{event.technique} on {event.device} in {event.precision}, {share}{resumed}"
+    where = event.device
+    if processes := describe_processes(event):
+        where += f" ({processes})"
+    training = f"{event.technique} on {where} in {event.precision}, {share}{resumed}"
     return f"{format_label(TRAINING, event.stage)}: {training}"
 
 

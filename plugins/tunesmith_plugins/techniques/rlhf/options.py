@@ -90,7 +90,7 @@ class PolicyStage(PolicyOptions):
             if isinstance(table, dict) and key in table:
                 raise ValueError(
                     f"`{key}` is gone: TRL's trainers are the techniques trl-grpo and trl-rloo, "
-                    "which `pip install tunesmith-trl` adds"
+                    "which the distribution contrib/tunesmith-trl adds"
                 )
         return table
 

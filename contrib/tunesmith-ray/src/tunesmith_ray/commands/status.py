@@ -39,7 +39,13 @@ def check_supervisor(folder: Path, job: Job) -> Job:
 
     with cluster.connect(job.address):
         is_here = cluster.find_supervisor(job.name) is not None
-    return job if is_here or not is_silent(folder) else lose(job)
+    return read_again(folder, job, is_lost=not is_here and is_silent(folder))
+
+
+def read_again(folder: Path, job: Job, *, is_lost: bool) -> Job:
+    """Return the job as its file has it now: its supervisor may have ended it in the meantime."""
+    job = find_job(folder) or job
+    return lose(folder, job) if is_lost and job.is_active else job
 
 
 def list_facts(job: Job, report: Report) -> list[tuple[str, str]]:

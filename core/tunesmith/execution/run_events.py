@@ -1,0 +1,61 @@
+"""The first and the last event of a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from tunesmith.errors import RunStopped, TunesmithError
+from tunesmith.events import JSON, RunFinished, RunStarted
+from tunesmith.execution.versions import collect_versions
+from tunesmith.plan import Component, Plan
+from tunesmith.storage import RunFolder
+from tunesmith.text import redact_all
+
+
+def build_run_finished(error: BaseException | None, verdict: JSON, seconds: float) -> RunFinished:
+    """Return the event for the end of a run, by the error that ended it."""
+    event = RunFinished(status="ok", exit_code=0, finished=now(), seconds=seconds, verdict=verdict)
+    if error is None:
+        return event
+    event = replace(event, status="stopped" if isinstance(error, RunStopped) else "failed")
+    if isinstance(error, TunesmithError):
+        return replace(
+            event,
+            exit_code=error.exit_code,
+            error=error.message,
+            hint=error.hint or "",
+            will_repeat=error.will_repeat,
+        )
+    return replace(event, exit_code=1, error=repr(error))
+
+
+def build_run_started(plan: Plan, folder: RunFolder, *, resumed: bool) -> RunStarted:
+    """Return the event for the start of a run."""
+    return RunStarted(
+        run=folder.path.name,
+        name=plan.name,
+        started=now(),
+        plan=redact_all(plan.to_json()),  # as in the log, with which a resumed run compares it
+        versions=collect_versions(),
+        plugins=list_used_plugins(plan),
+        resumed=resumed,
+        trains=plan.trains,
+    )
+
+
+def list_used_plugins(plan: Plan) -> list[JSON]:
+    """List the plugins that the components of a plan come from, with their versions."""
+    components: list[Component[Any]] = [plan.data, plan.split, plan.technique]
+    components += [*plan.evaluators, *plan.reporters]
+    plugins = {c.offered.plugin.full_name: c.offered.plugin for c in components}
+    return [
+        {"name": p.name, "distribution": p.distribution, "version": p.version}
+        for p in plugins.values()
+    ]
+
+
+def now() -> str:
+    """Return the time in UTC as ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,169 @@
+"""Find rows that cannot be evaluated: the model's context has no room for their answers.
+
+A run would find one of them after the training, when the tuned model is asked. Rows are tokenized
+from the longest on, as far as they may be too long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from tunesmith.contracts import Finding
+from tunesmith.offers import EvaluatorOffer
+from tunesmith.plan import Component, Plan
+from tunesmith.plugins import attribute_errors_to
+from tunesmith.records import (
+    Answer,
+    Preference,
+    Prompt,
+    Record,
+    Text,
+    exchanges,
+    last_exchange,
+)
+from tunesmith.text import format_count
+from tunesmith_plugins.checks.row_lengths.review import MOST_CHARACTERS, UNUSABLE, open_template
+from tunesmith_torch.data.large_data import sample_if_large
+from tunesmith_torch.models.model_folder import read_context_length
+from tunesmith_torch.options.stages import list_stages
+from tunesmith_torch.options.training import TrainingOptions
+
+if TYPE_CHECKING:
+    from tunesmith_torch.data.templates import Template
+
+Evaluators = Sequence[Component[EvaluatorOffer[Any]]]
+Exchange = tuple[Record, Prompt, Answer | None]
+"""A row with a prompt, and the answer that is scored; None: one is generated."""
+Long = tuple[int, Record]
+"""Tokens of a row that is too long, and the row."""
+CHUNK = 64
+"""Rows that are tokenized together."""
+
+
+def review(
+    plan: Plan, evaluators: Evaluators, dev: Sequence[Record], heldout: Sequence[Record]
+) -> Iterator[Finding]:
+    """Yield an error about held-out rows without room for an answer, a warning about dev rows."""
+    context = read_context_length(plan.found_model.config)
+    options = _find_options(plan.technique.config)
+    if context is None or options is None or (template := open_template(plan, options)) is None:
+        return
+    heldout, dev = sample_if_large(heldout), sample_if_large(dev)
+    if asking := _find_longest(evaluators, heldout):
+        evaluator, limit = asking
+        if found := _find_long(template, _list_prompts(heldout), context - limit):
+            yield _describe_prompts("error", "held-out", found, context, evaluator, limit)
+        asks_base = any(rival.offer.needs_model for rival in plan.rivals)
+        if asks_base and (found := _find_long(template, _list_prompts(dev), context - limit)):
+            yield _describe_prompts("warning", "dev", found, context, evaluator, limit)
+    scoring = [evaluator.id for evaluator in evaluators if evaluator.offer.scores_references]
+    if scoring and (found := _find_long(template, _list_references(heldout), context)):
+        yield Finding(
+            level="error",
+            where=found[0][1].source,
+            message=f"{format_count(len(found), 'held-out row')} with the reference answer cannot "
+            f"be scored by {scoring[0]}: the longest has {found[0][0]:,} tokens, and the model's "
+            f"context is {context:,}",
+            hint="shorten or remove these rows, or choose a base model with a longer context",
+            count=len(found),
+            examples=_list_examples(found),
+        )
+
+
+def _find_options(config: BaseModel) -> TrainingOptions | None:
+    """Return the options of the last stage, whose template writes the prompts; None: not known.
+
+    A model that `from` names has a tokenizer and a context of its own.
+    """
+    stages = [options for _, options in list_stages(config)]
+    if not stages or any(stage.initial_model is not None for stage in stages):
+        return None
+    return stages[-1]
+
+
+def _find_longest(
+    evaluators: Evaluators, heldout: Sequence[Record]
+) -> tuple[Component[EvaluatorOffer[Any]], int] | None:
+    """Return the evaluator that asks for the longest answers, and their most tokens."""
+    found = []
+    for evaluator in evaluators:
+        with attribute_errors_to(evaluator.offered.plugin):
+            limit = evaluator.offer.answer_limit(evaluator.config, heldout)
+        if limit is not None:
+            found.append((evaluator, limit))
+    return max(found, key=lambda pair: pair[1], default=None)
+
+
+def _list_prompts(records: Sequence[Record]) -> list[Exchange]:
+    asked = (record for record in records if not isinstance(record, Text))
+    return [(record, last_exchange(record)[0], None) for record in asked]
+
+
+def _list_references(records: Sequence[Record]) -> list[Exchange]:
+    found: list[Exchange] = [(r, prompt, a) for r in records for prompt, a in exchanges(r)]
+    pairs = (record for record in records if isinstance(record, Preference))
+    return [*found, *((pair, pair.prompt, pair.rejected) for pair in pairs)]
+
+
+def _find_long(template: Template, asked: Sequence[Exchange], room: int) -> list[Long]:
+    """Return the rows that do not fit, the longest first; none if they cannot be tokenized."""
+    # A token has at least a byte, and the marks of a message less text than its fields.
+    sizes = [len(repr((prompt, answer)).encode()) for _, prompt, answer in asked]
+    order = sorted(range(len(asked)), key=lambda index: -sizes[index])
+    found: dict[int, Long] = {}
+    left = MOST_CHARACTERS
+    with suppress(*UNUSABLE):
+        for start in range(0, len(order), CHUNK):
+            chosen = [index for index in order[start : start + CHUNK] if sizes[index] > room]
+            left -= sum(sizes[index] for index in chosen)
+            if not chosen or left < 0:
+                break
+            for index, tokens in zip(
+                chosen, _count_tokens(template, [asked[index] for index in chosen]), strict=True
+            ):
+                record = asked[index][0]
+                if tokens > max(room, found.get(id(record), (0, record))[0]):
+                    found[id(record)] = (tokens, record)
+    return sorted(found.values(), key=lambda long: -long[0])
+
+
+def _count_tokens(template: Template, asked: Sequence[Exchange]) -> list[int]:
+    """Return the tokens of prompts, each with the answer if there is one."""
+    prompts = [prompt for _, prompt, _ in asked]
+    answers = [answer for _, _, answer in asked if answer is not None]
+    if not answers:
+        return [len(ids) for ids in template.encode_prompts(prompts)]
+    pairs = template.encode_exchanges(prompts, answers)
+    return [len(before) + len(after) for before, after in pairs]
+
+
+def _describe_prompts(
+    level: Any,
+    part: str,
+    found: Sequence[Long],
+    context: int,
+    evaluator: Component[EvaluatorOffer[Any]],
+    limit: int,
+) -> Finding:
+    tokens, longest = found[0]
+    ask = f"allow {evaluator.id} at most {context - tokens} tokens (max_new_tokens), "
+    leads_to = "cannot be evaluated" if level == "error" else "cannot choose a prompt"
+    return Finding(
+        level=level,
+        where=longest.source,
+        message=f"{format_count(len(found), f'{part} row')} {leads_to}: the longest prompt has "
+        f"{tokens:,} tokens, {evaluator.id} asks for an answer of up to {limit:,}, and the model's "
+        f"context is {context:,}",
+        hint=f"{ask if tokens < context else ''}shorten or remove these rows, or choose a base "
+        "model with a longer context",
+        count=len(found),
+        examples=_list_examples(found),
+    )
+
+
+def _list_examples(found: Sequence[Long]) -> tuple[str, ...]:
+    return tuple(f"{record.source} has {tokens:,} tokens" for tokens, record in found[:3])

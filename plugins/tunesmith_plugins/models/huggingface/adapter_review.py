@@ -1,0 +1,86 @@
+"""Refuse adapters for modules that the base model does not have, from its config alone.
+
+Training would find them after it has read the weights. The model is built without storage for its
+weights, which needs torch and some seconds, so only where the run file names modules. Of a model
+whose config is not on this machine yet, and of one that `from` names, nothing is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from tunesmith.contracts import Finding
+from tunesmith.errors import UsageError
+from tunesmith.plan import Plan
+from tunesmith_torch.options.adaptation import AdapterOptions
+from tunesmith_torch.options.training import TrainingOptions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+KEY = "technique.adapter"
+
+
+def review_adapters(plan: Plan) -> Iterator[Finding]:
+    """Yield an error for each stage whose adapter names a module that the base model lacks."""
+    for where, options in _list_stages(plan.technique.config):
+        adapter = options.adaptation.adapter
+        if adapter is None or options.initial_model is not None or not _names_modules(adapter):
+            continue
+        if error := _find_problem(plan.found_model.config, options):
+            key, _, message = error.message.partition(": ")
+            yield Finding(
+                level="error",
+                where=key.replace(KEY, f"{where}.adapter"),
+                message=message,
+                hint=error.hint or "",
+            )
+
+
+def _list_stages(config: BaseModel) -> Iterator[tuple[str, TrainingOptions]]:
+    """Yield the key and the options of each stage that is trained."""
+    if isinstance(config, TrainingOptions):
+        yield "technique", config
+        return
+    for name in type(config).model_fields:
+        stage = getattr(config, name)
+        if isinstance(stage, TrainingOptions) and not getattr(stage, "skip", False):
+            yield f"technique.{name}", stage
+
+
+def _names_modules(adapter: AdapterOptions) -> bool:
+    named = adapter.target_modules != "all-linear"
+    return bool(named or adapter.target_parameters or adapter.modules_to_save)
+
+
+def _find_problem(config: Mapping[str, Any], options: TrainingOptions) -> UsageError | None:
+    """Return the error with which training would refuse the adapter; None if none is known."""
+    if not config:
+        return None
+    from tunesmith_torch.models.adapter_targets import AdapterTargets
+
+    assert options.adaptation.adapter is not None
+    try:
+        model = _build_model(config, is_quantized=options.adaptation.quantization is not None)
+    except UsageError:
+        return None  # another review, or loading, reports it
+    try:
+        AdapterTargets.resolve(model, options.adaptation.adapter)
+    except UsageError as error:
+        return error
+    return None
+
+
+def _build_model(config: Mapping[str, Any], *, is_quantized: bool) -> PreTrainedModel:
+    """Return the base model without storage for its weights, which have the right types."""
+    import torch
+
+    from tunesmith_torch.memory_estimate import meta_model
+
+    model = meta_model.make_meta_model(meta_model.make_meta_config(config), torch.float32, "eager")
+    for _, _, layer in list(meta_model.quantizable_layers(model)) if is_quantized else ():
+        layer.weight = torch.nn.Parameter(layer.weight.to(torch.uint8), requires_grad=False)
+    return model
