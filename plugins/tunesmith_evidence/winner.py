@@ -27,9 +27,9 @@ from tunesmith import api
 from tunesmith.contracts import RivalTask, TextModel
 from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.events import RivalChosen
+from tunesmith.fence import attribute_errors_to
 from tunesmith.offers import RivalOffer
 from tunesmith.plan import Component, Evidence, Plan
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import (
     Chat,
     Completion,

@@ -12,9 +12,9 @@ from tunesmith.catalog import Catalog, OfferNotFound
 from tunesmith.config.problems import convert_problems
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.errors import ConfigError, UsageError
+from tunesmith.fence import attribute_errors_to
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import from_table
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Record
 from tunesmith.statistics import Interval, mean_interval
 

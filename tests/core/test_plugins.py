@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tunesmith import plugins
+from tunesmith import fence, plugins
 from tunesmith.errors import DataError, PluginError
 from tunesmith.offers import FILE_DISTRIBUTION, Plugin
 from tunesmith.plugins import Selection
@@ -219,18 +219,18 @@ def test_requirements_are_checked_by_metadata_only() -> None:
 def test_an_error_names_plugin_version_and_line() -> None:
     plugin = Plugin(name="odd", distribution="tunesmith-odd", version="3.1", module="m")
     message = r'"tunesmith-odd:odd" 3\.1 failed: KeyError: .x. \(test_plugins'
-    with pytest.raises(PluginError, match=message), plugins.attribute_errors_to(plugin):
+    with pytest.raises(PluginError, match=message), fence.attribute_errors_to(plugin):
         raise KeyError("x")
-    with pytest.raises(DataError), plugins.attribute_errors_to(plugin):
+    with pytest.raises(DataError), fence.attribute_errors_to(plugin):
         raise DataError("f:1", "odd")
-    with pytest.raises(KeyboardInterrupt), plugins.attribute_errors_to(plugin):
+    with pytest.raises(KeyboardInterrupt), fence.attribute_errors_to(plugin):
         raise KeyboardInterrupt
 
 
 def test_a_plugin_that_is_slow_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     slow = entry("tunesmith-odd", "odd\x1b[31m")
     for seconds in (0.0, 0.3):
-        with plugins.note_if_slow(slow, "tunesmith_review_data", 0.05):
+        with fence.note_if_slow(slow, "tunesmith_review_data", 0.05):
             time.sleep(seconds)
         printed = capsys.readouterr().err
         assert ("still busy in tunesmith_review_data after 0.05 s" in printed) is bool(seconds)

@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.contracts import Progress, Reporter
@@ -27,9 +28,15 @@ from tunesmith.events import (
 )
 from tunesmith.execution.guards import Guard
 from tunesmith.execution.report import Report
-from tunesmith.global_state import preserve_global_state
+from tunesmith.fence import (
+    attribute_errors_to,
+    describe_error,
+    hook_seconds,
+    is_of_user,
+    isolate,
+    outside_fence,
+)
 from tunesmith.offers import Plugin
-from tunesmith.plugins import attribute_errors_to, describe_error, note_if_slow
 from tunesmith.signals import StopSignalHandler
 from tunesmith.text import redact_all
 
@@ -71,9 +78,11 @@ class Reporters:
         try:
             for component in self._plan.reporters:
                 name, plugin = component.offer.name, component.offered.plugin
+                config = component.config.model_copy(deep=True)
                 with attribute_errors_to(plugin), self._isolated(name, plugin):
-                    reporter = component.offer.build(component.config, self._folder)
-                    self._open.enter_context(reporter)
+                    reporter = component.offer.build(config, replace(self._folder))
+                    reporter.__enter__()
+                    self._open.push(partial(self._close, name, plugin, reporter))
                 self._reporters.append(_OpenReporter(plugin, name, reporter))
         except BaseException as error:  # close those that are open
             self.__exit__(type(error), error, error.__traceback__)
@@ -81,12 +90,18 @@ class Reporters:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
+
+    def _close(self, name: str, plugin: Plugin, reporter: Reporter, *error: Any) -> None:
+        """Close a reporter; an error in it must not replace the run's own one."""
         try:
-            with preserve_global_state(keep_new_variables=True):
-                self._open.__exit__(*error)
-        except (Exception, SystemExit) as failure:
-            # An error on closing must not replace the run's own error.
-            warnings.warn(f"a reporter failed to close: {describe_error(failure)}", stacklevel=2)
+            with self._isolated(name, plugin):
+                reporter.__exit__(*error)
+        except BaseException as failure:
+            if is_of_user(failure):
+                raise
+            text = f'plugin "{plugin.full_name}": reporter "{name}" failed to close: '
+            warnings.warn(text + describe_error(failure), stacklevel=2)
 
     def report(self, event: Event) -> list[Notice]:
         """Pass the event to every reporter; return warnings about those that failed."""
@@ -96,7 +111,9 @@ class Reporters:
             try:
                 with self._isolated(state.name, state.plugin):
                     state.reporter.report(deepcopy(event))
-            except (Exception, SystemExit) as error:  # it is reported, never raised
+            except BaseException as error:  # it is reported, never raised
+                if is_of_user(error):
+                    raise
                 state.failures += 1
                 muted = state.failures >= MUTED_AFTER
                 ending = "; it is muted for the rest of the run" if muted else ""
@@ -113,10 +130,8 @@ class Reporters:
         if plugin.is_builtin:
             yield
             return
-        with (
-            note_if_slow(plugin, f"reporter {name}"),
-            preserve_global_state(keep_new_variables=True) as changes,
-        ):
+        isolated = isolate(plugin, f"reporter {name}", seconds=hook_seconds(), may_print=True)
+        with isolated as changes:
             random.setstate(self._random_state)
             try:
                 yield
@@ -150,16 +165,20 @@ class Emitter:
     report: Report = field(default_factory=Report)
 
     def __call__(self, event: Event) -> None:
-        events = [event]
-        for recorded in events:  # the list grows: failures of reporters are events for the others
-            self._record(recorded)
-            events += self.reporters.report(recorded)
+        with outside_fence():
+            self._emit(event)
         if isinstance(event, (StepFinished, PhaseStarted, PhaseAdvanced)):
             for guard in self.guards:
                 problem = guard.check(event)
                 if problem is not None:
                     raise problem
             self.interrupts.raise_if_received()
+
+    def _emit(self, event: Event) -> None:
+        events = [event]
+        for recorded in events:  # the list grows: failures of reporters are events for the others
+            self._record(recorded)
+            events += self.reporters.report(recorded)
 
     @contextmanager
     def phase(self, phase: str, total: int | None = None, unit: str = "rows") -> Iterator[Progress]:

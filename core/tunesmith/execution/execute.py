@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -39,10 +40,11 @@ from tunesmith.execution.rivals import RivalChoice, choose_rivals, list_evaluato
 from tunesmith.execution.run_data import DataParts, build_data_event, load_data, write_quarantine
 from tunesmith.execution.versions import collect_versions
 from tunesmith.execution.wrapped_model import CachedModel
+from tunesmith.fence import attribute_errors_to, fence, isolate
 from tunesmith.offers import EvaluatorOffer, RivalOffer
 from tunesmith.plan import Component, Evidence, Plan
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Record
+from tunesmith.returned import blame, check_artifact
 from tunesmith.signals import StopSignalHandler
 from tunesmith.storage import (
     Checkpoints,
@@ -99,6 +101,8 @@ def run(
             train = _execute_phases(plan, catalog, folder, emit, reviewer, resume_check)
             report = emit.report
             verdict = catalog.judge(_collect_evidence(plan, folder, report, train))
+            for notice in collect_notes(catalog):
+                emit(notice)
             check_gate(plan.gate, report.measured.values(), verdict, report.gates.values())
         except BaseException as caught:
             error = caught
@@ -138,13 +142,14 @@ def _execute_phases(
     parts = _load_and_review_data(plan, catalog, folder, emit, resume_check)
     evaluators = choose_evaluators(plan, catalog, parts.heldout)
     model = _fetch_model(plan, parts, emit, reviewer, resume_check)
-    with attribute_errors_to(plan.technique.offered.plugin):
+    plugin = plan.technique.offered.plugin
+    with fence(plugin, "build", guards_state=not plugin.is_builtin):
         technique = plan.technique.offer.build(plan.technique.config)
-        phases = _ModelPhases(plan, technique, model, parts, evaluators, emit, folder)
-        phases.evaluate_rivals()
-        artifact = phases.train()
-        phases.evaluate_stages(artifact)
-        phases.evaluate_tuned(artifact)
+    phases = _ModelPhases(plan, technique, model, parts, evaluators, emit, folder)
+    phases.evaluate_rivals()
+    artifact = phases.train()
+    phases.evaluate_stages(artifact)
+    phases.evaluate_tuned(artifact)
     return parts.train
 
 
@@ -229,6 +234,7 @@ def collect_notices(
     plan: Plan, catalog: Catalog, dataset: Dataset, parts: DataParts
 ) -> Iterator[Notice]:
     """Yield the findings of plugins about the plan and the data, before any model is read."""
+    yield from collect_notes(catalog)
     for warning in dataset.warnings:
         yield Notice(level="warning", source="data", message=warning)
     findings = [
@@ -240,6 +246,12 @@ def collect_notices(
     ]
     for plugin, finding in findings:
         yield finding.to_notice(plugin.full_name)
+
+
+def collect_notes(catalog: Catalog) -> Iterator[Notice]:
+    """Yield what plugins have done to global state, or to a plan, since the last call."""
+    for plugin, text in catalog.plugins.take_notes():
+        yield Notice(level="warning", source=plugin.full_name, message=text)
 
 
 @dataclass(frozen=True)
@@ -294,9 +306,10 @@ class _ModelPhases:
         on_problem = self._report_checkpoint_problem
         checkpoints = Checkpoints(self.folder.checkpoints, on_problem=on_problem)
         job = build_job(self.plan, self.model, self.parts, checkpoints, self.emit)
-        artifact = self.technique.train(job)
-        assert isinstance(artifact, Artifact), f"train returned {artifact!r:.80}, no Artifact"
-        return artifact
+        with self._technique_code("train"):
+            artifact = self.technique.train(job)
+        with blame(self.plan.technique.offered.plugin, "train"):
+            return check_artifact(artifact)
 
     def evaluate_stages(self, artifact: Artifact) -> None:
         """Evaluate the artifacts of earlier stages that are text models."""
@@ -318,8 +331,23 @@ class _ModelPhases:
 
     def _open_model(self, phase: str, artifact: Path | None) -> TextModel:
         gc.collect()
-        with self.emit.phase(phase), attribute_errors_to(self.plan.technique.offered.plugin):
+        with self.emit.phase(phase), self._technique_code("open"):
             return self.technique.open(self.model, artifact, device=self.plan.run.device)
+
+    @contextmanager
+    def _technique_code(self, function: str) -> Iterator[None]:
+        """Run code of the technique; the global state that a third party's one changes is reset."""
+        plugin = self.plan.technique.offered.plugin
+        with (
+            attribute_errors_to(plugin),
+            isolate(
+                plugin, function, guards_state=not plugin.is_builtin, may_take_long=True
+            ) as changes,
+        ):
+            yield
+        if changes:
+            text = f"{function} changed {', '.join(changes)}; restored"
+            self.emit(Notice(level="warning", source=plugin.full_name, message=text))
 
     def _evaluate(
         self,

@@ -22,9 +22,10 @@ from tunesmith.events import JSON, RivalChosen
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.evaluate import measure_model
 from tunesmith.execution.run_data import DataParts
+from tunesmith.fence import ask, fence, require_unchanged
 from tunesmith.offers import EvaluatorOffer, RivalOffer
 from tunesmith.plan import Component, Plan
-from tunesmith.plugins import attribute_errors_to, missing_requirements
+from tunesmith.plugins import missing_requirements
 from tunesmith.records import Record
 from tunesmith.statistics import mean_interval
 
@@ -53,7 +54,10 @@ def choose_rivals(
         rival
         for rival in rivals
         if can_measure(evaluator, rival)
-        and (rival.offer.suits(sample) or rival.offer.is_configured(rival.config))
+        and (
+            ask(rival.offered, "suits", rival.offer.suits, sample)
+            or ask(rival.offered, "is_configured", rival.offer.is_configured, rival.config)
+        )
         and not [*missing_requirements(rival.offer.needs)]
     ]
 
@@ -125,7 +129,13 @@ class RivalChoice:
         plugin = rival.offered.plugin
         earlier = self.emit.report.rivals.get(rival.offer.name)
         try:
-            with attribute_errors_to(plugin):
+            # A third party's one gets the rows that are trained on afterwards.
+            rows = () if plugin.is_builtin else (self.task.train,)
+            guards_state = not plugin.is_builtin
+            with (
+                fence(plugin, "variants", guards_state=guards_state, may_take_long=True),
+                require_unchanged(plugin, *rows),
+            ):
                 built = rival.offer.build(rival.config)
                 variants = built.variants(self.task)
                 if earlier is not None and not earlier.skipped:

@@ -7,8 +7,8 @@ from tunesmith.errors import DataError
 from tunesmith.events import Event
 from tunesmith.execution.execute import build_job, load_report
 from tunesmith.execution.run_data import load_data
+from tunesmith.fence import attribute_errors_to
 from tunesmith.plan import Plan
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.storage import Checkpoints, RunFolder
 
 

@@ -10,10 +10,10 @@ from pydantic import BaseModel, ValidationError
 
 from tunesmith.errors import EnvironmentProblem, TunesmithError
 from tunesmith.estimates import Assumptions, Estimate, EstimateRequest
+from tunesmith.fence import attribute_errors_to
 from tunesmith.offers import EvaluatorOffer, Offered, TechniqueOffer
 from tunesmith.options import from_table
 from tunesmith.plan import Component, Plan
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Record
 from tunesmith_plugins.estimate.calibration import Calibration
 from tunesmith_plugins.estimate.hardware import Hardware, Range

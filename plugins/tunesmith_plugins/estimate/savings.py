@@ -9,7 +9,7 @@ from typing import TypeAlias
 from pydantic import BaseModel
 
 from tunesmith.estimates import EstimateRequest, MemorySaving
-from tunesmith.plugins import attribute_errors_to
+from tunesmith.fence import attribute_errors_to
 from tunesmith_plugins.estimate.memory_peak import MemoryPeak, compute_peak
 from tunesmith_plugins.estimate.request import Technique, first_estimate
 

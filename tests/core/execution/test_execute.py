@@ -600,7 +600,7 @@ def test_records_that_the_technique_does_not_accept(bench: Bench) -> None:
         (Dataset(train=[{"prompt": "p"}]), "returned dict in place of a Record"),  # type: ignore[list-item]
         (
             Dataset(train=[Completion(source="f:1", prompt="p", completion=None)] * 9),  # type: ignore[arg-type]
-            "failed: TypeError: 'NoneType' object is not iterable",
+            "made a record of wrong types: f:1 needs texts",
         ),
     ],
 )

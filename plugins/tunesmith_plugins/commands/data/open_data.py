@@ -17,10 +17,10 @@ from tunesmith.config.problems import convert_problems
 from tunesmith.contracts import Dataset
 from tunesmith.errors import ConfigError, UsageError
 from tunesmith.execution.run_data import load_data
+from tunesmith.fence import attribute_errors_to
 from tunesmith.offers import DataLoaderOffer
 from tunesmith.options import from_table
 from tunesmith.plan import Plan
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import (
     Chat,
     Completion,

@@ -15,8 +15,8 @@ from tunesmith.contracts import RunContext, TextModel
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
 from tunesmith.execution.run_data import load_data
+from tunesmith.fence import attribute_errors_to
 from tunesmith.plan import Plan
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Record
 from tunesmith.storage import RunFolder
 from tunesmith.text import format_count

@@ -11,8 +11,8 @@ from tunesmith.errors import DataError, UsageError
 from tunesmith.events import TUNED
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.execute import load_report
+from tunesmith.fence import attribute_errors_to
 from tunesmith.plan import Plan
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import ROLES, Chat, Completion, Message, Record
 from tunesmith.storage import RunFolder
 from tunesmith_evidence.repair import choose_metric

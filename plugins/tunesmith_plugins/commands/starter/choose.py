@@ -15,9 +15,9 @@ from tunesmith.config.evaluators import default_evaluators
 from tunesmith.config.problems import convert_problems
 from tunesmith.contracts import DataLoader
 from tunesmith.errors import DataError, UsageError
+from tunesmith.fence import attribute_errors_to
 from tunesmith.offers import DataLoaderOffer, TechniqueOffer
 from tunesmith.options import from_table
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Preference, Record
 from tunesmith_data import RowLoader, guess_columns
 
