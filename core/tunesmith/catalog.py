@@ -226,7 +226,7 @@ def _fenced(plugin: Plugin, fetch: Callable[[], Path]) -> Callable[[], Path]:
     """Return the function of a plugin that fetches a model; an error in it names the plugin."""
 
     def call() -> Path:
-        with fence(plugin, "fetch", guards_state=not plugin.is_builtin):
+        with fence(plugin, "fetch"):
             folder = fetch()
         with blame(plugin, "fetch"):
             return check_folder(folder)

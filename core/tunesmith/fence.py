@@ -66,7 +66,7 @@ def fence(
     what: str = "",
     *,
     seconds: float | None = None,
-    guards_state: bool = True,
+    guards_state: bool | None = None,
     may_take_long: bool = False,
 ) -> Iterator[list[str]]:
     """Run a plugin's code in the block; yield a list that then names the state that it changed.
@@ -75,7 +75,8 @@ def fence(
         what: the function of the plugin, for messages.
         seconds: the time limit; None: there is none, and a note is printed after a minute.
         may_take_long: print no note.
-        guards_state: restore the global state; it takes a fraction of a millisecond.
+        guards_state: restore the global state, in a fraction of a millisecond; None: unless the
+            plugin is built in, and so tested to change nothing.
 
     Raises:
         PluginError: the code raised an exception, exited, or took too long.
@@ -93,28 +94,28 @@ def isolate(  # noqa: PLR0913 - a plugin, and what the block may do
     what: str,
     *,
     seconds: float | None = None,
-    guards_state: bool = True,
+    guards_state: bool | None = None,
     may_take_long: bool = False,
     keep_new_variables: bool = True,
-    may_print: bool = False,
+    is_reporter: bool = False,
 ) -> Iterator[list[str]]:
     """Do the same as :func:`fence`, but leave exceptions to the caller.
 
     Args:
         keep_new_variables: do not restore environment variables that were not set before.
-        may_print: leave stdout to the block, which shows something to the user.
+        is_reporter: the block may print, and it is never a reason to end the process.
     """
     changes: list[str] = []
     with ExitStack() as stack:
         if not may_take_long:
-            stack.enter_context(_limit(plugin, what, seconds))
-        if not may_print:
+            stack.enter_context(_limit(plugin, what, seconds, may_end_process=not is_reporter))
+        if not is_reporter:
             _real_stdout.append(sys.stdout)
             stack.callback(_real_stdout.pop)
             stack.enter_context(redirect_stdout(sys.stderr))
         if not plugin.is_builtin:
             stack.enter_context(_refuse_exit(plugin, what))
-        if guards_state:
+        if not plugin.is_builtin if guards_state is None else guards_state:
             # Not above: help imports plugins too, and needs none of it for built-in ones.
             from tunesmith.global_state import preserve_global_state
 
@@ -126,7 +127,7 @@ def isolate(  # noqa: PLR0913 - a plugin, and what the block may do
 def ask(offered: Offered[Any], name: str, function: Callable[..., R], *arguments: object) -> R:
     """Call a function of an offer in the fence, and return its answer."""
     plugin = offered.plugin
-    with fence(plugin, f"{name} of {offered.offer.name}", guards_state=not plugin.is_builtin):
+    with fence(plugin, f"{name} of {offered.offer.name}"):
         return function(*arguments)
 
 
@@ -220,7 +221,9 @@ def check_unchanged(content: Sequence[int], records: Sequence[Record], plugin: P
 
 
 @contextmanager
-def _limit(plugin: Plugin, what: str, seconds: float | None) -> Iterator[None]:
+def _limit(
+    plugin: Plugin, what: str, seconds: float | None, *, may_end_process: bool
+) -> Iterator[None]:
     """Interrupt the block after its time; without a limit, print a note after a minute.
 
     The signal of a timer interrupts Python code, and calls of the system that wait. Native code
@@ -241,12 +244,14 @@ def _limit(plugin: Plugin, what: str, seconds: float | None) -> Iterator[None]:
     handler = signal.signal(signal.SIGALRM, interrupt)
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     started = time.monotonic()
-    faulthandler.dump_traceback_later(seconds + GRACE_SECONDS, exit=True, file=2)
+    if may_end_process:  # a millisecond, too much for each event
+        faulthandler.dump_traceback_later(seconds + GRACE_SECONDS, exit=True, file=2)
     try:
         yield
     finally:
         is_open = False
-        faulthandler.cancel_dump_traceback_later()
+        if may_end_process:
+            faulthandler.cancel_dump_traceback_later()
         used = time.monotonic() - started
         signal.setitimer(signal.ITIMER_REAL, left and max(left - used, 0.001), interval)
         restore_handlers({signal.SIGALRM: handler})

@@ -121,7 +121,6 @@ class Plugins:
         """
         names = inspect.signature(function).parameters
         started = time.perf_counter()
-        guards_state = not plugin.is_builtin if guards_state is None else guards_state
         # Built-in hooks are tested to end; those that compare all rows may take long.
         seconds = None if plugin.is_builtin else hook_seconds(has_rows=has_rows)
         name = function.__name__
@@ -322,7 +321,6 @@ def load_plugin(
             plugin,
             "its import",
             seconds=seconds,
-            guards_state=not plugin.is_builtin,
             may_take_long=plugin.is_builtin,
         ) as changed:
             module = load()

@@ -130,7 +130,7 @@ class Reporters:
         if plugin.is_builtin:
             yield
             return
-        isolated = isolate(plugin, f"reporter {name}", seconds=hook_seconds(), may_print=True)
+        isolated = isolate(plugin, f"reporter {name}", seconds=hook_seconds(), is_reporter=True)
         with isolated as changes:
             random.setstate(self._random_state)
             try:

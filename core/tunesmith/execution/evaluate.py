@@ -86,7 +86,9 @@ def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where 
     with (
         emit.phase(label, len(records)) as report_progress,
         attribute_errors_to(plugin),
-        isolate(plugin, "measure", may_take_long=True, keep_new_variables=False) as changes,
+        isolate(
+            plugin, "measure", guards_state=True, may_take_long=True, keep_new_variables=False
+        ) as changes,
         require_unchanged(plugin, *([] if plugin.is_builtin else [run.train])),
     ):
         built = evaluator.offer.build(evaluator.config)

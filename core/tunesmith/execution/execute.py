@@ -143,7 +143,7 @@ def _execute_phases(
     evaluators = choose_evaluators(plan, catalog, parts.heldout)
     model = _fetch_model(plan, parts, emit, reviewer, resume_check)
     plugin = plan.technique.offered.plugin
-    with fence(plugin, "build", guards_state=not plugin.is_builtin):
+    with fence(plugin, "build"):
         technique = plan.technique.offer.build(plan.technique.config)
     phases = _ModelPhases(plan, technique, model, parts, evaluators, emit, folder)
     phases.evaluate_rivals()
@@ -340,9 +340,7 @@ class _ModelPhases:
         plugin = self.plan.technique.offered.plugin
         with (
             attribute_errors_to(plugin),
-            isolate(
-                plugin, function, guards_state=not plugin.is_builtin, may_take_long=True
-            ) as changes,
+            isolate(plugin, function, may_take_long=True) as changes,
         ):
             yield
         if changes:

@@ -131,9 +131,8 @@ class RivalChoice:
         try:
             # A third party's one gets the rows that are trained on afterwards.
             rows = () if plugin.is_builtin else (self.task.train,)
-            guards_state = not plugin.is_builtin
             with (
-                fence(plugin, "variants", guards_state=guards_state, may_take_long=True),
+                fence(plugin, "variants", may_take_long=True),
                 require_unchanged(plugin, *rows),
             ):
                 built = rival.offer.build(rival.config)

@@ -52,7 +52,7 @@ def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
         DataError: the data is unusable, or the technique cannot train on such records.
     """
     plugin = plan.data.offered.plugin
-    with fence(plugin, "load"):
+    with fence(plugin, "load", guards_state=True):
         loaded = plan.data.offer.build(plan.data.config).load()
     with blame(plugin, "load"):
         dataset = check_dataset(loaded)
@@ -110,7 +110,7 @@ def _split(plan: Plan, dataset: Dataset, records: Iterator[Record]) -> Split:
                 check_unchanged([content], [record], plugin)
 
     rows = read()
-    with fence(plugin, "split", guards_state=not plugin.is_builtin):
+    with fence(plugin, "split"):
         split = plan.split.offer.build(plan.split.config).split(rows, request)
     deque(rows, maxlen=0)
     with blame(plugin, "split"):

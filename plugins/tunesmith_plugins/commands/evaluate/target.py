@@ -15,7 +15,7 @@ from tunesmith.contracts import RunContext, TextModel
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
 from tunesmith.execution.run_data import load_data
-from tunesmith.fence import attribute_errors_to
+from tunesmith.fence import fence
 from tunesmith.plan import Plan
 from tunesmith.records import Record
 from tunesmith.storage import RunFolder
@@ -265,7 +265,7 @@ def _build(
         raise UsageError("no evaluator suits the rows", hint="name one with --evaluator")
 
     def load() -> tuple[TextModel, RunContext]:
-        with attribute_errors_to(plan.technique.offered.plugin):
+        with fence(plan.technique.offered.plugin, "open", may_take_long=True):
             base = plan.found_model.fetch()
             technique = plan.technique.offer.build(plan.technique.config)
 
@@ -290,7 +290,7 @@ def _build(
 
 def load_rows(plan: Plan) -> list[Record]:
     """Return all rows of the file to measure on."""
-    with attribute_errors_to(plan.data.offered.plugin):
+    with fence(plan.data.offered.plugin, "load"):
         return [*plan.data.offer.build(plan.data.config).load().train]
 
 
