@@ -119,8 +119,11 @@ def isolate(  # noqa: PLR0913 - a plugin, and what the block may do
             # Not above: help imports plugins too, and needs none of it for built-in ones.
             from tunesmith.global_state import preserve_global_state
 
-            preserved = preserve_global_state(keep_new_variables=keep_new_variables)
-            changes = stack.enter_context(preserved)
+            changes = stack.enter_context(
+                preserve_global_state(
+                    keep_new_variables=keep_new_variables, keep_streams=is_reporter
+                )
+            )
         yield changes
 
 
@@ -134,7 +137,10 @@ def ask(offered: Offered[Any], name: str, function: Callable[..., R], *arguments
 @contextmanager
 def outside_fence() -> Iterator[None]:
     """Let the host print on stdout where the code of a plugin has called it."""
-    with redirect_stdout(_real_stdout[0] if _real_stdout else sys.stdout):
+    if not _real_stdout:
+        yield
+        return
+    with redirect_stdout(_real_stdout[0]):
         yield
 
 

@@ -56,15 +56,22 @@ def add_global_state(*states: GlobalState) -> None:
 
 
 @contextmanager
-def preserve_global_state(*, keep_new_variables: bool = False) -> Iterator[list[str]]:
+def preserve_global_state(
+    *, keep_new_variables: bool = False, keep_streams: bool = False
+) -> Iterator[list[str]]:
     """Restore the global state after the block; yield a list that then names the changes.
 
-    With ``keep_new_variables`` the environment variables that the block added are kept.
+    With ``keep_new_variables`` the environment variables that the block added are kept, with
+    ``keep_streams`` the standard streams that it set, as a live display does.
     """
     for name in _library_points().keys() & sys.modules.keys():
         with suppress(AttributeError):  # another thread is importing it
             _add_states_of(name)
-    before = [(state, state.read()) for state in _states.values()]
+    before = [
+        (state, state.read())
+        for state in _states.values()
+        if not (keep_streams and state is STREAMS)
+    ]
     variables = dict(os.environ)
     changes: list[str] = []
     watch = _ImportWatch(before)
@@ -180,6 +187,9 @@ def _restore_streams(streams: tuple[Any, Any, Any]) -> None:
     sys.stdin, sys.stdout, sys.stderr = streams
 
 
+STREAMS = GlobalState(
+    "the standard streams", lambda: (sys.stdin, sys.stdout, sys.stderr), _restore_streams
+)
 add_global_state(
     GlobalState("the current folder", _current_folder, lambda folder: os.chdir(folder or ".")),
     GlobalState("the filters of warnings", _read_filters, _restore_filters),
@@ -187,9 +197,7 @@ add_global_state(
         "the signal handlers", lambda: {n: signal.getsignal(n) for n in _SIGNALS}, restore_handlers
     ),
     GlobalState("the mask of new files", _read_umask, os.umask),
-    GlobalState(
-        "the standard streams", lambda: (sys.stdin, sys.stdout, sys.stderr), _restore_streams
-    ),
+    STREAMS,
     GlobalState("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
     GlobalState(
         "the garbage collector", gc.isenabled, lambda on: gc.enable() if on else gc.disable()

@@ -7,10 +7,11 @@ stopped: a guard or a signal makes the call raise.
 from __future__ import annotations
 
 import random
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -75,6 +76,8 @@ class Reporters:
         self._reported_changes: set[tuple[str, ...]] = set()
 
     def __enter__(self) -> Reporters:
+        for stream in (redirect_stdout(sys.stdout), redirect_stderr(sys.stderr)):
+            self._open.enter_context(stream)  # a live display may replace them until the end
         try:
             for component in self._plan.reporters:
                 name, plugin = component.offer.name, component.offered.plugin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import random
@@ -412,6 +413,22 @@ def test_a_reporter_cannot_change_events_and_global_state(
     assert Path.cwd() == bench.root and random.random() == expected
     complaints = [n.message for n in report.notices]
     assert complaints == ['reporter "recorder" changed the current folder; restored']
+
+
+def test_a_reporter_may_replace_the_streams_until_the_end_of_the_run(bench: Bench) -> None:
+    """As a live display does; what it does not put back is put back."""
+    replaced = io.StringIO()
+    seen = []
+
+    def show(event: Event) -> None:
+        seen.append(sys.stdout)
+        sys.stdout = replaced
+
+    LISTENERS[:] = [show]
+    before = sys.stdout
+    report = bench.run()
+    assert seen[0] is before and set(seen[1:]) == {replaced}
+    assert sys.stdout is before and not report.notices
 
 
 def test_a_loader_whose_records_can_be_changed_is_named(bench: Bench) -> None:
