@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunesmith.errors import PluginError, TunesmithError
 from tunesmith.fence import DataChangedError, ask, fence, require_unchanged
-from tunesmith.offers import CommandOffer, DataLoaderOffer, O, Offer, Offered, Plugin
-from tunesmith.plugins import Plugins
-from tunesmith.returned import (
+from tunesmith.fence.returned import (
     blame,
     check_folder,
     check_found_model,
@@ -27,6 +25,8 @@ from tunesmith.returned import (
     check_offer,
     check_review,
 )
+from tunesmith.offers import CommandOffer, DataLoaderOffer, O, Offer, Offered, Plugin
+from tunesmith.plugins import Plugins
 from tunesmith.text import suggest_name
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import random
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -92,11 +92,11 @@ def preserve_global_state(
 @cache
 def _library_points() -> dict[str, metadata.EntryPoint]:
     """Return the functions that list the state of a library, by the module of the library."""
-    try:
-        points = metadata.distribution("tunesmith").entry_points
-    except Exception:  # they cannot be read, which `tunesmith plugins list` says
-        return {}
-    return {point.name: point for point in points.select(group="tunesmith.global_state")}
+    points: Iterable[metadata.EntryPoint] = ()
+    with suppress(Exception):  # they cannot be read, which `tunesmith plugins list` says
+        entry_points = metadata.distribution("tunesmith").entry_points
+        points = entry_points.select(group="tunesmith.global_state")
+    return {point.name: point for point in points}
 
 
 @cache

@@ -32,6 +32,7 @@ from tunesmith.execution.report import Report
 from tunesmith.fence import (
     attribute_errors_to,
     describe_error,
+    fence,
     hook_seconds,
     is_of_user,
     isolate,
@@ -43,6 +44,7 @@ from tunesmith.text import redact_all
 
 if TYPE_CHECKING:
     from tunesmith.plan import Plan
+    from tunesmith.plugins import Plugins
     from tunesmith.storage import EventLog, RunFolder
 
 MUTED_AFTER = 3
@@ -152,6 +154,12 @@ class Reporters:
         self._notices.append(notice)
 
 
+def take_notices(plugins: Plugins) -> Iterator[Notice]:
+    """Yield what hooks have done to global state, or to a plan, since the last call."""
+    for plugin, text in plugins.take_notes():
+        yield Notice(level="warning", source=plugin.full_name, message=text)
+
+
 @dataclass
 class Emitter:
     """The callable behind ``job.emit``: records an event, and raises when the run must end.
@@ -190,6 +198,15 @@ class Emitter:
         self(PhaseStarted(phase=phase, total=total, unit=unit))
         yield lambda done: self(PhaseAdvanced(phase=phase, done=done))
         self(PhaseEnded(phase=phase, seconds=time.perf_counter() - started))
+
+    @contextmanager
+    def call(self, plugin: Plugin, what: str) -> Iterator[None]:
+        """Run a plugin's code in the fence; emit a warning if it changes global state."""
+        with fence(plugin, what, may_take_long=True) as changes:
+            yield
+        if changes:
+            text = f"{what} changed {', '.join(changes)}; restored"
+            self(Notice(level="warning", source=plugin.full_name, message=text))
 
     def _record(self, event: Event) -> None:
         self.report.add_event(event)

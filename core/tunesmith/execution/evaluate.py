@@ -24,9 +24,9 @@ from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.report import TRAINING_ROWS
 from tunesmith.execution.wrapped_model import CheckedModel, WrappedModel
 from tunesmith.fence import attribute_errors_to, check_unchanged, isolate, require_unchanged
+from tunesmith.fence.returned import blame, check_measured
 from tunesmith.offers import Plugin
 from tunesmith.records import Record, last_exchange
-from tunesmith.returned import blame, check_measured
 from tunesmith.statistics import mean_interval
 from tunesmith.storage import write_atomic
 

@@ -12,7 +12,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -29,7 +28,7 @@ from tunesmith.data.subset import Subset
 from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, TunesmithError
 from tunesmith.events import JSON, TUNED, Event, Notice, RunFinished, RunStarted
 from tunesmith.execution import resume_checks
-from tunesmith.execution.emitter import Emitter, Reporters
+from tunesmith.execution.emitter import Emitter, Reporters, take_notices
 from tunesmith.execution.evaluate import evaluate_model
 from tunesmith.execution.gate import check_gate
 from tunesmith.execution.guards import create_guards
@@ -40,11 +39,10 @@ from tunesmith.execution.rivals import RivalChoice, choose_rivals, list_evaluato
 from tunesmith.execution.run_data import DataParts, build_data_event, load_data, write_quarantine
 from tunesmith.execution.versions import collect_versions
 from tunesmith.execution.wrapped_model import CachedModel
-from tunesmith.fence import attribute_errors_to, fence, isolate
+from tunesmith.fence.returned import blame, check_artifact
 from tunesmith.offers import EvaluatorOffer, RivalOffer
 from tunesmith.plan import Component, Evidence, Plan
 from tunesmith.records import Record
-from tunesmith.returned import blame, check_artifact
 from tunesmith.signals import StopSignalHandler
 from tunesmith.storage import (
     Checkpoints,
@@ -101,7 +99,7 @@ def run(
             train = _execute_phases(plan, catalog, folder, emit, reviewer, resume_check)
             report = emit.report
             verdict = catalog.judge(_collect_evidence(plan, folder, report, train))
-            for notice in collect_notes(catalog):
+            for notice in take_notices(catalog.plugins):
                 emit(notice)
             check_gate(plan.gate, report.measured.values(), verdict, report.gates.values())
         except BaseException as caught:
@@ -142,8 +140,7 @@ def _execute_phases(
     parts = _load_and_review_data(plan, catalog, folder, emit, resume_check)
     evaluators = choose_evaluators(plan, catalog, parts.heldout)
     model = _fetch_model(plan, parts, emit, reviewer, resume_check)
-    plugin = plan.technique.offered.plugin
-    with fence(plugin, "build"):
+    with emit.call(plan.technique.offered.plugin, "build"):
         technique = plan.technique.offer.build(plan.technique.config)
     phases = _ModelPhases(plan, technique, model, parts, evaluators, emit, folder)
     phases.evaluate_rivals()
@@ -234,7 +231,7 @@ def collect_notices(
     plan: Plan, catalog: Catalog, dataset: Dataset, parts: DataParts
 ) -> Iterator[Notice]:
     """Yield the findings of plugins about the plan and the data, before any model is read."""
-    yield from collect_notes(catalog)
+    yield from take_notices(catalog.plugins)
     for warning in dataset.warnings:
         yield Notice(level="warning", source="data", message=warning)
     findings = [
@@ -246,12 +243,6 @@ def collect_notices(
     ]
     for plugin, finding in findings:
         yield finding.to_notice(plugin.full_name)
-
-
-def collect_notes(catalog: Catalog) -> Iterator[Notice]:
-    """Yield what plugins have done to global state, or to a plan, since the last call."""
-    for plugin, text in catalog.plugins.take_notes():
-        yield Notice(level="warning", source=plugin.full_name, message=text)
 
 
 @dataclass(frozen=True)
@@ -306,9 +297,10 @@ class _ModelPhases:
         on_problem = self._report_checkpoint_problem
         checkpoints = Checkpoints(self.folder.checkpoints, on_problem=on_problem)
         job = build_job(self.plan, self.model, self.parts, checkpoints, self.emit)
-        with self._technique_code("train"):
+        plugin = self.plan.technique.offered.plugin
+        with self.emit.call(plugin, "train"):
             artifact = self.technique.train(job)
-        with blame(self.plan.technique.offered.plugin, "train"):
+        with blame(plugin, "train"):
             return check_artifact(artifact)
 
     def evaluate_stages(self, artifact: Artifact) -> None:
@@ -331,21 +323,8 @@ class _ModelPhases:
 
     def _open_model(self, phase: str, artifact: Path | None) -> TextModel:
         gc.collect()
-        with self.emit.phase(phase), self._technique_code("open"):
+        with self.emit.phase(phase), self.emit.call(self.plan.technique.offered.plugin, "open"):
             return self.technique.open(self.model, artifact, device=self.plan.run.device)
-
-    @contextmanager
-    def _technique_code(self, function: str) -> Iterator[None]:
-        """Run code of the technique; the global state that a third party's one changes is reset."""
-        plugin = self.plan.technique.offered.plugin
-        with (
-            attribute_errors_to(plugin),
-            isolate(plugin, function, may_take_long=True) as changes,
-        ):
-            yield
-        if changes:
-            text = f"{function} changed {', '.join(changes)}; restored"
-            self.emit(Notice(level="warning", source=plugin.full_name, message=text))
 
     def _evaluate(
         self,

@@ -18,9 +18,9 @@ from tunesmith.data.subset import Subset
 from tunesmith.events import DataLoaded
 from tunesmith.execution.check_records import check_records
 from tunesmith.fence import attribute_errors_to, check_unchanged, fence
+from tunesmith.fence.returned import blame, check_dataset, check_split
 from tunesmith.plan import Plan
 from tunesmith.records import Record
-from tunesmith.returned import blame, check_dataset, check_split
 from tunesmith.storage import RunFolder, write_atomic
 
 

@@ -457,7 +457,9 @@ def test_a_loader_that_raises_names_plugin_and_line(bench: Bench) -> None:
 def test_a_technique_that_raises_names_its_plugin(bench: Bench) -> None:
     good = bench.catalog
     bench.catalog = catalog_of(echo=echo_plugin(train=lambda self, job: 1 / 0))
-    with pytest.raises(PluginError, match=r'"file:echo" failed: ZeroDivisionError.*\(test_execute'):
+    with pytest.raises(
+        PluginError, match=r'"file:echo" failed in train: ZeroDivisionError.*\(test_execute'
+    ):
         bench.run()
     bench.catalog = good
     assert bench.run(resume=True).status == "ok"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tunesmith.global_state import preserve_global_state
+from tunesmith_torch.runtime.global_state import list_numpy_states, list_torch_states
 
 CHANGES: dict[str, Callable[[], object]] = {
     "torch's default dtype": lambda: torch.set_default_dtype(torch.float64),
@@ -43,6 +44,14 @@ def test_a_change_is_undone_and_named(name: str) -> None:
         CHANGES[name]()
     assert changes == [name]
     assert before == (torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads())
+
+
+def test_every_state_can_be_read_compared_and_restored() -> None:
+    for state in (*list_torch_states(torch), *list_numpy_states(numpy)):
+        value = state.read()
+        assert state.read() == value
+        state.restore(value)
+        assert state.read() == value, state.name
 
 
 def test_random_numbers_continue_as_if_nothing_was_drawn() -> None:

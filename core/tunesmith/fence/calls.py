@@ -1,4 +1,4 @@
-"""The fence around plugins: the host calls their code inside of it, wherever that code may fail.
+"""Call the code of plugins in a fence, wherever it may fail.
 
 A plugin is trusted code, but it may have faults. Inside the fence an exception, an exit and a call
 that never returns become an error that names the plugin, what it prints goes to stderr, and global
@@ -176,7 +176,7 @@ def is_of_user(error: BaseException) -> bool:
 def describe_error(error: BaseException) -> str:
     """Return type, message, file and line of an exception, as one line."""
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
-    own = [frame for frame in frames if frame.filename != __file__]  # not the fence's own end
+    own = [frame for frame in frames if frame.filename != __file__]  # not the end of the fence
     where = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"

@@ -26,7 +26,7 @@ def test_a_call_that_takes_too_long_is_interrupted_and_named() -> None:
     message = r'"tunesmith-odd:odd" 3\.1 failed in its import: PluginTimeout: no end after 0\.05 s'
     started = time.monotonic()
     with (
-        pytest.raises(PluginError, match=message + r" \(test_fence"),
+        pytest.raises(PluginError, match=message + r" \(test_calls"),
         fence.fence(ODD, "its import", seconds=0.05),
     ):
         time.sleep(30)
@@ -156,7 +156,7 @@ def test_native_code_that_never_returns_ends_with_the_process() -> None:
         "import itertools\n"
         "from tunesmith import fence\n"
         "from tunesmith.offers import Plugin\n"
-        "fence.GRACE_SECONDS = 0.5\n"
+        "fence.calls.GRACE_SECONDS = 0.5\n"
         "odd = Plugin(name='odd', distribution='odd', version='', module='m')\n"
         "def count_for_ever():\n"
         "    sum(itertools.repeat(0))\n"
