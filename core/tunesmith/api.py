@@ -18,8 +18,9 @@ from tunesmith.errors import ConfigError, EnvironmentProblem, RenamedKey, UsageE
 from tunesmith.events import is_of_earlier_version
 from tunesmith.execution import execute, worker_rank
 from tunesmith.execution.report import Report
+from tunesmith.fence import fence
 from tunesmith.plan import Plan
-from tunesmith.plugins import Selection, attribute_errors_to, find_plugins
+from tunesmith.plugins import Selection, find_plugins
 from tunesmith.storage import RunFolder, atomic, read_events
 
 PathLike = str | os.PathLike[str]
@@ -192,7 +193,7 @@ def open_models(
         artifacts["tuned"] = run_folder.path / trained.artifact
     if base:
         artifacts["base"] = None
-    with attribute_errors_to(plan.technique.offered.plugin):
+    with fence(plan.technique.offered.plugin, "open", may_take_long=True):
         model = plan.found_model.fetch()
         technique = plan.technique.offer.build(plan.technique.config)
         return {

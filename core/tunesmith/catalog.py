@@ -8,15 +8,25 @@ need, since every help uses the catalog too.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import is_dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunesmith.errors import PluginError, TunesmithError
+from tunesmith.fence import DataChangedError, ask, fence, require_unchanged
+from tunesmith.fence.returned import (
+    blame,
+    check_folder,
+    check_found_model,
+    check_json,
+    check_offer,
+    check_review,
+)
 from tunesmith.offers import CommandOffer, DataLoaderOffer, O, Offer, Offered, Plugin
-from tunesmith.plugins import Plugins, attribute_errors_to
+from tunesmith.plugins import Plugins
 from tunesmith.text import suggest_name
 
 if TYPE_CHECKING:
@@ -98,7 +108,7 @@ class Catalog:
         offers = sorted(self.offers(DataLoaderOffer), key=lambda o: o.plugin.is_builtin)
         known = [o.offer.name for o in offers]
         for o in offers:
-            if names and all(o.offer.recognizes(name) for name in names):
+            if names and all(ask(o, "recognizes", o.offer.recognizes, name) for name in names):
                 return o.offer.name if known.count(o.offer.name) == 1 else o.full_name
         return None
 
@@ -108,20 +118,25 @@ class Catalog:
 
         arguments = {"reference": reference, "revision": revision}
         for plugin, found in self._results("tunesmith_find_model", FoundModel, arguments):
-            return replace(found, fetch=_attributed(plugin, found.fetch))
+            with blame(plugin, "tunesmith_find_model"):
+                check_found_model(found)
+            return replace(found, fetch=_fenced(plugin, found.fetch))
         return None
 
     def judge(self, evidence: Any) -> dict[str, Any]:
         """Return the verdict of the first plugin, third parties first; {} if there is none."""
-        results = self._results("tunesmith_verdict", dict, {"evidence": evidence})
-        return next((verdict for _, verdict in results), {})
+        for plugin, verdict in self._results("tunesmith_verdict", dict, {"evidence": evidence}):
+            with blame(plugin, "tunesmith_verdict"):
+                check_json(verdict, "a verdict")
+            return verdict
+        return {}
 
     def _results(
         self, hook: str, kind: type[R], arguments: dict[str, Any]
     ) -> Iterator[tuple[Plugin, R]]:
         """Yield the results of a hook that are not None, third parties first."""
         for plugin, function in self.plugins.implementations(hook):
-            result = self.plugins.call(plugin, function, arguments)
+            result = self._call(plugin, function, arguments)
             if result is not None:
                 if not isinstance(result, kind):
                     raise _wrong_type(plugin, hook, result)
@@ -152,29 +167,52 @@ class Catalog:
 
         Implementations that need an argument which is not given are left out.
         """
-        from tunesmith.contracts import Finding, ReviewResult
-        from tunesmith.global_state import preserve_global_state
+        from tunesmith.contracts import ReviewResult
 
         for plugin, function in self.plugins.implementations(hook):
             if not signature(function).parameters.keys() <= arguments.keys():
                 continue
             try:
-                with preserve_global_state(keep_new_variables=True) as changes:
-                    found = self.plugins.call(plugin, function, arguments) or ()
+                found = self._call(plugin, function, arguments, guards_state=True) or ()
                 result = ReviewResult(findings=found) if isinstance(found, (list, tuple)) else found
                 if not isinstance(result, ReviewResult):
                     raise _wrong_type(plugin, hook, found)
-                for finding in result.findings:
-                    if not isinstance(finding, Finding):
-                        raise _wrong_type(plugin, hook, finding)
-                if changes:
-                    text = f"its review changed {', '.join(changes)}; restored"
-                    warning = Finding(level="warning", where=plugin.full_name, message=text)
-                    result = replace(result, findings=[*result.findings, warning])
+                with blame(plugin, hook):
+                    check_review(result)
+                if notes := self.plugins.take_notes(plugin):
+                    warnings = [_warn(plugin, text) for _, text in notes]
+                    result = replace(result, findings=[*result.findings, *warnings])
+            except DataChangedError:
+                raise
             except TunesmithError as error:
-                failed = Finding(level="warning", where=plugin.full_name, message=error.message)
-                result = ReviewResult(findings=[failed])
+                result = ReviewResult(findings=[_warn(plugin, error.message)])
             yield plugin, result
+
+    def _call(
+        self,
+        plugin: Plugin,
+        function: Callable[..., Any],
+        arguments: dict[str, Any],
+        guards_state: bool | None = None,
+    ) -> Any:
+        """Call a hook; one of a third party gets copies, and must not change a record.
+
+        So a run trains and reports with values that it never held.
+        """
+        needed = signature(function).parameters
+        given = {name: value for name, value in arguments.items() if name in needed}
+        parts = _find_parts(arguments)
+        options: Any = {"guards_state": guards_state, "has_rows": bool(parts)}
+        if plugin.is_builtin:
+            return self.plugins.call(plugin, function, given, **options)
+        copies = {name: copy_value(value) for name, value in given.items()}
+        plans = _describe_plans(copies)
+        with require_unchanged(plugin, *_find_parts(given)):
+            result = self.plugins.call(plugin, function, copies, **options)
+        if _describe_plans(copies) != plans:
+            text = f"{function.__name__} changed the plan, of which it has a copy: without effect"
+            self.plugins.note(plugin, text)
+        return result
 
     def _gather(self, kind: type[O]) -> list[Offered[O]]:
         gathered: list[Offered[O]] = []
@@ -189,14 +227,47 @@ class Catalog:
         return gathered
 
 
-def _attributed(plugin: Plugin, fetch: Callable[[], Path]) -> Callable[[], Path]:
-    """Return the function of a plugin; an unexpected exception in it names the plugin."""
+def _fenced(plugin: Plugin, fetch: Callable[[], Path]) -> Callable[[], Path]:
+    """Return the function of a plugin that fetches a model; an error in it names the plugin."""
 
     def call() -> Path:
-        with attribute_errors_to(plugin):
-            return fetch()
+        with fence(plugin, "fetch"):
+            folder = fetch()
+        with blame(plugin, "fetch"):
+            return check_folder(folder)
 
     return call
+
+
+def copy_value(value: Any) -> Any:
+    """Return an argument of a hook as a copy; records, which are checked, and texts as they are."""
+    from tunesmith.contracts import Dataset
+    from tunesmith.plan import Evidence, ModelReview, Plan
+
+    if isinstance(value, Plan | ModelReview | Evidence):
+        return value.copy()
+    return copy(value) if isinstance(value, Dataset) else value
+
+
+def _find_parts(arguments: Mapping[str, Any]) -> list[Sequence[Record]]:
+    """Return the parts of the data among the arguments of a hook and in their fields."""
+    fields = [vars(value) for value in arguments.values() if is_dataclass(value)]
+    tables = [arguments, *fields]
+    found = [table.get(name) for table in tables for name in ("train", "dev", "heldout")]
+    return [part for part in found if part is not None]
+
+
+def _describe_plans(arguments: Mapping[str, Any]) -> list[Any]:
+    """Return the plans among the arguments of a hook, and in their fields, as JSON."""
+    from tunesmith.plan import Plan
+
+    values = [*arguments.values()]
+    values += [vars(value).get("plan") for value in values if is_dataclass(value)]
+    plans = [value for value in values if isinstance(value, Plan)]
+    try:
+        return [plan.to_json() for plan in plans]
+    except (AttributeError, TypeError):  # a hook has put something else into its copy
+        return []
 
 
 def _check_offers(plugin: Plugin, kind: type[O], offers: Any) -> Sequence[O]:
@@ -205,6 +276,8 @@ def _check_offers(plugin: Plugin, kind: type[O], offers: Any) -> Sequence[O]:
     for offer in offers:
         if not isinstance(offer, kind):
             raise _wrong_type(plugin, kind.hook, offer)
+        with blame(plugin, kind.hook):
+            check_offer(offer)
         two_words = kind is CommandOffer
         if not (_COMMAND_NAME if two_words else _NAME).fullmatch(offer.name):
             raise PluginError(
@@ -218,6 +291,12 @@ def _check_offers(plugin: Plugin, kind: type[O], offers: Any) -> Sequence[O]:
                 "which belongs to tunesmith"
             )
     return offers
+
+
+def _warn(plugin: Plugin, text: str) -> Finding:
+    from tunesmith.contracts import Finding
+
+    return Finding(level="warning", where=plugin.full_name, message=text)
 
 
 def _wrong_type(plugin: Plugin, hook: str, got: object) -> PluginError:

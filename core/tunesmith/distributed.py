@@ -28,7 +28,7 @@ from functools import cache
 from pathlib import Path
 
 from tunesmith.errors import EnvironmentProblem, RunStopped, UsageError
-from tunesmith.signals import restore_handlers, set_stop_handlers
+from tunesmith.signals import end_process, restore_handlers, set_stop_handlers
 
 STARTUP_TIMEOUT = 600.0
 """Seconds that rank 0 may take to read its run file."""
@@ -216,7 +216,9 @@ class RankZero:
             if done.wait(POLL_SECONDS):
                 return
         if not done.wait(1.0):  # ranks that are in training notice and report it within that time
-            os._exit(int(has_several_machines()))  # without a failure, a torchrun does not restart
+            end_process(
+                int(has_several_machines())
+            )  # without a failure, a torchrun does not restart
 
 
 def start_time(process: int) -> str:

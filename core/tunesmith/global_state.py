@@ -1,8 +1,9 @@
 """State of the process that a plugin could change: it is restored after the plugin's call.
 
 An evaluator that changes the current folder, or a reporter that unsets an environment variable,
-would change the results of other plugins without a word. The core knows the state of Python;
-libraries add theirs with :func:`add_global_state`.
+would change the results of other plugins without a word. The core knows the state of Python. That
+of a library is known to a function in the group ``tunesmith.global_state`` of entry points, named
+after the module of the library. It is called with that module once the library was imported.
 """
 
 from __future__ import annotations
@@ -15,9 +16,14 @@ import random
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata, util
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 from tunesmith.signals import STOP_SIGNALS, restore_handlers
@@ -50,23 +56,80 @@ def add_global_state(*states: GlobalState) -> None:
 
 
 @contextmanager
-def preserve_global_state(*, keep_new_variables: bool = False) -> Iterator[list[str]]:
+def preserve_global_state(
+    *, keep_new_variables: bool = False, keep_streams: bool = False
+) -> Iterator[list[str]]:
     """Restore the global state after the block; yield a list that then names the changes.
 
-    With ``keep_new_variables`` the environment variables that the block added are kept.
+    With ``keep_new_variables`` the environment variables that the block added are kept, with
+    ``keep_streams`` the standard streams that it set, as a live display does.
     """
-    before = [(state, state.read()) for state in _states.values()]
+    for name in _library_points().keys() & sys.modules.keys():
+        with suppress(AttributeError):  # another thread is importing it
+            _add_states_of(name)
+    before = [
+        (state, state.read())
+        for state in _states.values()
+        if not (keep_streams and state is STREAMS)
+    ]
     variables = dict(os.environ)
     changes: list[str] = []
+    watch = _ImportWatch(before)
+    sys.meta_path.insert(0, watch)
     try:
         yield changes
     finally:
+        with suppress(ValueError):
+            sys.meta_path.remove(watch)
         for state, value in before:
             if state.read() != value:
                 state.restore(value)
                 changes += [state.name] if state.is_reported else []
         if os.environ != variables:
             changes += _restore_variables(variables, keep_new_variables)
+
+
+@cache
+def _library_points() -> dict[str, metadata.EntryPoint]:
+    """Return the functions that list the state of a library, by the module of the library."""
+    points: Iterable[metadata.EntryPoint] = ()
+    with suppress(Exception):  # they cannot be read, which `tunesmith plugins list` says
+        entry_points = metadata.distribution("tunesmith").entry_points
+        points = entry_points.select(group="tunesmith.global_state")
+    return {point.name: point for point in points}
+
+
+@cache
+def _add_states_of(library: str) -> Sequence[GlobalState]:
+    """Add the states of a library that is imported."""
+    states: Sequence[GlobalState] = _library_points()[library].load()(sys.modules[library])
+    add_global_state(*states)
+    return states
+
+
+@dataclass(eq=False)
+class _ImportWatch(MetaPathFinder):
+    """Reads the state of a library once it is imported, before the next line of who imports it."""
+
+    before: list[tuple[GlobalState, Any]]
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name not in _library_points() or self not in sys.meta_path:
+            return None
+        sys.meta_path.remove(self)
+        try:
+            spec = util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_read(module: ModuleType) -> None:
+                execute(module)
+                self.before.extend((state, state.read()) for state in _add_states_of(name))
+
+            spec.loader.exec_module = execute_and_read  # type: ignore[method-assign]
+        return spec
 
 
 def _restore_variables(before: Mapping[str, str], keep_new: bool) -> Iterator[str]:
@@ -113,12 +176,28 @@ def _restore_root_logger(state: tuple[int, list[logging.Handler]]) -> None:
     logging.root.handlers[:] = state[1]
 
 
+def _read_umask() -> int:
+    """Return the mask of new files, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _restore_streams(streams: tuple[Any, Any, Any]) -> None:
+    sys.stdin, sys.stdout, sys.stderr = streams
+
+
+STREAMS = GlobalState(
+    "the standard streams", lambda: (sys.stdin, sys.stdout, sys.stderr), _restore_streams
+)
 add_global_state(
     GlobalState("the current folder", _current_folder, lambda folder: os.chdir(folder or ".")),
     GlobalState("the filters of warnings", _read_filters, _restore_filters),
     GlobalState(
         "the signal handlers", lambda: {n: signal.getsignal(n) for n in _SIGNALS}, restore_handlers
     ),
+    GlobalState("the mask of new files", _read_umask, os.umask),
+    STREAMS,
     GlobalState("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
     GlobalState(
         "the garbage collector", gc.isenabled, lambda on: gc.enable() if on else gc.disable()

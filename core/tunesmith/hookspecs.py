@@ -4,6 +4,12 @@ Nine hooks return *offers*, descriptions of the components of the plugin. One fi
 for a reference. Three review a run before any weight is read. One judges the results of a run. No
 hook changes a plan, patches a library or runs inside the training loop.
 
+tunesmith holds the plugins of third parties to that: a hook gets copies of plans and results, and
+the records that it gets are compared afterwards; global state of Python, NumPy and torch that it
+changes is restored and named; what it prints goes to stderr. A hook that takes longer than
+``TUNESMITH_HOOK_SECONDS``, 60 by default, and ten times that if it gets the rows of a run, has
+failed. Its result is checked when it arrives: types, JSON, sizes.
+
 A plugin is a module named in the entry-point group ``tunesmith``::
 
     [project.entry-points.tunesmith]

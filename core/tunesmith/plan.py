@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import copy, deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -49,6 +50,11 @@ class Component(Generic[K]):
     def offer(self) -> K:
         return self.offered.offer
 
+    def copy(self) -> Component[K]:
+        """Return a component that shares nothing with this one that could be changed."""
+        offered = Offered(copy(self.offered.plugin), copy(self.offer))
+        return replace(self, offered=offered, config=self.config.model_copy(deep=True))
+
     def to_json(self) -> dict[str, Any]:
         """Return the table of the component: ``use`` and every option, defaults included."""
         return {
@@ -87,6 +93,25 @@ class Plan:
     @property
     def name(self) -> str:
         return self.run.name
+
+    def copy(self) -> Plan:
+        """Return a plan that shares nothing with this one that could be changed, for a hook."""
+
+        def copy_field(value: Any) -> Any:
+            match value:
+                case Component():
+                    return value.copy()
+                case BaseModel():
+                    return value.model_copy(deep=True)
+                case FoundModel():
+                    return replace(value, config=deepcopy(dict(value.config)))
+                case tuple():
+                    return tuple(map(copy_field, value))
+                case Mapping():
+                    return dict(value)
+            return value
+
+        return Plan(**{name: copy_field(value) for name, value in vars(self).items()})
 
     def to_json(self) -> dict[str, Any]:
         """Return the resolved run file: every key with its value, paths absolute."""
@@ -141,6 +166,12 @@ class ModelReview:
     techniques: Sequence[Offered[TechniqueOffer[Any]]]
     """All installed techniques, to propose another one."""
 
+    def copy(self) -> ModelReview:
+        """Return a review that shares only the records with this one."""
+        techniques = [Offered(copy(o.plugin), copy(o.offer)) for o in self.techniques]
+        plan, config = self.plan.copy(), deepcopy(dict(self.config))
+        return replace(self, plan=plan, config=config, techniques=techniques)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
@@ -157,6 +188,13 @@ class Evidence:
     """The training records, from which the rivals have learned."""
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     """The metrics of the run's evaluators, by name."""
+
+    def copy(self) -> Evidence:
+        """Return evidence that shares only the records with this one."""
+        events = ("measured", "rivals", "notices", "data")
+        return replace(
+            self, plan=self.plan.copy(), **{name: deepcopy(vars(self)[name]) for name in events}
+        )
 
 
 def _without_none(value: Any) -> Any:

@@ -19,13 +19,12 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata, util
 from itertools import chain
 from pathlib import Path
-from threading import Timer
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,8 @@ import pluggy
 
 from tunesmith import hookspecs
 from tunesmith._version import __version__
-from tunesmith.errors import PluginError, TunesmithError, warn_deprecated
+from tunesmith.errors import PluginError, warn_deprecated
+from tunesmith.fence import describe_error, fence, hook_seconds, is_of_user, isolate
 from tunesmith.offers import BUILTIN_DISTRIBUTION, FILE_DISTRIBUTION, CommandOffer, Plugin
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class Plugins:
 
     manager: pluggy.PluginManager
     found: list[Plugin] = field(default_factory=list)
+    _notes: list[tuple[Plugin, str]] = field(default_factory=list)
 
     def active(self) -> Iterator[Plugin]:
         return (plugin for plugin in self.found if plugin.state == "active")
@@ -98,23 +99,50 @@ class Plugins:
             if implementation.plugin_name in by_name:
                 yield by_name[implementation.plugin_name], implementation.function
 
-    def call(self, plugin: Plugin, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    def call(
+        self,
+        plugin: Plugin,
+        function: Callable[..., Any],
+        arguments: dict[str, Any],
+        *,
+        guards_state: bool | None = None,
+        has_rows: bool = False,
+    ) -> Any:
         """Call one hook implementation with those of the arguments that it accepts.
+
+        Args:
+            guards_state: restore the global state; None: unless the plugin is built in.
+            has_rows: the hook gets the rows of a run, and may take longer.
 
         Raises:
             TunesmithError: raised by the plugin on purpose.
-            PluginError: any other exception of the plugin, with its name, version and line.
+            PluginError: any other exception of the plugin, with its name, version and line; or it
+                took too long.
         """
         names = inspect.signature(function).parameters
         started = time.perf_counter()
-        where = f" in {function.__name__}"
-        with note_if_slow(plugin, function.__name__), attribute_errors_to(plugin, where):
+        # Built-in hooks are tested to end; those that compare all rows may take long.
+        seconds = None if plugin.is_builtin else hook_seconds(has_rows=has_rows)
+        name = function.__name__
+        with fence(plugin, name, seconds=seconds, guards_state=guards_state) as changes:
             result = function(**{name: arguments[name] for name in names if name in arguments})
+        if changes:
+            self.note(plugin, f"{name} changed {', '.join(changes)}; restored")
         if os.environ.get("TUNESMITH_TRACE"):
             ms = (time.perf_counter() - started) * 1000
             line = f"trace: {plugin.full_name} {function.__name__} {ms:.1f} ms -> {result!r}"
             print(line[:500].encode("ascii", "backslashreplace").decode(), file=sys.stderr)
         return result
+
+    def note(self, plugin: Plugin, text: str) -> None:
+        """Keep a text about what a plugin did, which :meth:`take_notes` returns."""
+        self._notes.append((plugin, text))
+
+    def take_notes(self, plugin: Plugin | None = None) -> list[tuple[Plugin, str]]:
+        """Return the texts about a plugin, or about all, and forget them."""
+        taken = [pair for pair in self._notes if plugin is None or pair[0] == plugin]
+        self._notes = [pair for pair in self._notes if pair not in taken]
+        return taken
 
     def mark_broken(self, plugin: Plugin, reason: str) -> None:
         """Record that an active plugin does not work."""
@@ -127,7 +155,7 @@ def find_installed() -> Installed:
     Entry-point order is an accident of the file system, so plugins are sorted: built-in, then by
     distribution, then by name.
     """
-    everything = metadata.entry_points()
+    everything, unreadable = _read_entry_points()
     entries = everything.select(group=ENTRY_POINT_GROUP)
     apis = {id(entry.dist): entry.name for entry in everything.select(group=API_GROUP)}
     # Each access to name or version parses the metadata file of the distribution.
@@ -145,7 +173,49 @@ def find_installed() -> Installed:
         )
         # An editable install next to a wheel lists the entry twice; the first one is imported.
         found.setdefault(plugin.full_name, (plugin, entry))
-    return sorted(found.values(), key=lambda pair: (not pair[0].is_builtin, pair[0].full_name))
+    ordered = sorted(found.values(), key=lambda pair: (not pair[0].is_builtin, pair[0].full_name))
+    return [*ordered, *unreadable]
+
+
+def _read_entry_points() -> tuple[Any, Installed]:
+    """Return the entry points, and a broken plugin for each distribution whose file is damaged.
+
+    The libraries pydantic and torch read all entry points when they are imported, and would fail:
+    from then on they get those that can be read.
+    """
+    if metadata.entry_points is not _read_readable:
+        with suppress(Exception):  # of one distribution, which need not have plugins
+            return metadata.entry_points(), []
+        vars(metadata)["entry_points"] = _read_readable
+    readable: list[metadata.EntryPoint] = []
+    unreadable: Installed = []
+    for distribution in metadata.distributions():
+        try:
+            readable += distribution.entry_points
+        except Exception as error:
+            unreadable.append(_describe_unreadable(distribution, error))
+    return metadata.EntryPoints(readable), unreadable
+
+
+def _read_readable(**chosen: Any) -> Any:
+    return _read_entry_points()[0].select(**chosen)
+
+
+def _describe_unreadable(
+    distribution: metadata.Distribution, error: Exception
+) -> tuple[Plugin, metadata.EntryPoint]:
+    name, version = _name_and_version(distribution)
+    path = vars(distribution).get("_path", distribution.locate_file(""))
+    reason = f"{path}/entry_points.txt cannot be read, so its plugins are not known: "
+    plugin = Plugin(
+        name=name,
+        distribution=name,
+        version=version,
+        module="",
+        state="broken",
+        reason=reason + describe_error(error),
+    )
+    return plugin, metadata.EntryPoint(name, "", ENTRY_POINT_GROUP)
 
 
 def _name_and_version(distribution: Any) -> tuple[str, str]:
@@ -167,7 +237,9 @@ def find_plugins(selection: Selection | None = None, *, commands_only: bool = Fa
     plugins = Plugins(create_manager())
     loaders = [(plugin, entry.load) for plugin, entry in installed]
     for plugin, load in [*loaders, *_find_files(selection.files)]:
-        if reason := selection.block_reason(plugin):
+        if plugin.state == "broken":
+            plugins.found.append(plugin)
+        elif reason := selection.block_reason(plugin):
             plugins.found.append(replace(plugin, state="blocked", reason=reason))
         elif commands := known.get(plugin.full_name):
             plugins.manager.register(_stand_in(plugin, load, commands), plugin.full_name)
@@ -177,7 +249,11 @@ def find_plugins(selection: Selection | None = None, *, commands_only: bool = Fa
         elif commands_only and plugin.distribution not in (BUILTIN_DISTRIBUTION, FILE_DISTRIBUTION):
             plugins.found.append(replace(plugin, state="new", reason="not inspected yet"))
         else:
-            plugins.found.append(load_plugin(plugins.manager, plugin, load))
+            changes: list[str] = []
+            loaded = load_plugin(plugins.manager, plugin, load, changes)
+            plugins.found.append(loaded)
+            if changes:
+                plugins.note(loaded, f"its import changed {', '.join(changes)}; restored")
     return plugins
 
 
@@ -199,6 +275,8 @@ def inspection_files(installed: Installed) -> dict[str, Path]:
     """
     entries: dict[str, list[metadata.EntryPoint]] = {}
     for plugin, entry in installed:
+        if plugin.state == "broken":
+            continue
         entries.setdefault(re.sub(r"[^\w.-]", "_", plugin.distribution), []).append(entry)
     folder = cache_folder() / "plugins"
     return {name: folder / f"{name}-{_checksum(same)}.json" for name, same in entries.items()}
@@ -218,8 +296,13 @@ def read_commands(installed: Installed) -> dict[str, Mapping[str, str]]:
     return known
 
 
-def load_plugin(manager: pluggy.PluginManager, plugin: Plugin, load: Loader) -> Plugin:
-    """Load and register a plugin; return it as active, or as broken with the reason."""
+def load_plugin(
+    manager: pluggy.PluginManager, plugin: Plugin, load: Loader, changes: list[str] | None = None
+) -> Plugin:
+    """Load and register a plugin; return it as active, or as broken with the reason.
+
+    The global state that its import changed is added to ``changes``.
+    """
     if manager.has_plugin(plugin.full_name):
         reason = f"a plugin already has the name {plugin.full_name}; give the file another one"
         return replace(plugin, state="broken", reason=reason)
@@ -231,13 +314,23 @@ def load_plugin(manager: pluggy.PluginManager, plugin: Plugin, load: Loader) -> 
         what = f'plugin "{plugin.full_name}", which declares no version of the plugin API,'
         warn_deprecated(what, f"declare it in the group {API_GROUP} of entry points", since="0.1")
     started = time.perf_counter()
+    # The imports of built-in plugins are tested to change nothing, and help needs them at once.
+    seconds = None if plugin.is_builtin else hook_seconds()
     try:
-        module = load()
+        with isolate(
+            plugin,
+            "its import",
+            seconds=seconds,
+            may_take_long=plugin.is_builtin,
+        ) as changed:
+            module = load()
+        if changes is not None:
+            changes += changed
         manager.register(module, plugin.full_name)
         hooks = _check_hooks(manager, module)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # code that is being imported may raise anything
+        if is_of_user(error):
+            raise
         if manager.has_plugin(plugin.full_name):
             manager.unregister(name=plugin.full_name)
         return replace(plugin, state="broken", reason=describe_error(error))
@@ -268,48 +361,6 @@ def missing_requirements(requirements: Sequence[str]) -> list[str]:
         if not requirement.specifier.contains(version, prereleases=True):
             problems.append(f"{text} is needed, but version {version} is installed")
     return problems
-
-
-def describe_error(error: BaseException) -> str:
-    """Return type, message, file and line of an exception, as one line."""
-    frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
-
-
-@contextmanager
-def note_if_slow(plugin: Plugin, what: str, seconds: float = 60.0) -> Iterator[None]:
-    """Print a note on stderr if the block takes longer than a minute: the plugin may hang."""
-    text = f"plugin {plugin.full_name!a} is still busy in {what} after {seconds:g} s"
-    timer = Timer(seconds, print, [text], {"file": sys.stderr})
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-@contextmanager
-def attribute_errors_to(plugin: Plugin, where: str = "") -> Iterator[None]:
-    """Turn an unexpected exception of the plugin's code into an error that names the plugin.
-
-    Exceptions that tunesmith defines (a data error, a stopped run) pass unchanged.
-
-    Raises:
-        PluginError: with the plugin's name and version and the line that raised.
-    """
-    try:
-        yield
-    except TunesmithError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise PluginError(
-            f'plugin "{plugin.full_name}"{plugin.version and " " + plugin.version} failed{where}: '
-            f"{describe_error(error)}",
-            hint="run again with --debug for the traceback",
-        ) from error
 
 
 def _checksum(entries: list[metadata.EntryPoint]) -> str:

@@ -23,6 +23,8 @@ STOP_SIGNALS = (
 )
 URGENT_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that end the process at once if the run is to stop already; others may be repeated."""
+end_process = os._exit
+"""The function of the system, also while a plugin's call of it is refused."""
 
 
 def set_stop_handlers(handler: Any) -> dict[int, Any]:
@@ -78,7 +80,7 @@ class StopSignalHandler:
             # A file or folder that is being written has a temporary name, which is never read.
             with suppress(OSError):  # the live display has hidden the cursor
                 os.write(2, b"\n\x1b[?25h" * os.isatty(2))
-            os._exit(128 + number)
+            end_process(128 + number)
         self.received = number
         text = "stopping after this step"
         text += "; press again to stop at once" if number == signal.SIGINT else ""

@@ -31,7 +31,7 @@ def exit_code_of(work: Callable[[], object], state: CliState) -> int:
         _print_error(error)
         return error.exit_code
     except Exception as error:  # a bug: print a message instead of a traceback
-        from tunesmith.plugins import describe_error
+        from tunesmith.fence import describe_error
 
         _print_traceback(error, state)
         _print_label("error", describe_error(error))

@@ -27,9 +27,9 @@ from tunesmith import api
 from tunesmith.contracts import RivalTask, TextModel
 from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.events import RivalChosen
+from tunesmith.fence import fence
 from tunesmith.offers import RivalOffer
 from tunesmith.plan import Component, Evidence, Plan
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import (
     Chat,
     Completion,
@@ -235,7 +235,7 @@ def _build_variant(
     rival: Component[RivalOffer[Any]], config: BaseModel, task: RivalTask, names: Sequence[str]
 ) -> TextModel | None:
     """Return the first variant that has one of the names; None if there is none."""
-    with attribute_errors_to(rival.offered.plugin):
+    with fence(rival.offered.plugin, "variants", may_take_long=True):
         variants = rival.offer.build(config).variants(task)
         return next((v.model for v in variants if v.name in names), None)
 

@@ -14,9 +14,9 @@ from tunesmith.contracts import Measurement, TextModel
 from tunesmith.data.units import RecordsByUnit
 from tunesmith.errors import ConfigError, UsageError
 from tunesmith.execution.measure_part import prepare
+from tunesmith.fence import attribute_errors_to
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import from_table
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Record
 from tunesmith.statistics import Interval, mean_interval
 

@@ -42,7 +42,7 @@ FOUND: Mapping[str, Sequence[str]] = {
     "the check chat-template renders every row": (
         "data.chat_format:ChatFormat._answer",
         "data.chat_format:ChatFormat.from_template",
-        "data.chat_format:ChatFormat.training_examples",
+        "data.chat_format:ChatFormat.trained_exchanges",
         "data.chat_format:_find_end",
         "data.conversation:require_all_texts",
         "data.conversation:weighted_pieces",
@@ -51,6 +51,7 @@ FOUND: Mapping[str, Sequence[str]] = {
         "data.templates:_require_plain",
         "data.templates:_single_user_message",
         "data.templates:read_chat_template",
+        "data.saved_template:check_saved_template",
     ),
     "the review of adapters builds the model without its weights": (
         "models.adapter_targets:AdapterTargets.resolve",
@@ -138,7 +139,6 @@ NOT_YET: Sequence[str] = (
     "evaluators.canaries.offer:Canaries.compare",
     "evaluators.classification.evaluator:Classification._read_references",
     "evaluators.code.offer:Code._read_tests",
-    "evaluators.constrained_json.offer:ConstrainedJson.compare",
     "evaluators.constrained_match.offer:ConstrainedMatch.measure",
     "evaluators.exact_match.evaluator:ExactMatch._normalize_reference",
     "evaluators.json_answer.evaluator:JsonAnswer.measure",
@@ -183,4 +183,4 @@ def test_each_refusal_after_the_start_of_a_run_is_found_or_has_a_reason() -> Non
 
 
 def test_what_is_not_found_yet_does_not_grow() -> None:
-    assert len(NOT_YET) <= 16
+    assert len(NOT_YET) <= 15

@@ -225,7 +225,7 @@ def test_global_state_that_a_review_changes_is_restored(
     ((_, finding),) = catalog.review_plan("plan")
     assert Path.cwd() == tmp_path
     assert (finding.level, finding.where) == ("warning", "file:one")
-    assert finding.message == "its review changed the current folder; restored"
+    assert finding.message == "tunesmith_review_plan changed the current folder; restored"
 
 
 def test_every_kind_of_offer_is_listed() -> None:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tunesmith import plugins
+from tunesmith import fence, plugins
 from tunesmith.errors import DataError, PluginError
 from tunesmith.offers import FILE_DISTRIBUTION, Plugin
 from tunesmith.plugins import Selection
@@ -188,6 +188,35 @@ def test_plugins_are_sorted_built_in_first_then_by_distribution_and_name(
     ]  # fmt: skip
 
 
+def test_a_list_of_entry_points_that_cannot_be_read_is_named_and_the_others_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its distribution need not have plugins; pydantic and torch read all lists, too."""
+    for name, content in (("stranger", b"\xff\xfe"), ("odd", b"[tunesmith]\nodd = m\n")):
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_bytes(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(metadata, "entry_points", metadata.entry_points)  # restored afterwards
+    for _ in range(2):
+        found = {plugin.full_name: plugin for plugin, _ in plugins.find_installed()}
+        assert found["odd:odd"].state == "active" and "tunesmith:lora" in found
+        broken = found["stranger:stranger"]
+        assert (broken.state, broken.version) == ("broken", "1.0")
+        path = tmp_path / "stranger-1.0.dist-info" / "entry_points.txt"
+        assert broken.reason.startswith(f"{path} cannot be read")
+    assert metadata.entry_points(group="tunesmith", name="odd")
+
+
+def test_what_a_plugin_prints_at_import_goes_to_stderr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = write(tmp_path, "odd", GOOD + "print('hello')\n")
+    assert load_files(odd)["odd"].state == "active"
+    assert capsys.readouterr() == ("", "hello\n")
+
+
 def test_hooks_of_third_parties_are_called_before_built_ins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -219,18 +248,18 @@ def test_requirements_are_checked_by_metadata_only() -> None:
 def test_an_error_names_plugin_version_and_line() -> None:
     plugin = Plugin(name="odd", distribution="tunesmith-odd", version="3.1", module="m")
     message = r'"tunesmith-odd:odd" 3\.1 failed: KeyError: .x. \(test_plugins'
-    with pytest.raises(PluginError, match=message), plugins.attribute_errors_to(plugin):
+    with pytest.raises(PluginError, match=message), fence.attribute_errors_to(plugin):
         raise KeyError("x")
-    with pytest.raises(DataError), plugins.attribute_errors_to(plugin):
+    with pytest.raises(DataError), fence.attribute_errors_to(plugin):
         raise DataError("f:1", "odd")
-    with pytest.raises(KeyboardInterrupt), plugins.attribute_errors_to(plugin):
+    with pytest.raises(KeyboardInterrupt), fence.attribute_errors_to(plugin):
         raise KeyboardInterrupt
 
 
 def test_a_plugin_that_is_slow_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     slow = entry("tunesmith-odd", "odd\x1b[31m")
     for seconds in (0.0, 0.3):
-        with plugins.note_if_slow(slow, "tunesmith_review_data", 0.05):
+        with fence.note_if_slow(slow, "tunesmith_review_data", 0.05):
             time.sleep(seconds)
         printed = capsys.readouterr().err
         assert ("still busy in tunesmith_review_data after 0.05 s" in printed) is bool(seconds)

@@ -185,6 +185,10 @@ CASES: dict[str, Case] = {
         "super().train(job); return None", NAMED, "Artifact",
     ),
     "loader raises": loader("raise ValueError('odd file')", NAMED, "ValueError: odd file"),
+    "loader exits at once": loader("os._exit(0)", NAMED, "os._exit(0)"),
+    "technique exits at once": technique("os._exit(0)", NAMED, "os._exit(0)"),
+    "reporter exits at once": reporter("os._exit(0)", 'reporter "odd" failed', "os._exit(0)"),
+    "exits at once when it is imported": Case("import os; os._exit(0)", listed="broken"),
     "loader returns a list": loader("return rows", NAMED, "list"),
     "loader yields": loader("yield rows", NAMED, "generator"),
     "loader returns dictionaries": loader("rows = [{} for _ in rows]", NAMED),
@@ -314,6 +318,40 @@ def test_a_broken_plugin_is_named_and_harms_nothing_else(name: str, workplace: W
     states = {p["name"]: p["state"] for p in json.loads(listed.stdout)["plugins"]}
     assert states["lora"] == "active"
     assert case.listed == "any" or states["odd"] == case.listed
+
+
+def test_what_a_plugin_prints_does_not_precede_json(workplace: Workplace) -> None:
+    workplace.site.add("odd", REVIEW.format(body="print('reviewing')") + "\nprint('importing')\n")
+    workplace.write_run("")
+    done = workplace.tunesmith("check", "run.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["schema"] == "tunesmith.check/2"
+    assert "importing" in done.stderr and "reviewing" in done.stderr
+
+
+def test_a_list_of_entry_points_that_cannot_be_read_ends_no_command(workplace: Workplace) -> None:
+    workplace.site.add("odd", EVALUATOR.format(body="pass"))
+    (info,) = workplace.site.folder.glob("tunesmith_odd-*.dist-info")
+    (info / "entry_points.txt").write_bytes(b"\xff\xfe")
+    workplace.write_run("")
+    assert "usage:" in workplace.tunesmith("--help").stdout.lower()
+    assert workplace.tunesmith("run", "run.toml", "--out", "out").returncode == 0
+    listed = workplace.tunesmith("plugins", "list")
+    assert listed.returncode == 0 and f"{info}/entry_points.txt cannot be read" in listed.stdout
+    workplace.write_run("evaluators")
+    refused = workplace.tunesmith("check", "run.toml")
+    assert refused.returncode == 2 and f"{info}/entry_points.txt" in refused.stderr
+
+
+def test_a_plugin_that_hangs_when_it_is_imported_is_named(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESMITH_HOOK_SECONDS", "0.5")
+    workplace.site.add("odd", HEADER + "while True: time.sleep(1)\n")
+    workplace.write_run("evaluators")
+    done = workplace.tunesmith("check", "run.toml")
+    assert done.returncode == 8
+    assert "no end after 0.5 s" in done.stderr and "tunesmith-odd:odd" in done.stderr
 
 
 def test_an_upgraded_plugin_is_noticed_when_a_run_is_resumed(workplace: Workplace) -> None:

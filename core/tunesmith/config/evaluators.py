@@ -13,6 +13,7 @@ from typing import Any
 
 from tunesmith.catalog import Catalog
 from tunesmith.errors import ConfigError, Problem
+from tunesmith.fence import ask
 from tunesmith.offers import EvaluatorOffer
 from tunesmith.options import GateOptions
 from tunesmith.plan import Component, Plan
@@ -42,7 +43,11 @@ def default_evaluators(catalog: Catalog, records: Sequence[Record]) -> Evaluator
 
     Those that also measure all rows together come later: a verdict compares row by row.
     """
-    offers = [o for o in catalog.offers(EvaluatorOffer) if o.offer.default_for(records)]
+    offers = [
+        o
+        for o in catalog.offers(EvaluatorOffer)
+        if ask(o, "default_for", o.offer.default_for, records)
+    ]
     offers.sort(key=lambda o: not all(metric.is_row_mean for metric in o.offer.metrics))
     offers.sort(key=lambda o: not o.offer.metrics[0].higher_is_better)
     return assign_ids((Component(o, o.offer.config()), None) for o in offers)

@@ -30,6 +30,7 @@ from tunesmith.errors import (
     TunesmithError,
     UsageError,
 )
+from tunesmith.fence import attribute_errors_to
 from tunesmith.offers import (
     RUN_FILE_TABLES,
     ComponentOffer,
@@ -156,7 +157,8 @@ class _Reader:
                 self.problems.append(self._unknown_table(name, owned))
         found = []
         for name, offered in owned.items():
-            options = self._validate(name, offered.offer.config, self._table(name))
+            with attribute_errors_to(offered.plugin, " in its options"):
+                options = self._validate(name, offered.offer.config, self._table(name))
             if options is not None:
                 found.append(Component(offered, options, name))
         return found
@@ -227,7 +229,8 @@ class _Reader:
             self.problems.append(Problem(f"{where}.use", error.what, error.hint))
             return None
         options = {key: value for key, value in table.items() if key != "use"}
-        config = self._validate(where, offered.offer.config, options)
+        with attribute_errors_to(offered.plugin, " in its options"):
+            config = self._validate(where, offered.offer.config, options)
         return None if config is None else Component(offered, config, table["use"])
 
     def _tables(self, where: str) -> list[dict[str, Any]]:

@@ -9,9 +9,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tunesmith.errors import DataError, PluginError
-from tunesmith.offers import Plugin, TechniqueOffer
+from tunesmith.offers import TechniqueOffer
 from tunesmith.plan import Plan
-from tunesmith.records import Record, find_features, is_immutable
+from tunesmith.records import (
+    Chat,
+    Completion,
+    Message,
+    Preference,
+    Record,
+    Text,
+    UnpairedPreference,
+    find_features,
+    is_immutable,
+)
 from tunesmith.text import one_line
 
 
@@ -32,6 +42,11 @@ def check_records(records: Sequence[Record], part: str, plan: Plan) -> Iterator[
             raise PluginError(
                 f'plugin "{plugin.full_name}" made a record that can be changed: '
                 f"{record.source} holds a list or a dict"
+            )
+        if not _has_texts(record):
+            raise PluginError(
+                f'plugin "{plugin.full_name}" made a record of wrong types: {record.source} needs '
+                "texts and messages"
             )
         yield record
     if not records:
@@ -58,15 +73,15 @@ def _check_accepted(record: Record, offer: TechniqueOffer[Any]) -> None:
         )
 
 
-def check_unchanged(content: Sequence[int], records: Sequence[Record], plugin: Plugin) -> None:
-    """Check that a plugin has not changed a record, given the hashes of the records before.
-
-    Raises:
-        PluginError: naming the plugin and the record.
-    """
-    for before, record in zip(content, records, strict=True):
-        if not is_immutable(record) or hash(record) != before:
-            raise PluginError(
-                f'plugin "{plugin.full_name}" changed the record {record.source}; plugins must not '
-                "change records"
-            )
+def _has_texts(record: Record) -> bool:
+    """Return True if a record of the core's kinds has a text or messages wherever it must."""
+    match record:
+        case Text(text=str()) | Completion(prompt=str(), completion=str()):
+            return True
+        case (
+            Chat(messages=messages)
+            | Preference(prompt=messages, chosen=str(), rejected=str())
+            | UnpairedPreference(prompt=messages, completion=str())
+        ):
+            return all(isinstance(message, Message) for message in messages)
+    return not isinstance(record, Text | Completion | Chat | Preference | UnpairedPreference)

@@ -7,12 +7,14 @@ stopped: a guard or a signal makes the call raise.
 from __future__ import annotations
 
 import random
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.contracts import Progress, Reporter
@@ -27,14 +29,22 @@ from tunesmith.events import (
 )
 from tunesmith.execution.guards import Guard
 from tunesmith.execution.report import Report
-from tunesmith.global_state import preserve_global_state
+from tunesmith.fence import (
+    attribute_errors_to,
+    describe_error,
+    fence,
+    hook_seconds,
+    is_of_user,
+    isolate,
+    outside_fence,
+)
 from tunesmith.offers import Plugin
-from tunesmith.plugins import attribute_errors_to, describe_error, note_if_slow
 from tunesmith.signals import StopSignalHandler
 from tunesmith.text import redact_all
 
 if TYPE_CHECKING:
     from tunesmith.plan import Plan
+    from tunesmith.plugins import Plugins
     from tunesmith.storage import EventLog, RunFolder
 
 MUTED_AFTER = 3
@@ -62,6 +72,7 @@ class Reporters:
         self._plan = plan
         self._folder = folder
         self._reporters: list[_OpenReporter] = []
+        self._open = ExitStack()
         self._random_state = random.getstate()
         self._notices: list[Notice] = []
         self._reported_changes: set[tuple[str, ...]] = set()
@@ -69,12 +80,16 @@ class Reporters:
         """Gets a notice about each reporter that cannot be closed."""
 
     def __enter__(self) -> Reporters:
+        for stream in (redirect_stdout(sys.stdout), redirect_stderr(sys.stderr)):
+            self._open.enter_context(stream)  # a live display may replace them until the end
         try:
             for component in self._plan.reporters:
                 name, plugin = component.offer.name, component.offered.plugin
+                config = component.config.model_copy(deep=True)
                 with attribute_errors_to(plugin), self._isolated(name, plugin):
-                    reporter = component.offer.build(component.config, self._folder)
+                    reporter = component.offer.build(config, replace(self._folder))
                     reporter.__enter__()
+                    self._open.push(partial(self._close, name, plugin, reporter))
                 self._reporters.append(_OpenReporter(plugin, name, reporter))
         except BaseException as error:  # close those that are open
             self.__exit__(type(error), error, error.__traceback__)
@@ -82,18 +97,22 @@ class Reporters:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Close the reporters, the last one first: the others are told if one cannot be closed."""
-        while self._reporters:
-            state = self._reporters.pop()
-            try:
-                with preserve_global_state(keep_new_variables=True):
-                    state.reporter.__exit__(*error)
-            except (Exception, SystemExit) as failure:
-                # An error on closing must not replace the run's own error.
-                text = f'reporter "{state.name}" failed to close: {describe_error(failure)}'
-                self.on_close_failure(
-                    Notice(level="warning", source=state.plugin.full_name, message=text)
-                )
+        self._open.__exit__(*error)
+
+    def _close(self, name: str, plugin: Plugin, reporter: Reporter, *error: Any) -> None:
+        """Close a reporter; an error in it must not replace the run's own one.
+
+        The reporters that are still open are told.
+        """
+        self._reporters = [state for state in self._reporters if state.reporter is not reporter]
+        try:
+            with self._isolated(name, plugin):
+                reporter.__exit__(*error)
+        except BaseException as failure:
+            if is_of_user(failure):
+                raise
+            text = f'reporter "{name}" failed to close: {describe_error(failure)}'
+            self.on_close_failure(Notice(level="warning", source=plugin.full_name, message=text))
 
     def report(self, event: Event) -> list[Notice]:
         """Pass the event to every reporter; return warnings about those that failed."""
@@ -103,7 +122,9 @@ class Reporters:
             try:
                 with self._isolated(state.name, state.plugin):
                     state.reporter.report(deepcopy(event))
-            except (Exception, SystemExit) as error:  # it is reported, never raised
+            except BaseException as error:  # it is reported, never raised
+                if is_of_user(error):
+                    raise
                 state.failures += 1
                 muted = state.failures >= MUTED_AFTER
                 ending = "; it is muted for the rest of the run" if muted else ""
@@ -120,10 +141,8 @@ class Reporters:
         if plugin.is_builtin:
             yield
             return
-        with (
-            note_if_slow(plugin, f"reporter {name}"),
-            preserve_global_state(keep_new_variables=True) as changes,
-        ):
+        isolated = isolate(plugin, f"reporter {name}", seconds=hook_seconds(), is_reporter=True)
+        with isolated as changes:
             random.setstate(self._random_state)
             try:
                 yield
@@ -145,6 +164,12 @@ def _warn_of_failure(notice: Notice) -> None:
     warnings.warn(notice.message, stacklevel=2)
 
 
+def take_notices(plugins: Plugins) -> Iterator[Notice]:
+    """Yield what hooks have done to global state, or to a plan, since the last call."""
+    for plugin, text in plugins.take_notes():
+        yield Notice(level="warning", source=plugin.full_name, message=text)
+
+
 @dataclass
 class Emitter:
     """The callable behind ``job.emit``: records an event, and raises when the run must end.
@@ -161,16 +186,20 @@ class Emitter:
     report: Report = field(default_factory=Report)
 
     def __call__(self, event: Event) -> None:
-        events = [event]
-        for recorded in events:  # the list grows: failures of reporters are events for the others
-            self._record(recorded)
-            events += self.reporters.report(recorded)
+        with outside_fence():
+            self._emit(event)
         if isinstance(event, (StepFinished, PhaseStarted, PhaseAdvanced)):
             for guard in self.guards:
                 problem = guard.check(event)
                 if problem is not None:
                     raise problem
             self.interrupts.raise_if_received()
+
+    def _emit(self, event: Event) -> None:
+        events = [event]
+        for recorded in events:  # the list grows: failures of reporters are events for the others
+            self._record(recorded)
+            events += self.reporters.report(recorded)
 
     @contextmanager
     def phase(self, phase: str, total: int | None = None, unit: str = "rows") -> Iterator[Progress]:
@@ -179,6 +208,15 @@ class Emitter:
         self(PhaseStarted(phase=phase, total=total, unit=unit))
         yield lambda done: self(PhaseAdvanced(phase=phase, done=done))
         self(PhaseEnded(phase=phase, seconds=time.perf_counter() - started))
+
+    @contextmanager
+    def call(self, plugin: Plugin, what: str) -> Iterator[None]:
+        """Run a plugin's code in the fence; emit a warning if it changes global state."""
+        with fence(plugin, what, may_take_long=True) as changes:
+            yield
+        if changes:
+            text = f"{what} changed {', '.join(changes)}; restored"
+            self(Notice(level="warning", source=plugin.full_name, message=text))
 
     def _record(self, event: Event) -> None:
         self.report.add_event(event)

@@ -21,14 +21,13 @@ from pydantic_core import from_json
 from tunesmith.contracts import Measurement, Progress, RunContext, TextModel
 from tunesmith.errors import IntegrityError, PluginError, PromptTooLongError, TrainingError
 from tunesmith.events import JSON, Measured, Notice
-from tunesmith.execution.check_records import check_unchanged
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.measure_part import measure_part
 from tunesmith.execution.report import TRAINING_ROWS
 from tunesmith.execution.wrapped_model import CheckedModel, WrappedModel
-from tunesmith.global_state import preserve_global_state
+from tunesmith.fence import attribute_errors_to, check_unchanged, isolate, require_unchanged
+from tunesmith.fence.returned import blame, check_measured
 from tunesmith.offers import Plugin
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Prompt, Record, exchanges, last_exchange
 from tunesmith.statistics import mean_interval
 from tunesmith.storage import write_atomic
@@ -93,7 +92,10 @@ def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where 
     with (
         emit.phase(label, len(records)) as report_progress,
         attribute_errors_to(plugin),
-        preserve_global_state() as changes,
+        isolate(
+            plugin, "measure", guards_state=True, may_take_long=True, keep_new_variables=False
+        ) as changes,
+        require_unchanged(plugin, *([] if plugin.is_builtin else [run.train])),
     ):
         built = evaluator.offer.build(evaluator.config)
         checked = CheckedModel(model, technique, not_finite, set() if cut is None else cut)
@@ -107,9 +109,13 @@ def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where 
     check_unchanged(hashes, records, plugin)
     try:
         measured = list(_check_measurements(returned, evaluator.offer, records))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise PluginError(f'plugin "{plugin.full_name}" returned {error}') from None
     _check_finite(label, measured, records, not_finite, plugin)
+    metrics = {metric.name: metric for metric in evaluator.offer.metrics}
+    for measurement in measured:
+        with blame(plugin, "measure"):
+            check_measured(measurement, metrics[measurement.metric])
     return measured
 
 

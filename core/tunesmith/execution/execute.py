@@ -31,7 +31,7 @@ from tunesmith.errors import (
 )
 from tunesmith.events import JSON, TUNED, Event, Notice
 from tunesmith.execution import resume_checks
-from tunesmith.execution.emitter import Emitter, Reporters
+from tunesmith.execution.emitter import Emitter, Reporters, take_notices
 from tunesmith.execution.evaluate import evaluate_model, without_prompts
 from tunesmith.execution.gate import check_gate
 from tunesmith.execution.guards import create_guards
@@ -51,9 +51,9 @@ from tunesmith.execution.run_events import (
     list_used_plugins,
 )
 from tunesmith.execution.wrapped_model import CachedModel
-from tunesmith.offers import EvaluatorOffer, RivalOffer
+from tunesmith.fence.returned import blame, check_artifact
+from tunesmith.offers import EvaluatorOffer, Offered, RivalOffer
 from tunesmith.plan import Component, Evidence, Plan
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.signals import StopSignalHandler
 from tunesmith.storage import (
     Checkpoints,
@@ -116,6 +116,8 @@ def run(
             phases = _execute_phases(plan, catalog, folder, emit, reviewer, resume_check)
             report = emit.report
             verdict = catalog.judge(_collect_evidence(phases, report))
+            for notice in take_notices(catalog.plugins):
+                emit(notice)
             check_gate(plan.gate, report.measured.values(), verdict, report.gates.values())
         except BaseException as caught:
             error = caught
@@ -155,13 +157,13 @@ def _execute_phases(
     parts = _load_and_review_data(plan, catalog, folder, emit, resume_check)
     evaluators = choose_evaluators(plan, catalog, parts.heldout)
     model = _fetch_model(plan, parts, emit, reviewer, resume_check)
-    with attribute_errors_to(plan.technique.offered.plugin):
+    with emit.call(plan.technique.offered.plugin, "build"):
         technique = plan.technique.offer.build(plan.technique.config)
-        phases = _ModelPhases(plan, technique, model, parts, evaluators, emit, folder)
-        phases.evaluate_rivals(offered.offer for offered in catalog.offers(RivalOffer))
-        artifact = phases.train()
-        phases.evaluate_stages(artifact)
-        phases.evaluate_tuned(artifact)
+    phases = _ModelPhases(plan, technique, model, parts, evaluators, emit, folder)
+    phases.evaluate_rivals(catalog.offers(RivalOffer))
+    artifact = phases.train()
+    phases.evaluate_stages(artifact)
+    phases.evaluate_tuned(artifact)
     return phases
 
 
@@ -247,6 +249,7 @@ def collect_notices(
     plan: Plan, catalog: Catalog, dataset: Dataset, parts: DataParts
 ) -> Iterator[Notice]:
     """Yield the findings of plugins about the plan and the data, before any model is read."""
+    yield from take_notices(catalog.plugins)
     for warning in dataset.warnings:
         yield Notice(level="warning", source="data", message=warning)
     findings = [
@@ -277,7 +280,7 @@ class _ModelPhases:
     emit: Emitter
     folder: RunFolder
 
-    def evaluate_rivals(self, offers: Iterable[RivalOffer[Any]]) -> None:
+    def evaluate_rivals(self, offers: Iterable[Offered[RivalOffer[Any]]]) -> None:
         """Evaluate each rival: the variant that is best on the dev rows, on held-out rows.
 
         Those of ``offers`` that suit the rows, and are not used, are reported.
@@ -322,9 +325,11 @@ class _ModelPhases:
         on_problem = self._report_checkpoint_problem
         checkpoints = Checkpoints(self.folder.checkpoints, on_problem=on_problem)
         job = build_job(self.plan, self.model, self.parts, checkpoints, self.emit)
-        artifact = self.technique.train(job)
-        assert isinstance(artifact, Artifact), f"train returned {artifact!r:.80}, no Artifact"
-        return artifact
+        plugin = self.plan.technique.offered.plugin
+        with self.emit.call(plugin, "train"):
+            artifact = self.technique.train(job)
+        with blame(plugin, "train"):
+            return check_artifact(artifact)
 
     def evaluate_stages(self, artifact: Artifact) -> None:
         """Evaluate the artifacts of earlier stages that are text models."""
@@ -346,7 +351,7 @@ class _ModelPhases:
 
     def _open_model(self, phase: str, artifact: Path | None) -> TextModel:
         gc.collect()
-        with self.emit.phase(phase), attribute_errors_to(self.plan.technique.offered.plugin):
+        with self.emit.phase(phase), self.emit.call(self.plan.technique.offered.plugin, "open"):
             return self.technique.open(self.model, artifact, device=self.plan.run.device)
 
     def _evaluate(

@@ -22,6 +22,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -33,9 +34,10 @@ from tunesmith.events import JSON, RivalChosen
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.evaluate import measure_model
 from tunesmith.execution.run_data import DataParts
-from tunesmith.offers import EvaluatorOffer, RivalOffer
+from tunesmith.fence import ask, fence, require_unchanged
+from tunesmith.offers import EvaluatorOffer, Offered, Plugin, RivalOffer
 from tunesmith.plan import Component, Plan
-from tunesmith.plugins import attribute_errors_to, missing_requirements
+from tunesmith.plugins import missing_requirements
 from tunesmith.records import Record
 from tunesmith.statistics import mean_interval
 
@@ -64,13 +66,16 @@ def choose_rivals(
         rival
         for rival in rivals
         if can_measure(evaluator, rival.offer)
-        and (rival.offer.suits(sample) or rival.offer.is_configured(rival.config))
+        and (
+            ask(rival.offered, "suits", rival.offer.suits, sample)
+            or ask(rival.offered, "is_configured", rival.offer.is_configured, rival.config)
+        )
     ]
 
 
 def list_excluded(
     plan: Plan,
-    offers: Iterable[RivalOffer[Any]],
+    offers: Iterable[Offered[RivalOffer[Any]]],
     train: Sequence[Record],
     evaluator: Component[EvaluatorOffer[Any]],
 ) -> Iterator[RivalChosen]:
@@ -79,8 +84,10 @@ def list_excluded(
     if use is None:
         return
     sample, named = _take_sample(train), {rival.offer.name for rival in plan.rivals}
-    for offer in offers:
-        if offer.name not in named and can_measure(evaluator, offer) and offer.suits(sample):
+    for offered in offers:
+        offer = offered.offer
+        is_other = offer.name not in named and can_measure(evaluator, offer)
+        if is_other and ask(offered, "suits", offer.suits, sample):
             yield _describe(offer, skipped="[baselines] use does not name it", excluded=True)
 
 
@@ -267,7 +274,7 @@ class RivalChoice:
         if missing:
             contender.reject(f"it needs {missing[0]}")
             return contender
-        with attribute_errors_to(rival.offered.plugin):
+        with self._call(rival.offered.plugin):
             try:
                 contender.built = rival.offer.build(rival.config)
                 for place, variant in enumerate(contender.built.variants(self.task)):
@@ -275,6 +282,13 @@ class RivalChoice:
             except Refused as error:
                 self._refuse(contender, error)
         return contender
+
+    @contextmanager
+    def _call(self, plugin: Plugin) -> Iterator[None]:
+        """Call a rival in the fence. One of a third party gets the rows that are trained on."""
+        rows = () if plugin.is_builtin else (self.task.train,)
+        with fence(plugin, "variants", may_take_long=True), require_unchanged(plugin, *rows):
+            yield
 
     def _refuse(
         self, contender: _Contender, error: Exception, variant: RivalVariant | None = None
@@ -403,7 +417,7 @@ class RivalChoice:
         for left_out in map(set, self.parts.folds if rows else ()):
             others = [row for row in range(len(train)) if row not in left_out]
             task = replace(self.task, train=Subset(train, others))
-            with attribute_errors_to(contender.rival.offered.plugin):
+            with self._call(contender.rival.offered.plugin):
                 variants = [*contender.built.variants(task)] if contender.built else []
             folds.append((variants, Subset(train, sorted(left_out.intersection(rows)))))
         return [fold for fold in folds if all(map(len, fold))]

@@ -12,17 +12,15 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 
 from tunesmith.contracts import Dataset, Finding, LeftOut, Split, SplitRequest
 from tunesmith.data.subset import Subset
 from tunesmith.data.units import RecordsByUnit
-from tunesmith.errors import PluginError
 from tunesmith.events import DataLoaded
 from tunesmith.execution.check_records import check_records
-from tunesmith.global_state import preserve_global_state
+from tunesmith.fence import attribute_errors_to, check_unchanged, fence
+from tunesmith.fence.returned import blame, check_dataset, check_split
 from tunesmith.plan import Plan
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Record
 from tunesmith.storage import RunFolder, write_atomic
 
@@ -58,11 +56,10 @@ def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
         DataError: the data is unusable, or the technique cannot train on such records.
     """
     plugin = plan.data.offered.plugin
-    with attribute_errors_to(plugin), preserve_global_state(keep_new_variables=True):
-        dataset = plan.data.offer.build(plan.data.config).load()
-    if not isinstance(dataset, Dataset):
-        name = type(dataset).__name__
-        raise PluginError(f'plugin "{plugin.full_name}" returned {name} in place of a Dataset')
+    with fence(plugin, "load", guards_state=True):
+        loaded = plan.data.offer.build(plan.data.config).load()
+    with blame(plugin, "load"):
+        dataset = check_dataset(loaded)
     digest = hashlib.sha256()
 
     def read(part: Sequence[Record], name: str) -> Iterator[Record]:
@@ -77,7 +74,7 @@ def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
         for name, part in (("held-out", dataset.heldout), ("dev", dataset.dev)):
             if part is not None:
                 deque(read(part, name), maxlen=0)
-        split = _split(plan, dataset, read(dataset.train, "training"))
+    split = _split(plan, dataset, read(dataset.train, "training"))
     places = {row: place for place, row in enumerate(split.train)} if split.folds else {}
     for rows in (split.train, split.dev, split.heldout):
         digest.update(array("q", rows).tobytes() + b"\n")
@@ -109,7 +106,7 @@ def _split(plan: Plan, dataset: Dataset, records: Iterator[Record]) -> Split:
     """Return the split of the training records, read once through ``records``.
 
     Raises:
-        PluginError: the splitter has lost a record, or put one into two parts.
+        PluginError: the splitter has lost a record, put one into two parts, or changed one.
     """
     request = SplitRequest(
         records=dataset.train,
@@ -119,18 +116,21 @@ def _split(plan: Plan, dataset: Dataset, records: Iterator[Record]) -> Split:
         dev=dataset.dev is None,
         needs_dev=plan.technique.offer.needs_dev,
     )
-    plugin = plan.split.offered.plugin
-    with attribute_errors_to(plugin):
-        split = plan.split.offer.build(plan.split.config).split(records, request)
-    deque(records, maxlen=0)
-    counts = bytearray(len(dataset.train))
-    for row in chain(split.train, split.dev, split.heldout):
-        counts[row] += 1
-    if counts.count(1) != len(counts):
-        raise PluginError(
-            f'plugin "{plugin.full_name}" {plugin.version} did not put each record into one part'
-        )
-    return split
+    plugin, loader = plan.split.offered.plugin, plan.data.offered.plugin
+
+    def read() -> Iterator[Record]:
+        with attribute_errors_to(loader):  # it reads while the splitter asks for the next record
+            for record in records:
+                content = hash(record)
+                yield record
+                check_unchanged([content], [record], plugin)
+
+    rows = read()
+    with fence(plugin, "split"):
+        split = plan.split.offer.build(plan.split.config).split(rows, request)
+    deque(rows, maxlen=0)
+    with blame(plugin, "split"):
+        return check_split(split, len(dataset.train))
 
 
 def build_data_event(dataset: Dataset, parts: DataParts) -> DataLoaded:

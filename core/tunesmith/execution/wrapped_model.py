@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from tunesmith.contracts import Generation, Progress, TextModel, TokenScores, require_sampling
 from tunesmith.errors import PluginError, PromptTooLongError
+from tunesmith.fence import attribute_errors_to
 from tunesmith.offers import Plugin
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Answer, Prompt
 
 R = TypeVar("R", TokenScores, Generation)

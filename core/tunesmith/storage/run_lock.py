@@ -28,6 +28,7 @@ from pathlib import Path
 
 from tunesmith.distributed import start_time
 from tunesmith.errors import EnvironmentProblem, RunInUseError, UsageError
+from tunesmith.signals import end_process
 from tunesmith.storage import atomic
 from tunesmith.storage.atomic import DISK, STAGING, TRASH, Disk, is_folder
 from tunesmith.storage.manifest import MANIFEST
@@ -265,7 +266,7 @@ def _show_life(folder: Path, own: bytes, ended: threading.Event) -> None:
             by = LockHolder.parse(found or b"") or "a process that has ended"
             message = safe_text(f"error: {folder}: the run was taken over by {by}")
             print(message, file=sys.stderr, flush=True)
-            os._exit(EnvironmentProblem.exit_code)
+            end_process(EnvironmentProblem.exit_code)
         with suppress(OSError):
             os.utime(folder / LEASE)
 

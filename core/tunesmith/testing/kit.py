@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from tunesmith.plugins import describe_error
+from tunesmith.fence import describe_error
 from tunesmith.testing import (
     evaluators,
     everyone,

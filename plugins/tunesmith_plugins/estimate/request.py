@@ -10,10 +10,10 @@ from pydantic import BaseModel, ValidationError
 
 from tunesmith.errors import EnvironmentProblem, TunesmithError
 from tunesmith.estimates import Assumptions, Estimate, EstimateRequest
+from tunesmith.fence import ask, fence
 from tunesmith.offers import EvaluatorOffer, Offered, TechniqueOffer
 from tunesmith.options import from_table
 from tunesmith.plan import Component, Plan
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Record
 from tunesmith_plugins.estimate.calibration import Calibration
 from tunesmith_plugins.estimate.hardware import Hardware, Range
@@ -62,8 +62,8 @@ def build_request(  # noqa: PLR0913 - the last two are for special cases
 
 
 def _models_needed(evaluator: Component[EvaluatorOffer[Any]]) -> int:
-    with attribute_errors_to(evaluator.offered.plugin):
-        return evaluator.offer.model_count(evaluator.config)
+    offer = evaluator.offer
+    return ask(evaluator.offered, "model_count", offer.model_count, evaluator.config)
 
 
 def iterate_estimates(
@@ -83,7 +83,7 @@ def iterate_estimates(
     last: Estimate | None = None
     while True:
         try:
-            with attribute_errors_to(technique.plugin):
+            with fence(technique.plugin, "estimate", may_take_long=True):
                 better = next(source, None)
         except TunesmithError as error:
             if last is None:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from pydantic import BaseModel
 
 from tunesmith.estimates import EstimateRequest, MemorySaving
-from tunesmith.plugins import attribute_errors_to
+from tunesmith.fence import ask
 from tunesmith_plugins.estimate.memory_peak import MemoryPeak, compute_peak
 from tunesmith_plugins.estimate.request import Technique, first_estimate
 
@@ -165,5 +165,4 @@ def _changes(technique: Technique, config: BaseModel) -> Iterator[MemorySaving[B
     """Yield the changes that the technique offers for these options, the cheapest first."""
     if technique.offer.memory_savings is None:
         return
-    with attribute_errors_to(technique.plugin):
-        yield from technique.offer.memory_savings(config)
+    yield from ask(technique, "memory_savings", technique.offer.memory_savings, config)

@@ -15,7 +15,6 @@ from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime.device import pick_device, pick_precision
-from tunesmith_torch.runtime.global_state import preserve_torch_state
 
 
 def open_trained_model(
@@ -37,7 +36,6 @@ def open_text_model(
     model: Path, artifact: Path | None, *, device: str, options: TrainingOptions
 ) -> TextModel:
     """Load the base model, or the model trained from it, from disk."""
-    preserve_torch_state()
     torch_device = pick_device(device)
     precision = pick_precision(torch_device, options.precision)
     adapter = artifact is not None and artifacts.artifact_format(artifact) == "adapter"

@@ -1,24 +1,28 @@
-"""The global state of torch and NumPy that an evaluator or a reporter must not change."""
+"""The global state of torch and NumPy that a plugin must not change.
+
+The core calls these functions once the library is imported (``tunesmith.global_state``), so that
+this module imports neither.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy
-import torch
+from tunesmith.global_state import GlobalState
 
-from tunesmith.global_state import GlobalState, add_global_state
+_CUDNN_FLAGS = ("enabled", "benchmark", "deterministic", "allow_tf32")
+_AUTOCAST_DEVICES = ("cpu", "cuda")
 
 
-def preserve_torch_state() -> None:
-    """Make the core restore torch's and NumPy's state after calls of evaluators and reporters.
-
-    Called when a model is opened, not on import: importing the toolkit changes nothing.
-    """
-    add_global_state(
+def list_torch_states(torch: Any) -> Sequence[GlobalState]:
+    """List what decides the numbers that torch computes; ``torch`` is the module."""
+    own = _TorchState(torch)
+    return [
         GlobalState("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
-        GlobalState("torch's default device", torch.get_default_device, _set_default_device),
-        GlobalState("torch's gradient mode", torch.is_grad_enabled, _set_gradient_mode),
+        GlobalState("torch's default device", torch.get_default_device, own.restore_device),
+        GlobalState("torch's gradient mode", torch.is_grad_enabled, own.restore_gradient_mode),
         GlobalState("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
         GlobalState(
             "torch's precision of matrix products",
@@ -26,60 +30,93 @@ def preserve_torch_state() -> None:
             torch.set_float32_matmul_precision,
         ),
         GlobalState(
-            "torch's deterministic algorithms",
-            _deterministic_algorithms,
-            _use_deterministic_algorithms,
+            "torch's deterministic algorithms", own.read_deterministic, own.restore_deterministic
+        ),
+        GlobalState("torch's settings of cuDNN", own.read_cudnn, own.restore_cudnn),
+        GlobalState("torch's autocast", own.read_autocast, own.restore_autocast),
+        GlobalState(
+            "torch's random generators",
+            own.read_generators,
+            own.restore_generators,
+            is_reported=False,
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class _TorchState:
+    """Reads and restores what torch has no pair of functions for."""
+
+    torch: Any
+
+    def restore_device(self, device: Any) -> None:
+        # None is the CPU too, without a mode that every call would go through.
+        self.torch.set_default_device(None if device.type == "cpu" else device)
+
+    def restore_gradient_mode(self, enabled: bool) -> None:
+        self.torch.set_grad_enabled(enabled)
+
+    def read_deterministic(self) -> tuple[bool, bool]:
+        torch = self.torch
+        return (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+
+    def restore_deterministic(self, state: tuple[bool, bool]) -> None:
+        self.torch.use_deterministic_algorithms(state[0], warn_only=state[1])
+
+    def read_cudnn(self) -> list[bool]:
+        return [getattr(self.torch.backends.cudnn, flag) for flag in _CUDNN_FLAGS]
+
+    def restore_cudnn(self, values: list[bool]) -> None:
+        for flag, value in zip(_CUDNN_FLAGS, values, strict=True):
+            setattr(self.torch.backends.cudnn, flag, value)
+
+    def read_autocast(self) -> list[tuple[bool, Any]]:
+        torch = self.torch
+        return [
+            (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+            for device in _AUTOCAST_DEVICES
+        ]
+
+    def restore_autocast(self, states: list[tuple[bool, Any]]) -> None:
+        for device, (enabled, dtype) in zip(_AUTOCAST_DEVICES, states, strict=True):
+            self.torch.set_autocast_enabled(device, enabled)
+            self.torch.set_autocast_dtype(device, dtype)
+
+    def read_generators(self) -> list[bytes]:
+        """Return the states of the generators: that of the CPU, and those of GPUs in use."""
+        torch = self.torch
+        states = [torch.get_rng_state()]
+        if torch.cuda.is_initialized():
+            states += torch.cuda.get_rng_state_all()
+        return [state.numpy().tobytes() for state in states]
+
+    def restore_generators(self, states: list[bytes]) -> None:
+        torch = self.torch
+        cpu, *gpus = (torch.frombuffer(bytearray(state), dtype=torch.uint8) for state in states)
+        torch.set_rng_state(cpu)
+        if gpus:  # none: CUDA was not in use, and its generators are seeded before training
+            torch.cuda.set_rng_state_all(gpus)
+
+
+def list_numpy_states(numpy: Any) -> Sequence[GlobalState]:
+    """List what decides the numbers that NumPy computes; ``numpy`` is the module."""
+
+    def read_generator() -> tuple[Any, ...]:
+        name, keys, position, has_gauss, gauss = numpy.random.get_state(legacy=True)
+        return name, numpy.asarray(keys).tobytes(), position, has_gauss, gauss
+
+    def restore_generator(state: tuple[Any, ...]) -> None:
+        name, keys, *rest = state
+        numpy.random.set_state((name, numpy.frombuffer(keys, dtype=numpy.uint32), *rest))
+
+    return [
+        GlobalState(
+            "NumPy's handling of errors", numpy.geterr, lambda state: numpy.seterr(**state)
         ),
         GlobalState(
-            "torch's random generators", _torch_generators, _restore_torch, is_reported=False
+            "NumPy's random generator", read_generator, restore_generator, is_reported=False
         ),
-        GlobalState(
-            "NumPy's random generator", _numpy_generator, _restore_numpy, is_reported=False
-        ),
-    )
-
-
-def _deterministic_algorithms() -> tuple[bool, bool]:
-    return (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-
-
-def _use_deterministic_algorithms(state: tuple[bool, bool]) -> None:
-    enabled, warn_only = state
-    torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-
-
-def _set_default_device(device: torch.device) -> None:
-    # None is the CPU too, without a mode that every call would go through.
-    torch.set_default_device(None if device.type == "cpu" else device)
-
-
-def _set_gradient_mode(enabled: bool) -> None:
-    torch.set_grad_enabled(enabled)
-
-
-def _torch_generators() -> list[bytes]:
-    """Return the states of the generators: that of the CPU, and those of GPUs in use."""
-    states = [torch.get_rng_state()]
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        states += torch.cuda.get_rng_state_all()
-    return [state.numpy().tobytes() for state in states]
-
-
-def _restore_torch(states: list[bytes]) -> None:
-    cpu, *gpus = (torch.frombuffer(bytearray(state), dtype=torch.uint8) for state in states)
-    torch.set_rng_state(cpu)
-    if gpus:  # none: CUDA was not in use, and its generators are seeded before training
-        torch.cuda.set_rng_state_all(gpus)
-
-
-def _numpy_generator() -> tuple[Any, ...]:
-    name, keys, position, has_gauss, gauss = numpy.random.get_state(legacy=True)
-    return name, numpy.asarray(keys).tobytes(), position, has_gauss, gauss
-
-
-def _restore_numpy(state: tuple[Any, ...]) -> None:
-    name, keys, *rest = state
-    numpy.random.set_state((name, numpy.frombuffer(keys, dtype=numpy.uint32), *rest))
+    ]

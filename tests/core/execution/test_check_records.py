@@ -9,7 +9,8 @@ import pytest
 from bench import Bench
 
 from tunesmith.errors import DataError, PluginError
-from tunesmith.execution.check_records import check_records, check_unchanged
+from tunesmith.execution.check_records import check_records
+from tunesmith.fence import check_unchanged
 from tunesmith.offers import Plugin
 from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Message, Record, Text, ToolCall

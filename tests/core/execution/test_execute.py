@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import random
@@ -438,6 +439,22 @@ def test_a_reporter_cannot_change_events_and_global_state(
     assert complaints == ['reporter "recorder" changed the current folder; restored']
 
 
+def test_a_reporter_may_replace_the_streams_until_the_end_of_the_run(bench: Bench) -> None:
+    """As a live display does; what it does not put back is put back."""
+    replaced = io.StringIO()
+    seen = []
+
+    def show(event: Event) -> None:
+        seen.append(sys.stdout)
+        sys.stdout = replaced
+
+    LISTENERS[:] = [show]
+    before = sys.stdout
+    report = bench.run()
+    assert seen[0] is before and set(seen[1:]) == {replaced}
+    assert sys.stdout is before and not report.notices
+
+
 def test_a_loader_whose_records_can_be_changed_is_named(bench: Bench) -> None:
     class Parts(Rows):
         def load(self) -> Dataset:
@@ -464,7 +481,9 @@ def test_a_loader_that_raises_names_plugin_and_line(bench: Bench) -> None:
 def test_a_technique_that_raises_names_its_plugin(bench: Bench) -> None:
     good = bench.catalog
     bench.catalog = catalog_of(echo=echo_plugin(train=lambda self, job: 1 / 0))
-    with pytest.raises(PluginError, match=r'"file:echo" failed: ZeroDivisionError.*\(test_execute'):
+    with pytest.raises(
+        PluginError, match=r'"file:echo" failed in train: ZeroDivisionError.*\(test_execute'
+    ):
         bench.run()
     bench.catalog = good
     assert bench.run(resume=True).status == "ok"
@@ -624,7 +643,7 @@ def test_records_that_the_technique_does_not_accept(bench: Bench) -> None:
         (Dataset(train=[{"prompt": "p"}]), "returned dict in place of a Record"),  # type: ignore[list-item]
         (
             Dataset(train=[Completion(source="f:1", prompt="p", completion=None)] * 9),  # type: ignore[arg-type]
-            "failed: TypeError: 'NoneType' object is not iterable",
+            "made a record of wrong types: f:1 needs texts",
         ),
     ],
 )

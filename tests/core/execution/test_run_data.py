@@ -66,7 +66,7 @@ def test_records_are_read_once_and_not_copied(tmp_path: Path) -> None:
     assert (records.passes, records.read) == (1, [])
     first = parts.heldout[0]
     assert set(records.read) == set(parts.heldout.records.indices)
-    # Its groups, prompts and conversations are read for the clusters: a pass over the part for each.
+    # Clusters read its groups, prompts and conversations: a pass over the part for each.
     assert len(records.read) <= 5 * len(parts.heldout) + 1
     assert list(parts.heldout[:2]) == [first, parts.heldout[1]]
 

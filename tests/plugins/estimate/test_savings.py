@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving, PhaseMemory
+from tunesmith.offers import Plugin
 from tunesmith_plugins.estimate import savings
 from tunesmith_plugins.estimate.memory_peak import compute_peak
 from tunesmith_plugins.estimate.savings import find_savings
@@ -51,8 +52,9 @@ def find(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(
         savings, "first_estimate", lambda technique, config, request: estimate(config)
     )
-    offer = SimpleNamespace(memory_savings=changes)
-    technique = cast(Any, SimpleNamespace(offer=offer, plugin=SimpleNamespace(full_name="x")))
+    plugin = Plugin(name="odd", distribution="tunesmith-odd", version="1", module="m")
+    offer = SimpleNamespace(name="odd", memory_savings=changes)
+    technique = cast(Any, SimpleNamespace(offer=offer, plugin=plugin))
 
     def call(limit: int, options: Options = Options()) -> Sequence[savings.Saving]:  # noqa: B008
         peak = compute_peak(estimate(options))

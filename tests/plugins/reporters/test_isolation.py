@@ -17,7 +17,6 @@ from tunesmith.offers import Offered, ReporterOffer
 from tunesmith.plugins import find_plugins
 from tunesmith.storage import EventLog, RunFolder
 from tunesmith.testing import sample_run
-from tunesmith_torch.runtime.global_state import preserve_torch_state
 
 REPORTERS = Catalog(find_plugins()).offers(ReporterOffer)
 
@@ -29,7 +28,6 @@ def random_numbers() -> tuple[float, ...]:
 @pytest.mark.parametrize("offered", REPORTERS, ids=lambda offered: offered.offer.name)
 def test_a_built_in_reporter_changes_nothing(tmp_path: Path, offered: Offered[Any]) -> None:
     assert offered.plugin.is_builtin
-    preserve_torch_state()
     folder = RunFolder.create(tmp_path, "x")
     torch.manual_seed(1)
     numpy.random.seed(1)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from tunesmith.contracts import Finding
+from tunesmith.fence import attribute_errors_to
 from tunesmith.offers import EvaluatorOffer
 from tunesmith.plan import Component, Plan
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import (
     Answer,
     Preference,

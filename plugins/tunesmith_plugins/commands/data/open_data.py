@@ -17,10 +17,10 @@ from tunesmith.config.problems import convert_problems
 from tunesmith.contracts import Dataset
 from tunesmith.errors import ConfigError, UsageError
 from tunesmith.execution.run_data import load_data
+from tunesmith.fence import fence
 from tunesmith.offers import DataLoaderOffer
 from tunesmith.options import from_table
 from tunesmith.plan import Plan
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import (
     Chat,
     Completion,
@@ -119,7 +119,7 @@ def load_file(path: Path, catalog: Catalog, options: Mapping[str, Any] | None = 
         )
     except ValidationError as error:
         raise ConfigError(list(convert_problems(error, "data", offered.offer.config))) from None
-    with attribute_errors_to(offered.plugin):
+    with fence(offered.plugin, "load"):
         return offered.offer.build(config).load()
 
 

@@ -16,8 +16,8 @@ from tunesmith.data.units import RecordsByUnit
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
 from tunesmith.execution.run_data import load_data
+from tunesmith.fence import fence
 from tunesmith.plan import Plan
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Record
 from tunesmith.storage import RunFolder
 from tunesmith.text import format_count
@@ -266,7 +266,7 @@ def _build(
         raise UsageError("no evaluator suits the rows", hint="name one with --evaluator")
 
     def load() -> tuple[TextModel, RunContext]:
-        with attribute_errors_to(plan.technique.offered.plugin):
+        with fence(plan.technique.offered.plugin, "open", may_take_long=True):
             base = plan.found_model.fetch()
             technique = plan.technique.offer.build(plan.technique.config)
 
@@ -291,7 +291,7 @@ def _build(
 
 def load_rows(plan: Plan) -> list[Record]:
     """Return all rows of the file to measure on; their groups are the units in which they count."""
-    with attribute_errors_to(plan.data.offered.plugin):
+    with fence(plan.data.offered.plugin, "load"):
         rows = plan.data.offer.build(plan.data.config).load().train
     return [*RecordsByUnit(rows, plan.find_clusters)]
 

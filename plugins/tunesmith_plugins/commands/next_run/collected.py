@@ -11,8 +11,8 @@ from tunesmith.errors import DataError, UsageError
 from tunesmith.events import TUNED
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.execute import load_report
+from tunesmith.fence import fence
 from tunesmith.plan import Plan
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import ROLES, Chat, Completion, Message, Record
 from tunesmith.storage import RunFolder
 from tunesmith_evidence.repair import choose_metric
@@ -32,7 +32,7 @@ def load_collected(path: Path, plan: Plan) -> list[Record]:
     stored = plan.to_json()
     tables = {name: stored[name] for name in ("model", "technique", "plugins")}
     loaded, _ = api.load_plan({**tables, "data": {"train": str(path.resolve())}})
-    with attribute_errors_to(loaded.data.offered.plugin):
+    with fence(loaded.data.offered.plugin, "load"):
         return [*loaded.data.offer.build(loaded.data.config).load().train]
 
 

@@ -48,6 +48,9 @@ def inspect_installed(
     found = Inspected(files=inspection_files(installed))
     for distribution, group in groupby(installed, lambda pair: pair[0].distribution):
         pairs = [*group]
+        if pairs[0][0].state == "broken":  # its entry points cannot be read
+            found.inspections += [Inspection(plugin) for plugin, _ in pairs]
+            continue
         chosen = [pair for pair in pairs if not selection.block_reason(pair[0])]
         path = found.files[distribution]
         known = read_inspection(path, [plugin for plugin, _ in chosen])

@@ -7,9 +7,9 @@ from pathlib import Path
 from tunesmith import api
 from tunesmith.catalog import OfferNotFound
 from tunesmith.errors import UsageError
+from tunesmith.fence import attribute_errors_to
 from tunesmith.offers import ReporterOffer
 from tunesmith.plan import Component
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.storage import read_known_events
 
 

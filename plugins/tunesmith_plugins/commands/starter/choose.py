@@ -15,9 +15,9 @@ from tunesmith.config.evaluators import default_evaluators
 from tunesmith.config.problems import convert_problems
 from tunesmith.contracts import DataLoader
 from tunesmith.errors import DataError, UsageError
+from tunesmith.fence import fence
 from tunesmith.offers import DataLoaderOffer, TechniqueOffer
 from tunesmith.options import from_table
-from tunesmith.plugins import attribute_errors_to
 from tunesmith.records import Preference, Record
 from tunesmith_data import RowLoader, guess_columns
 
@@ -65,7 +65,7 @@ def choose(data: Path, loader: str | None, catalog: Catalog) -> Choice:
     except ValidationError as error:
         problems = convert_problems(error, "data", offered.offer.config)
         raise UsageError(f"--loader {use}: {next(problems)}", hint="write a run file") from None
-    with attribute_errors_to(offered.plugin):
+    with fence(offered.plugin, "load"):
         built = offered.offer.build(from_table(offered.offer.config, table))
         columns = _find_columns(built)
         if columns:

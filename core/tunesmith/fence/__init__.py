@@ -1,0 +1,35 @@
+"""The fence around plugins: how the host calls their code, and checks what they return."""
+
+from tunesmith.fence.calls import (
+    SECONDS_VARIABLE,
+    DataChangedError,
+    PluginTimeout,
+    ask,
+    attribute_errors_to,
+    check_unchanged,
+    describe_error,
+    fence,
+    hook_seconds,
+    is_of_user,
+    isolate,
+    note_if_slow,
+    outside_fence,
+    require_unchanged,
+)
+
+__all__ = [
+    "SECONDS_VARIABLE",
+    "DataChangedError",
+    "PluginTimeout",
+    "ask",
+    "attribute_errors_to",
+    "check_unchanged",
+    "describe_error",
+    "fence",
+    "hook_seconds",
+    "is_of_user",
+    "isolate",
+    "note_if_slow",
+    "outside_fence",
+    "require_unchanged",
+]

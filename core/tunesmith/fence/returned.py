@@ -1,0 +1,204 @@
+"""Check what a plugin returns when it arrives, so that its fault is named there and not later."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.errors import PluginError
+from tunesmith.offers import (
+    ComponentOffer,
+    ConfiguredOffer,
+    EvaluatorOffer,
+    Metric,
+    Offer,
+    Plugin,
+)
+
+if TYPE_CHECKING:
+    from tunesmith.contracts import Artifact, Dataset, FoundModel, Measurement, ReviewResult, Split
+
+LARGEST_JSON = 1_000_000
+"""Characters of a verdict, or of the details of a measurement, as JSON."""
+LARGEST_TEXT = 100_000
+"""Characters of a text for the user."""
+LARGEST_VALUE = 1e150
+"""Size of a value whose square can still be computed, as intervals need."""
+
+
+@contextmanager
+def blame(plugin: Plugin, what: str) -> Iterator[None]:
+    """Turn a ValueError of a check into an error that names the plugin and its function.
+
+    Raises:
+        PluginError: with the text of the ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise PluginError(f'plugin "{plugin.full_name}" returned {error} from {what}') from None
+
+
+def check_json(value: object, name: str) -> None:
+    """Check that a value is JSON of a moderate size; raise ValueError if not."""
+    try:
+        size = len(json.dumps(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name} that is not JSON ({' '.join(str(error).split())})") from None
+    if size > LARGEST_JSON:
+        raise ValueError(f"{name} of {size:,} characters, and {LARGEST_JSON:,} is the most")
+
+
+def check_measured(measured: Measurement, metric: Metric) -> None:
+    """Check finite values against the bounds of their metric, and the details.
+
+    Raises:
+        ValueError: a value out of bounds or too large, or details that are not JSON.
+    """
+    check_json(measured.details, f'details of "{metric.name}"')
+    # The contribution of a row to a metric of all rows is not a value of that metric.
+    low, high = (metric.is_row_mean and metric.bounds) or (-LARGEST_VALUE, LARGEST_VALUE)
+    slack = 1e-6 * max([1.0, *(abs(bound) for bound in (low, high) if math.isfinite(bound))])
+    for value in measured.values:
+        if not low - slack <= value <= high + slack:
+            known = f"which its offer bounds by {low:g} and {high:g}"
+            raise ValueError(f'a value of {value:g} for "{metric.name}", {known},')
+
+
+def check_found_model(found: FoundModel) -> None:
+    """Check the fields of a base model that a plugin found; raise ValueError if one is wrong."""
+    for field in ("reference", "description", "hub_id", "missing"):
+        _check_text(vars(found)[field], f"{field} of a FoundModel")
+    if found.revision is not None:
+        _check_text(found.revision, "revision of a FoundModel")
+    for field in ("fetch", "tokenizer"):
+        if not callable(vars(found)[field]):
+            raise ValueError(f"{field} of a FoundModel that is no function")
+    check_json(found.config, "config of a FoundModel")
+
+
+def check_folder(path: object) -> Path:
+    """Return the folder that a plugin fetched; raise ValueError if it is none."""
+    if not isinstance(path, Path) or not path.exists():
+        raise ValueError(f"{path!r:.200}, which is no folder,")
+    return path
+
+
+def check_split(split: object, records: int) -> Split:
+    """Return the result of a splitter; raise ValueError if it lacks a record, or has one twice."""
+    from tunesmith.contracts import Split
+
+    if not isinstance(split, Split):
+        raise ValueError(f"{type(split).__name__} in place of a Split")
+    counts = bytearray(records)
+    for row in chain(split.train, split.dev, split.heldout):
+        if not isinstance(row, int) or not 0 <= row < records:
+            raise ValueError(f"the row {row!r:.40}, of {records} rows,")
+        counts[row] = min(counts[row] + 1, 2)
+    if counts.count(1) != records:
+        raise ValueError("parts that do not have each record once")
+    for finding in split.findings:
+        check_finding(finding)
+    return split
+
+
+def check_artifact(artifact: object) -> Artifact:
+    """Return the result of a technique; raise ValueError if it is no folder with an artifact."""
+    from tunesmith.contracts import Artifact
+
+    if not isinstance(artifact, Artifact):
+        raise ValueError(f"{type(artifact).__name__} in place of an Artifact")
+    if not isinstance(artifact.path, Path) or not artifact.path.is_dir():
+        raise ValueError(f"an Artifact at {artifact.path!r:.200}, which is no folder,")
+    return artifact
+
+
+def check_review(result: ReviewResult) -> None:
+    """Check the findings and the forecast of a review; raise ValueError if one is wrong."""
+    from tunesmith.events import Forecast
+
+    for finding in result.findings:
+        check_finding(finding)
+    if not isinstance(result.forecast, Forecast | None):
+        raise ValueError(f"{type(result.forecast).__name__} in place of a Forecast")
+    if result.forecast is not None:
+        check_json(result.forecast.to_json(), "a forecast")
+
+
+def check_finding(finding: object) -> None:
+    """Check the fields of a finding; raise ValueError if one is wrong."""
+    from tunesmith.contracts import Finding
+
+    if not isinstance(finding, Finding):
+        raise ValueError(type(finding).__name__)
+    if finding.level not in ("info", "warning", "error"):
+        raise ValueError(f"a finding of level {finding.level!r:.40}")
+    for field in ("where", "message", "hint"):
+        _check_text(vars(finding)[field], f"{field} of a finding")
+    if not all(isinstance(text, str) for text in finding.examples):
+        raise ValueError("examples of a finding that are no texts")
+    numbers = [finding.count, *finding.heldout_rows]
+    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        raise ValueError("a finding whose numbers of rows are no whole numbers")
+
+
+def check_dataset(dataset: object) -> Dataset:
+    """Return what a data loader loaded; raise ValueError if it is no Dataset."""
+    from tunesmith.contracts import Dataset, LeftOut
+
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"{type(dataset).__name__} in place of a Dataset")
+    _check_text(dataset.description, "a description")
+    for text in _check_sequence(dataset.warnings, "warnings"):
+        _check_text(text, "a warning")
+    for row in _check_sequence(dataset.left_out, "rows that were left out"):
+        if not isinstance(row, LeftOut):
+            raise ValueError(f"{type(row).__name__} in place of a LeftOut")
+        for text in (row.where, row.cause, row.detail, row.row):
+            _check_text(text, "a text of a LeftOut", limit=2**63)
+    return dataset
+
+
+def check_offer(offer: Offer) -> None:
+    """Check the fields of an offer; raise ValueError if one is wrong."""
+    _check_text(offer.name, "a name")
+    _check_text(offer.summary, f'the summary of "{offer.name}"')
+    if isinstance(offer, ConfiguredOffer):
+        from pydantic import BaseModel
+
+        if not (isinstance(offer.config, type) and issubclass(offer.config, BaseModel)):
+            raise ValueError(f'options of "{offer.name}" that are no pydantic model')
+    if isinstance(offer, ComponentOffer) and not callable(offer.build):
+        raise ValueError(f'build of "{offer.name}" that is no function')
+    if isinstance(offer, EvaluatorOffer):
+        names = [_check_metric(metric, offer.name).name for metric in offer.metrics]
+        if not names or len({*names}) < len(names):
+            raise ValueError(f'metrics of "{offer.name}" that are none, or have one name twice')
+
+
+def _check_metric(metric: object, offer: str) -> Metric:
+    if not isinstance(metric, Metric):
+        raise ValueError(f'{type(metric).__name__} in place of a Metric of "{offer}"')
+    if metric.bounds is not None:
+        low, high = metric.bounds
+        if not low < high:
+            raise ValueError(f'bounds of "{metric.name}" from {low} to {high}')
+    return metric
+
+
+def _check_text(value: object, name: str, limit: int = LARGEST_TEXT) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{type(value).__name__} as {name}")
+    if len(value) > limit:
+        raise ValueError(f"{name} of {len(value):,} characters, and {limit:,} is the most")
+
+
+def _check_sequence(value: object, name: str) -> Sequence[Any]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValueError(f"{type(value).__name__} as {name}")
+    return value
