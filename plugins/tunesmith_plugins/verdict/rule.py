@@ -12,8 +12,8 @@ The rule compares with what a team would otherwise do. Its sentences are those o
 4. PROMPT or SMALL CLASSIFIER: the tuned model is hardly better than a rival.
 5. NOT ENOUGH EVIDENCE: there are too few held-out rows to tell.
 
-NOTHING WORKS YET, PROMPT and SMALL CLASSIFIER are withheld as NOT ENOUGH EVIDENCE if the tuned
-model is underfitted, unless even one without errors would not change the word.
+PROMPT and SMALL CLASSIFIER are withheld as NOT ENOUGH EVIDENCE if the tuned model is underfitted,
+unless even one without errors would not change the word. NOTHING WORKS YET then names the cause.
 """
 
 from __future__ import annotations
@@ -52,8 +52,7 @@ FINE_TUNE = "FINE-TUNE"
 PROMPT = "PROMPT"
 CLASSIFIER = "SMALL CLASSIFIER"
 NO_EVIDENCE = "NOT ENOUGH EVIDENCE"
-AGAINST_TUNING = (NOTHING, PROMPT, CLASSIFIER)
-"""Words that advise against tuning; an underfitted model is no evidence for them."""
+BETTER_TRAINED = "a tuned model that is not underfitted"
 NO_REASON = "even one without errors would not be better by the margin"
 SEED_NOISE = 0.02
 """Difference of shares below which the seed of a training may be the cause."""
@@ -343,24 +342,29 @@ def _describe_other_margin(case: Case, contest: Contest) -> str:
 
 
 def _withhold_if_undertrained(case: Case, ruling: Ruling) -> Ruling:
-    """Return a ruling without a word against tuning if the tuned model is underfitted."""
-    if ruling.word not in AGAINST_TUNING:
+    """Return a ruling that does not advise against tuning if the tuned model is underfitted.
+
+    That nothing works yet is no such advice: it stays, and the reason is added.
+    """
+    if ruling.word not in (NOTHING, PROMPT, CLASSIFIER):
         return ruling
     reason = describe_undertraining(case.evidence.folder)
     if reason is None:
         return ruling
     contest = ruling.contest
-    if contest is not None and is_always_enough(contest, case.options.margin):
+    if contest is None:
+        sentence = f"{ruling.sentence}; the tuned model is underfitted: {reason}"
+        change = f"{BETTER_TRAINED}, or {ruling.would_change}"
+        return replace(ruling, sentence=sentence, would_change=change)
+    if is_always_enough(contest, case.options.margin):
         sentence = f"{ruling.sentence}; the tuned model is underfitted, but {NO_REASON}"
         return replace(ruling, sentence=sentence)
-    found = ruling.sentence.partition(": ")[2]
-    if contest is not None:
-        found = f"compared with {contest.name}, {case.numbers.compare(contest)}"
+    compared = f"compared with {contest.name}, {case.numbers.compare(contest)}"
     return Ruling(
         NO_EVIDENCE,
         "the tuned model is underfitted, so its score is no evidence against tuning",
-        f"not enough evidence: the tuned model is underfitted: {reason}; as it is: {found}",
-        "a tuned model that is not underfitted",
+        f"not enough evidence: the tuned model is underfitted: {reason}; as it is: {compared}",
+        BETTER_TRAINED,
         contest,
     )
 
