@@ -15,7 +15,7 @@ underfitted    more training should help. One of these: the dev loss (the traini
                of the base model by more than its interval; a loss of preferences has hardly moved
                from that of the untrained model
 fitted         none of these, and the loss has levelled off while the learning rate was not yet near
-               0, or there is hardly any left (:mod:`tunesmith_evidence.fit.course`)
+               0 (:mod:`tunesmith_evidence.fit.course`), or hardly anything is left to learn
 unclear        none of these
 =============  ===================================================================================
 
@@ -114,7 +114,7 @@ def diagnose_fit(folder: Path, report: Report) -> Fit | None:
         or _find_memorised(values, rise)
         or (rise.finding if rise is not None else None)
         or _find_underfitted(folder, report, course, values, gain)
-        or _find_fitted(course, values)
+        or _find_fitted(report, course, values)
     )
     return Fit(*finding, values) if finding is not None else None
 
@@ -234,7 +234,7 @@ def _find_underfitted(
     """Return the finding with all reasons for more training."""
     reasons = [
         *_find_no_gain(gain, values),
-        *_find_falling(course, values),
+        *_find_falling(report, course, values),
         *_find_unlearned(folder, report, course, values),
         *_find_unmoved(course, values),
     ]
@@ -287,14 +287,14 @@ def _measure_gain(folder: Path, report: Report, values: dict[str, float]) -> Int
     return None
 
 
-def _find_falling(course: Course, values: dict[str, float]) -> Iterator[str]:
+def _find_falling(report: Report, course: Course, values: dict[str, float]) -> Iterator[str]:
     """Yield that the loss still falls, unless it may only do so as rows are learned by heart."""
     fall = course.find_fall()
     if fall is None:
         return
     values["fall"] = fall.share
     by_heart = not fall.is_dev and values.get("auc", 0.0) > GAP_AUC
-    if fall.is_clear and not by_heart and not _is_learned(course, values):
+    if fall.is_clear and not by_heart and not _is_learned(report, course, values):
         yield (
             f"the {_name_of(fall)} still fell by {format_share(fall.share)} in the last "
             "third of the training (by the sum of the learning rates)"
@@ -351,14 +351,14 @@ def _describe_remedy(course: Course, is_worse: bool) -> str:
 # ----------------------------------------------------------------- neither
 
 
-def _find_fitted(course: Course, values: dict[str, float]) -> Finding | None:
+def _find_fitted(report: Report, course: Course, values: dict[str, float]) -> Finding | None:
     """Return that the training fits, if something shows it; None if nothing was measured."""
     fall = course.find_fall()
     parts = list(_describe_values(values))
     if fall is not None and fall.has_levelled_off:
         return "fitted", "; ".join([*parts, f"the {_name_of(fall)} has levelled off"])
-    if _is_learned(course, values):
-        return "fitted", "; ".join([*parts, "hardly any training loss is left"])
+    if _is_learned(report, course, values):
+        return "fitted", "; ".join([*parts, "hardly anything is left to learn"])
     if not parts and not (course.steps and course.is_of_data):
         return None
     missing = "nothing that was measured shows"
@@ -369,7 +369,11 @@ def _find_fitted(course: Course, values: dict[str, float]) -> Finding | None:
     return "unclear", "; ".join([*parts, f"{missing} if more training would help"])
 
 
-def _is_learned(course: Course, values: dict[str, float]) -> bool:
+def _is_learned(report: Report, course: Course, values: dict[str, float]) -> bool:
+    """Return True if the training loss is near 0, or the first score cannot be better."""
+    score = next((event for event in report.measured.values() if event.model == TUNED), None)
+    if score is not None and score.higher_is_better and score.value == score.highest:
+        return True
     last = [step.loss for step in course.last_steps] if course.is_of_data else []
     loss = values.get("train_loss", statistics.fmean(last) if last else None)
     return loss is not None and loss < LEARNED

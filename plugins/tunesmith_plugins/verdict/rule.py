@@ -14,8 +14,8 @@ The rule compares with what a team would otherwise do. Its sentences are those o
    it is the cheapest one that no other solution beats by more than the margin.
 5. NOT ENOUGH EVIDENCE: there are too few held-out rows to tell.
 
-NOTHING WORKS YET, PROMPT and SMALL CLASSIFIER are withheld as NOT ENOUGH EVIDENCE if the tuned
-model is underfitted, unless even one without errors would not change the word.
+PROMPT and SMALL CLASSIFIER are withheld as NOT ENOUGH EVIDENCE if the tuned model is underfitted,
+unless even one without errors would not change the word. NOTHING WORKS YET then names the cause.
 """
 
 from __future__ import annotations
@@ -64,11 +64,16 @@ from tunesmith_plugins.verdict.undertraining import (
     is_always_enough,
 )
 
-AGAINST_TUNING = (NOTHING, PROMPT, CLASSIFIER)
-"""Words that advise against tuning; an underfitted model is no evidence for them."""
+BETTER_TRAINED = "a tuned model that is not underfitted"
 NO_REASON = "even one without errors would not be better by the margin"
 MOST_WRONG = 0.3
 """Share of wrong answers above which what is enough instead of tuning is still not good."""
+BESIDE_TUNED = {
+    "worse": "is better than the tuned model",
+    "unclear": "does about as well as the tuned model",
+    "better": "is hardly worse than the tuned model",
+}
+"""What a winner is, by the outcome of the comparison, which is about the tuned model."""
 SEED_NOISE = 0.02
 """Difference of shares below which the seed of a training may be the cause."""
 SEEDS = "a difference below two points can be the seed's: `tunesmith seeds` trains with three seeds"
@@ -237,8 +242,7 @@ def _find_sufficient_rival(case: Case) -> Ruling | None:
     what = "a small classifier" if winner.solution == "classifier" else "a prompt"
     wrong = 1 - winner.values[0] if case.is_rated else 0.0
     if wrong > MOST_WRONG:
-        is_better = winner.comparison.outcome == "worse"
-        verb = "is better than the tuned model" if is_better else "does as well as the tuned model"
+        verb = BESIDE_TUNED[winner.comparison.outcome]
         claim = f"{what} {verb} ({winner.name}), and still not good: {format_share(wrong)} wrong"
     else:
         claim = f"{what} is enough ({winner.name})"
@@ -262,24 +266,29 @@ def _describe_other_margin(case: Case, contest: Contest) -> str:
 
 
 def _withhold_if_undertrained(case: Case, ruling: Ruling) -> Ruling:
-    """Return a ruling without a word against tuning if the tuned model is underfitted."""
-    if ruling.word not in AGAINST_TUNING:
+    """Return a ruling that does not advise against tuning if the tuned model is underfitted.
+
+    That nothing works yet is no such advice: it stays, and the reason is added.
+    """
+    if ruling.word not in (NOTHING, PROMPT, CLASSIFIER):
         return ruling
     reason = describe_undertraining(case.evidence.folder)
     if reason is None:
         return ruling
     contest = ruling.contest
-    if contest is not None and is_always_enough(contest, case.options.margin):
+    if contest is None:
+        sentence = f"{ruling.sentence}; the tuned model is underfitted: {reason}"
+        change = f"{BETTER_TRAINED}, or {ruling.would_change}"
+        return replace(ruling, sentence=sentence, would_change=change)
+    if is_always_enough(contest, case.options.margin):
         sentence = f"{ruling.sentence}; the tuned model is underfitted, but {NO_REASON}"
         return replace(ruling, sentence=sentence)
-    found = ruling.sentence.partition(": ")[2]
-    if contest is not None:
-        found = f"compared with {contest.name}, {case.numbers.compare(contest)}"
+    compared = f"compared with {contest.name}, {case.numbers.compare(contest)}"
     return Ruling(
         NO_EVIDENCE,
         "the tuned model is underfitted, so its score is no evidence against tuning",
-        f"not enough evidence: the tuned model is underfitted: {reason}; as it is: {found}",
-        "a tuned model that is not underfitted",
+        f"not enough evidence: the tuned model is underfitted: {reason}; as it is: {compared}",
+        BETTER_TRAINED,
         contest,
     )
 

@@ -271,7 +271,7 @@ def test_nothing_left_to_learn(tmp_path: Path) -> None:
     done = [0.02, 0.01, 0.02]
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=[0.01] * 9, steps=done))
     assert diagnosis is not None and diagnosis.state == "fitted"
-    assert diagnosis.sentence.endswith("hardly any training loss is left")
+    assert diagnosis.sentence.endswith("hardly anything is left to learn")
 
 
 def test_no_gain_over_the_base_has_another_cause_if_training_rows_are_known(
@@ -301,3 +301,19 @@ def test_a_loss_of_preferences_that_hardly_moved(
 
 def test_other_losses_begin_anywhere(tmp_path: Path) -> None:
     assert state(tmp_path, report(tmp_path, base=None, steps=[0.693] * 3)) == "unclear"
+
+
+def test_a_perfect_score_leaves_nothing_to_learn(tmp_path: Path) -> None:
+    """However the loss falls; a second metric does not count."""
+    falling = [3 - 2 * n / 60 for n in range(60)]
+    plain = report(tmp_path, steps=falling)
+    for first, expected in ((True, "fitted"), (False, "underfitted")):
+        found = build_report([])
+        scores = [sample_event(
+            Measured, model="tuned", evaluator="e", metric=metric, value=value,
+            higher_is_better=True, highest=1.0,
+        ) for metric, value in (("same", 1.0 if first else 0.5), ("other", 1.0))]  # fmt: skip
+        found.training_finished, found.steps = plain.training_finished, plain.steps
+        for event in scores:
+            found.add_event(event)
+        assert state(tmp_path, found) == expected

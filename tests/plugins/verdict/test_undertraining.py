@@ -77,15 +77,18 @@ def test_a_metric_without_a_best_value_leaves_room(tmp_path: Path) -> None:
     assert case.judge()["word"] == "NOT ENOUGH EVIDENCE"
 
 
-def test_an_underfitted_model_does_not_show_that_nothing_works(case: Case) -> None:
+def test_nothing_works_yet_names_the_cause(case: Case) -> None:
     case.rival("linear", right(0.3))
     case.model("tuned", right(0.0))
-    assert case.judge(gate={"right": 0.8})["word"] == "NOTHING WORKS YET"
+    before = case.judge(gate={"right": 0.8})
     write_log(case.folder, falls=True)
     verdict = case.judge(gate={"right": 0.8})
-    assert verdict["word"] == "NOT ENOUGH EVIDENCE"
-    assert verdict["sentence"].endswith(
-        "as it is: no model reaches right 0.800; the best is linear with 0.300"
+    assert verdict["word"] == before["word"] == "NOTHING WORKS YET"
+    assert verdict["sentence"].startswith(
+        f"{before['sentence']}; the tuned model is underfitted: the training loss still fell by"
+    )
+    assert verdict["would_change"] == (
+        f"a tuned model that is not underfitted, or {before['would_change']}"
     )
 
 
