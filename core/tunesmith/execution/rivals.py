@@ -11,8 +11,8 @@ all others, so that none of them starves::
     rows    variants of each rival
     10      all, the first one of each rival first, then those of the most promising rival
     20      the better half
-    40      the better half of these; a rival with a single one left is done
-    80      the better half of these
+    40      the better half of these, if that is more than one
+    80      the same
 
 What the budget leaves out, and what failed, is in the event about the choice.
 """
@@ -323,6 +323,9 @@ class RivalChoice:
         """Score the better half of the variants that are left on further rows, if time is left."""
         ranked = contender.rank(self._sign)
         best = ranked[: -(-len(ranked) // 2)]
+        if len(best) == 1 and best[0].rows >= ROUNDS[1]:
+            contender.left = best  # no other one is left to be compared with it
+            return
         if budget.covers(sum(one.seconds / one.rows * len(rows) for one in best)):
             contender.left = best
             scored = self._list_scored(contender, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -347,15 +348,19 @@ def test_a_variant_that_fails_leaves_those_that_do_not(
 def test_close_variants_are_compared_on_more_rows(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All on 10 rows, the better half on 20, then on 40: ten rows choose almost by chance."""
-    variants = {f"right={right}": {"right": right} for right in (1, 5, 2, 6)}
-    bench = slow_bench(tmp_path, monkeypatch, {"shots": variants})
+    """All on 10 rows, the better half on 20 and so on: ten rows choose almost by chance."""
+    four = {f"right={right}": {"right": right} for right in (1, 5, 2, 6)}
+    nine = {f"right={right}, {n}": {"right": right} for n in range(3) for right in (1, 5, 6)}
+    bench = slow_bench(tmp_path, monkeypatch, {"four": four, "nine": nine})
     bench.write_rows(rows(400))
-    chosen = bench.run(split={"dev": 60}).rivals["shots"]
+    report = bench.run(split={"dev": 100})
+    chosen = report.rivals["four"]
     assert chosen.variant == "right=6"
     counts = {v["name"]: v["rows"] for v in chosen.variants}
-    assert counts == {"right=1": 10, "right=5": 20, "right=2": 10, "right=6": 40}
-    assert chosen.dev_rows == 40
+    assert counts == {"right=1": 10, "right=5": 20, "right=2": 10, "right=6": 20}
+    assert chosen.dev_rows == 20
+    rows_of = Counter(v["rows"] for v in report.rivals["nine"].variants)
+    assert rows_of == {10: 4, 20: 2, 40: 1, 80: 2}, "nine, five, three, two"
 
 
 def test_a_rival_that_suits_the_rows_and_is_not_named_is_reported(table_bench: Bench) -> None:
