@@ -2,7 +2,7 @@
 
 ``python -m tests.benchmarks.known_answers --out FOLDER`` runs every task with five seeds and prints
 a table. The seed changes the rows, the split and the training. ``--task`` and ``--seeds`` choose
-fewer. A finished run is read from FOLDER and not repeated; an interrupted one is continued.
+fewer, ``--first-seed`` others. A finished run is read from FOLDER and not repeated; an interrupted one is continued.
 ``--banking77 FOLDER`` takes the intents from banking77 (PolyAI, CC BY 4.0; ``train.csv`` and
 ``test.csv``) in place of generated ones: all 77 for the task ``intents``, whose held-out rows are
 many enough to decide, and ten random ones for the others.
@@ -207,18 +207,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("known_answers"))
     parser.add_argument("--task", action="append", help="name of a task; repeatable")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="number of seeds")
+    parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--banking77", type=Path, help="folder with train.csv and test.csv")
     options = parser.parse_args()
     tasks = list_tasks(options.banking77)
     chosen = [tasks[name] for name in options.task or tasks]
     words: dict[str, list[str]] = {task.name: [] for task in chosen}
-    for seed in range(1, options.seeds + 1):  # one seed of all first
+    numbers = range(options.first_seed, options.first_seed + options.seeds)
+    for seed in numbers:  # one seed of all first
         for task in chosen:
             verdict = run_task(task, seed, options.out)
             words[task.name].append(verdict["word"])
             print(f"{task.name}, seed {seed}: {verdict['word']}: {verdict['sentence']}", flush=True)
-    seeds = [f"seed {seed}" for seed in range(1, options.seeds + 1)]
+    seeds = [f"seed {seed}" for seed in numbers]
     head = ["task", "right", *seeds, "right words"]
     print(f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for task in chosen:
