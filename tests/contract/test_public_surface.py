@@ -41,7 +41,6 @@ TESTED_THROUGH = {
     "tests/plugins/commands/test_check.py": ("tunesmith_cli.render",),
     # Each check of the conformance kit runs on a plugin that keeps it and on one that breaks it.
     "tests/core/testing/test_kit.py": (
-        "tunesmith.testing.evaluators",
         "tunesmith.testing.loaders",
         "tunesmith.testing.splitters",
         "tunesmith.testing.reviews",

@@ -29,7 +29,13 @@ from typing import Any
 
 from tunesmith.contracts import Rival, RivalTask, RivalVariant, RunContext, TextModel
 from tunesmith.data.subset import Subset
-from tunesmith.errors import ConfigError, DataError, PromptTooLongError, UsageError
+from tunesmith.errors import (
+    ConfigError,
+    DataError,
+    PromptTooLongError,
+    TunesmithError,
+    UsageError,
+)
 from tunesmith.events import JSON, RivalChosen
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.evaluate import measure_model
@@ -291,7 +297,7 @@ class RivalChoice:
             yield
 
     def _refuse(
-        self, contender: _Contender, error: Exception, variant: RivalVariant | None = None
+        self, contender: _Contender, error: TunesmithError, variant: RivalVariant | None = None
     ) -> None:
         """Note the error of a variant; it ends the run if the run file names the rival.
 
@@ -299,7 +305,7 @@ class RivalChoice:
         """
         if self.plan.baselines.use is not None and not isinstance(error, PromptTooLongError):
             raise error
-        contender.reject(getattr(error, "message", str(error)), variant)
+        contender.reject(error.message, variant)
 
     def _try_all(
         self, contenders: Sequence[_Contender], rows: Sequence[int], budget: _Budget

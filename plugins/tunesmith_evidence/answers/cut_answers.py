@@ -18,7 +18,9 @@ class CutAnswers:
     """The answers of a model, and those that were cut at the limit of tokens."""
 
     rows: int
+    """Rows that were answered."""
     cut: int
+    """Answers that ended at the limit of tokens."""
     short: int
     """Cut answers that are shorter than the reference: the limit may have made them wrong."""
 

@@ -51,7 +51,9 @@ class Fall:
     value: float
     """In nats."""
     low: float
+    """The lower end of its interval, in nats."""
     high: float
+    """The upper end of its interval, in nats."""
     start: float
     """The loss at the beginning of the last part."""
     is_dev: bool

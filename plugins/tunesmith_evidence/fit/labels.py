@@ -26,6 +26,7 @@ class LabelCost:
     """The cost of a label, in nats per answer of the training rows."""
 
     nats: float
+    """The cost for the tuned model."""
     bound: float
     """The most that a model needs that is as good as the classifier."""
     classifier: str

@@ -20,10 +20,12 @@ from tunesmith.records import Prompt
 
 @dataclass(frozen=True)
 class LabelScores:
-    """The log-probability of each label after a prompt, and its tokens."""
+    """What a model finds of each label after a prompt."""
 
     sums: tuple[float, ...]
+    """The log-probability of each label, in nats."""
     tokens: tuple[int, ...]
+    """The number of tokens of each label."""
 
 
 @dataclass(frozen=True)

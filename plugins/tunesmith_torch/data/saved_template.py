@@ -31,12 +31,16 @@ _TIME_OF_DAY = re.compile(r"strftime_now\([^)]*%-?[HIMSXcfp]")
 
 
 def check_saved_template(
-    template: Template, records: Sequence[Record], config: PretrainedConfig | None = None
+    template: Template,
+    records: Sequence[Record],
+    config: PretrainedConfig | None = None,
+    folder: Path | None = None,
 ) -> None:
     """Check that the saved tokenizer renders the prompts of a sample of rows as training does.
 
     ``config`` is saved beside it, as in the folder of a complete model; the folder of an adapter
-    has none. Prompts with typed control tokens are passed over: they stay text in training.
+    has none. Both are written below ``folder`` for a moment; None: the system's temporary folder.
+    Prompts with typed control tokens are passed over: they stay text in training.
 
     Dates are those of today, where a template prints them; one that prints the time is not checked.
 
@@ -46,7 +50,7 @@ def check_saved_template(
     chat = template.chat
     if chat is None or _TIME_OF_DAY.search(chat.template.text):
         return
-    with TemporaryDirectory(prefix="tunesmith-") as name:
+    with TemporaryDirectory(prefix="tunesmith-", dir=folder) as name:
         template.tokenizer.save_pretrained(name)
         if config is not None:
             config.save_pretrained(name)

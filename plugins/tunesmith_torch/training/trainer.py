@@ -274,7 +274,7 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, Da
     distributed.rank_0_first(lambda: check_tokens(job, template, task.token_rows(data, template)))
     adapted = task.adapt(base, precision, job, initial)
     config = base.config if adapted.format == "model" else None
-    distributed.rank_0_first(lambda: check_saved_template(template, job.train, config))
+    distributed.rank_0_first(lambda: check_saved_template(template, job.train, config, job.out))
     layout = choose_row_layout(
         adapted, packing=options.packing, longest=task.longest_row(data, limit)
     )

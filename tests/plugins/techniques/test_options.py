@@ -285,7 +285,7 @@ def test_a_table_that_is_not_read_is_refused(options: type[TrainingOptions]) -> 
 
 @pytest.mark.parametrize("table", [{"backend": "trl"}, {"vllm": True}], ids=str)
 def test_the_keys_of_trl_name_the_distribution_that_has_them(table: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=r"trl-rloo, .*pip install tunesmith-trl"):
+    with pytest.raises(ValidationError, match=r"trl-rloo, .*contrib/tunesmith-trl adds"):
         from_table(PolicyStage, table)
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -66,5 +67,20 @@ def _written_paths(event: str, arguments: tuple[Any, ...]) -> list[str]:
         return [os.fsdecode(path)] if writes and isinstance(path, (str, bytes)) else []
     if event in ("os.mkdir", "os.remove", "os.rename", "os.truncate"):
         number = 2 if event == "os.rename" else 1
-        return [os.fsdecode(p) for p in arguments[:number] if isinstance(p, (str, bytes, Path))]
+        # The folders that relative paths begin in, such as those of shutil.rmtree, come last.
+        folders = () if event == "os.truncate" else arguments[-number:]
+        pairs = zip_longest(arguments[:number], folders, fillvalue=-1)
+        return [
+            os.path.join(_folder_of(descriptor), os.fsdecode(path))
+            for path, descriptor in pairs
+            if isinstance(path, (str, bytes, Path))
+        ]
     return []
+
+
+def _folder_of(descriptor: int) -> str:
+    """Return the folder of an open descriptor; "" for the current one, or if it is not known."""
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}") if descriptor >= 0 else ""
+    except OSError:
+        return ""
