@@ -92,6 +92,14 @@ def _unpack(counts: Mapping[str, float]) -> list[float]:
     return [counts.get(str(column), 0.0) for column in range(max(map(int, counts)) + 1)]
 
 
+def has_own_value(row: JSON, metric: str) -> bool:
+    """Return True if a row has a value of its own, and not its part of a metric of all rows.
+
+    That part is no score: of a right answer it may be lower than of a wrong one.
+    """
+    return metric in row and "counts" not in row[metric]
+
+
 def list_metrics(catalog: Catalog) -> dict[str, Metric]:
     """Return the metrics of all installed evaluators, by name."""
     offers = [offered.offer for offered in catalog.offers(EvaluatorOffer)]
