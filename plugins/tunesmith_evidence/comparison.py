@@ -208,7 +208,8 @@ def pair_rows(
     shared = [key for key in afters if key in befores]
     pairs = PairedRows(metric, [befores[key] for key in shared], [afters[key] for key in shared])
     is_part = len(shared) < max(len(befores), len(afters))
-    return pairs.with_contributions(metrics.get(metric)) if is_part else pairs
+    pairs = pairs.with_contributions(metrics.get(metric)) if is_part else pairs
+    return pairs.without_weightless()
 
 
 def _by_content(rows: Sequence[JSON], metric: str) -> dict[RowKey, JSON]:
