@@ -81,8 +81,11 @@ def format_interval(low: float, high: float, *, signed: bool = False) -> str:
 
 
 def format_rows(n: int, units: int, noun: str = "") -> str:
-    """Format a number of rows, and of the groups that dependent ones are in: "105 of 21 groups"."""
-    rows = f"{n:,} {noun}".rstrip()
+    """Format a number of rows, and of the groups that dependent ones are in.
+
+    "105 of 21 groups"; with a noun "105 rows of 21 groups".
+    """
+    rows = format_count(n, noun) if noun else f"{n:,}"
     return f"{rows} of {units:,} groups" if 0 < units < n else rows
 
 
