@@ -295,6 +295,8 @@ def describe_power(metric: MetricDifference, is_joint: bool) -> str:
     change = rows if is_joint else f"{metric.won} won, {metric.lost} lost of {rows}"
     if metric.p_value_holm is not None:
         change += f", {format_p_value(metric.p_value_holm)} (Holm)"
+    if metric.detectable is None and metric.low == metric.high:
+        return f"{change}; all rows differ alike: which difference they could show is not known"
     if metric.detectable is None:
         return f"{change}; so few rows show no difference"
     unit = f" {metric.unit}" if metric.unit else ""
