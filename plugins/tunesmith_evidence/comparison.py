@@ -19,7 +19,7 @@ from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report, build_report
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.storage import RunFolder, read_known_events
-from tunesmith_evidence.pairs import NO_METRICS, PairedRows
+from tunesmith_evidence.pairs import NO_METRICS, PairedRows, has_own_value
 from tunesmith_evidence.statistics import (
     Comparison,
     ComparisonOutcome,
@@ -208,7 +208,8 @@ def pair_rows(
     shared = [key for key in afters if key in befores]
     pairs = PairedRows(metric, [befores[key] for key in shared], [afters[key] for key in shared])
     is_part = len(shared) < max(len(befores), len(afters))
-    return pairs.with_contributions(metrics.get(metric)) if is_part else pairs
+    pairs = pairs.with_contributions(metrics.get(metric)) if is_part else pairs
+    return pairs.without_weightless()
 
 
 def _by_content(rows: Sequence[JSON], metric: str) -> dict[RowKey, JSON]:
@@ -315,6 +316,26 @@ class ChangedRow:
     """Above 0 if the second run is better."""
     first: JSON
     second: JSON
+
+
+def find_row_metric(
+    first: RunResults, second: RunResults, key: tuple[str, str]
+) -> tuple[str, str] | None:
+    """Return the evaluator and metric that judge rows one by one: this one, if it has such values.
+
+    Of a metric of all rows together it is the first one of its evaluator; None if there is none.
+    """
+    shared = [k for k in second.measured if k in first.measured and k[0] == key[0]]
+    judging = (
+        (evaluator, metric)
+        for evaluator, metric in (key, *shared)
+        if all(
+            has_own_value(row, metric)
+            for run in (first, second)
+            for row in run.rows(evaluator, metric).values()
+        )
+    )
+    return next(judging, None)
 
 
 def list_changed_rows(

@@ -34,13 +34,18 @@ __all__ = [
 
 SMALLEST = 0.0005
 """Numbers below this round to 0.000."""
+LARGEST_PART = 0.999
+"""What is less than a whole is at most this."""
 SHORTEST = 0.005
 """Seconds below which a duration rounds to 0.00 s."""
 MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
 
 def format_number(value: float) -> str:
-    """Format a measured number: "0.970", "-1.250", "312.5", "1,234"; "<0.001" if it is tiny."""
+    """Format a measured number: "0.970", "-1.250", "312.5", "1,234"; "<0.001" if it is tiny.
+
+    What is below 1 is never "1.000", but "0.999": a share of 1 says that no row is wrong.
+    """
     size = abs(value)
     if not math.isfinite(value):
         return f"{value:g}"
@@ -48,6 +53,8 @@ def format_number(value: float) -> str:
         return format_rate(value)
     if 0 < size < SMALLEST:
         return "<0.001" if value > 0 else ">-0.001"
+    if size < 1:
+        value = math.copysign(min(size, LARGEST_PART), value)
     return f"{value:,.{3 if size < 100 else 1 if size < 1000 else 0}f}"
 
 
@@ -74,8 +81,11 @@ def format_interval(low: float, high: float, *, signed: bool = False) -> str:
 
 
 def format_rows(n: int, units: int, noun: str = "") -> str:
-    """Format a number of rows, and of the groups that dependent ones are in: "105 of 21 groups"."""
-    rows = f"{n:,} {noun}".rstrip()
+    """Format a number of rows, and of the groups that dependent ones are in.
+
+    "105 of 21 groups"; with a noun "105 rows of 21 groups".
+    """
+    rows = format_count(n, noun) if noun else f"{n:,}"
     return f"{rows} of {units:,} groups" if 0 < units < n else rows
 
 

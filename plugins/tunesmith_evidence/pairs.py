@@ -43,14 +43,8 @@ class PairedRows:
 
     @property
     def weights(self) -> list[float] | None:
-        """The weights, which both models share; None if all are equal.
-
-        A row that counts for one model alone has the weight 0.
-        """
-        weights = [
-            float(second[self.metric]["weight"]) * (first[self.metric]["weight"] > 0)
-            for first, second in zip(self.rival, self.tuned, strict=True)
-        ]
+        """The weights, which both models share; None if all are equal."""
+        weights = [float(row[self.metric]["weight"]) for row in self.tuned]
         return weights if len(set(weights)) > 1 else None
 
     @property
@@ -58,6 +52,15 @@ class PairedRows:
         """The groups of the rows; None if all rows are independent of each other."""
         groups = [row.get("group") for row in self.tuned]
         return groups if any(group is not None for group in groups) else None
+
+    def without_weightless(self) -> PairedRows:
+        """Return the rows that count for both models: one of weight 0 was not scored."""
+        kept = [
+            (first, second)
+            for first, second in zip(self.rival, self.tuned, strict=True)
+            if first[self.metric]["weight"] and second[self.metric]["weight"]
+        ]
+        return replace(self, rival=[row for row, _ in kept], tuned=[row for _, row in kept])
 
     def with_contributions(self, metric: Metric | None) -> PairedRows:
         """Return the rows with contributions to the metric of these rows alone.
@@ -92,6 +95,14 @@ def _unpack(counts: Mapping[str, float]) -> list[float]:
     return [counts.get(str(column), 0.0) for column in range(max(map(int, counts)) + 1)]
 
 
+def has_own_value(row: JSON, metric: str) -> bool:
+    """Return True if a row has a value of its own, and not its part of a metric of all rows.
+
+    That part is no score: of a right answer it may be lower than of a wrong one.
+    """
+    return metric in row and "counts" not in row[metric]
+
+
 def list_metrics(catalog: Catalog) -> dict[str, Metric]:
     """Return the metrics of all installed evaluators, by name."""
     offers = [offered.offer for offered in catalog.offers(EvaluatorOffer)]
@@ -117,7 +128,8 @@ def read_pairs(
     numbers = [number for number in second if number in first]
     pairs = PairedRows(tuned.metric, [first[n] for n in numbers], [second[n] for n in numbers])
     is_part = len(numbers) < max(len(first), len(second))
-    return pairs.with_contributions(metrics.get(tuned.metric)) if is_part else pairs
+    pairs = pairs.with_contributions(metrics.get(tuned.metric)) if is_part else pairs
+    return pairs.without_weightless()
 
 
 def _by_number(path: Path, metric: str) -> dict[int, JSON]:

@@ -21,6 +21,7 @@ from tunesmith_evidence.comparison import (
     adjust,
     compare_metrics,
     find_obstacles,
+    find_row_metric,
     list_changed_rows,
     list_differences,
     pair_rows,
@@ -82,6 +83,22 @@ def test_runs_that_were_scored_alike(tmp_path: Path) -> None:
     assert [round(d.p_value_holm or 0, 6) for d in adjust([found] * 8)] == [8 * 2 / 2**8] * 8
     assert not adjust([found] * 8)[0].is_clear
     assert len(list_changed_rows(first, second, ("exact", "exact"))) == 8
+
+
+def test_rows_are_won_by_values_of_their_own(tmp_path: Path) -> None:
+    """A part of a metric of all rows together differs also where the answers are the same."""
+    first, second = (results(tmp_path / name, [0.0, 1.0]) for name in "ab")
+    for run in (first, second):
+        path = run.folder / "tuned.jsonl"
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line | {"bleu": line["exact"] | {"counts": {}}} for line in lines]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        joint = replace(run.measured["exact", "exact"], metric="bleu")
+        run.measured["exact", "bleu"] = joint
+    assert find_row_metric(first, second, ("exact", "bleu")) == ("exact", "exact")
+    assert find_row_metric(first, second, ("exact", "exact")) == ("exact", "exact")
+    del first.measured["exact", "exact"]
+    assert find_row_metric(first, second, ("exact", "bleu")) is None
 
 
 def test_what_is_clear_is_so_at_the_confidence_of_the_comparison(tmp_path: Path) -> None:

@@ -131,7 +131,10 @@ def test_without_counts_rows_of_other_sets_are_not_compared(tmp_path: Path) -> N
     assert len(read_pairs(tmp_path, rival, tuned, {"right": computable})) == 0
 
 
-def test_a_row_that_counts_for_one_model_alone_has_no_weight(tmp_path: Path) -> None:
-    rival = evaluation(tmp_path, "zero-shot", [row(1, 1.0, 0.0), row(2, 0.0)])
-    tuned = evaluation(tmp_path, "tuned", [row(1, 0.0), row(2, 0.0)])
-    assert read_pairs(tmp_path, rival, tuned).weights == [0.0, 1.0]
+def test_rows_that_count_for_one_model_alone_are_in_no_pair(tmp_path: Path) -> None:
+    rival = evaluation(tmp_path, "zero-shot", [row(1, 1.0, 0), row(2, 1.0), row(3, 0.5)])
+    tuned = evaluation(tmp_path, "tuned", [row(1, 0.0), row(2, 0.0), row(3, 0.5, 0)])
+    pairs = read_pairs(tmp_path, rival, tuned)
+    assert (pairs.rival_values, pairs.tuned_values, pairs.weights) == ([1.0], [0.0], None)
+    alone = evaluation(tmp_path, "other", [row(1, 1.0, 0), row(2, 1.0, 0)])
+    assert len(read_pairs(tmp_path, alone, tuned)) == 0

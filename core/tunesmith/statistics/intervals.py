@@ -61,7 +61,8 @@ def mean_interval(  # noqa: PLR0913  (all parameters but two are keyword-only)
     """
     check_options(confidence, resamples)
     sample = build_sample(values, weights, groups)
-    if is_binary(bounds, values):
+    counted = values if weights is None else [v for v, w in zip(values, weights, strict=True) if w]
+    if is_binary(bounds, counted):
         low, high = _wilson(sample.value, effective_size(sample), confidence)
     else:
         resample = partial(bootstrap_means, resamples=resamples, seed=seed)

@@ -10,6 +10,8 @@ from tunesmith_evidence.answers.normalize import strip_reasoning
 
 _MARKED = re.compile(r"####\s*((?:(?!####).)*)")
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
+_FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
+_DENOMINATOR = re.compile(r"/(\d*[1-9]\d*)(?![/.,]?\d)(?!\w)")
 _MINUS = "\u2212"
 # Behind one of these, a sign is a dash, a range or a subtraction.
 _DASHES_AND_ENDS = ("-", _MINUS, "–", "—", ")", "]", "}", "%", "°", "€", "£", "¥", "²", "³")
@@ -37,25 +39,40 @@ def find_number(text: str, decimal: DecimalSeparator = ".") -> Decimal | None:
     """Return the number after the last ``####``, in the last ``\\boxed{}``, or the last number.
 
     Separators of thousands, a currency sign before it and any unit behind it are ignored, and
-    ``1.5e3`` is 1500. None if there is none: after a mark, no number before it counts.
+    ``1.5e3`` is 1500, and ``1/2`` is a half. None if there is none: after a mark, no number before
+    it counts.
 
     A minus sign stands directly before its number, and not directly behind something: ``- 18 eggs``
     is an item of a list, and ``3-5`` and ``12 - 7`` have none. After an operator, an opening
     bracket or a mark a space may follow the sign, as in ``x = - 5``. Brackets are no sign.
     """
-    text = strip_reasoning(text)
+    text = _FRACTION.sub(r"\1/\2", strip_reasoning(text))
     marked = [*_MARKED.finditer(text)] or [*_BOXED.finditer(text)]
     start, end = marked[-1].span(1) if marked else (0, len(text))
     matches = list(_PATTERNS[decimal].finditer(text, start, end))
     if not matches:
         return None
-    found = matches[0 if marked else -1]
+    found, denominator = _choose(text, matches[:1] if marked else matches[-2:], end)
     plain = "".join(c for c in found[3] if c.isdigit() or c == decimal).replace(decimal, ".")
     try:
         number = Decimal(f"{plain}e{(found[4] or '0').replace(_MINUS, '-')}")
     except InvalidOperation:
         return None
-    return -number if _is_negative(text, found) else number
+    number = number / denominator if denominator > 1 else number
+    # Negation and division would round numbers of more than 28 digits.
+    return number.copy_negate() if _is_negative(text, found) else number
+
+
+def _choose(text: str, matches: list[re.Match[str]], end: int) -> tuple[re.Match[str], int]:
+    """Return the last of some numbers, or the fraction that it is the end of: with its denominator.
+
+    Three numbers between slashes are a date.
+    """
+    first, last = matches[0], matches[-1]
+    below = _DENOMINATOR.match(text, first.end(), end)
+    if below and text[: first.start()][-1:] != "/" and below.end() >= last.end():
+        return first, int(below[1])
+    return last, 1
 
 
 def _is_negative(text: str, found: re.Match[str]) -> bool:

@@ -18,6 +18,7 @@ from tunesmith.events import TUNED, Measured
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith_evidence.fit.course import Course
+from tunesmith_evidence.slices.rows import to_rows
 from tunesmith_evidence.tasks.kinds import task_kind
 
 
@@ -37,7 +38,8 @@ def find_label_cost(folder: Path, report: Report, course: Course) -> LabelCost |
     """Compare the tuned model's training answers with the best classifier's test answers.
 
     Returns:
-        None if no classifier is clearly better than the tuned model, or the answers are not labels.
+        None if no classifier is clearly better than the tuned model, the answers are not labels, or
+        rows have several answers: their loss is that of all, and a classifier gives the last one.
 
     Raises:
         IntegrityError: an evaluation's file is damaged.
@@ -46,10 +48,10 @@ def find_label_cost(folder: Path, report: Report, course: Course) -> LabelCost |
     nats = _nats_per_answer(folder, report, course)
     if best is None or nats is None:
         return None
-    expected = [
-        str(row.get("expected", "")) for row in read_rows(folder / best.records, best.metric)
-    ]
-    if task_kind(expected) != "classes":
+    rows = to_rows(read_rows(folder / best.records, best.metric), best.metric)
+    expected = [row.expected for row in rows]
+    has_turns = any(role == "assistant" for row in rows for role, _ in row.prompt)
+    if has_turns or task_kind(expected) != "classes":
         return None
     return LabelCost(nats, fano_bound(1 - best.low, len(set(expected))), best.model)
 

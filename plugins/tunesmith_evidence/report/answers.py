@@ -12,8 +12,8 @@ from tunesmith.execution.report import Report
 from tunesmith_evidence.formats import format_number
 from tunesmith_evidence.slices.candidates import MIN_ROWS
 from tunesmith_evidence.slices.discover import WeakSlice, find_weak_slices
-from tunesmith_evidence.slices.items import find_wrong
-from tunesmith_evidence.slices.rows import ScoredRow, Turns, to_rows
+from tunesmith_evidence.slices.items import find_wrong, has_best_value
+from tunesmith_evidence.slices.rows import ScoredRow, Turns, find_row_metric, to_rows
 
 BASE_MODELS = ("zero-shot", "base")
 """Labels of the untouched base model; the second one is that of earlier versions."""
@@ -41,7 +41,8 @@ class AnswerRow:
     expected: str
     answers: tuple[Answer, ...]
     is_wrong: bool
-    """True if the tuned model's value is not the best one."""
+    """True if the tuned model's value is not the best one; without one, if it is in the worse half.
+    """
     is_regressed: bool
     """True if another of the models did better than the tuned one."""
 
@@ -66,6 +67,8 @@ class Answers:
     rows: Sequence[AnswerRow]
     slices: Sequence[WeakSlice]
     """The slices that were tested for weakness."""
+    has_best: bool = True
+    """False if the metric has no best value, so that no row is right."""
 
     @property
     def was_sliced(self) -> bool:
@@ -74,7 +77,7 @@ class Answers:
 
     @property
     def wrong(self) -> list[AnswerRow]:
-        """The rows that the tuned model did not get right."""
+        """The rows that the tuned model did not get right; without a best value, the worse half."""
         return [row for row in self.rows if row.is_wrong]
 
     @property
@@ -86,10 +89,14 @@ class Answers:
 def read_answers(folder: Path, report: Report) -> Answers | None:
     """Return the rows of the verdict's metric; None if the tuned model was not measured.
 
+    A metric of all rows together judges none of them: the rows are those of another metric of its
+    evaluator then, and there are none if it has no other.
+
     Raises:
         IntegrityError: a file with the values of the rows is lost or damaged.
     """
-    tuned = _find_decisive(report)
+    decisive = _find_decisive(report)
+    tuned = decisive and find_row_metric(folder, report, decisive)
     if tuned is None:
         return None
     rows = _read(folder, tuned)
@@ -98,14 +105,15 @@ def read_answers(folder: Path, report: Report) -> Answers | None:
         event.model: {row.number: row for row in _read(folder, event)}
         for event in _find_others(report, tuned)
     }
-    wrong = {row.number for row in find_wrong(rows, higher)}
+    has_best = has_best_value(tuned)
+    wrong = {row.number for row in find_wrong(rows, higher, has_best=has_best)}
     answered = [*rows, *(row for by_number in others.values() for row in by_number.values())]
     has_texts = any(row.output for row in answered)
     found = [_build_row(row, others, row.number in wrong, tuned, has_texts) for row in rows]
     found.sort(key=lambda row: (not row.is_regressed, not row.is_wrong))
     slices = find_weak_slices(rows, higher) if len(rows) >= 2 * MIN_ROWS else []
     label = report.metric_label(tuned.evaluator, tuned.metric)
-    return Answers(label, [*others, TUNED], found, slices)
+    return Answers(label, [*others, TUNED], found, slices, has_best)
 
 
 def _find_decisive(report: Report) -> Measured | None:
@@ -151,7 +159,7 @@ def _build_row(
 
 
 def _build_answer(model: str, row: ScoredRow, metric: Measured, has_texts: bool) -> Answer:
-    is_right = row.value >= 1 if metric.higher_is_better and not metric.unit else None
+    is_right = row.value >= 1 if has_best_value(metric) else None
     shows_value = is_right is None or not has_texts
     text = row.output or (f"{metric.metric} {format_number(row.value)}" if shows_value else "")
     return Answer(model, text, row.value, is_right)

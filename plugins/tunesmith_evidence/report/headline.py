@@ -10,11 +10,11 @@ from tunesmith.events import JSON, TUNED, Measured
 from tunesmith.execution.report import Report
 from tunesmith.text import one_line
 from tunesmith_evidence.formats import (
-    format_count,
     format_difference,
     format_interval,
     format_number,
     format_p_value,
+    format_rows,
 )
 
 Tone = Literal["good", "bad", "open"]
@@ -146,7 +146,7 @@ def _describe_difference(report: Report, verdict: JSON) -> tuple[str, str, str]:
         tuned = next((e for e in report.measured.values() if e.model == TUNED), None)
         return _describe_measured(report, tuned)
     values = f"{format_number(found['value'])} to {format_number(found['tuned'])}"
-    rows = format_count(int(found["n"]), "held-out row")
+    rows = format_rows(int(found["n"]), int(found.get("units", 0)), "held-out row")
     confidence = 100 * float(verdict.get("confidence", 0.95))
     interval = format_interval(found["low"], found["high"], signed=True)
     return (
@@ -160,8 +160,9 @@ def _describe_measured(report: Report, tuned: Measured | None) -> tuple[str, str
     if tuned is None:
         return "", "", ""
     label = report.metric_label(tuned.evaluator, tuned.metric)
+    rows = format_rows(tuned.n, tuned.units, "held-out row")
     return (
         format_number(tuned.value),
         f"95 % interval {format_interval(tuned.low, tuned.high)}",
-        f"{one_line(label)} of the tuned model on {format_count(tuned.n, 'held-out row')}",
+        f"{one_line(label)} of the tuned model on {rows}",
     )

@@ -202,9 +202,11 @@ def _render_answers(folder: Path, report: Report, max_rows: int) -> Iterator[str
 
 
 def describe_wrong(answers: Answers) -> str:
-    """Return how many rows are wrong, and how many of them got worse."""
+    """Return how many rows are wrong, and how many rows got worse."""
     wrong, worse = len(answers.wrong), len(answers.regressed)
     text = f"{format_count(wrong, 'row')} of {len(answers.rows):,} not right"
+    if not answers.has_best:
+        text = f"the worst {wrong:,} of {format_count(len(answers.rows), 'row')}"
     return f"{text}, {worse:,} on which another model did better" if worse else text
 
 

@@ -145,14 +145,21 @@ def _t_test(inside: Sequence[ScoredRow], outside: Sequence[ScoredRow], sign: flo
         return 1.0
     variance = math.fsum(v * v for v in units.values()) * smallest / (smallest - 1)
     difference = sign * (_mean(inside) - _mean(outside))
-    if variance <= 0:
+    if difference == 0:
         return 1.0
+    if variance == 0:  # as if one unit of each part had the values of the other
+        variance = math.fsum((difference / count) ** 2 for count in counts)
     return float(t.cdf(difference / math.sqrt(variance), smallest - 1))
 
 
 def _mean(rows: Sequence[ScoredRow]) -> float:
-    mass = math.fsum(row.weight for row in rows)
-    return math.fsum(row.weight * row.value for row in rows) / mass if mass else math.nan
+    counted = [row for row in rows if row.weight]
+    if not counted:
+        return math.nan
+    mass = math.fsum(row.weight for row in counted)
+    mean = math.fsum(row.weight * row.value for row in counted) / mass
+    values = [row.value for row in counted]
+    return min(max(mean, min(values)), max(values))  # rounding must not make equal values differ
 
 
 def _describe(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 
+from tunesmith.events import Measured
 from tunesmith_evidence.answers.normalize import LENIENT
 from tunesmith_evidence.answers.whole_words import WholeFinder
 from tunesmith_evidence.slices.rows import ScoredRow
@@ -15,18 +16,26 @@ MAX_CHARACTERS = 2_000
 """Longer texts are compared by their beginning: comparing takes the square of their length."""
 
 
-def find_wrong(rows: Sequence[ScoredRow], higher_is_better: bool) -> list[ScoredRow]:
+def has_best_value(metric: Measured) -> bool:
+    """Return True if a row can be right: more is better, and it is a share and no quantity."""
+    return metric.higher_is_better and not metric.unit
+
+
+def find_wrong(
+    rows: Sequence[ScoredRow], higher_is_better: bool, *, has_best: bool = True
+) -> list[ScoredRow]:
     """Return the rows with less than the best value among all, the worst first.
 
-    Of a metric where lower is better, such as a loss, the worse half.
+    Of a metric without a best value, or where lower is better, such as a loss, the worse half.
     """
     if not rows:
         return []
-    if higher_is_better:
-        best = max(1.0, max(row.value for row in rows))
-        return sorted((r for r in rows if r.value < best), key=lambda r: (r.value, r.number))
-    ordered = sorted(rows, key=lambda r: (-r.value, r.number))
-    return ordered[: len(ordered) // 2]
+    sign = 1 if higher_is_better else -1
+    ordered = sorted(rows, key=lambda row: (sign * row.value, row.number))
+    if not higher_is_better or not has_best:
+        return ordered[: len(ordered) // 2]
+    best = max(1.0, ordered[-1].value)
+    return [row for row in ordered if row.value < best]
 
 
 def find_regressed(

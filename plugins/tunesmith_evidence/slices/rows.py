@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from tunesmith.events import JSON
+from tunesmith.events import JSON, Measured
+from tunesmith.execution.evaluate import read_rows
+from tunesmith.execution.report import Report
+from tunesmith_evidence.pairs import has_own_value
 
 Turns = tuple[tuple[str, str], ...]
 
@@ -33,6 +37,25 @@ class ScoredRow:
         """The last turn of the user; the last turn if there is none."""
         user = [text for role, text in self.prompt if role == "user"]
         return user[-1] if user else self.prompt[-1][1] if self.prompt else ""
+
+
+def find_row_metric(folder: Path, report: Report, measured: Measured) -> Measured | None:
+    """Return the measurement that judges rows one by one: by this metric, if it has such values.
+
+    Of a metric of all rows together, as BLEU, it is by the first one of the same evaluator that has
+    them; None if there is none.
+
+    Raises:
+        IntegrityError: the file with the values of the rows, below the folder, is lost or damaged.
+    """
+    lines = read_rows(folder / measured.records, measured.metric)
+    events = [
+        event
+        for event in report.measured.values()
+        if (event.model, event.evaluator) == (measured.model, measured.evaluator)
+    ]
+    judging = (e for e in (measured, *events) if all(has_own_value(x, e.metric) for x in lines))
+    return next(judging, None)
 
 
 def to_rows(lines: Sequence[JSON], metric: str) -> list[ScoredRow]:

@@ -59,15 +59,23 @@ def compare(  # noqa: PLR0913
     outcome: ComparisonOutcome = "unclear"
     if (difference.low > 0 or difference.high < 0) and p_value < 1 - confidence:
         outcome = "better" if (difference.value > 0) == higher_is_better else "worse"
-    return Comparison(difference, p_value, outcome, _detectable(paired, confidence))
+    return Comparison(difference, p_value, outcome, _detectable(paired, confidence, bounds))
 
 
-def _detectable(paired: PairedSample, confidence: float) -> float:
-    """Compute `minimum_detectable` for the spread of the differences in this comparison."""
+def _detectable(paired: PairedSample, confidence: float, bounds: Bounds | None) -> float:
+    """Compute `minimum_detectable` for the spread of the differences in this comparison.
+
+    If they are all equal, their spread is not known; differences as large as the bounds allow are
+    looked for then.
+    """
     sample = paired.sample
     if paired.is_binary:
         discordant = 1 - compute_share(paired.differences, paired.weights, 0.0)
         size = max(1, math.floor(effective_size(sample) + 1e-9))
         return minimum_detectable(size, discordant=discordant, confidence=confidence)
+    if sample.units > 1 and not any(sample.deviations):
+        size = max(1, math.floor(effective_size(sample) + 1e-9))
+        span = bounds[1] - bounds[0] if bounds else math.inf
+        return span * minimum_detectable(size, confidence=confidence)
     spread = standard_error(sample) * math.sqrt(sample.units) if sample.units > 1 else math.inf
     return minimum_detectable(sample.units, spread=spread, confidence=confidence)

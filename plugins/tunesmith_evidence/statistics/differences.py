@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from tunesmith.statistics.sample import Sample, build_sample, check_finite, check_length, is_binary
 
+_DIGITS = 12
+"""Digits of a difference that count, from the first one of the larger value."""
+
 
 @dataclass(frozen=True)
 class PairedSample:
@@ -73,7 +76,19 @@ def paired_differences(base: Sequence[float], tuned: Sequence[float]) -> list[fl
     check_length("tuned", len(tuned), len(base))
     check_finite("base", base)
     check_finite("tuned", tuned)
-    return [t - b for b, t in zip(base, tuned, strict=True)]
+    return [_subtract(t, b) for b, t in zip(base, tuned, strict=True)]
+
+
+def _subtract(first: float, second: float) -> float:
+    """Return a difference without the digits that are errors of floating-point numbers.
+
+    Differences that are equal must stay equal: those that vary by rounding alone would prove more
+    than those that do not vary.
+    """
+    difference, largest = first - second, max(abs(first), abs(second))
+    if not difference:
+        return 0.0
+    return round(difference, _DIGITS - math.frexp(largest)[1] * 3 // 10)
 
 
 def compute_share(values: Sequence[float], weights: Sequence[float] | None, target: float) -> float:

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunesmith_evidence.answers.normalize import compose
+
 Path = tuple[str, ...]
 Fields = dict[Path, str]
 _FENCE = re.compile(r"\A(\s*```\w*\s*)(.*?)(\s*```\s*)\Z", re.DOTALL)
@@ -26,6 +28,31 @@ def parse_object(answer: str) -> Fields | None:
     """Return the fields of an answer that is one JSON object, fenced or not; None for others."""
     value = _load(_split_fence(answer)[1])
     return dict(_flatten((), value)) if isinstance(value, dict) else None
+
+
+def are_equal(first: Any, second: Any) -> bool:
+    """Return True for equal JSON values: 1 and 1.0 are equal, 1 and true are not.
+
+    Texts are equal if a reader sees no difference: white space, and the form of its Unicode.
+    """
+    if isinstance(first, bool) or isinstance(second, bool):
+        return first is second
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(map(are_equal, first, second))
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(
+            are_equal(value, second[key]) for key, value in first.items()
+        )
+    if isinstance(first, str) and isinstance(second, str):
+        return compose(first) == compose(second)
+    return bool(first == second)
+
+
+def have_equal_values(first: Fields, second: Fields) -> bool:
+    """Return True for the same fields with equal values, however these are written."""
+    return first.keys() == second.keys() and all(
+        are_equal(json.loads(value), json.loads(second[path])) for path, value in first.items()
+    )
 
 
 def _load(text: str) -> Any:

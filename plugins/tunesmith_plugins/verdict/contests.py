@@ -138,7 +138,8 @@ class Contest:
             "dev_score": self.dev_score,
             "value": rival,
             "tuned": tuned,
-            "n": len(self.pairs),
+            "n": difference.n,
+            "units": difference.units,
             "difference": difference.value,
             "low": difference.low,
             "high": difference.high,
@@ -247,7 +248,7 @@ def mean_on_shared_rows(
 ) -> tuple[float, float] | None:
     """Return the means of two models on the rows that both answered; None if there are none."""
     pairs = read_pairs(evidence.folder, first, second, evidence.metrics)
-    if not len(pairs) or not any(pairs.weights or [1.0]):
+    if not len(pairs):
         return None
     columns = (pairs.rival_values, pairs.tuned_values)
     one, other = (mean_interval(v, pairs.weights, resamples=100).value for v in columns)

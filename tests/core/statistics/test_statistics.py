@@ -148,6 +148,11 @@ def test_bounds_hold() -> None:
     assert (interval.low, interval.high) == (0.0, 1.0)
 
 
+def test_the_value_of_a_record_without_weight_changes_no_interval() -> None:
+    counted = mean_interval([1, 0, 1, 1, 1, 0])
+    assert mean_interval([1, 0, 1, 1, 1, 0, 0.5], [1, 1, 1, 1, 1, 1, 0]) == counted
+
+
 def test_records_without_weight_are_not_counted() -> None:
     assert mean_interval([1.5, 2.5, 99.0], [1, 1, 0]) == mean_interval([1.5, 2.5])
 

@@ -74,6 +74,18 @@ def report(
     return build_report(events)
 
 
+def test_the_cost_of_several_answers_is_not_that_of_a_label(tmp_path: Path) -> None:
+    """The loss of a conversation is over all of its answers, and the classifier gives the last."""
+    found = report(tmp_path, nats=0.6)
+    course = read_course(found, "")
+    assert find_label_cost(tmp_path, found, course) is not None
+    path = tmp_path / "linear.jsonl"
+    turns = [["user", "q"], ["assistant", "card"], ["user", "and this?"]]
+    lines = [json.loads(line) | {"prompt": turns} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert find_label_cost(tmp_path, found, course) is None
+
+
 @pytest.mark.parametrize("measured_loss", [False, True])
 @pytest.mark.parametrize(("nats", "is_above"), [(0.6, True), (0.2, False)])
 def test_the_cost_of_a_label(

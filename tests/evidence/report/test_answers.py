@@ -16,6 +16,13 @@ from tunesmith.execution.report import Report, build_report
 from tunesmith.storage.atomic import encode_json
 from tunesmith.testing import sample_event, sample_run
 from tunesmith_evidence.report.answers import read_answers
+from tunesmith_evidence.report.markdown import describe_wrong
+from tunesmith_evidence.statistics import row_contributions
+from tunesmith_plugins.evaluators.text_overlap.evaluator import (
+    compute_chrf,
+    compute_rouge_l,
+    count_chrf,
+)
 
 
 def build(
@@ -86,6 +93,15 @@ def test_a_loss_is_neither_right_nor_wrong_but_can_be_worse(tmp_path: Path) -> N
     assert found is not None
     assert [row.is_regressed for row in found.rows] == [True, False]
     assert all(answer.is_right is None for row in found.rows for answer in row.answers)
+    assert describe_wrong(found) == "the worst 1 of 2 rows, 1 on which another model did better"
+
+
+def test_of_a_quantity_the_worse_half_is_shown_and_not_called_wrong(tmp_path: Path) -> None:
+    report = build(tmp_path, {"tuned": {n: float(n) for n in range(8)}}, unit="nats")
+    found = read_answers(tmp_path, report)
+    assert found is not None
+    assert [row.source for row in found.wrong] == ["x:0", "x:1", "x:2", "x:3"]
+    assert describe_wrong(found) == "the worst 4 of 8 rows"
 
 
 def test_without_a_tuned_model_there_are_no_answers(tmp_path: Path) -> None:
@@ -103,3 +119,52 @@ def test_weak_slices_are_found_among_enough_rows(tmp_path: Path) -> None:
     values = {"tuned": {n: float(n % 3 > 0) for n in range(60)}}
     found = read_answers(tmp_path, build(tmp_path, values))
     assert found is not None and found.was_sliced
+
+
+def build_joint(folder: Path, answers: Mapping[str, str]) -> Report:
+    """Write answers by chrF and BLEU, of all rows together, and by a metric of each row."""
+    references = ["the cat sat on the mat", "dogs bark at night", "a short one", "hello world"]
+    events = []
+    for model, wrong in answers.items():
+        outputs = [wrong if n == len(model) % 4 else text for n, text in enumerate(references)]
+        pairs = [*zip(outputs, references, strict=True)]
+        counts = [count_chrf(*pair) for pair in pairs]
+        lines = [
+            {
+                "row": n,
+                "source": f"x:{n}",
+                "expected": reference,
+                "output": output,
+                "m": {"value": value, "weight": 1, "counts": {}},
+                "bleu": {"value": value, "weight": 1, "counts": {}},
+                "rows": {"value": compute_rouge_l(output, reference), "weight": 1},
+            }
+            for n, ((output, reference), value) in enumerate(
+                zip(pairs, row_contributions(counts, compute_chrf), strict=True)
+            )
+        ]
+        (folder / f"{model}.jsonl").write_text("".join(encode_json(x) + "\n" for x in lines))
+        events += [
+            sample_event(
+                Measured, model=model, evaluator="e", metric=metric, records=f"{model}.jsonl"
+            )
+            for metric in ("m", "bleu", "rows")
+        ]
+    *others, end = [e for e in sample_run() if not isinstance(e, Measured)]
+    verdict = {"metric": "m", "evaluator": "e", "rival": "linear"}
+    return build_report([*others, *events, replace(end, verdict=verdict)])  # type: ignore[type-var]
+
+
+def test_rows_are_judged_by_themselves_where_a_metric_is_of_all_rows(tmp_path: Path) -> None:
+    found = read_answers(tmp_path, build_joint(tmp_path, {"linear": "no", "tuned": "dogs"}))
+    assert found is not None and found.label.endswith("rows")
+    assert [row.source for row in found.wrong] == ["x:1"] == [r.source for r in found.regressed]
+    for row in found.rows:
+        for answer in row.answers:
+            assert answer.is_right is (answer.text == row.expected)
+
+
+def test_a_metric_of_all_rows_alone_judges_no_row(tmp_path: Path) -> None:
+    report = build_joint(tmp_path, {"tuned": "dogs"})
+    del report.measured["tuned", "e", "rows"]
+    assert read_answers(tmp_path, report) is None

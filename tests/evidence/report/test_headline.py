@@ -36,6 +36,12 @@ def test_the_figure_is_the_difference_from_the_rival() -> None:
     assert found.caption == "m: from linear to tuned, 0.781 to 0.904, on 104 held-out rows"
 
 
+def test_dependent_rows_are_named_beside_the_groups_that_the_interval_counts() -> None:
+    verdict = {"outcome": "better", "rival": "linear", "metric": "m", "evaluator": "m"}
+    found = find_headline(report(**verdict, comparisons={"linear": {**COMPARISON, "units": 21}}))
+    assert found.caption.endswith("on 104 held-out rows of 21 groups")
+
+
 def test_without_a_rival_the_figure_is_the_value() -> None:
     found = find_headline(report(word="NOT ENOUGH EVIDENCE", outcome="unclear", comparisons={}))
     assert (found.tone, found.figure) == ("open", "0.750")

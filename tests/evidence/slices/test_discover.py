@@ -10,7 +10,11 @@ from scipy.stats import fisher_exact
 from tests.benchmarks.slices import PLANTS, draw, false_alarms, hide_topic, make_rows, recall
 
 from tunesmith_evidence.slices.candidates import Slice
-from tunesmith_evidence.slices.discover import find_weak_slices, split_in_halves
+from tunesmith_evidence.slices.discover import (
+    compute_weakness,
+    find_weak_slices,
+    split_in_halves,
+)
 from tunesmith_evidence.slices.rows import ScoredRow
 
 
@@ -83,3 +87,36 @@ def test_a_row_stays_in_its_half_when_others_are_moved_to_training() -> None:
     groups = [replace(each, group=f"g{each.number % 20}") for each in rows]
     halves = [{groups[i].group for i in half} for half in split_in_halves(groups)]
     assert not halves[0] & halves[1] and all(halves)
+
+
+def weakness(values: list[float], groups: dict[int, str], weights: list[float]) -> float:
+    """Return the p-value of a slice that is the first half of the rows."""
+    rows = [
+        ScoredRow(
+            number=n, source=f"a:{n}", prompt=(), expected="", output="", value=value,
+            group=groups.get(n), weight=weight,
+        )
+        for n, (value, weight) in enumerate(zip(values, weights, strict=True))
+    ]  # fmt: skip
+    half = Slice("first", "column", frozenset(range(len(rows) // 2)))
+    return compute_weakness(rows, range(len(rows)), half, 1.0)
+
+
+@pytest.mark.parametrize("units", [5, 20])
+@pytest.mark.parametrize(("low", "groups"), [(0.0, {0: "g", 1: "g"}), (0.5, {})])
+def test_a_slice_whose_rows_are_all_worse_is_weak(
+    units: int, low: float, groups: dict[int, str]
+) -> None:
+    rows = units + len(groups)
+    p_value = weakness([low] * rows + [1.0] * rows, groups, [1.0] * 2 * rows)
+    assert 0 < p_value < 0.02
+    assert weakness([1.0] * rows + [low] * rows, groups, [1.0] * 2 * rows) > 0.98
+    assert weakness([low] * 3 + [1.0] * 3, {}, [2.0] * 6) > 0.05
+
+
+def test_equal_values_are_no_weakness_in_spite_of_rounding() -> None:
+    order = random.Random(0)
+    for _ in range(300):
+        value, rows = order.random(), 2 * order.randint(4, 30)
+        weights = [order.choice([1.0, 3.0, 7.0]) for _ in range(rows)]
+        assert weakness([value] * rows, {}, weights) == 1

@@ -16,6 +16,7 @@ def test_wrong_rows_come_worst_first() -> None:
     rows = [row(0, 1.0), row(1, 0.5), row(2, 0.0), row(3, 0.0)]
     assert [r.number for r in find_wrong(rows, True)] == [2, 3, 1]
     assert [r.number for r in find_wrong(rows, False)] == [0, 1]
+    assert [r.number for r in find_wrong(rows, True, has_best=False)] == [2, 3]
     assert find_wrong([], True) == []
 
 

@@ -289,3 +289,10 @@ def test_false_alarms_stay_below_five_percent() -> None:
         tuned = [b + rng.gauss(0, 1) for b in base]
         alarms += compare(base, tuned, True, resamples=200).outcome != "unclear"
     assert alarms / 300 <= 0.075
+
+
+def test_models_that_never_differ_do_not_show_that_any_difference_would_be_found() -> None:
+    scores = [n / 50 for n in range(50)]
+    share = compare(scores, scores, True, bounds=(0.0, 1.0)).detectable
+    assert share == compare([1.0] * 50, [1.0] * 50, True).detectable > 0.1
+    assert math.isinf(compare(scores, scores, False, bounds=(0.0, math.inf)).detectable)

@@ -44,3 +44,16 @@ def test_records_without_weight_change_no_p_value() -> None:
     base, tuned = [0.0] * 13, [1.0] * 13
     weights = [1.0] * 3 + [0.0] * 10
     assert paired_p_value(base, tuned, weights) == paired_p_value(base[:3], tuned[:3]) == 0.25
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e9])
+def test_differences_that_rounding_alone_tells_apart_are_equal(scale: float) -> None:
+    """Else the interval of equal differences has no width, instead of the widest."""
+    base = [scale * value / 10 for value in range(1, 9)] * 3
+    tuned = [scale * value / 10 for value in range(2, 10)] * 3
+    found = paired_difference(base, tuned, bounds=(0.0, scale))
+    exact = paired_difference([0.0] * 24, [scale * 0.1] * 24, bounds=(0.0, scale))
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (exact.value, exact.low, exact.high), rel=1e-9
+    )
+    assert found.low < 0

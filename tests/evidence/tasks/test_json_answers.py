@@ -6,7 +6,14 @@ import json
 
 import pytest
 
-from tunesmith_evidence.tasks.json_answers import Style, find_order, find_style, parse_object
+from tunesmith_evidence.tasks.json_answers import (
+    Fields,
+    Style,
+    find_order,
+    find_style,
+    have_equal_values,
+    parse_object,
+)
 
 VALUE = {
     "name": 'Zoë "Z" O\'Neil',
@@ -54,6 +61,27 @@ def test_numbers_stay_as_they_are_written() -> None:
 )
 def test_other_answers_are_no_objects(answer: str) -> None:
     assert parse_object(answer) is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "are_equal"),
+    [
+        ('{"a": 12.50}', '{"a": 12.5}', True),
+        ('{"a": {"b": 1e3}}', '{"a": {"b": 1000}}', True),
+        ('{"a": [1, 2.0]}', '{"a": [1.0, 2]}', True),
+        ('{"a": 1}', '{"a": true}', False),
+        ('{"a": "1"}', '{"a": 1}', False),
+        ('{"a": 1}', '{"a": 1, "b": null}', False),
+        ('{"a.b": 1}', '{"a": {"b": 1}}', False),
+    ],
+)
+def test_equal_values_may_be_written_otherwise(first: str, second: str, are_equal: bool) -> None:
+    def read(text: str) -> Fields:
+        fields = parse_object(text)
+        assert fields is not None
+        return fields
+
+    assert have_equal_values(read(first), read(second)) is are_equal
 
 
 def test_the_order_of_fields_is_that_of_most_answers() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,15 @@ def test_no_row_is_won_by_a_metric_of_all_rows() -> None:
     )  # fmt: skip
     assert describe_power(found, is_joint=False).startswith("5 won, 4 lost of 9 rows")
     assert describe_power(found, is_joint=True).startswith("9 rows")
+
+
+def test_of_equal_differences_without_bounds_the_power_is_not_known() -> None:
+    found = MetricDifference(
+        evaluator="e", metric="m", unit="nats", higher_is_better=False, first=1, second=1,
+        difference=0, low=0, high=0, n=500, p_value=1, outcome="unclear",
+    )  # fmt: skip
+    assert describe_power(found, is_joint=False).endswith("they could show is not known")
+    assert describe_power(replace(found, high=1), is_joint=False).endswith("no difference")
 
 
 def test_folders_of_one_name_are_distinguished() -> None:

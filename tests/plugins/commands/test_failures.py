@@ -113,3 +113,37 @@ def test_a_run_without_weak_slices(tunesmith: Tunesmith, finished: Path) -> None
     assert found.confirmed == [] and found.wrong == [] and len(found.rows) == 4
     shown = tunesmith("failures", finished).stdout
     assert "weak slices were not looked for: a slice needs 20 rows, and 20 outside of it" in shown
+
+
+def add_joint_metric(folder: Path, metrics: dict[str, bool]) -> None:
+    """Give the rows other metrics than their own, by name; True: it is of all rows together."""
+    (path,) = (folder / "evaluations").glob("tuned.same.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        value = line.pop("same")
+        line |= {name: value | ({"counts": {}} if joint else {}) for name, joint in metrics.items()}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    log = folder / "events.jsonl"
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    (measured,) = (
+        e
+        for e in events
+        if (e["event"], e.get("model"), e.get("metric")) == ("measured", "tuned", "same")
+    )
+    others = [e for e in events if e["event"] != "measured"]
+    added = [measured | {"metric": name} for name in metrics]
+    log.write_text("".join(json.dumps(event) + "\n" for event in [*added, *others]))
+
+
+def test_a_metric_of_all_rows_together_judges_none(failing: Tunesmith, tmp_path: Path) -> None:
+    add_joint_metric(tmp_path / "done", {"bleu": True})
+    done = failing("failures", "done", "--metric", "bleu")
+    assert done.exit_code == 2 and "by which no row is wrong" in done.output
+
+
+def test_another_metric_judges_rows_in_its_place(failing: Tunesmith, tmp_path: Path) -> None:
+    add_joint_metric(tmp_path / "done", {"bleu": True, "rouge": False})
+    done = failing("failures", "done", "--metric", "bleu")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("rouge ")
+    assert "bleu is of all rows together and judges none" in done.stdout

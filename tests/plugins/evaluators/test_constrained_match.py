@@ -57,3 +57,7 @@ def test_labels_that_are_no_choice(labels: list[str]) -> None:
 def test_it_is_used_only_where_it_is_named() -> None:
     assert not CONSTRAINED_MATCH.default_for(RECORDS)
     assert not CONSTRAINED_MATCH.generates
+
+
+def test_its_metric_is_a_share() -> None:
+    assert [metric.bounds for metric in CONSTRAINED_MATCH.metrics] == [(0, 1)]

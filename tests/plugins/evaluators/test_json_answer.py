@@ -83,8 +83,10 @@ def test_a_reference_that_is_not_json_is_an_error() -> None:
 def test_values_and_fields() -> None:
     assert are_equal([1, {"a": "b  c"}], [1.0, {"a": "b c"}])
     assert not are_equal(1, True)
+    assert are_equal("Cafe\N{COMBINING ACUTE ACCENT}", "Caf\N{LATIN SMALL LETTER E WITH ACUTE}")
     assert not are_equal([1], [1, 2])
     assert flatten({"a.b": 1, "a": {"b": 2}}) == {"a\\.b": 1, "a.b": 2}
+    assert flatten({"": {"a": 1}}) == {".a": 1} and flatten({"": 1}) == {"": 1}
     assert shape([1, "a"]) == ["number"]
 
 

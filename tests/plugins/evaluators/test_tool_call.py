@@ -76,3 +76,13 @@ def test_is_default_for_calls() -> None:
     assert TOOL_CALL.default_for(TOOL_CALLS)
     assert not TOOL_CALL.default_for(COMPLETIONS)
     assert not TOOL_CALL.default_for([])
+
+
+def test_the_limit_has_room_for_the_reasoning_before_a_call() -> None:
+    def limit(reasoning: str) -> int:
+        turn = Message("assistant", "", reasoning=reasoning, tool_calls=(ANN,))
+        return ToolCallOptions().answer_limit(
+            [Chat(source="a:1", messages=(Message("user", "q"), turn))]
+        )
+
+    assert limit("x" * 300) >= limit("") + 300

@@ -24,6 +24,7 @@ from tunesmith_evidence.comparison import (
     adjust,
     compare_metrics,
     find_obstacles,
+    find_row_metric,
     list_changed_rows,
     list_differences,
 )
@@ -168,7 +169,8 @@ def compare_all(
     for other, by_name in zip(others, compared, strict=True):
         differences = {name: next(adjusted) for name in by_name}
         main = next(iter(differences.values()))
-        changed = list_changed_rows(first, other, (main.evaluator, main.metric))
+        key = find_row_metric(first, other, (main.evaluator, main.metric))
+        changed = list_changed_rows(first, other, key) if key else []
         options = list_differences(first.plan, other.plan)
         slices: Sequence[SliceChange] = ()
         moved = 0
@@ -176,7 +178,8 @@ def compare_all(
             slices = compare_with_parent(first, other)
             befores, afters = (run.rows(main.evaluator, main.metric) for run in (first, other))
             moved = sum(key not in afters for key in befores)
-        found.append(RunDifference(other, differences, options, changed, slices, moved))
+        by = key[1] if key and key[1] != main.metric else ""
+        found.append(RunDifference(other, differences, options, changed, slices, by, moved))
     return found
 
 
@@ -231,11 +234,12 @@ def show(first: RunResults, difference: RunDifference, items: int, joint: frozen
     render.print_text("what differs in the run files:" if difference.options else "same run files")
     for key, (old, new) in difference.options.items():
         render.print_text(f"  {one_line(key)}: {setting_text(old)} -> {setting_text(new)}")
+    by = f" by {one_line(difference.changed_by)}" if difference.changed_by else ""
     won = [row for row in difference.changed if row.gain > 0]
     lost = [row for row in difference.changed if row.gain < 0]
     for title, rows in (("won", won), ("lost", lost)):
         render.print_text()
-        render.print_text(f"{format_count(len(rows), 'row')} {title}")
+        render.print_text(f"{format_count(len(rows), 'row')} {title}{by}")
         for row in rows[:items]:
             _show_row(row)
     render.print_text()
@@ -291,6 +295,8 @@ def describe_power(metric: MetricDifference, is_joint: bool) -> str:
     change = rows if is_joint else f"{metric.won} won, {metric.lost} lost of {rows}"
     if metric.p_value_holm is not None:
         change += f", {format_p_value(metric.p_value_holm)} (Holm)"
+    if metric.detectable is None and metric.low == metric.high:
+        return f"{change}; all rows differ alike: which difference they could show is not known"
     if metric.detectable is None:
         return f"{change}; so few rows show no difference"
     unit = f" {metric.unit}" if metric.unit else ""

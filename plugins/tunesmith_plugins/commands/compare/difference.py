@@ -19,8 +19,11 @@ class RunDifference:
     options: dict[str, tuple[Any, Any]]
     """The keys of the plans that differ, with both values."""
     changed: Sequence[ChangedRow]
-    """Rows on which the runs differ by the first metric."""
+    """Rows on which the runs differ by the first metric, or by one of its evaluator that has values
+    of rows."""
     slices: Sequence[SliceChange] = ()
     """If ``tunesmith next`` made the run from the first one: what changed, slice by slice."""
+    changed_by: str = ""
+    """The metric of ``changed``, if it is not the first one."""
     moved: int = 0
     """If so, the held-out rows of the first run that were moved to the training of this one."""

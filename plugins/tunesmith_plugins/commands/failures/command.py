@@ -145,6 +145,8 @@ def show(failures: Failures, items: int) -> None:
         f"on {format_count(rows, 'row')}, {better} is better",
         style="strong",
     )
+    if failures.replaced:
+        render.print_text(f"{one_line(failures.replaced)} is of all rows together and judges none")
     show_slices(failures.slices, rows)
     for title, label, found in (
         ("the worst rows", "", [(row, "") for row in failures.wrong]),

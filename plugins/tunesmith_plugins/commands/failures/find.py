@@ -13,8 +13,13 @@ from tunesmith.execution.execute import load_report
 from tunesmith.execution.report import Report, build_report
 from tunesmith.storage import RunFolder, read_known_events
 from tunesmith_evidence.slices.discover import WeakSlice, find_weak_slices, split_in_halves
-from tunesmith_evidence.slices.items import find_near_misses, find_regressed, find_wrong
-from tunesmith_evidence.slices.rows import ScoredRow, to_rows
+from tunesmith_evidence.slices.items import (
+    find_near_misses,
+    find_regressed,
+    find_wrong,
+    has_best_value,
+)
+from tunesmith_evidence.slices.rows import ScoredRow, find_row_metric, to_rows
 
 BASE_MODELS = ("zero-shot", "base")
 """Labels of the untouched base model; the second one is that of earlier versions."""
@@ -34,6 +39,8 @@ class Failures:
     near_misses: Sequence[tuple[ScoredRow, str]]
     base: str
     """Label of the base model; empty if it was not measured."""
+    replaced: str = ""
+    """The metric of all rows together that ``measured`` stands in place of; mostly empty."""
 
     @property
     def confirmed(self) -> list[WeakSlice]:
@@ -56,15 +63,22 @@ def open_results(path: Path) -> tuple[Path, Report]:
 def find_failures(folder: Path, report: Report, metric: str | None) -> Failures:
     """Return the failures of the tuned model by a metric; by default, the one of the verdict.
 
-    Of an evaluation they are those of its only model.
+    Of an evaluation they are those of its only model. In place of a metric of all rows together it
+    is another one of its evaluator.
 
     Raises:
-        UsageError: the tuned model was not measured by it.
+        UsageError: the tuned model was not measured by it, or no row can be judged by it.
     """
-    measured = choose_metric(report, metric)
+    chosen = choose_metric(report, metric)
+    measured = find_row_metric(folder, report, chosen)
+    if measured is None:
+        raise UsageError(
+            f"{chosen.metric} is a metric of all rows together, by which no row is wrong",
+            hint="--metric NAME chooses another",
+        )
     rows = to_rows(read_rows(folder / measured.records, measured.metric), measured.metric)
     higher = measured.higher_is_better
-    wrong = find_wrong(rows, higher)
+    wrong = find_wrong(rows, higher, has_best=has_best_value(measured))
     base = next(
         (
             report.measured[label, measured.evaluator, measured.metric]
@@ -82,6 +96,7 @@ def find_failures(folder: Path, report: Report, metric: str | None) -> Failures:
         regressed=find_regressed(rows, {row.number: row for row in of_base}, higher),
         near_misses=find_near_misses(wrong) if higher else [],
         base=base.model if base else "",
+        replaced="" if measured == chosen else chosen.metric,
     )
 
 

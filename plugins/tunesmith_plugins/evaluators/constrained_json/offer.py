@@ -52,7 +52,11 @@ class ConstrainedJson:
             UsageError: no answer is a JSON object, or the model cannot be constrained.
         """
         from tunesmith_evidence.prompting.json_model import constrain_to_schema
-        from tunesmith_evidence.tasks.json_answers import find_style, parse_object
+        from tunesmith_evidence.tasks.json_answers import (
+            find_style,
+            have_equal_values,
+            parse_object,
+        )
         from tunesmith_evidence.tasks.json_schema import derive_schema
 
         if not records:
@@ -65,10 +69,13 @@ class ConstrainedJson:
         constrained = constrain_to_schema(model, schema, find_style(answers))
         generated = constrained.generate([p for p, _ in exchanges], self.options.max_new_tokens)
         outputs = tuple(generation.text for generation in generated)
-        expected = [parse_object(answer.text) for _, answer in exchanges]
+        pairs = [
+            (parse_object(output), parse_object(answer.text))
+            for output, (_, answer) in zip(outputs, exchanges, strict=True)
+        ]
         values = tuple(
-            float(right is not None and parse_object(output) == right)
-            for output, right in zip(outputs, expected, strict=True)
+            float(given is not None and right is not None and have_equal_values(given, right))
+            for given, right in pairs
         )
         return [Measurement(metric=METRIC_NAME, values=values, outputs=outputs)]
 

@@ -75,6 +75,6 @@ CONSTRAINED_MATCH = EvaluatorOffer(
     summary="share of answers that are right if the model must choose one of the labels",
     config=ConstrainedMatchOptions,
     build=build,
-    metrics=(Metric(name=METRIC_NAME, higher_is_better=True),),
+    metrics=(Metric(name=METRIC_NAME, higher_is_better=True, bounds=(0, 1)),),
     accepts=frozenset({Chat, Completion}),
 )

@@ -13,6 +13,7 @@ from tunesmith.errors import DataError
 from tunesmith.records import Record
 from tunesmith_evidence.answers.generate import choose_limit, generate_answers, read_references
 from tunesmith_evidence.answers.normalize import strip_reasoning
+from tunesmith_evidence.tasks.json_answers import are_equal
 
 FIELDS, VALID, SCHEMA = "json-fields", "json-valid", "json-schema"
 _FENCE = re.compile(r"\A\s*(`{3,}|~{3,})[ \t]*\w*\s*(.*?)\s*\1\s*\Z", re.DOTALL)
@@ -84,31 +85,16 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def flatten(value: Any, path: str = "") -> dict[str, Any]:
+def flatten(value: Any, path: str | None = None) -> dict[str, Any]:
     """Return the values of all fields by path, such as ``order.id``; lists are values."""
     if not isinstance(value, dict) or not value:
-        return {path: value}
+        return {path or "": value}
     fields = {}
     for key, below in value.items():
         # A dot in a key must not make it look like two keys.
         name = key.replace("\\", "\\\\").replace(".", "\\.")
-        fields.update(flatten(below, f"{path}.{name}" if path else name))
+        fields.update(flatten(below, name if path is None else f"{path}.{name}"))
     return fields
-
-
-def are_equal(first: Any, second: Any) -> bool:
-    """Return True for equal JSON values: 1 and 1.0 are equal, 1 and true are not."""
-    if isinstance(first, bool) or isinstance(second, bool):
-        return first is second
-    if isinstance(first, list) and isinstance(second, list):
-        return len(first) == len(second) and all(map(are_equal, first, second))
-    if isinstance(first, dict) and isinstance(second, dict):
-        return first.keys() == second.keys() and all(
-            are_equal(value, second[key]) for key, value in first.items()
-        )
-    if isinstance(first, str) and isinstance(second, str):
-        return " ".join(first.split()) == " ".join(second.split())
-    return bool(first == second)
 
 
 def compare_fields(answer: Any, expected: Any) -> float:

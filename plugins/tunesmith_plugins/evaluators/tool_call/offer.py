@@ -9,7 +9,7 @@ from pydantic import Field
 from tunesmith.contracts import Evaluator
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Chat, Completion, Record, last_exchange
-from tunesmith_evidence.answers.generate import MAX_NEW_TOKENS, AnswerOptions
+from tunesmith_evidence.answers.generate import MAX_NEW_TOKENS, AnswerOptions, with_reasoning
 
 EXTRA_TOKENS = 48
 """Tokens for the marks around a call, and for the end of the turn."""
@@ -26,7 +26,7 @@ class ToolCallOptions(AnswerOptions):
             return self.max_new_tokens
         answers = [last_exchange(record)[1] for record in records]
         lengths = [
-            len(answer.text.encode())
+            len(with_reasoning(answer).encode())
             + sum(len(f"{c.name}{c.arguments}".encode()) + EXTRA_TOKENS for c in answer.tool_calls)
             for answer in answers
         ]
