@@ -15,6 +15,7 @@ from tunesmith.text import format_bytes, format_count, format_duration
 
 __all__ = [
     "format_bytes",
+    "format_confidence",
     "format_count",
     "format_date",
     "format_deviation",
@@ -72,6 +73,13 @@ def format_difference(value: float) -> str:
     """Format a difference with its sign: "+0.890", "-0.083"; "0.000" has none."""
     text = format_number(value)
     return f"+{text}" if value >= SMALLEST else text
+
+
+def format_confidence(level: float) -> str:
+    """Format the level of an interval: "95 %", "98.8 %", "99.983 %"; never "100 %"."""
+    missing = 100 * (1 - level)
+    decimals = max(1, 1 - math.floor(math.log10(missing)))
+    return f"{f'{100 - missing:.{decimals}f}'.rstrip('0').rstrip('.')} %"
 
 
 def format_interval(low: float, high: float, *, signed: bool = False) -> str:

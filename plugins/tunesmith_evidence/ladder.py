@@ -101,9 +101,10 @@ def measure_ladder(
 
 
 def list_rungs(report: Report) -> list[Rung]:
-    """Return the rungs of a ladder, the cheapest first, without those that it leaves out."""
-    rungs, events = [], [event for event in report.rivals.values() if not event.excluded]
-    for chosen in sorted(events, key=lambda event: (event.cost, event.rival)):
+    """Return the rungs of a ladder, the cheapest first, without the rivals that were not wanted."""
+    wanted = [event for event in report.rivals.values() if not event.excluded]
+    rungs = []
+    for chosen in sorted(wanted, key=lambda event: (event.cost, event.rival)):
         key = (chosen.rival, chosen.evaluator, chosen.metric)
         rungs.append(Rung(chosen, report.measured.get(key)))
     return rungs

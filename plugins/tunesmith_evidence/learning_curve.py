@@ -61,6 +61,9 @@ def extrapolate(
     """
     if len(set(rows)) < FEWEST_POINTS:
         return Extrapolation(target, reason=f"fewer than {FEWEST_POINTS} probes were measured")
+    units = {label_unit(group, row) for row, group in enumerate(groups or [None] * len(errors[0]))}
+    if len(units) < 2:
+        return Extrapolation(target, reason="the held-out rows are a single row or group")
     # A logarithm needs errors above 0: no wrong answer counts as half of one.
     least = 0.5 / len(errors[0]) if np.isin(errors, (0.0, 1.0)).all() else 0.0
     means_PR = np.stack([np.maximum(average(e, weights, groups), least) for e in errors])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tunesmith_evidence.formats import (
     format_bytes,
+    format_confidence,
     format_date,
     format_difference,
     format_duration_range,
@@ -152,3 +153,14 @@ def test_sizes_and_dates() -> None:
     assert format_date("2026-11-28T04:45:24+01:00") == "28 Nov 2026, 03:45 UTC"
     assert format_date("2026-01-02T00:00:00") == "2 Jan 2026, 00:00 UTC"
     assert format_date("yesterday") == "yesterday"
+
+
+@pytest.mark.parametrize(
+    ("level", "text"),
+    [
+        (0.95, "95 %"), (0.9875, "98.8 %"), (0.99, "99 %"), (0.999, "99.9 %"),
+        (1 - 0.001 / 6, "99.983 %"), (0.99995, "99.995 %"), (0.5, "50 %"),
+    ],
+)  # fmt: skip
+def test_no_level_of_confidence_is_certainty(level: float, text: str) -> None:
+    assert format_confidence(level) == text

@@ -77,3 +77,10 @@ def test_resamples_weigh_rows_and_draw_groups_whole() -> None:
     assert len(set(alone[1:])) > 3 and alone[0] == 0.5
     assert (average(values, weights) == alone).all() and alone.shape == (2001,)
     assert (average(values, weights, [None] * 4) == alone).all()
+
+
+def test_one_row_or_group_has_no_interval() -> None:
+    errors = [[1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]]
+    for groups, shown in ((["a"] * 4, errors), (None, [row[:1] for row in errors])):
+        found = extrapolate([10, 20, 40], shown, 100, groups=groups)
+        assert found.reason == "the held-out rows are a single row or group"

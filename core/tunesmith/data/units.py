@@ -69,6 +69,11 @@ class RecordsByUnit(Sequence[Record]):
         return record if unit == record.group else replace(record, group=unit)
 
 
+def as_loaded(records: Sequence[Record]) -> Sequence[Record]:
+    """Return records with the groups that they were loaded with, in place of their units."""
+    return records.records if isinstance(records, RecordsByUnit) else records
+
+
 def _join(*columns: Sequence[Hashable]) -> list[int]:
     """Return for each row the first row that equal labels in a column join it with.
 

@@ -36,11 +36,12 @@ from tunesmith.errors import (
     TunesmithError,
     UsageError,
 )
-from tunesmith.events import JSON, RivalChosen
+from tunesmith.events import JSON, Notice, RivalChosen
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.evaluate import measure_model
 from tunesmith.execution.run_data import DataParts
 from tunesmith.fence import ask, fence, require_unchanged
+from tunesmith.fence.returned import blame, check_variants
 from tunesmith.offers import EvaluatorOffer, Offered, Plugin, RivalOffer
 from tunesmith.plan import Component, Plan
 from tunesmith.plugins import missing_requirements
@@ -230,8 +231,16 @@ class RivalChoice:
         return [(rival, model) for rival, model in chosen if model is not None], budget.left
 
     def skip(self, rival: Component[RivalOffer[Any]], reason: str) -> None:
-        """Record that a rival is not scored, although it was chosen."""
-        self.emit(_describe(rival.offer, skipped=reason))
+        """Record that a rival is not scored, although it was chosen.
+
+        If the evaluator that decides has scored it, the choice stands: others have not.
+        """
+        name = rival.offer.name
+        scored = {(event.model, event.evaluator) for event in self.emit.report.measured.values()}
+        if (name, self.evaluator.id) in scored:
+            self.emit(Notice(level="warning", source=f"baselines.{name}", message=reason))
+        else:
+            self.emit(_describe(rival.offer, skipped=reason))
 
     def select_rows(
         self, rival: Component[RivalOffer[Any]], count: int, seconds_left: float
@@ -287,6 +296,8 @@ class RivalChoice:
                     contender.untried.append((place, variant))
             except Refused as error:
                 self._refuse(contender, error)
+        with blame(rival.offered.plugin, "variants"):
+            check_variants([variant for _, variant in contender.untried])
         return contender
 
     @contextmanager
@@ -312,7 +323,15 @@ class RivalChoice:
     ) -> None:
         """Score every variant on some rows, as far as the budget goes."""
         waiting = [each for each in contenders if each.untried and not self._was_chosen(each)]
-        scored = {id(each): self._list_scored(each, rows) for each in waiting}
+        scored: dict[int, Sequence[_Scored]] = {}
+        for each in waiting:
+            try:
+                scored[id(each)] = self._list_scored(each, rows)
+            except Refused as error:  # the rows of a fold are fewer than those of the task
+                for _, variant in each.untried:
+                    self._refuse(each, error, variant)
+                each.untried.clear()
+        waiting = [each for each in waiting if each.untried]
         while waiting:
             fresh = [each for each in waiting if each.is_fresh]
             each = fresh[0] if fresh else max(waiting, key=lambda one: one.promise(self._sign))
@@ -326,17 +345,25 @@ class RivalChoice:
             waiting = [one for one in waiting if one.untried]
 
     def _narrow_down(self, contender: _Contender, rows: Sequence[int], budget: _Budget) -> None:
-        """Score the better half of the variants that are left on further rows, if time is left."""
+        """Score the better half of the variants that are left on further rows, if time is left.
+
+        If none of them can answer these rows, the others take their place.
+        """
         ranked = contender.rank(self._sign)
-        best = ranked[: -(-len(ranked) // 2)]
+        half = -(-len(ranked) // 2)
+        best, others = ranked[:half], ranked[half:]
         if len(best) == 1 and best[0].rows >= ROUNDS[1]:
             contender.left = best  # no other one is left to be compared with it
             return
-        if budget.covers(sum(one.seconds / one.rows * len(rows) for one in best)):
-            contender.left = best
-            scored = self._list_scored(contender, rows)
-            for one in best:
-                self._score(contender, one, scored, budget)
+        if not best or not budget.covers(sum(o.seconds / o.rows * len(rows) for o in best)):
+            return
+        contender.left = [*best]  # a variant that fails is removed from it
+        scored = self._list_scored(contender, rows)
+        for one in best:
+            self._score(contender, one, scored, budget)
+        if not contender.left:
+            contender.left = others or [*contender.tried]
+            self._narrow_down(contender, rows, budget)
 
     def _score(
         self, contender: _Contender, one: _Tried, scored: Sequence[_Scored], budget: _Budget

@@ -107,6 +107,23 @@ def check_split(split: object, records: int) -> Split:
     return split
 
 
+def check_variants(variants: Sequence[object]) -> None:
+    """Check the variants of a rival; raise ValueError if one is none, or two have one name.
+
+    A resumed run, and the winner of a run, find the chosen variant by its name.
+    """
+    from tunesmith.contracts import RivalVariant
+
+    names: set[str] = set()
+    for variant in variants:
+        if not isinstance(variant, RivalVariant):
+            raise ValueError(f"{type(variant).__name__} in place of a RivalVariant")
+        _check_text(variant.name, "the name of a variant")
+        if variant.name in names:
+            raise ValueError(f'two variants named "{variant.name}"')
+        names.add(variant.name)
+
+
 def check_artifact(artifact: object) -> Artifact:
     """Return the result of a technique; raise ValueError if it is no folder with an artifact."""
     from tunesmith.contracts import Artifact

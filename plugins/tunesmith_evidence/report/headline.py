@@ -10,6 +10,7 @@ from tunesmith.events import JSON, TUNED, Measured
 from tunesmith.execution.report import Report
 from tunesmith.text import one_line
 from tunesmith_evidence.formats import (
+    format_confidence,
     format_difference,
     format_interval,
     format_number,
@@ -147,11 +148,11 @@ def _describe_difference(report: Report, verdict: JSON) -> tuple[str, str, str]:
         return _describe_measured(report, tuned)
     values = f"{format_number(found['value'])} to {format_number(found['tuned'])}"
     rows = format_rows(int(found["n"]), int(found.get("units", 0)), "held-out row")
-    confidence = 100 * float(verdict.get("confidence", 0.95))
+    confidence = format_confidence(float(verdict.get("confidence", 0.95)))
     interval = format_interval(found["low"], found["high"], signed=True)
     return (
         format_difference(found["difference"]),
-        f"difference, {confidence:.3g} % interval {interval}",
+        f"difference, {confidence} interval {interval}",
         f"{one_line(metric)}: from {one_line(rival)} to tuned, {values}, on {rows}",
     )
 

@@ -7,6 +7,7 @@ as those of the answers, and whole numbers have at most one more digit.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -81,9 +82,12 @@ def _describe_constants(values: Sequence[Any]) -> Schema:
 
 
 def _describe_numbers(values: Sequence[float]) -> Schema:
-    kind = "integer" if all(isinstance(value, int) for value in values) else "number"
-    largest = 10 ** (len(str(int(max(map(abs, values))))) + 1) - 1
-    return {"type": kind, "minimum": -largest if min(values) < 0 else 0, "maximum": largest}
+    finite = [value for value in values if abs(value) < math.inf]
+    if not finite:
+        return {"type": "number"}
+    kind = "integer" if all(isinstance(value, int) for value in finite) else "number"
+    largest = 10 ** (len(str(int(max(map(abs, finite))))) + 1) - 1
+    return {"type": kind, "minimum": -largest if min(finite) < 0 else 0, "maximum": largest}
 
 
 def _describe_texts(values: Sequence[str]) -> Schema:

@@ -62,6 +62,21 @@ class Case:
         return find_gaps(self.evidence, self.rivals)
 
     @property
+    def minimum(self) -> float | None:
+        """The value that a model must reach to be used, if the gate names one."""
+        bounds = [
+            bound
+            for _, evaluator, metric, bound in self.evidence.plan.gate.bounds()
+            if metric == self.tuned.metric and evaluator in ("", self.tuned.evaluator)
+        ]
+        return bounds[-1] if bounds else None
+
+    def reaches_minimum(self, contest: Contest) -> bool:
+        """Return True if a rival is good enough to be used."""
+        minimum = self.minimum
+        return minimum is None or contest.sign * (contest.measured.value - minimum) >= 0
+
+    @property
     def is_rated(self) -> bool:
         """True if a model without errors scores 1, and one without anything right 0."""
         return self.numbers.is_share and self.tuned.higher_is_better

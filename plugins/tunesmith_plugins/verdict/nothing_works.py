@@ -16,8 +16,9 @@ def find_nothing_works(case: Case) -> Ruling | None:
     sign = 1 if case.tuned.higher_is_better else -1
     values = [case.tuned.value, *(c.measured.value for c in case.solutions)]
     value = max(values, key=lambda value: sign * value)
-    minimum = _minimum_of_gate(case)
-    trivial = next((c for c in case.rivals if c.is_trivial), None)
+    minimum = case.minimum
+    constants = (c for c in case.rivals if c.is_trivial)
+    trivial = max(constants, key=lambda c: sign * c.measured.value, default=None)
     if minimum is not None:
         if sign * value >= sign * minimum:
             return None
@@ -65,15 +66,6 @@ def _describe_best(case: Case) -> str:
     best = max(values, key=lambda name: sign * values[name])
     some = f" on the {fewest.n:,} rows that all answered" if fewest.n < case.tuned.n else ""
     return f"the best is {best} with {case.numbers.plain(values[best])}{some}"
-
-
-def _minimum_of_gate(case: Case) -> float | None:
-    bounds = [
-        bound
-        for _, evaluator, metric, bound in case.evidence.plan.gate.bounds()
-        if metric == case.tuned.metric and evaluator in ("", case.tuned.evaluator)
-    ]
-    return bounds[-1] if bounds else None
 
 
 def _beats_constant_answer(case: Case, trivial: Contest) -> bool:

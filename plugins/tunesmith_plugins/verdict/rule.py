@@ -238,7 +238,8 @@ def _find_sufficient_rival(case: Case) -> Ruling | None:
     sufficient = find_sufficient(case.solutions, margin, case.options.confidence)
     if not sufficient:
         return None
-    winner = choose_winner(case.evidence, case.solutions, sufficient, margin)
+    usable = [contest for contest in sufficient if case.reaches_minimum(contest)]
+    winner = choose_winner(case.evidence, case.solutions, usable or sufficient, margin)
     what = "a small classifier" if winner.solution == "classifier" else "a prompt"
     wrong = 1 - winner.values[0] if case.is_rated else 0.0
     if wrong > MOST_WRONG:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tunesmith.events import Measured
 from tunesmith_evidence.formats import (
+    format_confidence,
     format_difference,
     format_estimate,
     format_interval,
@@ -42,7 +43,9 @@ class Numbers:
         """Return both values and their difference with its interval."""
         rival, tuned = contest.values
         difference = contest.comparison.difference
-        confidence = "" if contest.confidence == 0.95 else f"{100 * contest.confidence:.3g} % "
+        confidence = (
+            "" if contest.confidence == 0.95 else f"{format_confidence(contest.confidence)} "
+        )
         interval = format_interval(difference.low, difference.high, signed=True)
         rows = format_rows(difference.n, difference.units, "held-out row")
         return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tunesmith.data.units import RecordsByUnit, number_records
+from tunesmith.data.units import RecordsByUnit, as_loaded, number_records
 from tunesmith.records import Completion, Record
 
 
@@ -40,3 +40,9 @@ def test_clusters_of_a_splitter_are_joined_with_those_that_are_found() -> None:
     found = RecordsByUnit(rows(*[None] * 4), lambda records: [1, 2, 2, 3], [4, 4, 5, 6])
     assert list(found.units) == [*["like f:0"] * 3, None]
     assert list(RecordsByUnit([], number_records)) == []
+
+
+def test_records_are_given_back_as_they_were_loaded() -> None:
+    records = rows("a", "b")
+    assert as_loaded(RecordsByUnit(records, lambda records: [1, 1])) == records
+    assert as_loaded(records) is records

@@ -22,7 +22,7 @@ from tests.fixtures.python.bench import (
 )
 
 from tunesmith.contracts import RivalTask, RivalVariant
-from tunesmith.errors import ConfigError, PluginError, UsageError
+from tunesmith.errors import ConfigError, PluginError, PromptTooLongError, UsageError
 from tunesmith.execution.execute import load_report
 from tunesmith.execution.rivals import SAMPLE, RivalChoice, choose_rivals
 from tunesmith.options import Options
@@ -284,13 +284,14 @@ class SlowModel(FakeTextModel):
     """Answers right where a number that the prompt begins with is below ``right``."""
 
     def __init__(self, clock: Clock, about: dict[str, Any], known: dict[str, str]) -> None:
-        self.clock, self.about = clock, about
+        self.clock, self.about, self.asked = clock, about, 0
         answers = {f"{n}": a for n, a in [(p[0], a) for p, a in known.items()]}
         shown = sorted(answers)[: about.get("right", 0)]
         super().__init__(answers=ByNumber({key: answers[key] for key in shown}))
 
     def generate(self, prompts: Any, max_new_tokens: int, *, progress: Any = None) -> Any:
-        if "fails" in self.about:
+        self.asked += len(prompts)
+        if "fails" in self.about and self.asked > self.about.get("after", 0):
             raise UsageError(self.about["fails"])
         self.clock.now += self.about.get("seconds", 0.0) * len(prompts)
         return super().generate(prompts, max_new_tokens, progress=progress)
@@ -361,6 +362,92 @@ def test_close_variants_are_compared_on_more_rows(
     assert chosen.dev_rows == 20
     rows_of = Counter(v["rows"] for v in report.rivals["nine"].variants)
     assert rows_of == {10: 4, 20: 2, 40: 1, 80: 2}, "nine, five, three, two"
+
+
+@pytest.mark.parametrize("failing", ["right=6", "right=5"])
+def test_a_variant_that_fails_on_more_rows_does_not_spare_another_one_its_rows(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    variants: dict[str, Any] = {f"right={right}": {"right": right} for right in (1, 5, 2, 6)}
+    variants[failing] |= {"fails": "no room", "after": 10}
+    bench = slow_bench(tmp_path, monkeypatch, {"shots": variants})
+    bench.write_rows(rows(400))
+    chosen = bench.run(split={"dev": 60}).rivals["shots"]
+    assert chosen.not_tried == [{"name": failing, "reason": "no room"}]
+    (other,) = {"right=6", "right=5"} - {failing}
+    assert (chosen.variant, chosen.dev_rows) == (other, 20)
+
+
+def test_the_worse_variants_are_left_if_the_better_ones_fail_on_more_rows(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shots = {
+        "poor": {"right": 1},
+        "fair": {"right": 3},
+        "good": {"right": 5, "fails": "no room", "after": 10},
+        "best": {"right": 6, "fails": "no room", "after": 10},
+    }
+    bench = slow_bench(tmp_path, monkeypatch, {"shots": shots})
+    bench.write_rows(rows(400))
+    chosen = bench.run(split={"dev": 60}).rivals["shots"]
+    assert (chosen.variant, chosen.skipped, chosen.dev_rows) == ("fair", "", 20)
+    assert [variant["name"] for variant in chosen.not_tried] == ["best", "good"]
+
+
+@dataclass
+class Picky(Table):
+    """Refuses training rows that are fewer than all of them."""
+
+    def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
+        if len(task.train) < 48:
+            raise UsageError("too few rows")
+        yield from super().variants(task)
+
+
+@pytest.mark.parametrize("needs_model", [False, True])
+def test_a_default_rival_that_refuses_a_fold_is_skipped(tmp_path: Any, needs_model: bool) -> None:
+    picky = replace(TABLE, build=Picky, needs_model=needs_model, solution="prompt", suits=bool)
+    bench = Bench(tmp_path, catalog_of(table=offering("rivals", picky)))
+    assert bench.run().rivals["table"].skipped == "too few rows"
+    with pytest.raises(UsageError, match="too few rows"):
+        bench.run(folder="named", baselines={"use": ["table"]})
+
+
+def test_variants_of_one_name_are_a_fault_of_the_plugin(tmp_path: Any) -> None:
+    """A resumed run, and the winner, find the variant by its name."""
+    bench = Bench(tmp_path, catalog_of(table=offering("rivals", TABLE)))
+    with pytest.raises(PluginError, match=r'"file:table" returned two variants named "size=2"'):
+        bench.run(baselines={"use": ["table"], "table": {"sizes": [2, 2]}}, split={"dev": 12})
+
+
+class Narrow(FakeTextModel):
+    """Has room for answers of eight tokens."""
+
+    def generate(self, prompts: Any, max_new_tokens: int, *, progress: Any = None) -> Any:
+        if max_new_tokens > 8:
+            raise PromptTooLongError("longer than the model's context", prompts)
+        return super().generate(prompts, max_new_tokens, progress=progress)
+
+
+class NarrowTable(Table):
+    """Answers with models that have little room."""
+
+    def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
+        for variant in super().variants(task):
+            yield replace(variant, model=Narrow(answers=variant.model.answers))  # type: ignore[attr-defined]
+
+
+def test_a_rival_without_room_for_a_later_evaluator_keeps_what_was_chosen(tmp_path: Any) -> None:
+    """What was measured by the deciding evaluator is the variant that the report names."""
+    narrow = replace(TABLE, build=NarrowTable, needs_model=True, solution="prompt")
+    bench = Bench(tmp_path, catalog_of(table=offering("rivals", narrow)))
+    evaluators = [{"use": "right"}, {"use": "right", "limit": 20}]
+    report = bench.run(evaluators=evaluators, baselines={"use": ["table"]}, split={"dev": 12})
+    chosen = report.rivals["table"]
+    assert report.measured["table", "right", "right"].value == 1.0
+    assert (chosen.variant, chosen.dev_score, chosen.skipped) == ("size=6", 1.0, "")
+    (notice,) = [n for n in report.notices if n.source == "baselines.table"]
+    assert "longer than the model's context" in notice.message
 
 
 def test_a_rival_that_suits_the_rows_and_is_not_named_is_reported(table_bench: Bench) -> None:

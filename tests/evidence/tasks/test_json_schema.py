@@ -64,3 +64,14 @@ def test_every_answer_is_valid_by_an_independent_validator(objects: list[dict[st
     schema = derive(*objects)
     for value in objects:
         jsonschema.validate(value, schema)
+
+
+@pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e400"])
+def test_numbers_that_are_not_finite_say_nothing_about_the_range(text: str) -> None:
+    """Tables are often written with NaN for a missing number."""
+    some = derive_schema([f'{{"a": {text}}}', '{"a": 3}'])
+    assert some is not None and some["properties"]["a"] == {
+        "type": "integer", "minimum": 0, "maximum": 99,
+    }  # fmt: skip
+    none = derive_schema([f'{{"a": {text}}}'])
+    assert none is not None and none["properties"]["a"] == {"type": "number"}

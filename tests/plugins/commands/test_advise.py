@@ -25,6 +25,7 @@ from tunesmith_plugins.commands.advise.advice import (
     decide,
     extrapolate_probes,
     list_arguments,
+    list_missing,
 )
 from tunesmith_plugins.commands.advise.command import find_margin
 from tunesmith_plugins.commands.advise.offer import ADVISE, AdviseOptions
@@ -157,7 +158,7 @@ def test_few_rivals_are_called_enough_that_are_not(rows: int, rival: float) -> N
 
 
 def difference(name: str, cost: int, value: float, low: float, high: float) -> Difference:
-    solution: Any = "prompt" if cost >= 100 else "classifier"
+    solution: Any = "prompt" if cost >= 100 else "classifier" if cost else "constant"
     chosen = RivalChosen(rival=name, solution=solution, cost=cost)
     return Difference(Rung(chosen, None), value, low, high)
 
@@ -179,6 +180,45 @@ def test_what_was_not_measured_may_be_as_good() -> None:
     prompt = difference("zero-shot", 100, 0.2, 0.1, 0.3)
     word, sentence = decide([prompt], 0.02, True, ["linear: it needs scikit-learn"])
     assert word == "NOT ENOUGH EVIDENCE" and "not measured: linear: it needs" in sentence
+
+
+@pytest.mark.parametrize("extrapolated", [True, False])
+def test_one_answer_to_everything_must_be_beaten_too(extrapolated: bool) -> None:
+    prompt = difference("zero-shot", 100, 0.2, 0.1, 0.3)
+    constant = difference("majority", 0, -0.3, -0.4, -0.2)
+    word, sentence = decide([prompt, constant], 0.02, extrapolated)
+    assert word == "NOT ENOUGH EVIDENCE" and "majority" in sentence
+    beaten = difference("majority", 0, 0.3, 0.2, 0.4)
+    assert decide([prompt, beaten], 0.02, extrapolated)[0] == "FINE-TUNE"
+
+
+def test_what_is_no_better_than_one_answer_to_everything_is_not_enough() -> None:
+    """Nor is that answer itself."""
+    linear = difference("linear", 20, 0.0, -0.01, 0.01)
+    for value, word in ((0.0, "NOT ENOUGH EVIDENCE"), (0.1, "SMALL CLASSIFIER")):
+        constant = difference("majority", 0, value, value - 0.01, value + 0.01)
+        assert decide([linear, constant], 0.02, True)[0] == word
+        assert decide([constant], 0.02, True)[0] == "NOT ENOUGH EVIDENCE"
+
+
+def test_missing_baselines_are_named_with_their_reasons() -> None:
+    def rival(name: str, solution: Any, **fields: Any) -> RivalChosen:
+        return RivalChosen(rival=name, solution=solution, cost=1, **fields)
+
+    excluded = {"skipped": "[baselines] use does not name it", "excluded": True}
+    rivals = [
+        rival("linear", "classifier"),
+        rival("nearest", "classifier", **excluded),
+        rival("retrieved-shots", "retrieval", **excluded),
+        rival("zero-shot", "prompt", skipped="no room"),
+        rival("weighed", "prompt"),
+    ]
+    assert list_missing(rivals, {"linear"}) == [
+        "retrieved-shots: [baselines] use does not name it",
+        "zero-shot: no room",
+        "weighed: not measured on the same held-out rows",
+    ]
+    assert "zero-shot: no room" in decide([], 0.02, True, ["zero-shot: no room"])[1]
 
 
 def test_a_cheap_one_that_is_much_worse_than_the_best_is_not_enough() -> None:

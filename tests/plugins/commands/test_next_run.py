@@ -138,3 +138,26 @@ def test_collected_rows_need_no_columns_of_slices_and_groups(
     columns = [row["market"] for row in read_lines(tmp_path / "next" / "heldout.jsonl")]
     assert set(columns) == {"m0", "m1", "m2"}
     assert [row["market"] for row in read_lines(tmp_path / "next" / "added.jsonl")] == [None] * 3
+
+
+def test_rows_of_the_next_run_keep_the_groups_that_they_were_loaded_with(
+    tunesmith: Tunesmith, tmp_path: Path
+) -> None:
+    """Near-duplicates of two groups count as one row, and are of two groups all the same."""
+    rows = [
+        {"prompt": f"say word{n}", "completion": f"SAY WORD{n}", "id": f"u{n}"} for n in range(30)
+    ]
+    alike = {"prompt": "tell me where the parcel from Rome is now", "completion": "HERE"}
+    test = [alike | {"id": "u7"}, alike | {"id": "u8"}, *rows[:8]]
+    for name, part in (("train", rows[8:]), ("test", test)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    data = 'use = "jsonl"\ntrain = "train.jsonl"\nheldout = "test.jsonl"\ngroup = "id"'
+    head, _, tail = RUN_FILE.partition("[data]\n")
+    rest = tail[tail.index("\n[") :]
+    (tmp_path / "run.toml").write_text(f"{head}[data]\n{data}\n{rest}")
+    assert tunesmith("run", "run.toml", "--out", "parent").exit_code == 0
+    (tmp_path / "more.jsonl").write_text('{"prompt": "say more", "completion": "SAY MORE"}\n')
+    done = tunesmith("next", "parent", "--add", "more.jsonl", "--out", "next")
+    assert done.exit_code == 0, done.output
+    kept = read_lines(tmp_path / "next" / "heldout.jsonl")
+    assert [row["group"] for row in kept] == [row["id"] for row in test]

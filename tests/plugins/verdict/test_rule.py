@@ -603,3 +603,27 @@ class TestGaps:
         verdict = case.judge()
         assert verdict["word"] == "SMALL CLASSIFIER"
         assert verdict["sentence"].endswith("; not measured: zero-shot: the context is too short")
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.1, 0.9), (0.9, 0.1)])
+def test_the_strongest_of_several_constant_answers_is_the_one_to_beat(
+    case: Case, first: float, second: float
+) -> None:
+    case.model("tuned", right(0.3))
+    case.rival("linear", right(0.8))
+    case.rival("majority", right(first))
+    case.rival("other-constant", right(second))
+    verdict = case.judge()
+    assert verdict["word"] == "NOTHING WORKS YET"
+    name = "majority" if first > second else "other-constant"
+    assert f"one answer to everything ({name}, right 0.900)" in verdict["sentence"]
+
+
+def test_a_rival_below_the_minimum_of_the_gate_is_not_the_one_that_is_enough(case: Case) -> None:
+    """The cheaper one is within the margin of the other, and yet not good enough to be used."""
+    case.model("tuned", right(0.5, 200))
+    case.rival("linear", right(0.79, 200))
+    case.rival("zero-shot", right(0.8, 200))
+    assert case.judge()["rival"] == "linear"
+    verdict = case.judge(gate={"right": 0.8})
+    assert (verdict["word"], verdict["rival"]) == ("PROMPT", "zero-shot")

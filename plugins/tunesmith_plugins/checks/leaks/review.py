@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tunesmith.contracts import Finding
+from tunesmith.data.units import as_loaded
 from tunesmith.records import Record
 from tunesmith.text import mask_personal_data, one_line
 from tunesmith_data.near_duplicates import DEFAULT_THRESHOLD, Match
@@ -119,7 +120,8 @@ def _review_parts(
     exact = {leak.row for leak in twins if leak.kind == "exact"}
     turns = {x.row: x for x in find_shared_turns(known, joined) if x.row not in exact}
     twins = [leak for leak in twins if leak.row not in turns]
-    leaks = [*twins, *turns.values(), *find_shared_groups(known, joined)]
+    loaded = Joined([*map(as_loaded, probes.values())])
+    leaks = [*twins, *turns.values(), *find_shared_groups(as_loaded(known), loaded)]
     start = 0
     for other, records in probes.items():
         rows = range(start, start + len(records))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tunesmith.events import Measured
+from tunesmith.events import Measured, RivalChosen
 from tunesmith_evidence.formats import format_duration, format_estimate, format_rate
 from tunesmith_evidence.ladder import Rung
 from tunesmith_evidence.learning_curve import Extrapolation, average, extrapolate
@@ -102,6 +102,19 @@ def compare(
     return Difference(rung, float(value), float(low), float(high))
 
 
+def list_missing(rivals: Collection[RivalChosen], compared: Container[str]) -> list[str]:
+    """Return the rivals that tuning was not compared with, each with the reason.
+
+    One that the run file leaves out is missed only if no other one of its kind was compared.
+    """
+    kinds = {chosen.solution for chosen in rivals if chosen.rival in compared}
+    return [
+        f"{chosen.rival}: {chosen.skipped or 'not measured on the same held-out rows'}"
+        for chosen in rivals
+        if chosen.rival not in compared and not (chosen.excluded and chosen.solution in kinds)
+    ]
+
+
 def decide(
     differences: Sequence[Difference],
     margin: float,
@@ -110,26 +123,27 @@ def decide(
 ) -> tuple[str, str]:
     """Return the word of the advice, and a sentence.
 
+    One answer to everything must be beaten, by tuning and by a rival that is enough.
     ``skipped`` are the baselines that were not measured, each with its reason.
     """
-    if not differences:
-        return "NOT ENOUGH EVIDENCE", "no rival was measured on the same held-out rows"
+    missing = f"; not measured: {'; '.join(skipped)}" if skipped else ""
+    solutions = [d for d in differences if d.rung.chosen.solution != "constant"]
+    if not solutions:
+        text = "no rival was measured on the same held-out rows"
+        return "NOT ENOUGH EVIDENCE", f"{text}{missing}"
     worst = min(differences, key=lambda d: d.value)
     name = worst.rung.chosen.rival
     what = "expected after all rows" if extrapolated else "measured on the largest probe"
     numbers = f"difference {what} {worst.text}"
-    missing = f"; not measured: {'; '.join(skipped)}" if skipped else ""
     if worst.value >= margin and min(d.low for d in differences) > 0:
         if skipped:
             return "NOT ENOUGH EVIDENCE", f"tuning beats all that was measured, {numbers}{missing}"
         return "FINE-TUNE", f"tuning beats every rival; the strongest is {name}, {numbers}"
     # More rows may still help where nothing could be extrapolated: then no rival is enough. A cheap
     # one that is much worse than the best is not enough either.
-    enough = [
-        d
-        for d in differences
-        if extrapolated and d.high < margin and d.value <= worst.value + margin
-    ]
+    constant = min((d.value for d in differences if d not in solutions), default=math.inf)
+    limit = min(worst.value + margin, math.nextafter(constant, -math.inf))
+    enough = [d for d in solutions if extrapolated and d.high < margin and d.value <= limit]
     if enough:
         cheapest = min(enough, key=lambda d: d.rung.chosen.cost)
         return WORDS[cheapest.rung.chosen.solution], (

@@ -91,9 +91,8 @@ def find_margin(plan: Plan) -> float:
 def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str, Any]:
     """Measure rivals and probes below ``root``; return the advice as JSON."""
     ladder = api.create_run_folder(plan, root / "ladder")
-    measured_or_not = list_rungs(measure_ladder(plan, catalog, ladder))
-    rungs = [r for r in measured_or_not if r.measured]
-    skipped = [f"{c.rival}: {c.skipped}" for c in (r.chosen for r in measured_or_not) if c.skipped]
+    report = measure_ladder(plan, catalog, ladder)
+    rivals, rungs = report.rivals.values(), list_rungs(report)
     _, parts = load_data(plan)
     total = len(parts.train)
     probes = []
@@ -111,13 +110,15 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
             f"{total} training rows are too few for probes", hint="train: tunesmith run"
         )
     metric = probes[0].measured.metric
-    trivial = next(
+    sign = 1 if probes[0].measured.higher_is_better else -1
+    trivial = max(
         (
             r.measured
             for r in rungs
             if r.chosen.solution == "constant" and r.measured and r.measured.metric == metric
         ),
-        None,
+        key=lambda measured: sign * measured.value,
+        default=None,
     )
     expected = advice.extrapolate_probes(probes, total, trivial)
     found = []
@@ -126,8 +127,9 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
             values = read_values(ladder.path, rung.measured)
             found.append(advice.compare(rung, values, expected, probes[-1]))
     differences = [difference for difference in found if difference is not None]
+    missing = advice.list_missing(rivals, {d.rung.chosen.rival for d in differences})
+    word, sentence = advice.decide(differences, margin, not expected.reason, missing)
     solutions = [d for d in differences if d.rung.chosen.solution != "constant"]
-    word, sentence = advice.decide(solutions, margin, not expected.reason, skipped)
     options = plan.table(AdviseOptions)
     costs, tokens, arguments = None, None, []
     if solutions:
@@ -141,7 +143,7 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
         "word": word,
         "sentence": sentence,
         "metric": first.metric,
-        "rungs": [rung.to_json() for rung in rungs],
+        "rungs": [rung.to_json() for rung in rungs if rung.measured],
         "probes": [
             {"rows": p.rows, "value": p.measured.value, "low": p.measured.low,
              "high": p.measured.high, "training_seconds": p.training_seconds}

@@ -10,6 +10,7 @@ import click
 
 from tunesmith import api, distributed
 from tunesmith.errors import UsageError
+from tunesmith.events import Measured
 from tunesmith.execution.report import Report
 from tunesmith.storage import RunFolder
 from tunesmith.text import one_line
@@ -98,10 +99,11 @@ def show(report: Report, folder: RunFolder, as_json: bool) -> None:
 
 def show_rungs(rungs: Sequence[Rung]) -> None:
     """Print the table of rungs, and what was skipped."""
-    first = rungs[0].chosen
-    better = "higher" if first.higher_is_better else "lower"
+    first = _find_measured(rungs)
     render.print_text()
-    render.print_text(f"{one_line(first.metric or 'scores')}, {better} is better")
+    if first is not None:
+        better = "higher" if first.higher_is_better else "lower"
+        render.print_text(f"{one_line(first.metric)}, {better} is better")
     measured = [rung for rung in rungs if rung.measured is not None]
     render.print_table(
         ["rival", "variant", "dev", "held-out", "95 % interval", "n", "seconds"],
@@ -116,7 +118,7 @@ def show_rungs(rungs: Sequence[Rung]) -> None:
 
 def to_json(rungs: Sequence[Rung], folder: RunFolder) -> dict[str, Any]:
     """Return the ladder as JSON."""
-    first = rungs[0].chosen if rungs else None
+    first = _find_measured(rungs)
     return {
         "schema": "tunesmith.ladder/1",
         "metric": first.metric if first else "",
@@ -125,6 +127,11 @@ def to_json(rungs: Sequence[Rung], folder: RunFolder) -> dict[str, Any]:
         "rungs": [rung.to_json() for rung in rungs],
         "folder": str(folder.path),
     }
+
+
+def _find_measured(rungs: Sequence[Rung]) -> Measured | None:
+    """Return a measurement of the metric that decides; one that was skipped has no metric."""
+    return next((rung.measured for rung in rungs if rung.measured is not None), None)
 
 
 def _to_row(rung: Rung) -> list[str]:

@@ -12,6 +12,7 @@ import click
 import tomli_w
 
 from tunesmith import api
+from tunesmith.data.units import as_loaded
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON
 from tunesmith.execution.run_data import DataParts, load_data
@@ -60,7 +61,8 @@ def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> 
             "--for-next`, and add rows like them",
         )
     leaving = set(moved)
-    kept = [record for row, record in enumerate(parts.heldout) if row not in leaving]
+    heldout = as_loaded(parts.heldout)
+    kept = [record for row, record in enumerate(heldout) if row not in leaving]
     lineage = {"parent": str(folder.path.resolve())}
     write_folder(out, plan, parts, added, kept, lineage)
     if as_json:
@@ -104,7 +106,8 @@ def write_folder(
         raise UsageError(f"{out}: exists already", hint="name a new folder") from None
     except OSError as error:
         raise UsageError(f"{out}: cannot be created: {error.strerror}") from None
-    files = {"train": parts.train, "added": added, "heldout": heldout, "dev": parts.dev}
+    dev = as_loaded(parts.dev)
+    files = {"train": parts.train, "added": added, "heldout": heldout, "dev": dev}
     columns = find_label_columns([record for records in files.values() for record in records])
     for name, records in files.items():
         if records:

@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 from tunesmith.contracts import Dataset
+from tunesmith.data.units import RecordsByUnit
 from tunesmith.records import Chat, Completion, Message, Record, Role
 from tunesmith_plugins.checks import leaks
 from tunesmith_plugins.checks.leaks import review as review_module
@@ -234,3 +235,19 @@ def test_personal_data_in_examples_is_masked() -> None:
     assert finding.examples == (
         'b:1 (held-out) "please send it to j…@example.com or charge 41…11" and a:1 (training)',
     )
+
+
+def test_a_group_of_two_parts_is_found_where_its_rows_are_of_one_unit_with_others() -> None:
+    """A unit of several groups, or of rows without one, has another name than the group."""
+
+    def in_one_unit(records: Sequence[Record]) -> RecordsByUnit:
+        return RecordsByUnit(records, lambda records: [0] * len(records))
+
+    train = [*rows(CLEAN[:1], "a", "customer 7"), *rows(CLEAN[1:2], "b", "customer 9")]
+    heldout = in_one_unit(
+        [*rows(CLEAN[2:], "c", "customer 7"), *rows(["where is my parcel"], "d", "customer 8")]
+    )
+    assert {record.group for record in heldout} == {"like c:1"}
+    for found in (review(train, [], heldout), review([], in_one_unit(train), heldout)):
+        (shared,) = [finding for finding in found if "are of a group" in finding.message]
+        assert shared.message.startswith("1 of 2 (50 %) held-out rows")
