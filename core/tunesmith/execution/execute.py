@@ -38,18 +38,14 @@ from tunesmith.execution.guards import create_guards
 from tunesmith.execution.model_review import ModelReviewer, read_model_config
 from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
 from tunesmith.execution.resume_checks import ResumeCheck
-from tunesmith.execution.rivals import (
-    RivalChoice,
-    choose_rivals,
-    list_evaluators,
-    list_excluded,
-)
+from tunesmith.execution.rivals import RivalChoice
 from tunesmith.execution.run_data import DataParts, build_data_event, load_data, write_quarantine
 from tunesmith.execution.run_events import (
     build_run_finished,
     build_run_started,
     list_used_plugins,
 )
+from tunesmith.execution.suitable_rivals import choose_rivals, list_evaluators, list_excluded
 from tunesmith.execution.wrapped_model import CachedModel
 from tunesmith.fence.returned import blame, check_artifact
 from tunesmith.offers import EvaluatorOffer, Offered, RivalOffer

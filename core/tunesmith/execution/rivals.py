@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -40,84 +40,20 @@ from tunesmith.events import JSON, Notice, RivalChosen
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.evaluate import measure_model
 from tunesmith.execution.run_data import DataParts
-from tunesmith.fence import ask, fence, require_unchanged
+from tunesmith.execution.suitable_rivals import Rivals, describe_choice
+from tunesmith.fence import fence, require_unchanged
 from tunesmith.fence.returned import blame, check_variants
-from tunesmith.offers import EvaluatorOffer, Offered, Plugin, RivalOffer
+from tunesmith.offers import EvaluatorOffer, Plugin, RivalOffer
 from tunesmith.plan import Component, Plan
 from tunesmith.plugins import missing_requirements
 from tunesmith.records import Record
 from tunesmith.statistics import mean_interval
 
-Rivals = Sequence[Component[RivalOffer[Any]]]
 Refused = (ConfigError, DataError, UsageError)
 """Errors with which a rival refuses a task. Others are faults of its plugin."""
-SAMPLE = 2_000
-"""Number of training rows by which default rivals are chosen."""
 ROUNDS = (10, 20, 40, 80)
 """Rows by which variants that ask the base model have been compared after each round."""
 NEVER_TRIED = "[baselines] budget was used up"
-
-
-def choose_rivals(
-    plan: Plan, train: Sequence[Record], evaluator: Component[EvaluatorOffer[Any]] | None
-) -> Rivals:
-    """Return the rivals of a run, the cheapest first: the named ones, or those that suit the rows.
-
-    One whose answers ``evaluator`` cannot measure is not among them unless it is named.
-    """
-    rivals = sorted(plan.rivals, key=lambda rival: (rival.offer.cost, rival.offer.name))
-    if plan.baselines.use is not None or evaluator is None:
-        return rivals
-    sample = _take_sample(train)
-    return [
-        rival
-        for rival in rivals
-        if can_measure(evaluator, rival.offer)
-        and (
-            ask(rival.offered, "suits", rival.offer.suits, sample)
-            or ask(rival.offered, "is_configured", rival.offer.is_configured, rival.config)
-        )
-    ]
-
-
-def list_excluded(
-    plan: Plan,
-    offers: Iterable[Offered[RivalOffer[Any]]],
-    train: Sequence[Record],
-    evaluator: Component[EvaluatorOffer[Any]],
-) -> Iterator[RivalChosen]:
-    """Yield an event for each rival that suits the rows, and that the run file does not name."""
-    use = plan.baselines.use
-    if use is None:
-        return
-    sample, named = _take_sample(train), {rival.offer.name for rival in plan.rivals}
-    for offered in offers:
-        offer = offered.offer
-        is_other = offer.name not in named and can_measure(evaluator, offer)
-        if is_other and ask(offered, "suits", offer.suits, sample):
-            yield _describe(offer, skipped="[baselines] use does not name it", excluded=True)
-
-
-def can_measure(evaluator: Component[EvaluatorOffer[Any]], offer: RivalOffer[Any]) -> bool:
-    """Return True if an evaluator can measure a rival: a classifier has no probabilities."""
-    return evaluator.offer.generates or offer.has_probabilities
-
-
-def list_evaluators(
-    evaluators: Sequence[Component[EvaluatorOffer[Any]]], rival: Component[RivalOffer[Any]]
-) -> Sequence[Component[EvaluatorOffer[Any]]]:
-    """Return the evaluators that measure a rival.
-
-    A prompt with examples is costly. The first evaluator decides, so only those measure it, unless
-    it is the reference, that ask for answers or for probabilities as the first one does.
-    """
-    if rival.offer.is_reference or not rival.offer.needs_model:
-        return [evaluator for evaluator in evaluators if can_measure(evaluator, rival.offer)]
-    return [e for e in evaluators if e.offer.generates == evaluators[0].offer.generates]
-
-
-def _take_sample(train: Sequence[Record]) -> Sequence[Record]:
-    return [train[row] for row in range(0, len(train), -(-len(train) // SAMPLE) or 1)]
 
 
 _Scored = tuple[Sequence[RivalVariant], Sequence[Record]]
@@ -240,7 +176,7 @@ class RivalChoice:
         if (name, self.evaluator.id) in scored:
             self.emit(Notice(level="warning", source=f"baselines.{name}", message=reason))
         else:
-            self.emit(_describe(rival.offer, skipped=reason))
+            self.emit(describe_choice(rival.offer, skipped=reason))
 
     def select_rows(
         self, rival: Component[RivalOffer[Any]], count: int, seconds_left: float
@@ -400,7 +336,7 @@ class RivalChoice:
         if variant is None:
             reasons = [one["reason"] for one in contender.not_tried]
             skipped = reasons[0] if reasons else "it has no variant for these rows"
-        event = _describe(
+        event = describe_choice(
             offer,
             variant=variant.name if variant else "",
             evaluator=self.evaluator.id,
@@ -463,7 +399,3 @@ def _find_alike(variant: RivalVariant, place: int, alike: Sequence[RivalVariant]
     """Return the model of the variant with the same name, or else in the same place."""
     named = [other for other in alike if other.name == variant.name]
     return [*named, *alike[place:], *alike[-1:], variant][0].model
-
-
-def _describe(offer: RivalOffer[Any], **fields: Any) -> RivalChosen:
-    return RivalChosen(rival=offer.name, solution=offer.solution, cost=offer.cost, **fields)

@@ -24,7 +24,8 @@ from tests.fixtures.python.bench import (
 from tunesmith.contracts import RivalTask, RivalVariant
 from tunesmith.errors import ConfigError, PluginError, PromptTooLongError, UsageError
 from tunesmith.execution.execute import load_report
-from tunesmith.execution.rivals import SAMPLE, RivalChoice, choose_rivals
+from tunesmith.execution.rivals import RivalChoice
+from tunesmith.execution.suitable_rivals import SAMPLE, choose_rivals
 from tunesmith.options import Options
 from tunesmith.testing.fakes import FakeTextModel
 

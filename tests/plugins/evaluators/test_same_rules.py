@@ -261,7 +261,8 @@ def test_a_model_equals_itself(
     assert tuned and (part.keys() == tuned.keys() or name == "repeatability")
     for metric, event in part.items():
         pairs = read_pairs(tmp_path, event, tuned[metric], {m.name: m for m in offer.metrics})
-        assert len(pairs) == len(rows)
+        # `repeatability` asks some rows again; the others have no weight, and are no pairs.
+        assert len(pairs) == len(rows) or (name == "repeatability" and len(pairs))
         assert pairs.rival_values == pairs.tuned_values, metric
         if any(pairs.weights or [1.0]):
             found = compare(

@@ -12,7 +12,7 @@ import pytest
 
 from tunesmith.contracts import Finding, Generation, RivalTask
 from tunesmith.errors import UsageError
-from tunesmith.execution.rivals import can_measure
+from tunesmith.execution.suitable_rivals import can_measure
 from tunesmith.options import from_table
 from tunesmith.records import Completion, Message, Preference, Prompt
 from tunesmith.testing.fakes import FakeTextModel
