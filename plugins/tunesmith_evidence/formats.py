@@ -83,8 +83,8 @@ def format_interval(low: float, high: float, *, signed: bool = False) -> str:
 
 def format_rows(n: int, units: int, noun: str = "") -> str:
     """Format a number of rows, and of the groups that dependent ones are in: "105 of 21 groups"."""
-    rows = f"{n:,} {noun}".rstrip()
-    return f"{rows} of {units:,} groups" if 0 < units < n else rows
+    rows = format_count(n, noun) if noun else f"{n:,}"
+    return f"{rows} of {format_count(units, 'group')}" if 0 < units < n else rows
 
 
 def format_estimate(value: float, low: float, high: float, *, signed: bool = False) -> str:

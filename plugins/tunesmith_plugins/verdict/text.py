@@ -47,7 +47,7 @@ class Numbers:
             "" if contest.confidence == 0.95 else f"{format_confidence(contest.confidence)} "
         )
         interval = format_interval(difference.low, difference.high, signed=True)
-        rows = format_rows(difference.n, difference.units, "held-out rows")
+        rows = format_rows(difference.n, difference.units, "held-out row")
         return (
             f"{self.label} {format_number(rival)} -> {self.plain(tuned)} on {rows}, "
             f"difference {format_difference(difference.value)} {confidence}{interval}"

@@ -122,7 +122,7 @@ def format_measurement(event: Measured) -> str:
     text = f"{one_line(event.metric, 40)} {format_number(event.value)} "
     text += format_interval(event.low, event.high)
     if event.units and event.units < event.n:
-        text += f" on {format_rows(event.n, event.units, 'rows')}"
+        text += f" on {format_rows(event.n, event.units, 'row')}"
     if event.twin_free:
         text += f", twin-free {format_number(event.twin_free['value'])}"
     return f"{text}, {event.cut:,} answers cut" if event.cut else text
