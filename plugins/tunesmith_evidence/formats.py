@@ -94,7 +94,7 @@ def format_rows(n: int, units: int, noun: str = "") -> str:
     "105 of 21 groups"; with a noun "105 rows of 21 groups".
     """
     rows = format_count(n, noun) if noun else f"{n:,}"
-    return f"{rows} of {units:,} groups" if 0 < units < n else rows
+    return f"{rows} of {format_count(units, 'group')}" if 0 < units < n else rows
 
 
 def format_estimate(value: float, low: float, high: float, *, signed: bool = False) -> str:

@@ -17,6 +17,7 @@ from tunesmith_evidence.formats import (
     format_interval,
     format_number,
     format_rate,
+    format_rows,
     format_setting,
     format_share,
     format_share_range,
@@ -164,3 +165,10 @@ def test_sizes_and_dates() -> None:
 )  # fmt: skip
 def test_no_level_of_confidence_is_certainty(level: float, text: str) -> None:
     assert format_confidence(level) == text
+
+
+def test_rows_and_groups_are_counted_in_words() -> None:
+    assert format_rows(1, 1, "held-out row") == "1 held-out row"
+    assert format_rows(1_200, 1_200, "held-out row") == "1,200 held-out rows"
+    assert format_rows(5, 1, "row") == "5 rows of 1 group"
+    assert format_rows(1_200, 40) == "1,200 of 40 groups"

@@ -23,11 +23,11 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from tunesmith.contracts import Rival, RivalTask, RivalVariant, RunContext, TextModel
+from tunesmith.contracts import RivalTask, RivalVariant, RunContext, TextModel
 from tunesmith.data.subset import Subset
 from tunesmith.errors import (
     ConfigError,
@@ -36,7 +36,8 @@ from tunesmith.errors import (
     TunesmithError,
     UsageError,
 )
-from tunesmith.events import JSON, Notice, RivalChosen
+from tunesmith.events import Notice, RivalChosen
+from tunesmith.execution.contenders import Budget, Contender, Tried
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.evaluate import measure_model
 from tunesmith.execution.run_data import DataParts
@@ -47,7 +48,6 @@ from tunesmith.offers import EvaluatorOffer, Plugin, RivalOffer
 from tunesmith.plan import Component, Plan
 from tunesmith.plugins import missing_requirements
 from tunesmith.records import Record
-from tunesmith.statistics import mean_interval
 
 Refused = (ConfigError, DataError, UsageError)
 """Errors with which a rival refuses a task. Others are faults of its plugin."""
@@ -58,78 +58,6 @@ NEVER_TRIED = "[baselines] budget was used up"
 
 _Scored = tuple[Sequence[RivalVariant], Sequence[Record]]
 """Rows that are scored, with the variants that are built for them; none: those of the task."""
-
-
-@dataclass
-class _Tried:
-    """A variant, and what it scored so far."""
-
-    variant: RivalVariant
-    place: int
-    values: list[float] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-    rows: int = 0
-    seconds: float = 0.0
-
-    @property
-    def score(self) -> float:
-        return mean_interval(self.values, self.weights, resamples=100).value
-
-    def to_json(self) -> JSON:
-        names = {"name": self.variant.name, "score": self.score}
-        return {**names, "rows": self.rows, "seconds": self.seconds}
-
-
-@dataclass
-class _Contender:
-    """A rival whose variant is being chosen."""
-
-    rival: Component[RivalOffer[Any]]
-    built: Rival | None = None
-    untried: list[tuple[int, RivalVariant]] = field(default_factory=list)
-    tried: list[_Tried] = field(default_factory=list)
-    left: list[_Tried] = field(default_factory=list)
-    """Those of the tried ones that are still compared."""
-    not_tried: list[JSON] = field(default_factory=list)
-    seconds: float = 0.0
-    unscored: RivalVariant | None = None
-    """The first variant, where nothing can be measured by which to choose."""
-
-    @property
-    def offer(self) -> RivalOffer[Any]:
-        return self.rival.offer
-
-    @property
-    def is_fresh(self) -> bool:
-        return not (self.tried or self.not_tried)
-
-    def reject(self, reason: str, variant: RivalVariant | None = None) -> None:
-        """Note why a variant was not compared; the name is unknown if it could not be built."""
-        self.not_tried.append({"name": variant.name if variant else "", "reason": reason})
-
-    def give_up(self, reason: str) -> None:
-        """Try no further variant."""
-        for _, variant in self.untried:
-            self.reject(reason, variant)
-        self.untried.clear()
-
-    def rank(self, sign: int) -> list[_Tried]:
-        """Return the variants that are left, the best first, of equal ones the first."""
-        return sorted(self.left, key=lambda one: -sign * one.score)
-
-    def promise(self, sign: int) -> float:
-        """Return the best score so far, where larger is better."""
-        return max((sign * one.score for one in self.tried), default=float("-inf"))
-
-
-@dataclass
-class _Budget:
-    """Seconds that costly rivals share."""
-
-    left: float
-
-    def covers(self, seconds: float) -> bool:
-        return self.left > 0 and seconds <= self.left
 
 
 @dataclass(frozen=True)
@@ -152,10 +80,10 @@ class RivalChoice:
         A resumed run takes the variant that was chosen before.
         """
         contenders = self._open_all(rivals)
-        budget = _Budget(budget_seconds)
+        budget = Budget(budget_seconds)
         for contender in contenders:
             if not contender.offer.needs_model:
-                self._try_all([contender], self._draw_rows(0, None), _Budget(float("inf")))
+                self._try_all([contender], self._draw_rows(0, None), Budget(float("inf")))
         costly = [contender for contender in contenders if contender.offer.needs_model]
         self._try_all(costly, self._draw_rows(0, ROUNDS[0]), budget)
         for done, wanted in pairwise(ROUNDS):
@@ -167,13 +95,9 @@ class RivalChoice:
         return [(rival, model) for rival, model in chosen if model is not None], budget.left
 
     def skip(self, rival: Component[RivalOffer[Any]], reason: str) -> None:
-        """Record that a rival is not scored, although it was chosen.
-
-        If the evaluator that decides has scored it, the choice stands: others have not.
-        """
-        name = rival.offer.name
-        scored = {(event.model, event.evaluator) for event in self.emit.report.measured.values()}
-        if (name, self.evaluator.id) in scored:
+        """Record that a rival is not scored; it stays chosen if what decides has scored it."""
+        name, scored = rival.offer.name, self.emit.report.measured.values()
+        if any((e.model, e.evaluator) == (name, self.evaluator.id) for e in scored):
             self.emit(Notice(level="warning", source=f"baselines.{name}", message=reason))
         else:
             self.emit(describe_choice(rival.offer, skipped=reason))
@@ -207,10 +131,10 @@ class RivalChoice:
     def _sign(self) -> int:
         return 1 if self.evaluator.offer.metrics[0].higher_is_better else -1
 
-    def _open_all(self, rivals: Rivals) -> list[_Contender]:
+    def _open_all(self, rivals: Rivals) -> list[Contender]:
         """List the variants of all rivals: those without a model learn from all rows here."""
         free = [rival for rival in rivals if not rival.offer.needs_model]
-        opened: dict[str, _Contender] = {}
+        opened: dict[str, Contender] = {}
         if free:
             with self.emit.phase("preparing baselines", len(free), "baselines") as progress:
                 for rival in free:
@@ -218,9 +142,9 @@ class RivalChoice:
                     progress(len(opened))
         return [opened.get(rival.offer.name) or self._open(rival) for rival in rivals]
 
-    def _open(self, rival: Component[RivalOffer[Any]]) -> _Contender:
+    def _open(self, rival: Component[RivalOffer[Any]]) -> Contender:
         """List the variants of a rival; those before an error are tried."""
-        contender = _Contender(rival)
+        contender = Contender(rival)
         missing = missing_requirements(rival.offer.needs)
         if missing:
             contender.reject(f"it needs {missing[0]}")
@@ -244,7 +168,7 @@ class RivalChoice:
             yield
 
     def _refuse(
-        self, contender: _Contender, error: TunesmithError, variant: RivalVariant | None = None
+        self, contender: Contender, error: TunesmithError, variant: RivalVariant | None = None
     ) -> None:
         """Note the error of a variant; it ends the run if the run file names the rival.
 
@@ -255,32 +179,25 @@ class RivalChoice:
         contender.reject(error.message, variant)
 
     def _try_all(
-        self, contenders: Sequence[_Contender], rows: Sequence[int], budget: _Budget
+        self, contenders: Sequence[Contender], rows: Sequence[int], budget: Budget
     ) -> None:
         """Score every variant on some rows, as far as the budget goes."""
         waiting = [each for each in contenders if each.untried and not self._was_chosen(each)]
-        scored: dict[int, Sequence[_Scored]] = {}
-        for each in waiting:
-            try:
-                scored[id(each)] = self._list_scored(each, rows)
-            except Refused as error:  # the rows of a fold are fewer than those of the task
-                for _, variant in each.untried:
-                    self._refuse(each, error, variant)
-                each.untried.clear()
+        scored = {id(each): self._list_scored(each, rows) for each in waiting}
         waiting = [each for each in waiting if each.untried]
         while waiting:
             fresh = [each for each in waiting if each.is_fresh]
             each = fresh[0] if fresh else max(waiting, key=lambda one: one.promise(self._sign))
             slowest = max((one.seconds for one in each.tried), default=0.0)
             if budget.covers(slowest):
-                one = _Tried(each.untried[0][1], each.untried[0][0])
+                one = Tried(each.untried[0][1], each.untried[0][0])
                 each.untried.pop(0)
                 self._score(each, one, scored[id(each)], budget)
             else:
                 each.give_up(NEVER_TRIED)
             waiting = [one for one in waiting if one.untried]
 
-    def _narrow_down(self, contender: _Contender, rows: Sequence[int], budget: _Budget) -> None:
+    def _narrow_down(self, contender: Contender, rows: Sequence[int], budget: Budget) -> None:
         """Score the better half of the variants that are left on further rows, if time is left.
 
         If none of them can answer these rows, the others take their place.
@@ -302,7 +219,7 @@ class RivalChoice:
             self._narrow_down(contender, rows, budget)
 
     def _score(
-        self, contender: _Contender, one: _Tried, scored: Sequence[_Scored], budget: _Budget
+        self, contender: Contender, one: Tried, scored: Sequence[_Scored], budget: Budget
     ) -> None:
         """Score a variant on further rows; one that cannot answer them is no longer compared."""
         started = time.perf_counter()
@@ -323,7 +240,7 @@ class RivalChoice:
         contender.seconds += seconds
         budget.left -= seconds
 
-    def _conclude(self, contender: _Contender) -> TextModel | None:
+    def _conclude(self, contender: Contender) -> TextModel | None:
         """Return the model of the best variant, and emit the event about the choice."""
         earlier = self._was_chosen(contender)
         if earlier is not None:
@@ -353,11 +270,11 @@ class RivalChoice:
         self.emit(event)
         return variant.model if variant else None
 
-    def _was_chosen(self, contender: _Contender) -> RivalChosen | None:
+    def _was_chosen(self, contender: Contender) -> RivalChosen | None:
         earlier = self.emit.report.rivals.get(contender.offer.name)
         return earlier if earlier is not None and not earlier.skipped else None
 
-    def _measure(self, tried: _Tried, rival: str, scored: Sequence[_Scored]) -> None:
+    def _measure(self, tried: Tried, rival: str, scored: Sequence[_Scored]) -> None:
         """Add the metric's values over records; none where it cannot be measured yet."""
         plugin, metric = self.plan.technique.offered.plugin, self.evaluator.offer.metrics[0].name
         started = time.perf_counter()
@@ -380,8 +297,11 @@ class RivalChoice:
         drawn = random.Random(self.plan.run.seed).sample(rows, min(ROUNDS[-1], len(rows)))
         return sorted(drawn[done:wanted])
 
-    def _list_scored(self, contender: _Contender, rows: Sequence[int]) -> list[_Scored]:
-        """Return dev rows, or parts of each fold of training rows with what is built for it."""
+    def _list_scored(self, contender: Contender, rows: Sequence[int]) -> list[_Scored]:
+        """Return dev rows, or parts of each fold of training rows with what is built for it.
+
+        A rival that refuses the fewer rows of a fold is not compared.
+        """
         train, dev = self.task.train, self.parts.dev
         if len(dev):
             return [((), Subset(dev, rows))] if rows else []
@@ -389,8 +309,14 @@ class RivalChoice:
         for left_out in map(set, self.parts.folds if rows else ()):
             others = [row for row in range(len(train)) if row not in left_out]
             task = replace(self.task, train=Subset(train, others))
-            with self._call(contender.rival.offered.plugin):
-                variants = [*contender.built.variants(task)] if contender.built else []
+            try:
+                with self._call(contender.rival.offered.plugin):
+                    variants = [*contender.built.variants(task)] if contender.built else []
+            except Refused as error:
+                for _, variant in contender.untried:
+                    self._refuse(contender, error, variant)
+                contender.untried.clear()
+                return []
             folds.append((variants, Subset(train, sorted(left_out.intersection(rows)))))
         return [fold for fold in folds if all(map(len, fold))]
 

@@ -39,14 +39,18 @@ def find_nothing_works(case: Case) -> Ruling | None:
             f"one answer to everything "
             f"({trivial.name}, {case.numbers.value(trivial.measured.value)})"
         )
-        if not _can_be_beaten(case, trivial):
+        perfect = imagine_perfect_model(replace(trivial, confidence=_level_against_constant(case)))
+        # It is not known how good a model without errors is if the metric has no best value.
+        if perfect is not None and perfect.comparison.outcome != "better":
+            is_right = perfect.advantage().value <= 0
             rows = format_count(len(trivial.pairs), "held-out row")
             text = f"on {rows} not even a model without errors would be clearly better than"
             return Ruling(
                 NO_EVIDENCE,
-                "no model could be clearly better than one answer to everything on so few rows",
+                "no model could be clearly better than one answer to everything on "
+                + ("these rows" if is_right else "so few rows"),
                 f"not enough evidence: {text} {constant}",
-                "more held-out rows",
+                "held-out rows with other answers" if is_right else "more held-out rows",
             )
         text = f"no model is clearly better than {constant}"
         rule = "no model is clearly better than one answer to everything"
@@ -85,12 +89,3 @@ def _beats_constant_answer(case: Case, trivial: Contest) -> bool:
 
 def _level_against_constant(case: Case) -> float:
     return 1 - (1 - case.options.confidence) / (1 + len(case.solutions))
-
-
-def _can_be_beaten(case: Case, trivial: Contest) -> bool:
-    """Return True if a model without errors would be clearly better than the constant answer.
-
-    Also if it is not known how good a model without errors is: the metric has no best value.
-    """
-    perfect = imagine_perfect_model(replace(trivial, confidence=_level_against_constant(case)))
-    return perfect is None or perfect.comparison.outcome == "better"

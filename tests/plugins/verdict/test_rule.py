@@ -627,3 +627,13 @@ def test_a_rival_below_the_minimum_of_the_gate_is_not_the_one_that_is_enough(cas
     assert case.judge()["rival"] == "linear"
     verdict = case.judge(gate={"right": 0.8})
     assert (verdict["word"], verdict["rival"]) == ("PROMPT", "zero-shot")
+
+
+def test_more_rows_are_no_remedy_where_one_answer_is_right_everywhere(case: Case) -> None:
+    for name in ("majority", "linear"):
+        case.rival(name, [1.0] * 200)
+    case.model("tuned", [1.0] * 200)
+    verdict = case.judge()
+    assert verdict["word"] == "NOT ENOUGH EVIDENCE"
+    assert verdict["would_change"] == "held-out rows with other answers"
+    assert "so few rows" not in verdict["rule"]

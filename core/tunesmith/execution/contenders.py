@@ -1,0 +1,84 @@
+"""Rivals whose variants are being compared, and the time that they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunesmith.contracts import Rival, RivalVariant
+from tunesmith.events import JSON
+from tunesmith.offers import RivalOffer
+from tunesmith.plan import Component
+from tunesmith.statistics import mean_interval
+
+
+@dataclass
+class Tried:
+    """A variant, and what it scored so far."""
+
+    variant: RivalVariant
+    place: int
+    values: list[float] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    rows: int = 0
+    seconds: float = 0.0
+
+    @property
+    def score(self) -> float:
+        return mean_interval(self.values, self.weights, resamples=100).value
+
+    def to_json(self) -> JSON:
+        names = {"name": self.variant.name, "score": self.score}
+        return {**names, "rows": self.rows, "seconds": self.seconds}
+
+
+@dataclass
+class Contender:
+    """A rival whose variant is being chosen."""
+
+    rival: Component[RivalOffer[Any]]
+    built: Rival | None = None
+    untried: list[tuple[int, RivalVariant]] = field(default_factory=list)
+    tried: list[Tried] = field(default_factory=list)
+    left: list[Tried] = field(default_factory=list)
+    """Those of the tried ones that are still compared."""
+    not_tried: list[JSON] = field(default_factory=list)
+    seconds: float = 0.0
+    unscored: RivalVariant | None = None
+    """The first variant, where nothing can be measured by which to choose."""
+
+    @property
+    def offer(self) -> RivalOffer[Any]:
+        return self.rival.offer
+
+    @property
+    def is_fresh(self) -> bool:
+        return not (self.tried or self.not_tried)
+
+    def reject(self, reason: str, variant: RivalVariant | None = None) -> None:
+        """Note why a variant was not compared; the name is unknown if it could not be built."""
+        self.not_tried.append({"name": variant.name if variant else "", "reason": reason})
+
+    def give_up(self, reason: str) -> None:
+        """Try no further variant."""
+        for _, variant in self.untried:
+            self.reject(reason, variant)
+        self.untried.clear()
+
+    def rank(self, sign: int) -> list[Tried]:
+        """Return the variants that are left, the best first, of equal ones the first."""
+        return sorted(self.left, key=lambda one: -sign * one.score)
+
+    def promise(self, sign: int) -> float:
+        """Return the best score so far, where larger is better."""
+        return max((sign * one.score for one in self.tried), default=float("-inf"))
+
+
+@dataclass
+class Budget:
+    """Seconds that costly rivals share."""
+
+    left: float
+
+    def covers(self, seconds: float) -> bool:
+        return self.left > 0 and seconds <= self.left
