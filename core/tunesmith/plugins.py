@@ -33,8 +33,9 @@ import pluggy
 
 from tunesmith import hookspecs
 from tunesmith._version import __version__
-from tunesmith.errors import PluginError, TunesmithError, warn_deprecated
+from tunesmith.errors import EnvironmentProblem, PluginError, TunesmithError, warn_deprecated
 from tunesmith.offers import BUILTIN_DISTRIBUTION, FILE_DISTRIBUTION, CommandOffer, Plugin
+from tunesmith.storage.machine_errors import explain_machine_error
 
 if TYPE_CHECKING:
     import click
@@ -298,6 +299,7 @@ def attribute_errors_to(plugin: Plugin, where: str = "") -> Iterator[None]:
     Exceptions that tunesmith defines (a data error, a stopped run) pass unchanged.
 
     Raises:
+        EnvironmentProblem: the machine has no memory, files, processes or disk space left.
         PluginError: with the plugin's name and version and the line that raised.
     """
     try:
@@ -305,6 +307,9 @@ def attribute_errors_to(plugin: Plugin, where: str = "") -> Iterator[None]:
     except TunesmithError:
         raise
     except (Exception, SystemExit) as error:
+        if problem := explain_machine_error(error):
+            text = f'{problem.message} (in plugin "{plugin.full_name}"{where})'
+            raise EnvironmentProblem(text, hint=problem.hint) from error
         raise PluginError(
             f'plugin "{plugin.full_name}"{plugin.version and " " + plugin.version} failed{where}: '
             f"{describe_error(error)}",

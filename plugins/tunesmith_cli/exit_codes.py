@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import errno
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
 
 import click
 
-from tunesmith.errors import ConfigError, RunStopped, TunesmithError
+from tunesmith.errors import ConfigError, EnvironmentProblem, RunStopped, TunesmithError
 from tunesmith.terminal import supports_color
 from tunesmith.text import redact, safe_text
 from tunesmith_cli.common import CliState
+from tunesmith_cli.streams import find_failure
 
 INTERRUPTED = 130
 
 
 def exit_code_of(work: Callable[[], object], state: CliState) -> int:
-    """Call ``work``; print its error on stderr and return the exit code."""
+    """Call ``work``; print its error on stderr and return the exit code.
+
+    What happens to stdout and stderr changes the code in one case: a command whose only result is
+    what it prints has failed if that could not be written. A reader that went away (``| head``) has
+    read what it wanted.
+    """
+    code = _call(work, state)
+    lost = find_failure(sys.stdout)
+    if lost is None or lost.errno == errno.EPIPE or code:
+        return code
+    text = f"stdout could not be written, so the output is not complete: {lost.strerror}"
+    if state.run_folder is None:
+        _print_label("error", text)
+        return EnvironmentProblem.exit_code
+    _print_label("warning", text)
+    _print_hint(f"`tunesmith report {shlex.quote(str(state.run_folder))}` prints the results")
+    return code
+
+
+def _call(work: Callable[[], object], state: CliState) -> int:
     try:
         result = work()
     except click.ClickException as error:
@@ -30,14 +52,24 @@ def exit_code_of(work: Callable[[], object], state: CliState) -> int:
         _print_traceback(error, state)
         _print_error(error)
         return error.exit_code
-    except Exception as error:  # a bug: print a message instead of a traceback
-        from tunesmith.plugins import describe_error
-
+    except Exception as error:
         _print_traceback(error, state)
-        _print_label("error", describe_error(error))
-        _print_hint("this is a bug in tunesmith or a plugin; --debug prints the traceback")
-        return 1
+        return _print_unexpected(error)
     return result if isinstance(result, int) else 0
+
+
+def _print_unexpected(error: Exception) -> int:
+    """Print an error that no part expected: of the machine, its libraries, or else a bug."""
+    from tunesmith.plugins import describe_error
+    from tunesmith.storage import explain_import_error, explain_machine_error
+
+    problem = explain_machine_error(error) or explain_import_error(error)
+    if problem is not None:
+        _print_error(problem)
+        return problem.exit_code
+    _print_label("error", describe_error(error))
+    _print_hint("this is a bug in tunesmith or a plugin; --debug prints the traceback")
+    return 1
 
 
 def _print_error(error: TunesmithError) -> None:
@@ -62,8 +94,9 @@ def _print_click_error(error: click.ClickException) -> None:
 
 
 def _print_label(label: str, message: str) -> None:
+    color = "red" if label == "error" else "yellow"
     shown = (
-        click.style(f"{label}:", fg="red", bold=True) if supports_color(sys.stderr) else f"{label}:"
+        click.style(f"{label}:", fg=color, bold=True) if supports_color(sys.stderr) else f"{label}:"
     )
     click.echo(f"{shown} {_clean(message)}", err=True, color=supports_color(sys.stderr))
 

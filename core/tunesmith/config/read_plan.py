@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,11 +88,19 @@ def make_plan(runfile: RunFile, catalog: Catalog, *, stored: bool = False) -> Pl
     if reader.model_error is not None and len(reader.problems) == 1:
         raise reader.model_error
     if reader.problems or plan is None:
-        raise ConfigError(reader.problems)
+        raise ConfigError([_with_variable(problem, runfile) for problem in reader.problems])
     missing = [text for offer in _offers(plan) for text in missing_requirements(offer.needs)]
     if missing:
         raise EnvironmentProblem("; ".join(missing), hint="pip install the missing packages")
     return plan
+
+
+def _with_variable(problem: Problem, runfile: RunFile) -> Problem:
+    """Name the environment variable that a problem comes from: it is easily forgotten."""
+    origin = runfile.origins.get(problem.where, "")
+    if not origin.startswith("environment variable"):
+        return problem
+    return replace(problem, what=f"{problem.what}; it comes from the {origin}")
 
 
 class _Reader:

@@ -127,7 +127,7 @@ def _read_trusted() -> set[str]:
         return set()
     items = set()
     for line in lines:
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             item = json.loads(line)
             items.add(item if isinstance(item, str) else "")
     return items

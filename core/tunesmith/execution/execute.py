@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -24,7 +25,15 @@ from tunesmith.config.evaluators import Evaluators, choose_evaluators
 from tunesmith.config.trust import trust_code
 from tunesmith.contracts import Artifact, Dataset, Job, RivalTask, RunContext, Technique, TextModel
 from tunesmith.data.subset import Subset
-from tunesmith.errors import ConfigError, DataError, Problem, RunStopped, TunesmithError
+from tunesmith.errors import (
+    ConfigError,
+    DataError,
+    EnvironmentProblem,
+    PluginError,
+    Problem,
+    RunStopped,
+    TunesmithError,
+)
 from tunesmith.events import JSON, TUNED, Event, Notice, RunFinished, RunStarted
 from tunesmith.execution import resume_checks
 from tunesmith.execution.emitter import Emitter, Reporters
@@ -51,6 +60,7 @@ from tunesmith.storage import (
     Checkpoints,
     EventLog,
     RunFolder,
+    explain_machine_error,
     lock,
     read_known_events,
     write_atomic,
@@ -104,12 +114,21 @@ def run(
             verdict = catalog.judge(_collect_evidence(phases, report))
             check_gate(plan.gate, report.measured.values(), verdict, report.gates.values())
         except BaseException as caught:
-            error = caught
-            raise
+            error = _as_reported(caught)
+            if error is caught:
+                raise
+            raise error from caught
         finally:
             emit(_build_run_finished(error, verdict, time.perf_counter() - started))
-            write_report(folder, emit.report)
+            _write_last_report(folder, emit.report)
         return emit.report
+
+
+def _as_reported(error: BaseException) -> BaseException:
+    """Return the error that a run ends with: an exit that some code asked for is a failure too."""
+    if isinstance(error, SystemExit):
+        return PluginError(f"the run was left by sys.exit({error.code!r})")
+    return explain_machine_error(error) or error
 
 
 def load_report(folder: RunFolder) -> Report:
@@ -126,6 +145,15 @@ def write_report(folder: RunFolder, report: Report) -> None:
     path = folder.path / "report.json"
     if not path.is_file() or path.read_bytes() != text.encode():
         write_atomic(path, text)
+
+
+def _write_last_report(folder: RunFolder, report: Report) -> None:
+    """Write the report of a run that has ended; the events decide how, and the report follows."""
+    try:
+        write_report(folder, report)
+    except EnvironmentProblem as problem:
+        text = f"{problem.message}; `tunesmith report {folder.path}` reads the events instead"
+        warnings.warn(text, stacklevel=2)
 
 
 def _execute_phases(

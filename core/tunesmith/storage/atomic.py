@@ -88,7 +88,11 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(here).free
 
 
-_SPACE_ERRORS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+_SPACE_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than the limit allows (`ulimit -f`)",
+}
 _DEVICE_ERRORS = {
     errno.EIO: "the disk reported an error",
     errno.EROFS: "the file system is read-only",

@@ -223,7 +223,7 @@ def _parse_entry(line: str) -> CalibrationEntry | None:
         entry = CalibrationEntry(**{key: item for key, item in value.items() if key in known})
         usable = min(entry.expected, entry.peak) > 0 and entry.seconds >= 0
         return entry if usable else None
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

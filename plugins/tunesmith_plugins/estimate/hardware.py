@@ -174,11 +174,11 @@ def _packaged() -> _Table:
 
 def _read(file: Path) -> _Table:
     try:
-        return from_table(_Table, tomllib.loads(file.read_text("utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError([Problem(str(file), f"cannot be read as TOML, {error}")]) from None
+        return from_table(_Table, tomllib.loads(file.read_text("utf-8-sig")))
     except ValidationError as error:
         raise ConfigError([_problem(file, item) for item in error.errors()]) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError([Problem(str(file), f"cannot be read as TOML, {error}")]) from None
 
 
 def _problem(file: Path, item: Any) -> Problem:

@@ -42,12 +42,20 @@ LORA = TechniqueOffer(
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Warn about a learning rate that is usual for full fine-tuning, and check the optimizer."""
+    """Warn about a learning rate that is usual for full fine-tuning, and check the optimizer.
+
+    Values with which hardly anything is learned are looked for in the options of any technique.
+    """
+    options = plan.technique.config
+    return [*checks.find_inert_options(options), *_review_lora(plan)]
+
+
+def _review_lora(plan: Plan) -> Sequence[Finding]:
     options = plan.technique.config
     if plan.technique.offer is not LORA or not isinstance(options, LoraOptions):
         return []
     findings = checks.check_optimizer(options, plan.run.device)
-    if options.learning_rate > LOW_LEARNING_RATE:
+    if not checks.LEAST_RATE <= options.learning_rate <= LOW_LEARNING_RATE:
         return findings
     message = (
         f"{format_rate(options.learning_rate)} is low for adapters, which usually take about 2e-4, "
