@@ -47,7 +47,7 @@ def guard_streams() -> None:
     for _ in missing:
         os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number
     if 0 in missing:
-        sys.stdin = open(0, encoding="utf-8", closefd=False)
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
     sys.stdout = _guard(sys.stdout, 1, is_missing=1 in missing)
     sys.stderr = _guard(sys.stderr, 2, is_missing=2 in missing)
 

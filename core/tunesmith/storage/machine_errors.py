@@ -55,14 +55,14 @@ def explain_import_error(error: BaseException) -> EnvironmentProblem | None:
 
     It is for errors that no plugin is known to have caused: the message names the file.
     """
-    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    frames = traceback.extract_tb(error.__traceback__)
     if not isinstance(error, (ImportError, SyntaxError)) and not any(
-        name.startswith(_IMPORTER) for name in frames
+        frame.name == "<module>" for frame in frames
     ):
         return None
     named = error.filename if isinstance(error, SyntaxError) else None
     named = error.path if isinstance(error, ImportError) else named
-    files = [name for name in frames if not name.startswith(_IMPORTER)]
+    files = [frame.filename for frame in frames if not frame.filename.startswith(_IMPORTER)]
     where = named or (files[-1] if files else "")
     return EnvironmentProblem(
         f"{where}: cannot be imported, {type(error).__name__}: {' '.join(str(error).split())}",
