@@ -31,6 +31,7 @@ from tunesmith.errors import (
     TunesmithError,
     UsageError,
 )
+from tunesmith.home import expand_home
 from tunesmith.offers import (
     RUN_FILE_TABLES,
     ComponentOffer,
@@ -336,14 +337,14 @@ class _Reader:
         for key, value in dotted_items(self.runfile.tables):
             for text in value if isinstance(value, list) else [value]:
                 if isinstance(text, str) and not key.startswith("reporters."):
-                    path = self.runfile.folder / Path(text).expanduser()
+                    path = self.runfile.folder / expand_home(text)
                     if os.path.normpath(path) == str(target):
                         return True
         return False
 
     def _resolve_path(self, reference: str) -> str:
         """Return a reference that is an existing path, relative to the run file, as absolute."""
-        path = self.runfile.folder / Path(str(reference)).expanduser()
+        path = self.runfile.folder / expand_home(str(reference))
         return str(path) if os.path.exists(path) else reference
 
     def _find_model(self, model: ModelOptions) -> FoundModel | None:

@@ -250,7 +250,10 @@ def make_folder(folder: Path, disk: Disk = DISK) -> None:
         disk.mkdir(folder)
     except FileExistsError:  # another process created the folder meanwhile, or it is a file
         if not folder.is_dir():
-            raise UsageError(f"{folder}: is a file, not a folder") from None
+            what = "a file, not a folder" if folder.exists() else "a link that leads nowhere"
+            raise UsageError(f"{folder}: is {what}") from None
+    except FileNotFoundError:  # as in /proc, where nothing can be created
+        raise EnvironmentProblem(f"{folder}: cannot be created there") from None
     sync_folder(folder.parent, disk)
 
 

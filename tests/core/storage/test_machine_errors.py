@@ -41,7 +41,7 @@ def test_a_library_that_cannot_be_imported_is_named_with_its_file(
     (tmp_path / "damaged_library.py").write_text(content)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    with pytest.raises(Exception) as caught:  # noqa: B017, PT011 - of any kind
+    with pytest.raises(Exception) as caught:
         __import__("damaged_library")
     problem = explain_import_error(caught.value)
     assert problem is not None
