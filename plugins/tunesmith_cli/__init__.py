@@ -17,12 +17,12 @@ def main() -> None:
     guard_streams()
     try:
         from tunesmith_cli.app import app
-    except Exception as error:  # a library that every command needs is damaged
+    except (Exception, SystemExit) as error:  # a library that every command needs is damaged
         _exit_without_commands(error)
     app.main()
 
 
-def _exit_without_commands(error: Exception) -> NoReturn:
+def _exit_without_commands(error: BaseException) -> NoReturn:
     """Print the file that cannot be imported, with the standard library alone, and exit."""
     frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     files = [name for name in frames if not name.startswith("<frozen")]

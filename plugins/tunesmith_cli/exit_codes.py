@@ -52,21 +52,34 @@ def _call(work: Callable[[], object], state: CliState) -> int:
         _print_traceback(error, state)
         _print_error(error)
         return error.exit_code
+    except SystemExit as error:
+        return _exit_code_of_exit(error)
     except Exception as error:
         _print_traceback(error, state)
         return _print_unexpected(error)
     return result if isinstance(result, int) else 0
 
 
+def _exit_code_of_exit(error: SystemExit) -> int:
+    """Return the code of a command that leaves by ``sys.exit``; a library must not, on import."""
+    from tunesmith.storage import explain_import_error
+
+    if problem := explain_import_error(error):
+        _print_error(problem)
+        return problem.exit_code
+    raise error
+
+
 def _print_unexpected(error: Exception) -> int:
     """Print an error that no part expected: of the machine, its libraries, or else a bug."""
-    from tunesmith.plugins import describe_error
     from tunesmith.storage import explain_import_error, explain_machine_error
 
     problem = explain_machine_error(error) or explain_import_error(error)
     if problem is not None:
         _print_error(problem)
         return problem.exit_code
+    from tunesmith.plugins import describe_error
+
     _print_label("error", describe_error(error))
     _print_hint("this is a bug in tunesmith or a plugin; --debug prints the traceback")
     return 1

@@ -47,7 +47,9 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
     Values with which hardly anything is learned are looked for in the options of any technique.
     """
     options = plan.technique.config
-    return [*checks.find_inert_options(options), *_review_lora(plan)]
+    needs_docstrings = any(need.startswith("transformers") for need in plan.technique.offer.needs)
+    findings = checks.check_interpreter() if needs_docstrings else []
+    return [*findings, *checks.find_inert_options(options), *_review_lora(plan)]
 
 
 def _review_lora(plan: Plan) -> Sequence[Finding]:
