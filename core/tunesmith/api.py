@@ -18,7 +18,7 @@ from tunesmith.errors import ConfigError, EnvironmentProblem, RenamedKey, UsageE
 from tunesmith.events import is_of_earlier_version
 from tunesmith.execution import execute, worker_rank
 from tunesmith.execution.report import Report
-from tunesmith.home import expand_home
+from tunesmith.machine import expand_home
 from tunesmith.plan import Plan
 from tunesmith.plugins import Selection, attribute_errors_to, find_plugins
 from tunesmith.storage import RunFolder, atomic, read_events

@@ -34,9 +34,8 @@ import pluggy
 from tunesmith import hookspecs
 from tunesmith._version import __version__
 from tunesmith.errors import EnvironmentProblem, PluginError, TunesmithError, warn_deprecated
-from tunesmith.home import expand_home, user_folder
+from tunesmith.machine import expand_home, explain_machine_error, user_folder
 from tunesmith.offers import BUILTIN_DISTRIBUTION, FILE_DISTRIBUTION, CommandOffer, Plugin
-from tunesmith.storage.machine_errors import explain_machine_error
 
 if TYPE_CHECKING:
     import click

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import click
 
 from tunesmith.errors import ConfigError, EnvironmentProblem, RunStopped, TunesmithError
+from tunesmith.machine import explain_machine_error
 from tunesmith.terminal import supports_color
 from tunesmith.text import redact, safe_text
 from tunesmith_cli.common import CliState
@@ -62,8 +63,6 @@ def _call(work: Callable[[], object], state: CliState) -> int:
 
 def _exit_code_of_exit(error: SystemExit) -> int:
     """Return the code of a command that leaves by ``sys.exit``; a library must not, on import."""
-    from tunesmith.storage import explain_import_error
-
     if problem := explain_import_error(error):
         _print_error(problem)
         return problem.exit_code
@@ -72,8 +71,6 @@ def _exit_code_of_exit(error: SystemExit) -> int:
 
 def _print_unexpected(error: Exception) -> int:
     """Print an error that no part expected: of the machine, its libraries, or else a bug."""
-    from tunesmith.storage import explain_import_error, explain_machine_error
-
     problem = explain_machine_error(error) or explain_import_error(error)
     if problem is not None:
         _print_error(problem)
@@ -126,3 +123,26 @@ def _print_traceback(error: BaseException, state: CliState) -> None:
 
 def _clean(text: str) -> str:
     return redact(safe_text(text))
+
+
+def explain_import_error(error: BaseException) -> EnvironmentProblem | None:
+    """Translate an exception that was raised while a module was imported; None for others.
+
+    It is for errors that no plugin is known to have caused: the message names the file.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if not isinstance(error, (ImportError, SyntaxError)) and not any(
+        frame.name == "<module>" for frame in frames
+    ):
+        return None
+    named = error.filename if isinstance(error, SyntaxError) else None
+    named = error.path if isinstance(error, ImportError) else named
+    files = [
+        frame.filename for frame in frames if not frame.filename.startswith("<frozen importlib")
+    ]
+    where = named or (files[-1] if files else "")
+    return EnvironmentProblem(
+        f"{where}: cannot be imported, {type(error).__name__}: {' '.join(str(error).split())}",
+        hint="install that package again, with pip install --force-reinstall NAME; "
+        "`python -c 'import sys; print(sys.path)'` shows where packages come from",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-FAKE = Path(__file__).parents[1] / "core" / "fake_plugin.py"
+from tunesmith_cli.streams import SteadyFile, find_failure
+
 MAIN = "from tunesmith_cli import main; main()"
 BLOCKS = """
 import os, sys
@@ -72,3 +74,15 @@ def test_a_damaged_library_that_all_commands_need_is_named(tmp_path: Path) -> No
     assert done.returncode == 4
     assert f"error: {tmp_path}/click/__init__.py: cannot be imported, SyntaxError" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_cannot_be_written_is_dropped_and_remembered() -> None:
+    with open("/dev/full", "wb") as full:
+        stream = io.TextIOWrapper(io.BufferedWriter(SteadyFile(full.fileno(), "wb", closefd=False)))
+        assert find_failure(stream) is None
+        for _ in range(2):
+            print("x" * 100_000, file=stream, flush=True)
+        failure = find_failure(stream)
+    assert failure is not None
+    assert failure.strerror == "No space left on device"
+    assert find_failure(io.StringIO()) is None

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from tunesmith.home import expand_home
+from tunesmith.machine import expand_home
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -31,7 +31,7 @@ from tunesmith.errors import (
     TunesmithError,
     UsageError,
 )
-from tunesmith.home import expand_home
+from tunesmith.machine import expand_home
 from tunesmith.offers import (
     RUN_FILE_TABLES,
     ComponentOffer,

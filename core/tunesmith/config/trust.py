@@ -24,7 +24,7 @@ from typing import Any
 import click
 
 from tunesmith.errors import UsageError
-from tunesmith.home import expand_home, user_folder
+from tunesmith.machine import expand_home, user_folder
 from tunesmith.text import one_line
 
 TRUST_VARIABLE = "TUNESMITH_TRUST_PLUGINS"

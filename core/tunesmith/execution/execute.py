@@ -13,7 +13,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -29,12 +28,9 @@ from tunesmith.errors import (
     ConfigError,
     DataError,
     EnvironmentProblem,
-    PluginError,
     Problem,
-    RunStopped,
-    TunesmithError,
 )
-from tunesmith.events import JSON, TUNED, Event, Notice, RunFinished, RunStarted
+from tunesmith.events import JSON, TUNED, Event, Notice, RunStarted
 from tunesmith.execution import resume_checks
 from tunesmith.execution.emitter import Emitter, Reporters
 from tunesmith.execution.evaluate import evaluate_model
@@ -50,6 +46,7 @@ from tunesmith.execution.rivals import (
     list_excluded,
 )
 from tunesmith.execution.run_data import DataParts, build_data_event, load_data, write_quarantine
+from tunesmith.execution.run_end import as_reported, build_run_finished, now
 from tunesmith.execution.versions import collect_versions
 from tunesmith.execution.wrapped_model import CachedModel
 from tunesmith.offers import EvaluatorOffer, RivalOffer
@@ -60,7 +57,6 @@ from tunesmith.storage import (
     Checkpoints,
     EventLog,
     RunFolder,
-    explain_machine_error,
     lock,
     read_known_events,
     write_atomic,
@@ -114,21 +110,14 @@ def run(
             verdict = catalog.judge(_collect_evidence(phases, report))
             check_gate(plan.gate, report.measured.values(), verdict, report.gates.values())
         except BaseException as caught:
-            error = _as_reported(caught)
+            error = as_reported(caught)
             if error is caught:
                 raise
             raise error from caught
         finally:
-            emit(_build_run_finished(error, verdict, time.perf_counter() - started))
+            emit(build_run_finished(error, verdict, time.perf_counter() - started))
             _write_last_report(folder, emit.report)
         return emit.report
-
-
-def _as_reported(error: BaseException) -> BaseException:
-    """Return the error that a run ends with: an exit that some code asked for is a failure too."""
-    if isinstance(error, SystemExit):
-        return PluginError(f"the run was left by sys.exit({error.code!r})")
-    return explain_machine_error(error) or error
 
 
 def load_report(folder: RunFolder) -> Report:
@@ -439,16 +428,6 @@ def _collect_evidence(phases: _ModelPhases, report: Report) -> Evidence:
     )
 
 
-def _build_run_finished(error: BaseException | None, verdict: JSON, seconds: float) -> RunFinished:
-    event = RunFinished(status="ok", exit_code=0, finished=now(), seconds=seconds, verdict=verdict)
-    if error is None:
-        return event
-    event = replace(event, status="stopped" if isinstance(error, RunStopped) else "failed")
-    if isinstance(error, TunesmithError):
-        return replace(event, exit_code=error.exit_code, error=error.message, hint=error.hint or "")
-    return replace(event, exit_code=1, error=repr(error))
-
-
 def _build_run_started(plan: Plan, folder: RunFolder, *, resumed: bool) -> RunStarted:
     return RunStarted(
         run=folder.path.name,
@@ -471,8 +450,3 @@ def list_used_plugins(plan: Plan) -> list[JSON]:
         {"name": p.name, "distribution": p.distribution, "version": p.version}
         for p in plugins.values()
     ]
-
-
-def now() -> str:
-    """Return the time in UTC as ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tunesmith.errors import UsageError
-from tunesmith.home import expand_home
+from tunesmith.machine import expand_home
 from tunesmith.storage import atomic
 from tunesmith.storage.atomic import DISK, Disk
 

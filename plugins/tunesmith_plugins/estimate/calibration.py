@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from tunesmith.estimates import Estimate, PhaseMemory
-from tunesmith.home import user_folder
+from tunesmith.machine import user_folder
 from tunesmith_plugins.estimate.hardware import Range
 from tunesmith_plugins.estimate.memory_peak import compute_peak
 from tunesmith_torch.runtime.machine import Device

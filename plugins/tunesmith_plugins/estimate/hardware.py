@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from tunesmith.errors import ConfigError, Problem
-from tunesmith.home import NO_HOME, user_folder
+from tunesmith.machine import NO_HOME, user_folder
 from tunesmith.options import Options, from_table
 from tunesmith.text import suggest_name
 

@@ -25,7 +25,7 @@ from transformers import GenerationConfig
 
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import IntegrityError, TunesmithError
-from tunesmith.home import expand_home
+from tunesmith.machine import expand_home
 from tunesmith.storage import commit_folder
 from tunesmith.text import redact
 from tunesmith_torch.data.templates import Template

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -11,7 +10,6 @@ from pydantic import BaseModel
 from tunesmith.contracts import Finding
 from tunesmith_torch.options.adaptation import AdapterOptions
 from tunesmith_torch.options.training import ScheduleOptions, TrainingOptions
-from tunesmith_torch.runtime.environment import NO_DOCSTRINGS
 
 LEAST_RATE = 1e-7
 """Learning rate below which bf16 and fp32 weights hardly change in a usual number of steps."""
@@ -36,13 +34,6 @@ def check_optimizer(options: TrainingOptions, device: str) -> list[Finding]:
     return [
         Finding(level="error", where="technique.optimizer.name", message=text) for text in problems
     ]
-
-
-def check_interpreter() -> list[Finding]:
-    """Return an error if Python runs in a way in which transformers cannot be loaded."""
-    if sys.flags.optimize < 2:
-        return []
-    return [Finding(level="error", where="python", message=NO_DOCSTRINGS)]
 
 
 def find_inert_options(options: BaseModel, where: str = "technique") -> Iterator[Finding]:

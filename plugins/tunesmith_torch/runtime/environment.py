@@ -25,13 +25,18 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
 NO_DOCSTRINGS = "python -OO removes docstrings, and transformers cannot be loaded without them"
 
 
+def has_docstrings() -> bool:
+    """Return False if Python was started with -OO."""
+    return sys.flags.optimize < 2
+
+
 def prepare_environment(variables: MutableMapping[str, str] = os.environ) -> None:
     """Set those of :data:`DEFAULTS` that the user has not set; call it before torch is imported.
 
     Raises:
         EnvironmentProblem: Python runs without docstrings.
     """
-    if sys.flags.optimize > 1:
+    if not has_docstrings():
         raise EnvironmentProblem(NO_DOCSTRINGS, hint="start it without -OO and PYTHONOPTIMIZE=2")
     for name, value in DEFAULTS.items():
         variables.setdefault(name, value)

@@ -19,7 +19,7 @@ from tunesmith import api
 from tunesmith.config.problems import convert_problems
 from tunesmith.config.trust import trust_code
 from tunesmith.errors import ConfigError, RunInUseError, UsageError
-from tunesmith.home import expand_home
+from tunesmith.machine import expand_home
 from tunesmith.options import Options, from_table
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder, lock, write_atomic

@@ -15,7 +15,8 @@ from tunesmith.errors import UsageError
 from tunesmith.events import JSON, Measured
 from tunesmith.execution.emitter import Emitter, Reporters
 from tunesmith.execution.evaluate import evaluate_model
-from tunesmith.execution.execute import list_used_plugins, now
+from tunesmith.execution.execute import list_used_plugins
+from tunesmith.execution.run_end import now
 from tunesmith.execution.versions import collect_versions
 from tunesmith.execution.wrapped_model import CachedModel
 from tunesmith.records import Record

@@ -15,7 +15,7 @@ from tunesmith.catalog import Catalog, OfferNotFound
 from tunesmith.config.problems import convert_problems
 from tunesmith.config.run_file import parse_value
 from tunesmith.errors import ConfigError, UsageError
-from tunesmith.home import expand_home
+from tunesmith.machine import expand_home
 from tunesmith.offers import ExporterOffer, Offered
 from tunesmith.options import from_table
 from tunesmith.storage import lock_to_read

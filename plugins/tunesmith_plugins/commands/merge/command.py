@@ -13,7 +13,7 @@ from tunesmith import api
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
 from tunesmith.execution.run_data import load_data
-from tunesmith.home import expand_home
+from tunesmith.machine import expand_home
 from tunesmith.plan import Plan
 from tunesmith.records import Prompt, last_exchange
 from tunesmith.storage import RunFolder, lock_to_read

@@ -9,7 +9,7 @@ import click
 from tunesmith import api
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
-from tunesmith.home import expand_home
+from tunesmith.machine import expand_home
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder, verify_folder
 from tunesmith.text import format_bytes

@@ -7,7 +7,7 @@ from typing import Any
 
 from tunesmith.events import TUNED, Measured
 from tunesmith.execution.report import Report
-from tunesmith.home import expand_home
+from tunesmith.machine import expand_home
 from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_evidence.fit import diagnose_fit, gets_nothing_right

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError
-from tunesmith.home import expand_home
+from tunesmith.machine import expand_home
 from tunesmith.options import from_table
 from tunesmith_data import (
     MAX_BYTES_IN_MEMORY,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import EnvironmentProblem, UsageError
-from tunesmith.home import expand_home
+from tunesmith.machine import expand_home
 from tunesmith.plugins import cache_folder
 from tunesmith_plugins.models.gguf.header import config_from_header, read_header
 from tunesmith_torch.models.model_folder import check_sizes

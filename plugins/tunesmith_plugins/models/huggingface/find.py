@@ -10,7 +10,7 @@ from typing import Any
 
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
-from tunesmith.home import expand_home
+from tunesmith.machine import expand_home
 from tunesmith_data import offline_variable
 from tunesmith_torch.models.foreign_code import read_object
 from tunesmith_torch.models.model_folder import check_folder, missing_weights, read_config

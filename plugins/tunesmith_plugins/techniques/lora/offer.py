@@ -12,7 +12,7 @@ from tunesmith_evidence.formats import format_rate
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.memory_estimate import techniques
 from tunesmith_torch.options import checks
-from tunesmith_torch.runtime.environment import prepare_environment
+from tunesmith_torch.runtime.environment import NO_DOCSTRINGS, has_docstrings, prepare_environment
 
 LOW_LEARNING_RATE = 5e-5
 """Learning rate below which a warning is given: such rates are usual for full fine-tuning."""
@@ -47,8 +47,9 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
     Values with which hardly anything is learned are looked for in the options of any technique.
     """
     options = plan.technique.config
-    needs_docstrings = any(need.startswith("transformers") for need in plan.technique.offer.needs)
-    findings = checks.check_interpreter() if needs_docstrings else []
+    findings = []
+    if not has_docstrings() and any("transformers" in n for n in plan.technique.offer.needs):
+        findings.append(Finding(level="error", where="python", message=NO_DOCSTRINGS))
     return [*findings, *checks.find_inert_options(options), *_review_lora(plan)]
 
 

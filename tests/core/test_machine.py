@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-from tunesmith.storage.machine_errors import explain_import_error, explain_machine_error
+from tunesmith import machine
+from tunesmith.machine import explain_machine_error
 
 
 @pytest.mark.parametrize(
@@ -34,22 +34,11 @@ def test_what_is_used_up_is_named(error: Exception, what: str | None) -> None:
     assert (problem is None) if what is None else (problem and what in problem.message)
 
 
-@pytest.mark.parametrize("content", ["x = (", "import nowhere_at_all", "1 / 0", "\0"])
-def test_a_library_that_cannot_be_imported_is_named_with_its_file(
-    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "damaged_library.py").write_text(content)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    with pytest.raises(Exception) as caught:
-        __import__("damaged_library")
-    problem = explain_import_error(caught.value)
-    assert problem is not None
-    assert "damaged_library.py: cannot be imported" in problem.message or content == "\0"
-
-
-def test_an_error_after_the_imports_is_none_of_a_library() -> None:
-    try:
-        raise KeyError("x")
-    except KeyError as error:
-        assert explain_import_error(error) is None
+def test_a_user_without_a_home_folder_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "~")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert machine.expand_home("~/x") == Path("~/x")
+    assert machine.user_folder("XDG_CACHE_HOME", "~/.cache") == machine.NO_HOME / "tunesmith"
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert machine.user_folder("XDG_CACHE_HOME", "~/.cache") == Path("/home/ada/.cache/tunesmith")
+    assert machine.expand_home("~no-such-user/x") == Path("~no-such-user/x")
