@@ -126,10 +126,7 @@ def load_report(folder: RunFolder) -> Report:
 
 
 def write_report(folder: RunFolder, report: Report) -> None:
-    """Write ``report.json`` below the run folder, unless it has that content already.
-
-    Secrets in texts are redacted, because reports are shared.
-    """
+    """Write ``report.json`` of a run, without secrets, unless it has that content already."""
     text = json.dumps(redact_all(report.to_json()), indent=2, ensure_ascii=True) + "\n"
     path = folder.path / "report.json"
     if not path.is_file() or path.read_bytes() != text.encode():
@@ -141,8 +138,7 @@ def _write_last_report(folder: RunFolder, report: Report) -> None:
     try:
         write_report(folder, report)
     except EnvironmentProblem as problem:
-        text = f"{problem.message}; `tunesmith report {folder.path}` reads the events instead"
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(f"{problem.message}; `tunesmith report` reads the events", stacklevel=2)
 
 
 def _execute_phases(
