@@ -19,6 +19,7 @@ from tunesmith.events import is_of_earlier_version
 from tunesmith.execution import execute, worker_rank
 from tunesmith.execution.report import Report
 from tunesmith.fence import fence
+from tunesmith.machine import expand_home
 from tunesmith.plan import Plan
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.storage import RunFolder, atomic, read_events
@@ -155,11 +156,13 @@ def create_run_folder(plan: Plan, out: Path | None = None) -> RunFolder:
     """Create the folder of a run: ``out``, or one named after the run and the time.
 
     Raises:
-        UsageError: ``out`` exists and is not empty.
+        UsageError: ``out`` exists and is not empty, or its path is not UTF-8.
     """
     if out is None:
+        _require_utf8(Path(plan.run.folder))
         return RunFolder.create(Path(plan.run.folder), plan.name)
-    path = out.expanduser().absolute()
+    path = expand_home(out).absolute()
+    _require_utf8(path)
     taken = UsageError(
         f"{path}: exists and is not empty", hint="choose another folder, or resume the run"
     )
@@ -172,6 +175,14 @@ def create_run_folder(plan: Plan, out: Path | None = None) -> RunFolder:
         except FileExistsError:  # another process has created a run here meanwhile
             raise taken from None
     return RunFolder(path)
+
+
+def _require_utf8(path: Path) -> None:
+    """Refuse a path that is not text: libraries cannot write to it, and no command can name it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{path}: is not UTF-8", hint="choose another folder, --out") from None
 
 
 def open_models(
@@ -220,7 +231,7 @@ def _make_plan(
 
 def _selection(read: RunFile) -> Selection:
     """Return the plugins that a run file selects; wrong types are reported by ``make_plan``."""
-    files = [str(read.folder / Path(name).expanduser()) for name in _strings(read, "files")]
+    files = [str(read.folder / expand_home(name)) for name in _strings(read, "files")]
     return Selection.from_environment(disabled=_strings(read, "disable"), files=files)
 
 

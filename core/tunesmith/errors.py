@@ -17,6 +17,10 @@
 
 The number is the exit code of the command line. It is 75 after a limit, and 128 and the number of
 the signal otherwise: 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP, 138 after SIGUSR1.
+A reader that goes away (``| head``) changes no code: the command ends quietly, with the code of its
+work. A command whose only result is its text ends with 4 if stdout could not be written, as on a
+full disk. ``run`` and ``resume`` end with the code of the last event of the run, whatever happens
+to stdout and stderr: the run folder has the results. A run without a last event has failed.
 A message is one lower-case sentence, ``where: what is wrong, got what``, without a full stop;
 ``hint`` is the next thing to do.
 """

@@ -34,6 +34,7 @@ from tunesmith import hookspecs
 from tunesmith._version import __version__
 from tunesmith.errors import PluginError, warn_deprecated
 from tunesmith.fence import describe_error, fence, hook_seconds, is_of_user, isolate
+from tunesmith.machine import expand_home, user_folder
 from tunesmith.offers import BUILTIN_DISTRIBUTION, FILE_DISTRIBUTION, CommandOffer, Plugin
 
 if TYPE_CHECKING:
@@ -260,11 +261,10 @@ def find_plugins(selection: Selection | None = None, *, commands_only: bool = Fa
 def cache_folder() -> Path:
     """Return ``TUNESMITH_CACHE``, else the cache folder of the platform."""
     if named := os.environ.get("TUNESMITH_CACHE"):
-        return Path(named).expanduser()
+        return expand_home(named)
     if sys.platform == "darwin":
-        return Path("~/Library/Caches/tunesmith").expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "tunesmith"
+        return user_folder("", "~/Library/Caches")
+    return user_folder("XDG_CACHE_HOME", "~/.cache")
 
 
 def inspection_files(installed: Installed) -> dict[str, Path]:

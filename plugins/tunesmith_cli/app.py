@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import click
 
 from tunesmith import __version__
+from tunesmith.errors import UsageError
 from tunesmith_cli.common import CliState, common_options
 from tunesmith_cli.exit_codes import exit_code_of
 from tunesmith_cli.groups import OfferGroup
@@ -35,6 +37,7 @@ class TopGroup(OfferGroup):
         state = CliState()
 
         def work() -> object:
+            _require_current_folder()
             return super(TopGroup, self).main(
                 args,
                 prog_name or "tunesmith",
@@ -45,6 +48,14 @@ class TopGroup(OfferGroup):
             )
 
         sys.exit(exit_code_of(work, state))
+
+
+def _require_current_folder() -> None:
+    """Refuse to work in a folder that was removed: no path can be made absolute there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the current folder was removed", hint="change to another one") from None
 
 
 @click.group(cls=TopGroup, context_settings={"help_option_names": ["-h", "--help"]})

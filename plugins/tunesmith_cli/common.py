@@ -31,6 +31,8 @@ class CliState:
     disabled: list[str] = field(default_factory=list)
     imports_all: bool = False
     """True once a command was not among the known ones, so that all plugins are imported."""
+    run_folder: Path | None = None
+    """The run of this command, once there is one: its folder has the results, stdout a copy."""
     _catalogs: dict[tuple[Selection, bool], Catalog] = field(default_factory=dict)
 
     def apply_quiet(self, plan: Plan) -> Plan:

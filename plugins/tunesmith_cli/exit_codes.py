@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import errno
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
 
 import click
 
-from tunesmith.errors import ConfigError, RunStopped, TunesmithError
+from tunesmith.errors import ConfigError, EnvironmentProblem, RunStopped, TunesmithError
+from tunesmith.machine import explain_machine_error
 from tunesmith.terminal import supports_color
 from tunesmith.text import redact, safe_text
 from tunesmith_cli.common import CliState
+from tunesmith_cli.streams import find_failure
 
 INTERRUPTED = 130
 
 
 def exit_code_of(work: Callable[[], object], state: CliState) -> int:
-    """Call ``work``; print its error on stderr and return the exit code."""
+    """Call ``work``; print its error on stderr and return the exit code.
+
+    What happens to stdout and stderr changes the code in one case: a command whose only result is
+    what it prints has failed if that could not be written. A reader that went away (``| head``) has
+    read what it wanted.
+    """
+    code = _call(work, state)
+    lost = find_failure(sys.stdout)
+    if lost is None or lost.errno == errno.EPIPE or code:
+        return code
+    text = f"stdout could not be written, so the output is not complete: {lost.strerror}"
+    if state.run_folder is None:
+        _print_label("error", text)
+        return EnvironmentProblem.exit_code
+    _print_label("warning", text)
+    _print_hint(f"`tunesmith report {shlex.quote(str(state.run_folder))}` prints the results")
+    return code
+
+
+def _call(work: Callable[[], object], state: CliState) -> int:
     try:
         result = work()
     except click.ClickException as error:
@@ -30,14 +53,33 @@ def exit_code_of(work: Callable[[], object], state: CliState) -> int:
         _print_traceback(error, state)
         _print_error(error)
         return error.exit_code
-    except Exception as error:  # a bug: print a message instead of a traceback
-        from tunesmith.fence import describe_error
-
+    except SystemExit as error:
+        return _exit_code_of_exit(error)
+    except Exception as error:
         _print_traceback(error, state)
-        _print_label("error", describe_error(error))
-        _print_hint("this is a bug in tunesmith or a plugin; --debug prints the traceback")
-        return 1
+        return _print_unexpected(error)
     return result if isinstance(result, int) else 0
+
+
+def _exit_code_of_exit(error: SystemExit) -> int:
+    """Return the code of a command that leaves by ``sys.exit``; a library must not, on import."""
+    if problem := explain_import_error(error):
+        _print_error(problem)
+        return problem.exit_code
+    raise error
+
+
+def _print_unexpected(error: Exception) -> int:
+    """Print an error that no part expected: of the machine, its libraries, or else a bug."""
+    problem = explain_machine_error(error) or explain_import_error(error)
+    if problem is not None:
+        _print_error(problem)
+        return problem.exit_code
+    from tunesmith.fence import describe_error
+
+    _print_label("error", describe_error(error))
+    _print_hint("this is a bug in tunesmith or a plugin; --debug prints the traceback")
+    return 1
 
 
 def _print_error(error: TunesmithError) -> None:
@@ -62,8 +104,9 @@ def _print_click_error(error: click.ClickException) -> None:
 
 
 def _print_label(label: str, message: str) -> None:
+    color = "red" if label == "error" else "yellow"
     shown = (
-        click.style(f"{label}:", fg="red", bold=True) if supports_color(sys.stderr) else f"{label}:"
+        click.style(f"{label}:", fg=color, bold=True) if supports_color(sys.stderr) else f"{label}:"
     )
     click.echo(f"{shown} {_clean(message)}", err=True, color=supports_color(sys.stderr))
 
@@ -80,3 +123,26 @@ def _print_traceback(error: BaseException, state: CliState) -> None:
 
 def _clean(text: str) -> str:
     return redact(safe_text(text))
+
+
+def explain_import_error(error: BaseException) -> EnvironmentProblem | None:
+    """Translate an exception that was raised while a module was imported; None for others.
+
+    It is for errors that no plugin is known to have caused: the message names the file.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if not isinstance(error, (ImportError, SyntaxError)) and not any(
+        frame.name == "<module>" for frame in frames
+    ):
+        return None
+    named = error.filename if isinstance(error, SyntaxError) else None
+    named = error.path if isinstance(error, ImportError) else named
+    files = [
+        frame.filename for frame in frames if not frame.filename.startswith("<frozen importlib")
+    ]
+    where = named or (files[-1] if files else "")
+    return EnvironmentProblem(
+        f"{where}: cannot be imported, {type(error).__name__}: {' '.join(str(error).split())}",
+        hint="install that package again, with pip install --force-reinstall NAME; "
+        "`python -c 'import sys; print(sys.path)'` shows where packages come from",
+    )

@@ -113,7 +113,7 @@ def has_probabilities(run: RunFolder) -> bool:
     try:
         saved = json.loads((run.path / FOLDER / "winner.json").read_text(encoding="utf-8"))
         return saved["solution"] in ("prompt", "retrieval")
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return True
 
 

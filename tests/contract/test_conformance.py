@@ -250,6 +250,17 @@ def test_promise(check: BoundCheck) -> None:
         pytest.skip(str(error))
 
 
+@pytest.mark.processes
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_batches_change_nothing_in_bf16(name: str) -> None:
+    """The precision that a processor with AMX gets by itself."""
+    module = import_module(f"tunesmith_plugins.techniques.{name}")
+    options = {name: {**QUICK, "precision": "bf16"}}
+    for check in collect_checks(module, model=tiny_model, samples=options):
+        if check.check.name.endswith(("change_nothing", "changes_nothing", "depend_on_batching")):
+            check()
+
+
 def test_all_declared_entry_points_are_installed() -> None:
     """The installed entry points are those that the project declares."""
     import tomllib

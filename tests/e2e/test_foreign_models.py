@@ -247,6 +247,11 @@ MODELS: dict[str, tuple[Build, int, str]] = {
     "tokenizer.json nested 5,000 times": (replaced("tokenizer.json", DEEP), 7, "tokenizer.json"),
     "tokenizer.json without content": (replaced("tokenizer.json", "null"), 7, "JSON object"),
     "added_tokens.json is a list": (replaced("added_tokens.json", "[1]"), 7, "added_tokens.json"),
+    "weights that are quantized in the config alone": (
+        edited("config.json", quantization_config={"quant_method": "bitsandbytes"}),
+        7,
+        "none of them is",
+    ),
     "a number of 5,000 digits": (
         replaced("config.json", '{"hidden_size": ' + "9" * 5_000 + "}"), 7, "config.json"
     ),

@@ -8,6 +8,8 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from tunesmith.machine import expand_home
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -40,7 +42,7 @@ def _is_path(info: FieldInfo) -> bool:
 
 def _absolute_path(value: Any, folder: Path) -> Any:
     if isinstance(value, str):
-        return str(folder / Path(value).expanduser())
+        return str(folder / expand_home(value))
     if isinstance(value, (list, tuple)):
         return type(value)(_absolute_path(item, folder) for item in value)
     return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ from tunesmith.errors import (
     UsageError,
 )
 from tunesmith.fence import attribute_errors_to
+from tunesmith.machine import expand_home
 from tunesmith.offers import (
     RUN_FILE_TABLES,
     ComponentOffer,
@@ -88,11 +90,19 @@ def make_plan(runfile: RunFile, catalog: Catalog, *, stored: bool = False) -> Pl
     if reader.model_error is not None and len(reader.problems) == 1:
         raise reader.model_error
     if reader.problems or plan is None:
-        raise ConfigError(reader.problems)
+        raise ConfigError([_with_variable(problem, runfile) for problem in reader.problems])
     missing = [text for offer in _offers(plan) for text in missing_requirements(offer.needs)]
     if missing:
         raise EnvironmentProblem("; ".join(missing), hint="pip install the missing packages")
     return plan
+
+
+def _with_variable(problem: Problem, runfile: RunFile) -> Problem:
+    """Name the environment variable that a problem comes from: it is easily forgotten."""
+    origin = runfile.origins.get(problem.where, "")
+    if not origin.startswith("environment variable"):
+        return problem
+    return replace(problem, what=f"{problem.what}; it comes from the {origin}")
 
 
 class _Reader:
@@ -330,14 +340,14 @@ class _Reader:
         for key, value in dotted_items(self.runfile.tables):
             for text in value if isinstance(value, list) else [value]:
                 if isinstance(text, str) and not key.startswith("reporters."):
-                    path = self.runfile.folder / Path(text).expanduser()
+                    path = self.runfile.folder / expand_home(text)
                     if os.path.normpath(path) == str(target):
                         return True
         return False
 
     def _resolve_path(self, reference: str) -> str:
         """Return a reference that is an existing path, relative to the run file, as absolute."""
-        path = self.runfile.folder / Path(str(reference)).expanduser()
+        path = self.runfile.folder / expand_home(str(reference))
         return str(path) if os.path.exists(path) else reference
 
     def _find_model(self, model: ModelOptions) -> FoundModel | None:

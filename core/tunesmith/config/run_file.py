@@ -7,6 +7,7 @@ A run file is data. This module reads it and records the origin of every value;
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -15,9 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import ConfigError, Problem, UsageError
+from tunesmith.offers import RUN_FILE_TABLES
+from tunesmith.text import one_line
 
 ENVIRONMENT_PREFIX = "TUNESMITH__"
 """``TUNESMITH__TECHNIQUE__EPOCHS=1`` overrides ``technique.epochs``."""
+_LONG = re.compile(r"\d{4300}")
+"""More digits than Python converts to a number."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ def read_run_file(
         path, tables = Path.cwd() / "run", deepcopy(dict(source))
     origins = {key: path.name for key in _dotted_keys(tables)}
     variables = os.environ if environment is None else environment
+    _refuse_misspelled(variables, tables)
     for name in sorted(variables):
         if name.startswith(ENVIRONMENT_PREFIX):
             key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
@@ -66,6 +72,29 @@ def read_run_file(
     return RunFile(tables=tables, folder=path.resolve().parent, stem=path.stem, origins=origins)
 
 
+def _refuse_misspelled(variables: Mapping[str, str], tables: Mapping[str, Any]) -> None:
+    """Refuse variables that were meant as overrides and would be ignored.
+
+    Raises:
+        ConfigError: a variable has two underscores between table and key, or begins with the name
+            of a table, but does not begin with the prefix of overrides.
+    """
+    words = {name.upper() for name in (*tables, *RUN_FILE_TABLES)}
+    problems = []
+    for name in sorted(variables):
+        prefix, rest = name[:10].upper(), name[10:].upper()
+        if prefix != "TUNESMITH_" or name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        table = next((word for word in words if rest.strip("_").startswith(f"{word}_")), None)
+        if table or "__" in rest:
+            key = rest.strip("_")
+            key = f"{table}__{key[len(table) :].strip('_')}" if table else key
+            hint = f"did you mean {ENVIRONMENT_PREFIX}{key}?"
+            problems.append(Problem(f"environment variable {name}", "is not an override", hint))
+    if problems:
+        raise ConfigError(problems)
+
+
 def _parse_set(item: str) -> tuple[str, Any]:
     key, separator, text = item.partition("=")
     if not separator:
@@ -76,7 +105,7 @@ def _parse_set(item: str) -> tuple[str, Any]:
 def parse(text: str, name: str) -> dict[str, Any]:
     """Parse TOML; the message of a syntax error shows the line with a caret."""
     try:
-        return tomllib.loads(text)
+        return _parse_toml(text, name)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_syntax_problem(text, name, str(error))]) from None
 
@@ -84,9 +113,29 @@ def parse(text: str, name: str) -> dict[str, Any]:
 def parse_value(text: str) -> Any:
     """Parse the value of an override as TOML; return the text itself if it is not TOML."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return _parse_toml(f"value = {text}", one_line(text))["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def _parse_toml(text: str, name: str) -> dict[str, Any]:
+    """Parse TOML.
+
+    Raises:
+        TOMLDecodeError: a syntax error.
+        ConfigError: it is TOML, but more than Python can read.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except RecursionError:
+        number = max(enumerate(text.split("\n"), 1), key=lambda line: line[1].count("["))[0]
+        what = "is nested too deeply"
+    except ValueError:
+        number = next((n for n, line in enumerate(text.split("\n"), 1) if _LONG.search(line)), 1)
+        what = "has a number with thousands of digits"
+    raise ConfigError([Problem(f"{name}:{number}", what)])
 
 
 def set_value(tables: dict[str, Any], key: str, value: Any, *, where: str) -> None:
@@ -141,7 +190,7 @@ def _read_text(path: Path) -> str:
             f"{path}: no such run file", hint="tunesmith init writes one to start from"
         )
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError([Problem(str(path), f"is not UTF-8 at byte {error.start}")]) from None
 

@@ -24,6 +24,7 @@ from typing import Any
 import click
 
 from tunesmith.errors import UsageError
+from tunesmith.machine import expand_home, user_folder
 from tunesmith.text import one_line
 
 TRUST_VARIABLE = "TUNESMITH_TRUST_PLUGINS"
@@ -116,8 +117,7 @@ def remember(items: Sequence[str]) -> None:
 
 def trust_file() -> Path:
     """Return the path of the list: ``tunesmith/trusted.jsonl`` in the state directory."""
-    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(home).expanduser() / "tunesmith" / "trusted.jsonl"
+    return user_folder("XDG_STATE_HOME", "~/.local/state") / "trusted.jsonl"
 
 
 def _read_trusted() -> set[str]:
@@ -127,7 +127,7 @@ def _read_trusted() -> set[str]:
         return set()
     items = set()
     for line in lines:
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             item = json.loads(line)
             items.add(item if isinstance(item, str) else "")
     return items
@@ -152,7 +152,7 @@ def _may_be_function(table: str, key: str) -> bool:
 
 
 def _absolute(text: str, folder: Path) -> Path:
-    return (folder / Path(text).expanduser()).resolve()
+    return (folder / expand_home(text)).resolve()
 
 
 def _leads_out(text: str, folder: Path) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -26,6 +27,7 @@ from tunesmith.data.subset import Subset
 from tunesmith.errors import (
     ConfigError,
     DataError,
+    EnvironmentProblem,
     Problem,
     PromptTooLongError,
 )
@@ -41,6 +43,7 @@ from tunesmith.execution.resume_checks import ResumeCheck
 from tunesmith.execution.rivals import RivalChoice
 from tunesmith.execution.run_data import DataParts, build_data_event, load_data, write_quarantine
 from tunesmith.execution.run_events import (
+    as_reported,
     build_run_finished,
     build_run_started,
     list_used_plugins,
@@ -116,11 +119,13 @@ def run(
                 emit(notice)
             check_gate(plan.gate, report.measured.values(), verdict, report.gates.values())
         except BaseException as caught:
-            error = caught
-            raise
+            error = as_reported(caught)
+            if error is caught:
+                raise
+            raise error from caught
         finally:
             emit(build_run_finished(error, verdict, time.perf_counter() - started))
-            write_report(folder, emit.report)
+            _write_last_report(folder, emit.report)
         return emit.report
 
 
@@ -130,14 +135,19 @@ def load_report(folder: RunFolder) -> Report:
 
 
 def write_report(folder: RunFolder, report: Report) -> None:
-    """Write ``report.json`` below the run folder, unless it has that content already.
-
-    Secrets in texts are redacted, because reports are shared.
-    """
+    """Write ``report.json`` of a run, without secrets, unless it has that content already."""
     text = json.dumps(redact_all(report.to_json()), indent=2, ensure_ascii=True) + "\n"
     path = folder.path / "report.json"
     if not path.is_file() or path.read_bytes() != text.encode():
         write_atomic(path, text)
+
+
+def _write_last_report(folder: RunFolder, report: Report) -> None:
+    """Write the report of a run that has ended; the events decide how, and the report follows."""
+    try:
+        write_report(folder, report)
+    except EnvironmentProblem as problem:
+        warnings.warn(f"{problem.message}; `tunesmith report` reads the events", stacklevel=2)
 
 
 def _execute_phases(

@@ -6,12 +6,20 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from tunesmith.errors import RunStopped, TunesmithError
+from tunesmith.errors import PluginError, RunStopped, TunesmithError
 from tunesmith.events import JSON, RunFinished, RunStarted
 from tunesmith.execution.versions import collect_versions
+from tunesmith.machine import explain_machine_error
 from tunesmith.plan import Component, Plan
 from tunesmith.storage import RunFolder
 from tunesmith.text import redact_all
+
+
+def as_reported(error: BaseException) -> BaseException:
+    """Return the error that a run ends with: an exit that some code asked for is a failure too."""
+    if isinstance(error, SystemExit):
+        return PluginError(f"the run was left by sys.exit({error.code!r})")
+    return explain_machine_error(error) or error
 
 
 def build_run_finished(error: BaseException | None, verdict: JSON, seconds: float) -> RunFinished:

@@ -21,7 +21,8 @@ from threading import Timer
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
-from tunesmith.errors import PluginError, TunesmithError, UsageError
+from tunesmith.errors import EnvironmentProblem, PluginError, TunesmithError, UsageError
+from tunesmith.machine import explain_machine_error
 from tunesmith.offers import Offered, Plugin
 from tunesmith.signals import end_process, restore_handlers
 
@@ -152,6 +153,7 @@ def attribute_errors_to(plugin: Plugin, where: str = "") -> Iterator[None]:
     exit code would report a success.
 
     Raises:
+        EnvironmentProblem: the machine has no memory, files, processes or disk space left.
         PluginError: with the plugin's name and version and the line that raised.
     """
     try:
@@ -159,6 +161,9 @@ def attribute_errors_to(plugin: Plugin, where: str = "") -> Iterator[None]:
     except BaseException as error:
         if is_of_user(error) or (isinstance(error, TunesmithError) and error.exit_code):
             raise
+        if problem := explain_machine_error(error):
+            text = f'{problem.message} (in plugin "{plugin.full_name}"{where})'
+            raise EnvironmentProblem(text, hint=problem.hint) from error
         raise PluginError(
             f'plugin "{plugin.full_name}"{plugin.version and " " + plugin.version} failed{where}: '
             f"{describe_error(error)}",

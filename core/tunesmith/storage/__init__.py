@@ -18,7 +18,8 @@ commits and verifies folders, :mod:`tunesmith.storage.event_log` is the log, and
 :mod:`tunesmith.storage.run_lock` removes what a crash left behind. All public names are here.
 """
 
-from tunesmith.storage.atomic import Disk, free_bytes, write_atomic
+from tunesmith.machine import free_bytes
+from tunesmith.storage.atomic import Disk, write_atomic
 from tunesmith.storage.checkpoints import Checkpoint, Checkpoints
 from tunesmith.storage.event_log import EventLog, read_events, read_known_events
 from tunesmith.storage.manifest import (

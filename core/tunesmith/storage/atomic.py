@@ -21,12 +21,10 @@ POSIX only: it needs fsync for folders and a rename that replaces.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,7 +32,7 @@ from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.events import JSON
-from tunesmith.text import format_bytes
+from tunesmith.machine import explain
 
 STAGING, TRASH, REPLACED = ".staging-", ".del-", ".old-"
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -78,52 +76,6 @@ class Disk:
 
 
 DISK = Disk()
-
-
-def free_bytes(path: Path) -> int:
-    """Return the bytes that this user can still write at ``path``, which need not exist yet."""
-    here = path.absolute()
-    while not here.exists():
-        here = here.parent
-    return shutil.disk_usage(here).free
-
-
-_SPACE_ERRORS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
-_DEVICE_ERRORS = {
-    errno.EIO: "the disk reported an error",
-    errno.EROFS: "the file system is read-only",
-    errno.ESTALE: "it was removed on the file server, or exported again",
-}
-_ACCESS_ERRORS = {
-    errno.EACCES: "no permission",
-    errno.EPERM: "not permitted",
-    errno.ELOOP: "is a symbolic link, which is not followed",
-    errno.ENAMETOOLONG: "the name is too long",
-    errno.EMFILE: "too many open files",
-    errno.ENFILE: "too many open files on this machine",
-    errno.ENOLCK: "this file system offers no locks",
-    errno.ENOTSUP: "this file system cannot do that",
-}
-_RESUME_HINT = "`tunesmith resume RUN` continues from the last checkpoint"
-
-
-def explain(error: OSError, path: Path, needed: int = 0) -> EnvironmentProblem | None:
-    """Translate an operating system error for the user; None if the machine did not cause it."""
-    if error.errno in _SPACE_ERRORS:
-        space = f"{format_bytes(free_bytes(path))} free"
-        space += f", at least {format_bytes(needed)} needed" if needed else ""
-        return EnvironmentProblem(
-            f"{path}: {_SPACE_ERRORS[error.errno]}, {space}",
-            hint=f"free some disk space; files saved earlier are intact, and {_RESUME_HINT}",
-        )
-    if error.errno in _DEVICE_ERRORS:
-        return EnvironmentProblem(
-            f"{path}: {_DEVICE_ERRORS[error.errno]}, {error}",
-            hint=f"check the disk or mount; files saved earlier are intact, and {_RESUME_HINT}",
-        )
-    if error.errno in _ACCESS_ERRORS:
-        return EnvironmentProblem(f"{path}: {_ACCESS_ERRORS[error.errno]}, {error}")
-    return None
 
 
 @contextmanager
@@ -246,7 +198,10 @@ def make_folder(folder: Path, disk: Disk = DISK) -> None:
         disk.mkdir(folder)
     except FileExistsError:  # another process created the folder meanwhile, or it is a file
         if not folder.is_dir():
-            raise UsageError(f"{folder}: is a file, not a folder") from None
+            what = "a file, not a folder" if folder.exists() else "a link that leads nowhere"
+            raise UsageError(f"{folder}: is {what}") from None
+    except FileNotFoundError:  # as in /proc, where nothing can be created
+        raise EnvironmentProblem(f"{folder}: cannot be created there") from None
     sync_folder(folder.parent, disk)
 
 

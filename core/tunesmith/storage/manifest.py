@@ -30,6 +30,7 @@ from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
 from tunesmith.events import JSON
+from tunesmith.machine import explain, free_bytes
 from tunesmith.storage import atomic
 from tunesmith.storage.atomic import DISK, REPLACED, STAGING, Disk
 
@@ -321,7 +322,7 @@ def folder_size(folder: Path) -> int:
 
 def _is_full(path: Path) -> bool:
     try:
-        return atomic.free_bytes(path) < _FULL_BELOW
+        return free_bytes(path) < _FULL_BELOW
     except OSError:
         return False
 
@@ -334,12 +335,12 @@ def _explain_failure(
     ``torch.save`` reports a full disk as ``RuntimeError: unexpected pos 576 vs 534``; safetensors
     raises another error, after it has freed the space again.
     """
-    if isinstance(error, OSError) and (problem := atomic.explain(error, target, needed)):
+    if isinstance(error, OSError) and (problem := explain(error, target, needed)):
         return problem
     if isinstance(error, TunesmithError) or not isinstance(error, Exception):
         return None
     if full or os.strerror(errno.ENOSPC) in str(error):
-        return atomic.explain(OSError(errno.ENOSPC, ""), target, needed)
+        return explain(OSError(errno.ENOSPC, ""), target, needed)
     return None
 
 

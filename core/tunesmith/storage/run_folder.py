@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tunesmith.errors import UsageError
+from tunesmith.machine import expand_home
 from tunesmith.storage import atomic
 from tunesmith.storage.atomic import DISK, Disk
 
@@ -77,7 +78,7 @@ class RunFolder:
         Raises:
             UsageError: it is this folder, one of :data:`RUN_FILES`, or in one of these folders.
         """
-        target = Path(os.path.normpath(self.path.absolute() / Path(path).expanduser()))
+        target = Path(os.path.normpath(self.path.absolute() / expand_home(path)))
         for folder in (self.path.absolute(), self.path.resolve()):
             if target.is_relative_to(folder):
                 # File systems may ignore case.

@@ -78,7 +78,7 @@ class Assignments:
             return cls(int(content["seed"]), dict(content["settings"]), rows, prompts)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             hint = "restore it, or delete it to split all rows anew"
             raise DataError(str(path), f"is no file of a split: {error}", hint=hint) from None
 

@@ -34,6 +34,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tunesmith.errors import IntegrityError
 from tunesmith.events import JSON, TUNED, Measured
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
@@ -186,11 +187,14 @@ def _measure_rise(path: Path, values: dict[str, float]) -> _Rise | None:
     """Compare the dev loss after the last step with the lowest one, row by row."""
     if not path.is_file():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    best, last = content["best"], content["last"]
-    rise = paired_difference(
-        best["losses"], last["losses"], best["weights"], groups=last.get("groups")
-    )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        best, last = content["best"], content["last"]
+        rise = paired_difference(
+            best["losses"], last["losses"], best["weights"], groups=last.get("groups")
+        )
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise IntegrityError(f"{path}: is damaged, {error!s:.80}") from None
     if best["step"] != last["step"]:
         values |= {"dev_rise": rise.value, "dev_rise_low": rise.low}
     return _Rise(best["step"], last["step"], rise)

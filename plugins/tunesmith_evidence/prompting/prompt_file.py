@@ -53,11 +53,11 @@ def read_prompt(path: Path) -> UserPrompt:
         DataError: the file cannot be read, or is no prompt.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         table: dict[str, Any] = {"system": text.strip()}
         if path.suffix == ".toml":
             table = tomllib.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(str(path), f"the prompt cannot be read: {error}", hint=_HINT) from None
     if path.suffix != ".toml" and not text.strip():
         raise DataError(str(path), "the prompt is empty", hint=_HINT)

@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 from tunesmith.estimates import Estimate, PhaseMemory
+from tunesmith.machine import user_folder
 from tunesmith_plugins.estimate.hardware import Range
 from tunesmith_plugins.estimate.memory_peak import compute_peak
 from tunesmith_torch.runtime.machine import Device
@@ -211,8 +212,7 @@ def calibration_file(environment: Mapping[str, str]) -> Path:
 
     Without ``XDG_STATE_HOME``, ``~/.local/state/tunesmith/calibration.jsonl``.
     """
-    home = environment.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(home).expanduser() / "tunesmith" / "calibration.jsonl"
+    return user_folder("XDG_STATE_HOME", "~/.local/state", environment) / "calibration.jsonl"
 
 
 def _parse_entry(line: str) -> CalibrationEntry | None:
@@ -223,7 +223,7 @@ def _parse_entry(line: str) -> CalibrationEntry | None:
         entry = CalibrationEntry(**{key: item for key, item in value.items() if key in known})
         usable = min(entry.expected, entry.peak) > 0 and entry.seconds >= 0
         return entry if usable else None
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

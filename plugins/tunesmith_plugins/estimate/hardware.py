@@ -5,7 +5,6 @@ The table is ``hardware.toml`` in this folder. Rows of a user's file replace its
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from tunesmith.errors import ConfigError, Problem
+from tunesmith.machine import NO_HOME, user_folder
 from tunesmith.options import Options, from_table
 from tunesmith.text import suggest_name
 
@@ -157,13 +157,27 @@ def load_hardware(
     return _hardware(table, [str(file) for file in files])
 
 
+def load_hardware_of_run(prices: str | None) -> tuple[Hardware, list[str]]:
+    """Load the table as :func:`load_hardware` does; return it with notes.
+
+    A run does not depend on the user's own file. If that is damaged, the note says so.
+
+    Raises:
+        ConfigError: the file that the run file names is wrong.
+    """
+    try:
+        return load_hardware(prices), []
+    except ConfigError as error:
+        table = load_hardware(prices, {"XDG_CONFIG_HOME": str(NO_HOME)})
+        return table, [f"{error.message}; without it, the packaged prices count"]
+
+
 def config_folder(environment: Mapping[str, str] | None = None) -> Path:
     """Return the user's settings folder: ``$XDG_CONFIG_HOME/tunesmith``.
 
     Without ``XDG_CONFIG_HOME``, ``~/.config/tunesmith``.
     """
-    variables = os.environ if environment is None else environment
-    return Path(variables.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "tunesmith"
+    return user_folder("XDG_CONFIG_HOME", "~/.config", environment)
 
 
 @cache
@@ -174,11 +188,11 @@ def _packaged() -> _Table:
 
 def _read(file: Path) -> _Table:
     try:
-        return from_table(_Table, tomllib.loads(file.read_text("utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError([Problem(str(file), f"cannot be read as TOML, {error}")]) from None
+        return from_table(_Table, tomllib.loads(file.read_text("utf-8-sig")))
     except ValidationError as error:
         raise ConfigError([_problem(file, item) for item in error.errors()]) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError([Problem(str(file), f"cannot be read as TOML, {error}")]) from None
 
 
 def _problem(file: Path, item: Any) -> Problem:

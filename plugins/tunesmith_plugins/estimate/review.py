@@ -16,7 +16,7 @@ from tunesmith.events import Forecast
 from tunesmith.plan import ModelReview, Plan
 from tunesmith.text import format_bytes
 from tunesmith_plugins.estimate.calibration import device_key, read_calibration
-from tunesmith_plugins.estimate.hardware import load_hardware
+from tunesmith_plugins.estimate.hardware import Hardware, load_hardware_of_run
 from tunesmith_plugins.estimate.memory_peak import (
     Fit,
     MemoryPeak,
@@ -73,7 +73,10 @@ def review_memory(review: ModelReview) -> ReviewResult:
         warning = Finding(level="warning", where="memory", message=need)
         refusal = _refusal(review, request, decision, device, warning) if fit == "no" else warning
         findings.append(refusal)
-    return ReviewResult(findings=findings, forecast=_build_forecast(plan, estimate, peak, device))
+    hardware, notes = load_hardware_of_run(plan.table(EstimateOptions).prices)
+    findings += [Finding(level="warning", where="estimate.prices", message=n) for n in notes]
+    forecast = _build_forecast(plan, estimate, peak, device, hardware)
+    return ReviewResult(findings=findings, forecast=forecast)
 
 
 def _decide_fit(
@@ -95,11 +98,12 @@ def _decide_fit(
     return decision
 
 
-def _build_forecast(plan: Plan, estimate: Estimate, peak: MemoryPeak, device: Device) -> Forecast:
+def _build_forecast(
+    plan: Plan, estimate: Estimate, peak: MemoryPeak, device: Device, hardware: Hardware
+) -> Forecast:
     name = plan.technique.offer.name
     calibration = read_calibration(device)
     correction = calibration.correction(estimate, name)
-    hardware = load_hardware(plan.table(EstimateOptions).prices)
     throughput = estimate_throughput(device, name, estimate, hardware, calibration)
     return Forecast(
         technique=name,

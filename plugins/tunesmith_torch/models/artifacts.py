@@ -25,6 +25,7 @@ from transformers import GenerationConfig
 
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import IntegrityError, TunesmithError
+from tunesmith.machine import expand_home
 from tunesmith.storage import commit_folder
 from tunesmith.text import redact
 from tunesmith_torch.data.templates import Template
@@ -186,7 +187,7 @@ def _name_base(job: Job[Any], adapted: AdaptedModel) -> str:
     A model that was downloaded or converted is in a cache, whose path means nothing elsewhere: it
     has the name of the run file.
     """
-    in_folder = not job.base_name or Path(job.base_name).expanduser().is_dir()
+    in_folder = not job.base_name or expand_home(job.base_name).is_dir()
     return str(adapted.base.folder) if in_folder else job.base_name
 
 

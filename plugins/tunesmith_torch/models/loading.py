@@ -291,7 +291,17 @@ def _config_for_training(folder: Path, attention: str | None) -> PretrainedConfi
 
 
 def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
-    """Keep only each layer's input in the forward pass, and recompute the rest in backward."""
+    """Keep only each layer's input in the forward pass, and recompute the rest in backward.
+
+    Raises:
+        EnvironmentProblem: transformers has not prepared the architecture for that.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise EnvironmentProblem(
+            f"technique.gradient_checkpointing: {type(model).__name__} of transformers does not "
+            "support it",
+            hint="set it to false, or choose another base model",
+        )
     # transformers 6 renames gradient_checkpointing_enable.
     enable = getattr(model, "activation_checkpointing_enable", None)
     (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})

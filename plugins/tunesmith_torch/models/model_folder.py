@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -137,6 +137,25 @@ def _check_promised_weights(config: Mapping[str, Any], files: list[Path], path: 
         refuse_empty_promise(f"{path}: {key} and the widths promise", values, stored)
 
 
+def _check_promised_format(config: Mapping[str, Any], files: Sequence[Path], path: Path) -> None:
+    """Check that weights which the config calls quantized are stored as bytes.
+
+    Raises:
+        IntegrityError: none is.
+    """
+    if not config.get("quantization_config"):
+        return
+    for file in files:
+        with file.open("rb") as stream:
+            header = stream.read(struct.unpack("<Q", stream.read(8))[0])
+        if b'"U8"' in header or b'"I8"' in header:
+            return
+    raise IntegrityError(
+        f"{path}: quantization_config says that the weights are quantized, and none of them is",
+        hint="remove the key from the file; the technique qlora quantizes a base model itself",
+    )
+
+
 def refuse_empty_promise(promise: str, values: int, stored: int) -> None:
     """Check that a promised number of weights can be in files with ``stored`` bytes.
 
@@ -187,7 +206,9 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
             "add the adapter to the model",
             hint="move the adapter's files to a folder of their own, and set `from` to it",
         )
-    _check_promised_weights(config, weight_files(folder), folder / "config.json")
+    files = weight_files(folder)
+    _check_promised_weights(config, files, folder / "config.json")
+    _check_promised_format(config, files, folder / "config.json")
     return config
 
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 
+from pydantic import BaseModel
+
 from tunesmith.contracts import Finding
-from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.options.adaptation import AdapterOptions
+from tunesmith_torch.options.training import ScheduleOptions, TrainingOptions
+
+LEAST_RATE = 1e-7
+"""Learning rate below which bf16 and fp32 weights hardly change in a usual number of steps."""
+USUAL_SCALES = (0.01, 128.0)
+"""Scales of adapters in use are from 0.25 to 32."""
+MOST_DROPOUT, MOST_WARMUP = 0.5, 0.5
 
 
 def check_optimizer(options: TrainingOptions, device: str) -> list[Finding]:
@@ -24,3 +34,34 @@ def check_optimizer(options: TrainingOptions, device: str) -> list[Finding]:
     return [
         Finding(level="error", where="technique.optimizer.name", message=text) for text in problems
     ]
+
+
+def find_inert_options(options: BaseModel, where: str = "technique") -> Iterator[Finding]:
+    """Yield a warning for each value, at any depth, with which a training learns next to nothing.
+
+    Each of them is allowed, so that a training with it ends well and only its result is bad.
+    """
+    for key, what in _describe_inert(options):
+        yield Finding(level="warning", where=f"{where}.{key}", message=what)
+    for name, value in options:
+        if isinstance(value, BaseModel):
+            yield from find_inert_options(value, f"{where}.{name}")
+
+
+def _describe_inert(options: BaseModel) -> Iterator[tuple[str, str]]:
+    """Yield the key and the effect of each such value in one table."""
+    if isinstance(options, TrainingOptions) and options.learning_rate < LEAST_RATE:
+        text = f"{options.learning_rate:g} is so low that the weights hardly change"
+        yield "learning_rate", f"{text}; usual are 1e-6 to 1e-3"
+    if isinstance(options, ScheduleOptions) and options.warmup_ratio > MOST_WARMUP:
+        text = f"the learning rate rises in {options.warmup_ratio:.3g} of the steps"
+        yield "warmup_ratio", f"{text}, and most of them have a low one; usual is 0.03 to 0.1"
+    if isinstance(options, AdapterOptions):
+        scale = options.alpha / (options.rank**0.5 if options.use_rslora else options.rank)
+        if not USUAL_SCALES[0] <= scale <= USUAL_SCALES[1]:
+            effect = "hardly count" if scale < 1 else "outweigh the base model"
+            text = f"{options.alpha:g} scales the adapters by {scale:.3g}, so that they {effect}"
+            yield "alpha", f"{text}; usual is once or twice the rank"
+        if options.dropout > MOST_DROPOUT:
+            text = f"only {1 - options.dropout:.3g} of the input of the adapters is left in a step"
+            yield "dropout", f"{text}; usual is 0 to 0.1"

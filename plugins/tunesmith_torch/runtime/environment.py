@@ -7,8 +7,11 @@ Importing the toolkit changes no variable. The ``build`` function of a technique
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, MutableMapping
 from types import MappingProxyType
+
+from tunesmith.errors import EnvironmentProblem
 
 # On a CPU a kernel is compiled for every shape of a product and kept, half a megabyte each, 1024 of
 # them in each of two caches. Ragged rows bring a hundred new shapes a step, and what is kept lies
@@ -19,7 +22,21 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
 """Variables that torch reads when it is loaded or first computes, and the values for training."""
 
 
+NO_DOCSTRINGS = "python -OO removes docstrings, and transformers cannot be loaded without them"
+
+
+def has_docstrings() -> bool:
+    """Return False if Python was started with -OO."""
+    return sys.flags.optimize < 2
+
+
 def prepare_environment(variables: MutableMapping[str, str] = os.environ) -> None:
-    """Set those of :data:`DEFAULTS` that the user has not set; call it before torch is imported."""
+    """Set those of :data:`DEFAULTS` that the user has not set; call it before torch is imported.
+
+    Raises:
+        EnvironmentProblem: Python runs without docstrings.
+    """
+    if not has_docstrings():
+        raise EnvironmentProblem(NO_DOCSTRINGS, hint="start it without -OO and PYTHONOPTIMIZE=2")
     for name, value in DEFAULTS.items():
         variables.setdefault(name, value)

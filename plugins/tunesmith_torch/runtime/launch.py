@@ -19,6 +19,7 @@ from tunesmith import api
 from tunesmith.config.problems import convert_problems
 from tunesmith.config.trust import trust_code
 from tunesmith.errors import ConfigError, RunInUseError, UsageError
+from tunesmith.machine import expand_home
 from tunesmith.options import Options, from_table
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder, lock, write_atomic
@@ -171,7 +172,7 @@ def open_run(
 
 def planned_folder(plan: Plan, out: Path | None) -> Path:
     """Return the folder that a dry run shows: the name of a new one is not known yet."""
-    return (out.expanduser() if out else Path(plan.run.folder) / "RUN").absolute()
+    return (expand_home(out) if out else Path(plan.run.folder) / "RUN").absolute()
 
 
 def create_run(plan: Plan, out: Path | None) -> RunFolder:

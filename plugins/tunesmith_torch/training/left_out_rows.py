@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -118,11 +118,19 @@ class StreamAccount:
         self._rows = len(examples) + len(examples.left_out_in_advance)
         known = {row.where: row for row in examples.left_out_in_advance}
         if job.checkpoints.newest() is not None and self._path.is_file():
-            lines = self._path.read_text(encoding="utf-8").splitlines()
-            known |= {row.where: row for row in (LeftOut(**json.loads(line)) for line in lines)}
+            known |= {row.where: row for row in self._read_known()}
             examples.left_out |= known
         self._known_before = len(known)
         self._reported = {where: row.cause for where, row in known.items()}
+
+    def _read_known(self) -> Iterator[LeftOut]:
+        """Yield the rows of the file; a damaged line is reported, and its row found once more."""
+        for number, line in enumerate(self._path.read_bytes().splitlines(), 1):
+            try:
+                yield LeftOut(**json.loads(line))
+            except (ValueError, TypeError, RecursionError):
+                text = f"{self._path}:{number}: is damaged; its row is counted again when it comes"
+                self._job.emit(Notice(level="warning", source="data", message=text))
 
     def load(self, rows: Sequence[int]) -> None:
         """Load rows.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from tunesmith.contracts import Job
 from tunesmith.errors import UsageError
+from tunesmith.events import Notice
 from tunesmith.storage import write_atomic
 from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.data.templates import Template
@@ -26,6 +28,7 @@ Row: TypeAlias = Sequence[int] | NDArray[Any]
 """Integers or truth values of a row."""
 TOKENS_FILE = "tokens.json"
 """File in a job's folder with the digest."""
+_DIGESTS = ("inputs", "chat_template", "token_ids")
 _OPTIONS = {"max_length", "chat_template", "truncate_prompts"}
 _TOKENIZER_FILES = (
     *("tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json"),
@@ -37,7 +40,8 @@ def check_tokens(job: Job[Any], template: Template, rows: Iterable[Row]) -> None
     """Store the digest of the token ids in the job's folder, or compare it with the stored one.
 
     If rows, options or the base model have changed too, the user has accepted it
-    (``--accept-changes``), and the digest is stored anew.
+    (``--accept-changes``), and the digest is stored anew. So it is if the file is damaged: then a
+    notice says that the ids were not compared.
 
     Raises:
         UsageError: the same rows and options give other token ids than before.
@@ -48,7 +52,10 @@ def check_tokens(job: Job[Any], template: Template, rows: Iterable[Row]) -> None
         "chat_template": template.sha256,
         "token_ids": digest_rows(rows),
     }
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    stored, problem = _read_digests(path)
+    if problem:
+        text = f"{problem}; it is written again, and the token ids are not compared"
+        job.emit(Notice(level="warning", source="tokens", message=text))
     if stored.get("inputs") != digests["inputs"]:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(digests, indent=2) + "\n")
@@ -61,6 +68,19 @@ def check_tokens(job: Job[Any], template: Template, rows: Iterable[Row]) -> None
             hint="restore its files and the versions of the libraries, or start a new run; to "
             f"train on with the new ids, delete {path}",
         )
+
+
+def _read_digests(path: Path) -> tuple[dict[str, str], str]:
+    """Return the stored digests, none if there are none, and what is wrong with their file."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return {name: str(stored[name]) for name in _DIGESTS}, ""
+    except FileNotFoundError:
+        return {}, ""
+    except OSError as error:
+        return {}, f"{path}: cannot be read, {error.strerror or error}"
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return {}, f"{path}: is damaged"
 
 
 def digest_rows(rows: Iterable[Row]) -> str:

@@ -154,3 +154,45 @@ def test_any_text_is_parsed_or_refused_with_its_position(text: str) -> None:
         run_file.parse(text, "run.toml")
     except ConfigError as error:
         assert error.problems[0].where.startswith("run.toml")
+
+
+# ------------------------------------------------------------ files that Python cannot read
+
+
+def test_a_byte_order_mark_is_read(path: Path) -> None:
+    path.write_bytes(b"\xef\xbb\xbf" + TEXT.encode())
+    assert run_file.read_run_file(path, environment={}).tables["technique"]["rank"] == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "what"), [("9" * 5000, "thousands of digits"), ("[" * 3000 + "]" * 3000, "too deep")]
+)
+def test_values_beyond_what_python_reads_are_named(path: Path, value: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        run_file.read_run_file(path, sets=[f"run.seed={value}"], environment={})
+    path.write_text(f"[run]\nname = 'one'\nseed = {value}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"tickets.toml:3: .*{what}"):
+        run_file.read_run_file(path, environment={})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("TUNESMITH_TECHNIQUE__RANK", "TUNESMITH__TECHNIQUE__RANK"),
+        ("TUNESMITH_TECHNIQUE_RANK", "TUNESMITH__TECHNIQUE__RANK"),
+        ("TUNESMITH___RUN__SEED", ""),
+        ("TUNESMITH_RUN_SEED", "TUNESMITH__RUN__SEED"),
+        ("tunesmith__run__seed", "TUNESMITH__RUN__SEED"),
+        ("TUNESMITH_CACHE", ""),
+        ("TUNESMITH_PLUGINS", ""),
+        ("TUNESMITH_RANKS", ""),
+    ],
+)
+def test_a_variable_that_is_nearly_an_override_is_refused(
+    path: Path, name: str, meant: str
+) -> None:
+    if not meant:
+        run_file.read_run_file(path, environment={name: "3"})
+        return
+    with pytest.raises(ConfigError, match=f"{name}: .*did you mean {meant}\\?"):
+        run_file.read_run_file(path, environment={name: "3"})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from tunesmith.errors import DataError, RunStopped, TrainingError
-from tunesmith.execution.run_events import build_run_finished
+from tunesmith.execution.run_events import as_reported, build_run_finished
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,23 @@ def test_the_end_of_a_run(
     assert (event.status, event.exit_code, event.will_repeat) == (status, exit_code, will_repeat)
     assert event.verdict == {"word": "yes"} and event.seconds == 2.0
     assert (str(error or "") in event.error) and event.hint == (getattr(error, "hint", None) or "")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (None, "ok", 0),
+        (DataError("rows", "is empty"), "failed", 3),
+        (RunStopped("stopped by SIGINT", exit_code=130), "stopped", 130),
+        (SystemExit(0), "failed", 8),
+        (MemoryError(), "failed", 4),
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), "failed", 4),
+        (KeyError("a bug"), "failed", 1),
+    ],
+    ids=repr,
+)
+def test_the_last_event_has_the_code_of_the_error(
+    error: BaseException | None, status: str, code: int
+) -> None:
+    event = build_run_finished(error and as_reported(error), {}, 1.0)
+    assert (event.status, event.exit_code) == (status, code)

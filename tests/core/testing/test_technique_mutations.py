@@ -19,7 +19,7 @@ from pydantic import Field
 
 from tunesmith.contracts import Artifact, TokenScores
 from tunesmith.errors import RunStopped
-from tunesmith.events import StepFinished
+from tunesmith.events import StepFinished, TrainingStarted
 from tunesmith.records import Prompt
 from tunesmith.storage import commit_folder
 from tunesmith.testing.ngram import FILE, NGRAM, Ngram, NgramModel, save_ngram_model
@@ -237,6 +237,40 @@ class MixesPackedRows(Ngram):
             job.emit(replace(event, loss=event.loss * 1.01) if mixed else event)
 
         return super().train(replace(job, emit=emit))
+
+
+class Rounds(Ngram):
+    """Says which precision it has; its gradient norm is off by an error if rows are packed."""
+
+    precision, error = "bf16: the processor has it", 0.002
+
+    def train(self, job: Any) -> Artifact:
+        def emit(event: Any) -> None:
+            if isinstance(event, TrainingStarted):
+                event = replace(event, precision=self.precision)
+            if isinstance(event, StepFinished) and job.config.packing:
+                event = replace(event, gradient_norm=event.gradient_norm * (1 + self.error))
+            job.emit(event)
+
+        return super().train(replace(job, emit=emit))
+
+
+class RoundsTooMuch(Rounds):
+    error = 0.02
+
+
+class RoundsInFp32(Rounds):
+    precision = "fp32: the processor has no bf16 arithmetic"
+
+
+@pytest.mark.parametrize(
+    ("technique", "is_found"), [(Rounds, False), (RoundsTooMuch, True), (RoundsInFp32, True)]
+)
+def test_a_gradient_may_differ_by_what_its_precision_rounds(
+    technique: type[Ngram], is_found: bool, tmp_path: Path
+) -> None:
+    found = train(technique, tmp_path, config=PackingOptions)
+    assert found == ({"packing_changes_nothing"} if is_found else set())
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,12 @@ from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError,
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.kernels import tree_attention
-from tunesmith_torch.models.loading import LoadedBase, load_base, load_config
+from tunesmith_torch.models.loading import (
+    LoadedBase,
+    enable_gradient_checkpointing,
+    load_base,
+    load_config,
+)
 from tunesmith_torch.models.model_folder import check_folder
 from tunesmith_torch.runtime import device
 from tunesmith_torch.testing.tiny_model import save_tiny_model, tiny_model
@@ -293,6 +298,15 @@ def test_a_sharded_model_is_loaded(folder: Path) -> None:
 
 
 # ------------------------------------------------------------ device and precision
+
+
+def test_an_architecture_without_gradient_checkpointing_is_named() -> None:
+    config = transformers.OpenAIGPTConfig(
+        vocab_size=9, n_positions=8, n_embd=4, n_layer=1, n_head=1
+    )
+    model = transformers.OpenAIGPTLMHeadModel(config)
+    with pytest.raises(EnvironmentProblem, match="OpenAIGPTLMHeadModel of transformers does not"):
+        enable_gradient_checkpointing(model)
 
 
 def test_the_cpu_is_always_available() -> None:

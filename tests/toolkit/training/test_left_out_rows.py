@@ -145,6 +145,19 @@ def test_a_resumed_run_knows_the_rows_of_the_earlier_process(tmp_path: Path) -> 
     assert len(messages(events)) == 1
 
 
+def test_a_damaged_line_of_the_earlier_process_is_named(tmp_path: Path) -> None:
+    """A kill may leave a part of the last line."""
+    account(Stream(1000, [LONG[:2]]), tmp_path, [], 0.01).load(range(8))
+    Checkpoints(tmp_path / "checkpoints").save(1, lambda folder: None)
+    path = tmp_path / LEFT_OUT_FILE
+    path.write_bytes(path.read_bytes()[:-5])
+    events: list[Event] = []
+    again = Stream(1000, [])
+    account(again, tmp_path, events, 0.01)
+    assert list(again.left_out) == ["r:0"]
+    assert [f"{path}:2: is damaged" in text for text in messages(events)] == [True]
+
+
 @pytest.mark.parametrize(
     ("rows", "allowed", "seen", "ends"),
     [

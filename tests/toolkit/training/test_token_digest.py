@@ -132,6 +132,21 @@ def test_the_digest_is_stored_and_compared(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[1]", b"{}", b'{"inputs": 1}', b"\xff\x00", b"[" * 100_000],
+    ids=range(7),
+)
+def test_a_damaged_file_is_named_and_written_again(tmp_path: Path, content: bytes) -> None:
+    events: list[Event] = []
+    check_tokens(job(tmp_path), template(), [[1]])
+    stored = (tmp_path / TOKENS_FILE).read_bytes()
+    (tmp_path / TOKENS_FILE).write_bytes(content)
+    check_tokens(replace(job(tmp_path), emit=events.append), template(), [[1]])
+    assert (tmp_path / TOKENS_FILE).read_bytes() == stored
+    assert [f"{tmp_path / TOKENS_FILE}: is damaged" in str(event) for event in events] == [True]
+
+
+@pytest.mark.parametrize(
     "changes",
     [{"rows": ROWS[:3]}, {"max_length": 64}, {"chat_template__kwargs": {"x": True}}],
     ids=str,

@@ -324,7 +324,7 @@ def _read_base(config: Path) -> str:
     """
     try:
         base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         base = None
     if not isinstance(base, str) or not base:
         raise UsageError(f"{config}: names no base model", hint="name it with --base")

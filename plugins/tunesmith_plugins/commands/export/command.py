@@ -15,6 +15,7 @@ from tunesmith.catalog import Catalog, OfferNotFound
 from tunesmith.config.problems import convert_problems
 from tunesmith.config.run_file import parse_value
 from tunesmith.errors import ConfigError, UsageError
+from tunesmith.machine import expand_home
 from tunesmith.offers import ExporterOffer, Offered
 from tunesmith.options import from_table
 from tunesmith.storage import lock_to_read
@@ -86,7 +87,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     from tunesmith_torch.export.export_run import Export, export_run
 
     trained = find_trained(folder, plan, catalog)
-    target = folder.path / "export" / to if out is None else out.expanduser().absolute()
+    target = folder.path / "export" / to if out is None else expand_home(out).absolute()
     _make_parent(target)
     export = Export.from_offer(offered.offer, options)
     with lock_to_read(folder.path):

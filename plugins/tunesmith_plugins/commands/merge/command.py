@@ -13,6 +13,7 @@ from tunesmith import api
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
 from tunesmith.execution.run_data import load_data
+from tunesmith.machine import expand_home
 from tunesmith.plan import Plan
 from tunesmith.records import Prompt, last_exchange
 from tunesmith.storage import RunFolder, lock_to_read
@@ -66,7 +67,7 @@ def command(
     from tunesmith_torch.models.initial_model import adapter_base_folder
     from tunesmith_torch.models.merging import merge_adapter
 
-    target = folder.path / "merged" if out is None else out.expanduser().absolute()
+    target = folder.path / "merged" if out is None else expand_home(out).absolute()
     with lock_to_read(folder.path):
         training = cast(TrainingOptions, plan.technique.config)
         base = adapter_base_folder(plan.found_model.fetch(), adapter, training)

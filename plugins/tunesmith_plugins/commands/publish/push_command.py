@@ -9,6 +9,7 @@ import click
 from tunesmith import api
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
+from tunesmith.machine import expand_home
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder, verify_folder
 from tunesmith.text import format_bytes
@@ -70,7 +71,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 def _hub_name(plan: Plan) -> str | None:
     """Return the name of the base model if it is one on the hub."""
     name = plan.model.base
-    return name if is_hub_name(name) and not Path(name).expanduser().exists() else None
+    return name if is_hub_name(name) and not expand_home(name).exists() else None
 
 
 def _collect(

@@ -59,6 +59,7 @@ def command(
     plan, catalog = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
     api.refuse_unrunnable(plan)
     folder = api.create_run_folder(plan, out)
+    state.run_folder = folder.path
     with show_failed_run(folder, as_json):
         report = execute.run(state.apply_quiet(plan), catalog, folder, force=force)
     show(report, folder, as_json)

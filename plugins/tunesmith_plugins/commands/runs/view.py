@@ -7,6 +7,7 @@ from typing import Any
 
 from tunesmith.events import TUNED, Measured
 from tunesmith.execution.report import Report
+from tunesmith.machine import expand_home
 from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_evidence.answers.cut_answers import list_cut
@@ -147,7 +148,7 @@ def find_report_pages(folder: Path, report: Report) -> list[Path]:
     """Find the pages that the run's reporters wrote: by convention, their option ``path``."""
     reporters = report.started.plan.get("reporters", []) if report.started else []
     paths = (reporter.get("path") for reporter in reporters)
-    pages = (folder / Path(path).expanduser() for path in paths if isinstance(path, str) and path)
+    pages = (folder / expand_home(path) for path in paths if isinstance(path, str) and path)
     return [page for page in pages if page.suffix == ".html" and page.is_file()]
 
 

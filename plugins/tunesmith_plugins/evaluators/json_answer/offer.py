@@ -53,10 +53,10 @@ def read_schema(path: Path) -> Callable[[Any], bool]:
             "a JSON schema needs jsonschema", hint="pip install 'tunesmith[eval]'"
         ) from None
     try:
-        schema = json.loads(path.read_text(encoding="utf-8"))
+        schema = json.loads(path.read_text(encoding="utf-8-sig"))
         validator = validator_for(schema)
         validator.check_schema(schema)
-    except (OSError, ValueError, SchemaError) as error:
+    except (OSError, ValueError, RecursionError, SchemaError) as error:
         message = getattr(error, "message", None) or str(error)
         raise UsageError(f"{path}: not a JSON schema: {message}") from None
     is_valid: Callable[[Any], bool] = validator(schema).is_valid

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError
+from tunesmith.machine import expand_home
 from tunesmith.options import from_table
 from tunesmith_data import (
     MAX_BYTES_IN_MEMORY,
@@ -88,7 +89,7 @@ class TextLoader:
         """Return the files, those of folders included, each once."""
         found: dict[Path, DataFile] = {}
         for name in [names] if isinstance(names, str) else names:
-            path = Path(name).expanduser()
+            path = expand_home(name)
             for file in self._walk(path) if path.is_dir() else find_files(name):
                 found.setdefault(file.path.resolve(), file)
         return list(found.values())

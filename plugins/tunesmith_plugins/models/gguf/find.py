@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.machine import expand_home
 from tunesmith.plugins import cache_folder
 from tunesmith_plugins.models.gguf.header import config_from_header, read_header
 from tunesmith_torch.models.model_folder import check_sizes
@@ -34,7 +35,7 @@ def find_gguf(reference: str) -> FoundModel:
     """
     in_wheel = reference.startswith("wheel:")
     name = reference.removeprefix("wheel:")
-    path = _find_in_wheel(name) if in_wheel else Path(name).expanduser()
+    path = _find_in_wheel(name) if in_wheel else expand_home(name)
     if not path.is_file():
         raise UsageError(f"no such file, got `{reference}`", hint="name a .gguf file that exists")
     config = config_from_header(read_header(path))

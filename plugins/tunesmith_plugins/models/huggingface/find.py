@@ -10,6 +10,7 @@ from typing import Any
 
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
+from tunesmith.machine import expand_home
 from tunesmith_data import offline_variable
 from tunesmith_torch.models.foreign_code import read_object
 from tunesmith_torch.models.model_folder import check_folder, missing_weights, read_config
@@ -28,7 +29,7 @@ def find_folder(reference: str) -> FoundModel | None:
         UsageError: the reference is written like a path, but does not exist.
         TunesmithError: the folder exists, but holds no usable model.
     """
-    folder = Path(reference).expanduser()
+    folder = expand_home(reference)
     if folder.is_dir():
         config = read_config(folder)
         lacking = missing_weights(folder)
@@ -162,7 +163,7 @@ def _read_cached_config(name: str, revision: str | None) -> tuple[Mapping[str, A
     Raises:
         TunesmithError: see :func:`tunesmith_torch.models.model_folder.read_config`.
     """
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    home = expand_home(os.environ.get("HF_HOME", "~/.cache/huggingface"))
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     model = cache / f"models--{name.replace('/', '--')}"
     try:

@@ -23,7 +23,7 @@ def tunesmith_techniques() -> Sequence[TechniqueOffer[Any]]:
 
 @hookimpl
 def tunesmith_review_plan(plan: Plan) -> Sequence[Finding]:
-    """Warn about a learning rate that suits full fine-tuning."""
+    """Warn about values with which hardly anything is learned."""
     from tunesmith_plugins.techniques.lora.offer import review_plan
 
     return review_plan(plan)

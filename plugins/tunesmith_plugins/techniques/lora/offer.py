@@ -12,7 +12,7 @@ from tunesmith_evidence.formats import format_rate
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.memory_estimate import techniques
 from tunesmith_torch.options import checks
-from tunesmith_torch.runtime.environment import prepare_environment
+from tunesmith_torch.runtime.environment import NO_DOCSTRINGS, has_docstrings, prepare_environment
 
 LOW_LEARNING_RATE = 5e-5
 """Learning rate below which a warning is given: such rates are usual for full fine-tuning."""
@@ -42,12 +42,23 @@ LORA = TechniqueOffer(
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Warn about a learning rate that is usual for full fine-tuning, and check the optimizer."""
+    """Warn about a learning rate that is usual for full fine-tuning, and check the optimizer.
+
+    Values with which hardly anything is learned are looked for in the options of any technique.
+    """
+    options = plan.technique.config
+    findings = []
+    if not has_docstrings() and any("transformers" in n for n in plan.technique.offer.needs):
+        findings.append(Finding(level="error", where="python", message=NO_DOCSTRINGS))
+    return [*findings, *checks.find_inert_options(options), *_review_lora(plan)]
+
+
+def _review_lora(plan: Plan) -> Sequence[Finding]:
     options = plan.technique.config
     if plan.technique.offer is not LORA or not isinstance(options, LoraOptions):
         return []
     findings = checks.check_optimizer(options, plan.run.device)
-    if options.learning_rate > LOW_LEARNING_RATE:
+    if not checks.LEAST_RATE <= options.learning_rate <= LOW_LEARNING_RATE:
         return findings
     message = (
         f"{format_rate(options.learning_rate)} is low for adapters, which usually take about 2e-4, "

@@ -1,0 +1,131 @@
+"""The machine that a process runs on: its errors, and the folders of its user.
+
+A full disk or a limit of the system may end any line of any part. Such an exception is neither a
+bug nor the fault of the plugin that met it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from tunesmith.errors import EnvironmentProblem
+from tunesmith.text import format_bytes
+
+_NO_MEMORY = "out of memory"
+_NO_PROCESS = "no further thread or process can be started"
+_SPACE_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than the limit allows (`ulimit -f`)",
+}
+_DEVICE_ERRORS = {
+    errno.EIO: "the disk reported an error",
+    errno.EROFS: "the file system is read-only",
+    errno.ESTALE: "it was removed on the file server, or exported again",
+}
+_ACCESS_ERRORS = {
+    errno.EACCES: "no permission",
+    errno.EPERM: "not permitted",
+    errno.ELOOP: "is a symbolic link, which is not followed",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EMFILE: "too many open files",
+    errno.ENFILE: "too many open files on this machine",
+    errno.ENOLCK: "this file system offers no locks",
+    errno.ENOTSUP: "this file system cannot do that",
+}
+_EXHAUSTED = {
+    errno.EMFILE: _ACCESS_ERRORS[errno.EMFILE],
+    errno.ENFILE: _ACCESS_ERRORS[errno.ENFILE],
+    errno.ENOMEM: _NO_MEMORY,
+    errno.EAGAIN: _NO_PROCESS,
+    **_SPACE_ERRORS,
+}
+"""What is used up, also where no path is known."""
+_TEXTS = {
+    re.compile(r"can't start new thread|pthread_create|Resource temporarily unav"): _NO_PROCESS,
+    re.compile(r"failed to map segment|annot allocate memory|can't allocate memory"): _NO_MEMORY,
+    re.compile(r"No space left on device"): _SPACE_ERRORS[errno.ENOSPC],
+    re.compile(r"File too large"): _SPACE_ERRORS[errno.EFBIG],
+    re.compile(r"Too many open files"): _ACCESS_ERRORS[errno.EMFILE],
+}
+"""What libraries make of such errors: only the text is left."""
+_LIMITS_HINT = "free some, or raise the limit: `ulimit -a` shows the limits of this shell"
+_RESUME_HINT = "`tunesmith resume RUN` continues from the last checkpoint"
+
+
+def free_bytes(path: Path) -> int:
+    """Return the bytes that this user can still write at ``path``, which need not exist yet."""
+    here = path.absolute()
+    while not here.exists():
+        here = here.parent
+    return shutil.disk_usage(here).free
+
+
+def explain(error: OSError, path: Path, needed: int = 0) -> EnvironmentProblem | None:
+    """Translate an operating system error for the user; None if the machine did not cause it."""
+    if error.errno in _SPACE_ERRORS:
+        space = f"{format_bytes(free_bytes(path))} free"
+        space += f", at least {format_bytes(needed)} needed" if needed else ""
+        return EnvironmentProblem(
+            f"{path}: {_SPACE_ERRORS[error.errno]}, {space}",
+            hint=f"free some disk space; files saved earlier are intact, and {_RESUME_HINT}",
+        )
+    if error.errno in _DEVICE_ERRORS:
+        return EnvironmentProblem(
+            f"{path}: {_DEVICE_ERRORS[error.errno]}, {error}",
+            hint=f"check the disk or mount; files saved earlier are intact, and {_RESUME_HINT}",
+        )
+    if error.errno in _ACCESS_ERRORS:
+        return EnvironmentProblem(f"{path}: {_ACCESS_ERRORS[error.errno]}, {error}")
+    return None
+
+
+def explain_machine_error(error: BaseException) -> EnvironmentProblem | None:
+    """Translate an exception that the machine caused for the user; None if it is another one."""
+    if isinstance(error, MemoryError):
+        return EnvironmentProblem(_NO_MEMORY, hint=_LIMITS_HINT)
+    if isinstance(error, OSError):
+        return _explain_os_error(error)
+    if isinstance(error, (RuntimeError, ImportError)):
+        found = next((what for text, what in _TEXTS.items() if text.search(str(error))), None)
+        return EnvironmentProblem(f"{found}: {error}", hint=_LIMITS_HINT) if found else None
+    return None
+
+
+def _explain_os_error(error: OSError) -> EnvironmentProblem | None:
+    named = error.filename
+    path = os.fsdecode(named) if isinstance(named, (str, bytes)) else ""
+    if path and (problem := explain(error, Path(path))):
+        return problem
+    what = _EXHAUSTED.get(error.errno or 0)
+    where = f"{path}: " if path else ""
+    return EnvironmentProblem(f"{where}{what}, {error}", hint=_LIMITS_HINT) if what else None
+
+
+NO_HOME = Path("/nonexistent")
+"""Where no file is found and none can be written: the home of users that have none, in Debian."""
+
+
+def expand_home(path: str | os.PathLike[str]) -> Path:
+    """Return the path with ``~`` replaced by the home folder, and unchanged if there is none.
+
+    ``Path.expanduser`` raises for a user without a home, as in a container with any user id.
+    """
+    return Path(os.path.expanduser(path))
+
+
+def user_folder(variable: str, default: str, environment: Mapping[str, str] | None = None) -> Path:
+    """Return the folder ``tunesmith`` in a folder of the user, such as that of caches.
+
+    Args:
+        variable: the environment variable of the XDG standard that names the folder of the user.
+        default: the folder if the variable is unset, beginning with ``~``.
+    """
+    variables = os.environ if environment is None else environment
+    base = expand_home(variables.get(variable) or default)
+    return (base if base.is_absolute() else NO_HOME) / "tunesmith"
