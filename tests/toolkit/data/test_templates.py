@@ -333,7 +333,7 @@ def test_the_last_answer_is_never_cut_and_a_part_of_an_earlier_one_is_not_traine
         for example in cut.examples:
             assert [int(i) for i in example.ids[-len(last_answer) :]] == last_answer
             before = example.trained[: max(limit - (length - start_of_second), 0)]
-            assert before.any() == (length - limit < len(first_prompt))
+            assert any(before) == (length - limit < len(first_prompt))
 
 
 def test_a_row_is_counted_once_however_many_of_its_prompts_are_shortened() -> None:
