@@ -446,13 +446,19 @@ def test_a_conversation_that_the_template_refuses_is_left_out_with_its_message()
     assert (problem.where, problem.detail) == ("d:7", "System role not supported")
 
 
-def test_turns_after_the_last_answer_are_ignored_and_no_answer_is_an_error() -> None:
-    template = TEMPLATES["chatml"]
+@pytest.mark.parametrize("source", [CHATML, None])
+def test_turns_after_the_last_answer_are_ignored_and_no_answer_is_an_error(
+    source: str | None,
+) -> None:
+    """What a user wrote is never trained as an answer, without a template neither."""
+    template = Template.from_tokenizer(tokenizer_for(source))
     (a,) = template.tokenize_record(chat("q", "a", "unanswered"), 100)
     (b,) = template.tokenize_record(chat("q", "a"), 100)
     assert list(a.ids) == list(b.ids)
-    with pytest.raises(DataError, match="no assistant turn"):
-        template.tokenize_record(chat("q"), 100)
+    question = Message("user", "q")
+    for turns in ((question,), (question, question)):
+        with pytest.raises(DataError, match="no assistant turn"):
+            template.tokenize_record(Chat(source="a", messages=turns), 100)
 
 
 def test_preferences_give_prompt_and_answer_ids() -> None:
