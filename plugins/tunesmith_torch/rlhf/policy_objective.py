@@ -393,10 +393,9 @@ class PolicyObjective:
             entropy -= float(batch.old_logprobs_N.sum())
             batch.loss_weights_N = batch.loss_weights_N / divisor
             batch.total_weight = max(trained_tokens, 1.0) / divisor
-        # The loss is already divided by the weights, so the loop must divide by 1. By 0 it does
-        # nothing: without a trained token, moments of earlier steps must not move the weights.
-        loss_divisor = 1 if trained_tokens else 0
-        self._counts = BatchCounts(int(total["computed_tokens"]), int(trained_tokens), loss_divisor)
+        # The loss is already divided by the weights. 0: the loop must not move the weights.
+        divisor = 1 if trained_tokens else 0
+        self._counts = BatchCounts(int(total["computed_tokens"]), int(trained_tokens), divisor)
         reward_ranges = [
             float(rewards_C.max() - rewards_C.min()) * len(rewards_C)
             for rewards_C in rollout.rewards
