@@ -46,6 +46,7 @@ FOUND: Mapping[str, Sequence[str]] = {
         "data.chat_format:_find_end",
         "data.conversation:require_all_texts",
         "data.conversation:weighted_pieces",
+        "data.templates:Template._exchanges_of_record",
         "data.templates:Template.from_tokenizer",
         "data.templates:Template.tokenize_record",
         "data.templates:_require_plain",

@@ -43,7 +43,7 @@ from tunesmith_torch.data.conversation import (
 )
 from tunesmith_torch.data.message_fields import answer_of, find_missing_calls, message_fields
 from tunesmith_torch.data.reasoning import PromptEnd, join_answer
-from tunesmith_torch.data.refusals import HAS_REASONING
+from tunesmith_torch.data.refusals import HAS_REASONING, NO_ANSWER
 from tunesmith_torch.data.template_renderer import (
     RENDERER,
     Conversation,
@@ -223,7 +223,7 @@ class ChatFormat:
         """
         turns = [turn for turn in conversation.turns if conversation.originals[turn].is_trained]
         if not turns:
-            raise DataError("conversation", "no assistant turn to learn")
+            raise DataError("conversation", NO_ANSWER)
         return [self._exchange(conversation, turn) for turn in turns]
 
     @property

@@ -126,10 +126,10 @@ def weighted_pieces(
     Raises:
         DataError: the template changes a part that has a weight of its own.
     """
-    position = 0
+    position, found = 0, _content_start(message, text, marks)
     for part in () if isinstance(message.content, str) else message.content:
         masked = marks.mask(part.text)
-        start = text.find(masked, position)
+        start = text.find(masked, max(position, found))
         if start < 0:
             hint = "write the answer as one text, without weights of its parts"
             what = f"{DROPS_MESSAGE}, a part of an answer that has a weight"
@@ -139,6 +139,17 @@ def weighted_pieces(
         position = start + len(masked)
         yield masked, message.weight * part.weight
     yield text[position:], message.weight
+
+
+def _content_start(message: Message, text: str, marks: ControlTokenMarks) -> int:
+    """Return where the content begins in a rendered answer, or may begin at the earliest.
+
+    The reasoning before it, and marks of the template, may have the text of a part too.
+    """
+    reasoning = marks.mask(message.reasoning.strip())
+    before, found, _ = text.partition(reasoning) if reasoning else ("", "", text)
+    behind = len(before) + len(found) if found else 0
+    return max(behind, text.find(marks.mask(message.text), behind))
 
 
 def drops_tools_error(what: str) -> DataError:

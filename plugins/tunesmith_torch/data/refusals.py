@@ -3,3 +3,4 @@
 REFUSED = "the chat template refuses it"
 HAS_REASONING = "its answer has reasoning"
 DROPS_MESSAGE = "the chat template leaves out a message"
+NO_ANSWER = "no assistant turn to learn"

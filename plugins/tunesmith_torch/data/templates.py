@@ -35,14 +35,15 @@ from tunesmith.records import (
     Prompt,
     Record,
     Text,
+    last_exchange,
 )
-from tunesmith_data.text import content_key
 from tunesmith_torch.data.chat_format import ChatFormat, Exchange
 from tunesmith_torch.data.conversation import RenderedConversation, TemplateLimitError
 from tunesmith_torch.data.example_store import ExampleStoreBuilder
 from tunesmith_torch.data.message_fields import answer_of, without_label
 from tunesmith_torch.data.named_templates import NAMED_TEMPLATES, named_template
 from tunesmith_torch.data.packing import Example
+from tunesmith_torch.data.refusals import NO_ANSWER
 from tunesmith_torch.data.template_renderer import (
     RENDERER,
     TemplateRenderer,
@@ -304,27 +305,24 @@ class Template:
         """
         conversations = [_messages_of(record) for record in records]
         chats = self._render_chats(["" if c is None else c for c in conversations])
-        for record, messages, chat in zip(records, conversations, chats, strict=True):
+        for record, chat in zip(records, chats, strict=True):
             try:
                 named = _named(chat, [record.source])
-                yield record, self._exchanges_of_record(record, messages, named)
+                yield record, self._exchanges_of_record(record, named)
             except TemplateLimitError:
                 raise
             except DataError as error:
                 yield record, error
 
     def _exchanges_of_record(
-        self,
-        record: Record,
-        messages: tuple[Message, ...] | None,
-        chat: RenderedConversation | None,
+        self, record: Record, chat: RenderedConversation | None
     ) -> list[Exchange]:
         if self.chat and chat is not None and not isinstance(record, Preference):
             return self.chat.trained_exchanges(chat)
-        if messages is None:
-            return [self._exchange("", Message("assistant", content_key(record)), None)]
-        *prompt, answer = messages  # earlier answers of a pair are part of its prompt
-        return [self._exchange(tuple(prompt), answer, chat)]
+        if isinstance(record, Chat) and not any(m.is_trained for m in record.messages):
+            raise DataError("conversation", NO_ANSWER)
+        prompt, answer = last_exchange(record)  # earlier answers of a pair are part of its prompt
+        return [self._exchange(prompt, answer, chat)]
 
     def _render_chats(
         self, prompts: Sequence[Prompt], *, generation: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,6 +48,14 @@ class TokenizedRecords:
         return self.examples.trained_tokens
 
 
+class JoinedExample(NamedTuple):
+    """An example, and the answers in it."""
+
+    example: Example
+    answers: Sequence[tuple[int, int]]
+    """For each answer that is trained, its first token, and the one after its last."""
+
+
 @dataclass
 class TokenizedRecordsBuilder:
     """The fields of :class:`TokenizedRecords` while records are being tokenized."""
@@ -65,26 +74,31 @@ class TokenizedRecordsBuilder:
     with_control_tokens: list[int] = field(default_factory=list)
     """Indices of records whose text has control tokens."""
 
-    def add(self, index: int, record: Record, examples: Iterable[Example]) -> None:
+    def add(self, index: int, record: Record, joined: Iterable[JoinedExample]) -> None:
         """Add the examples of a record: as they are, in parts, shortened, or not.
 
-        A record is left out once, however many of its examples are too long.
+        A record is left out once, however many of its examples are too long, and counts as
+        truncated once.
         """
-        longest = 0
-        for example in examples:
+        longest, is_truncated = 0, False
+        for example, answers in joined:
             limit = self.max_length
-            if not np.any(example.trained[1:]):  # the first token has none that could predict it
+            if not np.any(example.trained):
                 self.left_out.append(LeftOut(where=record.source, cause=NOTHING_TO_LEARN))
             elif len(example) <= limit:
                 self.examples.append(index, example)
             elif isinstance(record, Text):
                 self.examples.extend(index, split_text(example, limit, len(self.bos_ids)))
                 self.split_texts.append(index)
-            elif self.truncate_prompts and (cut := truncate_prompt(example, limit, self.bos_ids)):
+            elif self.truncate_prompts and (
+                cut := truncate_prompt(example, answers, limit, self.bos_ids)
+            ):
                 self.examples.append(index, cut)
-                self.truncated.append(index)
+                is_truncated = True
             else:
                 longest = max(longest, len(example))
+        if is_truncated:
+            self.truncated.append(index)
         if longest:
             self.left_out.append(row_too_long(record.source, longest, self.max_length))
 
@@ -121,34 +135,39 @@ def build_example(spans: Sequence[TextSpan], ids: Sequence[Sequence[int]]) -> Ex
     weights = [
         span.weight if is_trained else 1.0 for span, is_trained in zip(spans, trained, strict=True)
     ]
+    trained_T = np.repeat(np.array(trained, bool), lengths)
+    trained_T[:1] = False  # no token precedes the first one, from which it could be predicted
     return Example(
         np.fromiter(chain.from_iterable(ids), np.int32, sum(lengths)),
-        np.repeat(np.array(trained, bool), lengths),
+        trained_T,
         None if set(weights) == {1.0} else np.repeat(np.array(weights, np.float32), lengths),
     )
 
 
 def join_exchanges(
     exchanges: Sequence[Exchange], ids: Sequence[Sequence[Sequence[int]]]
-) -> Iterator[Example]:
+) -> Iterator[JoinedExample]:
     """Yield the examples of a record, given the ids of each exchange's spans.
 
     An example contains several answers if the prompt of each begins with the ids before it, earlier
     answers and their end tokens included. Templates that drop earlier reasoning, or write no token
     at the end of an answer, break that: no single row then has the ids of every prompt.
     """
-    example: Example | None = None
+    joined: JoinedExample | None = None
     for (prompt, answer), parts in zip(exchanges, ids, strict=True):
-        before, example = example, build_example([*prompt, *answer], parts)
+        example = build_example([*prompt, *answer], parts)
         length = sum(map(len, parts[: len(prompt)]))
+        before, joined = joined, JoinedExample(example, [(length, len(example))])
         if before is None:
             continue
-        if len(before) <= length and np.array_equal(before.ids, example.ids[: len(before)]):
-            example = _with_earlier(before, example)
+        stop = len(before.example)
+        if stop <= length and np.array_equal(before.example.ids, example.ids[:stop]):
+            whole = _with_earlier(before.example, example)
+            joined = JoinedExample(whole, [*before.answers, *joined.answers])
         else:
             yield before
-    if example is not None:
-        yield example
+    if joined is not None:
+        yield joined
 
 
 def _with_earlier(before: Example, example: Example) -> Example:
@@ -178,20 +197,24 @@ def split_text(example: Example, limit: int, bos_length: int) -> Iterator[Exampl
         )
 
 
-def truncate_prompt(example: Example, limit: int, bos_ids: tuple[int, ...]) -> Example | None:
+def truncate_prompt(
+    example: Example, answers: Sequence[tuple[int, int]], limit: int, bos_ids: tuple[int, ...]
+) -> Example | None:
     """Return the newest part of a conversation, or None if no token of its prompt would remain.
 
-    A BOS at the start is kept. An earlier answer that is cut in two is no longer trained.
+    A BOS at the start is kept. An earlier answer that is cut, or loses its whole prompt, is no
+    longer trained. ``answers`` are those of :class:`JoinedExample`; tokens without a weight do not
+    tell where an answer begins.
     """
     ids, trained = np.asarray(example.ids), np.asarray(example.trained)
     bos_length = len(bos_ids) if tuple(ids[: len(bos_ids)]) == bos_ids else 0
     start = len(ids) - (limit - bos_length)
-    untrained = np.flatnonzero(~trained)
-    if start > untrained[-1]:
+    if start >= answers[-1][0]:
         return None
     kept_trained = trained[start:].copy()
-    if trained[start - 1]:
-        kept_trained[: untrained[untrained >= start][0] - start] = False
+    for first, stop in answers:
+        if first <= start < stop:
+            kept_trained[: stop - start] = False
     weights = example.weights
     return Example(
         np.r_[ids[:bos_length], ids[start:]],

@@ -393,8 +393,9 @@ class PolicyObjective:
             entropy -= float(batch.old_logprobs_N.sum())
             batch.loss_weights_N = batch.loss_weights_N / divisor
             batch.total_weight = max(trained_tokens, 1.0) / divisor
-        # The loss is already divided by the weights, so the loop must divide by 1.
-        self._counts = BatchCounts(int(total["computed_tokens"]), int(trained_tokens), 1)
+        # The loss is already divided by the weights. 0: the loop must not move the weights.
+        divisor = 1 if trained_tokens else 0
+        self._counts = BatchCounts(int(total["computed_tokens"]), int(trained_tokens), divisor)
         reward_ranges = [
             float(rewards_C.max() - rewards_C.min()) * len(rewards_C)
             for rewards_C in rollout.rewards
@@ -435,7 +436,7 @@ class PolicyObjective:
         return len(self.rollout_generator)
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
-        """Return the tokens of the last rollout; the loss divisor is always 1."""
+        """Return the tokens of the last rollout; the loss divisor is 1, or 0 if none is trained."""
         return self._counts
 
     def metrics(self) -> dict[str, float]:

@@ -203,6 +203,13 @@ def test_tokens_are_those_of_the_options(tmp_path: Path) -> None:
     assert cut.tokens <= 200 and cut.trained_tokens
 
 
+def test_tokens_are_limited_by_the_context_of_the_model_as_in_training(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "tiny", changes={"max_position_embeddings": 64})
+    row = Completion(source="f:1", prompt="why " * 100, completion="so")
+    with pytest.raises(DataError, match="64 are allowed"):
+        create_tokenize(plan_of(model))(row)
+
+
 @pytest.mark.parametrize("is_pair", [True, False])
 def test_tokens_of_earlier_answers_are_a_prompt(tmp_path: Path, is_pair: bool) -> None:
     model = save_tiny_model(tmp_path / "tiny")

@@ -221,10 +221,29 @@ def test_a_model_without_template_takes_no_tools() -> None:
             ),
             "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n⟦a⟧b⟦×0.5 c⟧⟦<|im_end|>⟧",
         ),
+        (  # the reasoning has the text of a part, too
+            (
+                Message("user", "q"),
+                Message("assistant", (TextPart("a", 0.0), TextPart("c")), reasoning="ac a"),
+            ),
+            "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+            "⟦<think>\nac a\n</think>\n\n⟧a⟦c<|im_end|>⟧",
+        ),
     ],
 )
 def test_weights_are_those_of_the_tokens(messages: tuple[Message, ...], trained: str) -> None:
     assert mark_trained(template_of(CHATML, eos="<|im_end|>"), chat(*messages)) == trained
+
+
+def test_the_weight_of_a_part_is_not_that_of_marks_in_front_of_the_answer() -> None:
+    opened = CHATML.replace("message['content'] +", "mark + message['content'] +").replace(
+        "{{ '<|im_start|>' + message",
+        "{% set mark = '<think>\n\n</think>\n\n' if message.role == 'assistant' else '' %}"
+        "{{ '<|im_start|>' + message",
+    )
+    answer = Message("assistant", (TextPart("i", 0.0), TextPart(" a")))
+    found = mark_trained(template_of(opened, eos="<|im_end|>"), chat(Message("user", "q"), answer))
+    assert found.endswith("assistant\n⟦<think>\n\n</think>\n\n⟧i⟦ a<|im_end|>⟧")
 
 
 def test_a_template_that_changes_a_weighted_part_is_refused() -> None:

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from tokenizers import processors
 
 from tunesmith.errors import DataError, UsageError
-from tunesmith.records import Chat, Completion, Message, Preference, Prompt, Record, Text, exchanges
+from tunesmith.records import (
+    Chat,
+    Completion,
+    Message,
+    Preference,
+    Prompt,
+    Record,
+    Text,
+    TextPart,
+    exchanges,
+)
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.data.tokenized_records import NOTHING_TO_LEARN
 from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
@@ -307,6 +317,43 @@ def test_an_earlier_answer_that_is_cut_in_two_is_not_trained() -> None:
     assert template.tokenizer.decode(run[:-1]) == "yes"
 
 
+def test_the_last_answer_is_never_cut_and_a_part_of_an_earlier_one_is_not_trained() -> None:
+    """A part of an answer with the weight 0 looks like a prompt, but is none."""
+    template = TEMPLATES["chatml"]
+    answer = Message("assistant", (TextPart("The capital is", 0.0), TextPart(" Paris", 1.0)))
+    turns = (Message("user", "one two three"), answer, Message("user", "Which one?"), answer)
+    record = Chat(source="r", messages=turns)
+    last_prompt, last_answer = template.encode_exchanges([turns[:3]], [answer])[0]
+    first_prompt, first_answer = template.encode_exchanges([turns[:1]], [answer])[0]
+    start_of_second = len(first_prompt) + len(first_answer)
+    length = len(last_prompt) + len(last_answer)
+    for limit in range(8, length):
+        cut = template.tokenize_records([record], limit, truncate_prompts=True)
+        assert len(cut.examples) == (limit > len(last_answer))
+        for example in cut.examples:
+            assert [int(i) for i in example.ids[-len(last_answer) :]] == last_answer
+            before = example.trained[: max(limit - (length - start_of_second), 0)]
+            assert any(before) == (length - limit < len(first_prompt))
+
+
+def test_a_row_is_counted_once_however_many_of_its_prompts_are_shortened() -> None:
+    template = Template.from_tokenizer(tokenizer_for(None), WORDS)
+    turns = [Message(role, "one " * 9) for role in ("user", "assistant")] * 3
+    record = Chat(source="rows:1", messages=tuple(turns))
+    tokenized = template.tokenize_records([record], 20, truncate_prompts=True)
+    assert len(tokenized.examples) == 3
+    assert tokenized.truncated == [0]
+
+
+def test_a_token_that_nothing_precedes_is_not_trained() -> None:
+    """Of texts without a BOS, and where an answer has become the beginning of its row."""
+    template = Template.from_tokenizer(tokenizer_for(None))
+    texts = template.tokenize_records([Text(source="a", text="one two")] * 3, 100)
+    lengths = [len(example) - 1 for example in texts.examples]
+    assert texts.trained_tokens == sum(lengths)
+    assert not any(example.trained[0] for example in texts.examples)
+
+
 def test_long_texts_are_split_without_losing_tokens() -> None:
     template = Template.from_tokenizer(tokenizer_for(None, adds_bos=True))
     text = "The capital of France is Paris. " * 20
@@ -399,13 +446,19 @@ def test_a_conversation_that_the_template_refuses_is_left_out_with_its_message()
     assert (problem.where, problem.detail) == ("d:7", "System role not supported")
 
 
-def test_turns_after_the_last_answer_are_ignored_and_no_answer_is_an_error() -> None:
-    template = TEMPLATES["chatml"]
+@pytest.mark.parametrize("source", [CHATML, None])
+def test_turns_after_the_last_answer_are_ignored_and_no_answer_is_an_error(
+    source: str | None,
+) -> None:
+    """What a user wrote is never trained as an answer, without a template neither."""
+    template = Template.from_tokenizer(tokenizer_for(source))
     (a,) = template.tokenize_record(chat("q", "a", "unanswered"), 100)
     (b,) = template.tokenize_record(chat("q", "a"), 100)
     assert list(a.ids) == list(b.ids)
-    with pytest.raises(DataError, match="no assistant turn"):
-        template.tokenize_record(chat("q"), 100)
+    question = Message("user", "q")
+    for turns in ((question,), (question, question)):
+        with pytest.raises(DataError, match="no assistant turn"):
+            template.tokenize_record(Chat(source="a", messages=turns), 100)
 
 
 def test_preferences_give_prompt_and_answer_ids() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tables import build
 
 from tunesmith.contracts import Job
@@ -105,6 +107,31 @@ def test_dropout_in_the_model_does_not_change_ratios(
     for step in run.of(StepFinished):
         assert step.metrics["sampler_gap"] == pytest.approx(0, abs=1e-5)
         assert step.metrics["clip_fraction"] == 0
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
+def test_a_rollout_without_a_trained_token_changes_nothing(
+    tmp_path: Path, tiny_folder: Path, algorithm: str
+) -> None:
+    """Neither do the moments of earlier steps move the weights, nor does their decay."""
+    run = make_run(
+        tmp_path, tiny_folder, adapt="full", algorithm=algorithm,
+        loss__mask_truncated_completions=True, optimizer__weight_decay=0.5,
+        checkpoints__every=1, generation__max_new_tokens=1,
+    )  # fmt: skip
+    train(run.job, PolicyTask(None))
+    steps = run.of(StepFinished)
+    assert [step.metrics["truncated"] for step in steps] == [1, 1]
+    assert [(step.trained_tokens, step.loss, step.gradient_norm) for step in steps] == [
+        (0, 0, 0)
+    ] * 2
+    first, second = (
+        load_file(checkpoint / "training.safetensors")
+        for checkpoint in sorted((tmp_path / "checkpoints").glob("*"))
+        if checkpoint.is_dir()
+    )
+    names = [name for name in first if name.startswith("master.")]
+    assert names and all(torch.equal(first[name], second[name]) for name in names)
 
 
 def test_distinct_prompts_that_leave_room_for_a_completion_are_trained_on(

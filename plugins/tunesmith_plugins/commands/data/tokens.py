@@ -39,15 +39,16 @@ def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]
         raise UsageError("--tokens: needs a run file, whose model has the tokenizer")
     from tunesmith_torch.data.message_fields import without_label
     from tunesmith_torch.data.templates import Template
-    from tunesmith_torch.models.loading import load_tokenizer
+    from tunesmith_torch.models.loading import config_context_length, load_config, load_tokenizer
     from tunesmith_torch.options.training import TrainingOptions
 
     options = plan.technique.config
-    tokenizer = load_tokenizer(plan.found_model.fetch())
+    folder = plan.found_model.fetch()
+    tokenizer = load_tokenizer(folder)
     template, max_length, truncates = Template.from_tokenizer(tokenizer), NO_LIMIT, False
     if isinstance(options, TrainingOptions):
         template = Template.from_options(tokenizer, options)
-        max_length = options.max_length
+        max_length = min(options.max_length, config_context_length(load_config(folder)))
         truncates = getattr(options, "truncate_prompts", False)
     trains_rejected = "rejected" in plan.technique.offer.trains_on
 
