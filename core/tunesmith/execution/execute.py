@@ -104,8 +104,8 @@ def run(
         if resume:
             emit.report = load_report(folder)  # now that no other process writes to it
         else:
+            trust_code(plan.to_json(), folder.path)  # first: a run that has a file can be resumed
             write_atomic(folder.path / "run.toml", plan.to_toml())
-            trust_code(plan.to_json(), folder.path)
         started = time.perf_counter()
         verdict: JSON = {}
         error: BaseException | None = None

@@ -21,12 +21,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.constants import default_pg_timeout
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from tunesmith import distributed
 from tunesmith.events import Event, PhaseAdvanced
-from tunesmith_torch.runtime.rank_errors import RankLost
+from tunesmith_torch.runtime.rank_errors import RankLost, rank_lost
 
 OBJECT_TIMEOUT = timedelta(hours=12)
 """Longest wait in an exchange; meanwhile rank 0 may evaluate, check a gate or save."""
@@ -44,8 +45,22 @@ _group_numbers = itertools.count()
 
 @cache
 def _store() -> Any:
-    """Return torchrun's store, in which processes find each other's addresses."""
-    return next(rendezvous("env://"))[0]
+    """Return torchrun's store, in which processes find each other's addresses.
+
+    Raises:
+        RankLost: it is a store of torchrun itself, which is there as long as torchrun is.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # that of rank 0, which may come
+        return next(rendezvous("env://"))[0]
+    try:
+        store = next(rendezvous("env://", timeout=timedelta(seconds=SILENT_SECONDS)))[0]
+    except (RuntimeError, ValueError) as error:
+        raise RankLost(
+            "torchrun has ended, so the processes of this training cannot find each other",
+            hint=rank_lost().hint,
+        ) from error
+    store.set_timeout(default_pg_timeout)  # the one above was for the connection
+    return store
 
 
 def form_group(device: torch.device, emit: Callable[[Event], None]) -> tuple[Any, Any]:

@@ -202,8 +202,8 @@ def create_run_once(folder: Path, make_plan: Callable[[], Plan]) -> None:
 
 
 def _add_run_file(plan: Plan, folder: RunFolder) -> None:
+    trust_code(plan.to_json(), folder.path)  # first: a run that has a file can be resumed
     write_atomic(folder.run_file, plan.to_toml())
-    trust_code(plan.to_json(), folder.path)
 
 
 def wait_for_lock(

@@ -78,6 +78,20 @@ def kinds(bench: Bench) -> list[str]:
     return [event["event"] for event in bench.events()]
 
 
+def test_a_run_whose_file_is_written_is_trusted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a run that is killed in between could not be resumed without a question."""
+
+    def end(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(execute, "trust_code", end)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run()
+    assert not (bench.root / "out" / "run.toml").exists()
+
+
 def test_a_complete_run(bench: Bench) -> None:
     report = bench.run()
     assert report.status == "ok"

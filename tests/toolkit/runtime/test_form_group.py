@@ -1,14 +1,17 @@
-"""A rank whose machine is lost is noticed, although its connections stay open."""
+"""A machine that is lost is noticed, although its connections stay open, and a lost torchrun."""
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from tunesmith_torch.runtime import form_group
+from tunesmith_torch.runtime.rank_errors import RankLost
 
 
 class Store:
@@ -71,3 +74,20 @@ def test_a_rank_without_a_network_ends_itself(capsys: pytest.CaptureFixture[str]
 def test_ranks_of_one_machine_are_not_watched() -> None:
     with form_group.watch_ranks(None):
         pass
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.usefixtures("several_machines")
+def test_a_torchrun_that_has_ended_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the store, so nobody ever answers there, and the run folder must not stay locked."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in {**variables, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+        monkeypatch.setenv(name, value)
+    started = time.monotonic()
+    with pytest.raises(RankLost, match="torchrun has ended") as caught:
+        form_group.form_group(torch.device("cpu"), lambda event: None)
+    assert time.monotonic() - started < 30
+    assert caught.value.hint == "tunesmith resume continues from the last checkpoint"

@@ -22,6 +22,7 @@ from tunesmith.options import Options
 from tunesmith.plan import Plan
 from tunesmith.storage import Disk, EventLog, RunFolder, lock
 from tunesmith.testing import sample_event
+from tunesmith_torch.runtime import launch
 from tunesmith_torch.runtime.launch import (
     GpuRequest,
     Gpus,
@@ -174,6 +175,23 @@ def test_a_run_is_created_by_its_first_start(tiny_folder: Path, tmp_path: Path) 
     (out / "run.toml").unlink()  # as of a start that was ended before it wrote the file
     create_run_once(out, lambda: make_plan(7))
     assert open_run(out)[1].run.seed == 7
+
+
+def test_a_run_whose_file_is_written_is_trusted(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that ends in between leaves no file, so that the next one does both again."""
+    plan = api.load_plan(write_project(tmp_path, tiny_folder))[0]
+
+    def end(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(launch, "trust_code", end)
+        create_run_once(tmp_path / "run", lambda: plan)
+    assert not (tmp_path / "run" / "run.toml").exists()
+    create_run_once(tmp_path / "run", lambda: plan)
+    assert open_run(tmp_path / "run")[0] is not None
 
 
 def test_a_start_waits_for_a_process_that_still_has_the_run(tmp_path: Path) -> None:

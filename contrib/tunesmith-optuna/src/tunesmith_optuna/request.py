@@ -70,8 +70,8 @@ class Request:
         named = None if out is None else api.create_run_folder(plan, out)
         folder = named or RunFolder.create(Path(plan.run.folder), f"{plan.name}-tune")
         tables = {**name_keys(plan), "tune": self.options.model_dump(exclude_none=True)}
+        trust_code(tables, folder.path)  # first: a search that has a file can be resumed
         write_atomic(folder.path / PLAN, tomli_w.dumps(tables))
-        trust_code(tables, folder.path)
         return folder.path.absolute()
 
 
