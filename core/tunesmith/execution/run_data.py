@@ -10,19 +10,21 @@ import json
 import random
 from array import array
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-from tunesmith.contracts import Dataset, Finding, LeftOut, Split, SplitRequest
+from tunesmith.contracts import Dataset, Finding, Job, LeftOut, Split, SplitRequest
 from tunesmith.data.subset import Subset
 from tunesmith.data.units import RecordsByUnit
-from tunesmith.events import DataLoaded
+from tunesmith.events import DataLoaded, Event
 from tunesmith.execution.check_records import check_records
 from tunesmith.fence import attribute_errors_to, check_unchanged, fence
 from tunesmith.fence.returned import blame, check_dataset, check_split
 from tunesmith.plan import Plan
 from tunesmith.records import Record
-from tunesmith.storage import RunFolder, write_atomic
+from tunesmith.storage import Checkpoints, RunFolder, write_atomic
 
 
 @dataclass(frozen=True)
@@ -153,3 +155,26 @@ def write_quarantine(folder: RunFolder, left_out: Sequence[LeftOut]) -> None:
         path = folder.path / "quarantine.jsonl"
         write_atomic(path, "".join(json.dumps(asdict(row)) + "\n" for row in left_out))
         path.chmod(0o600)
+
+
+def build_job(
+    plan: Plan,
+    model: Path,
+    parts: DataParts,
+    checkpoints: Checkpoints,
+    emit: Callable[[Event], None],
+) -> Job[Any]:
+    """Build the technique's job. It writes to the folder that holds the checkpoints' folder."""
+    return Job(
+        config=plan.technique.config,
+        model=model,
+        train=parts.train,
+        dev=parts.dev,
+        out=checkpoints.folder.parent,
+        seed=plan.run.seed,
+        device=plan.run.device,
+        checkpoints=checkpoints,
+        emit=emit,
+        technique=plan.technique.offer.name,
+        base_name=plan.found_model.hub_id or plan.found_model.reference,
+    )

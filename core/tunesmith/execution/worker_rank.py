@@ -5,8 +5,8 @@ from __future__ import annotations
 from tunesmith import distributed
 from tunesmith.errors import DataError
 from tunesmith.events import Event
-from tunesmith.execution.execute import build_job, load_report
-from tunesmith.execution.run_data import load_data
+from tunesmith.execution.execute import load_report
+from tunesmith.execution.run_data import build_job, load_data
 from tunesmith.fence import fence
 from tunesmith.plan import Plan
 from tunesmith.storage import Checkpoints, RunFolder

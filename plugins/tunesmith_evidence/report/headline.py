@@ -30,6 +30,8 @@ NOT_GOOD = (
 """Words of the built-in verdict that are no success, also where the tuned model is better."""
 _DIFFERENCE = {"value", "tuned", "difference", "low", "high", "n"}
 """Keys of a comparison with a rival, without which there is no figure."""
+_COMPARED = _DIFFERENCE | {"p_value_holm", "outcome"}
+"""Keys of a comparison that tables show."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,10 @@ def find_headline(report: Report, status: str = "") -> Headline:
 
 
 def list_comparisons(verdict: JSON) -> Iterator[ComparisonRow]:
-    """Yield the comparisons of a verdict; those of earlier versions have other keys."""
-    for name, found in verdict.get("comparisons", {}).items():
-        if "value" in found and "p_value_holm" in found:
+    """Yield the comparisons of a verdict; a plugin's verdict may have others, which are not shown."""
+    comparisons = verdict.get("comparisons")
+    for name, found in comparisons.items() if isinstance(comparisons, dict) else ():
+        if isinstance(found, dict) and found.keys() >= _COMPARED:
             yield ComparisonRow(
                 rival=str(name),
                 variant=str(found.get("variant", "")),

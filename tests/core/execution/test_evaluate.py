@@ -280,13 +280,13 @@ def test_numbers_of_other_libraries_are_stored(tmp_path: Path) -> None:
 def test_errors_of_the_model_are_those_of_the_technique(tmp_path: Path) -> None:
     class Failing(FakeTextModel):
         def generate(self, *args: Any, **options: Any) -> Any:
-            raise MemoryError("no memory")
+            raise RecursionError("too deep")
 
     class Short(FakeTextModel):
         def generate(self, *args: Any, **options: Any) -> Any:
             return super().generate(*args, **options)[1:]
 
-    with pytest.raises(PluginError, match=r':technique" .*MemoryError: no memory'):
+    with pytest.raises(PluginError, match=r':technique" .*RecursionError: too deep'):
         run(tmp_path, asks=True, model=Failing())
     message = '"tunesmith-odd:technique": its model gave 3 results for 4 prompts'
     with pytest.raises(PluginError, match=message):
@@ -295,9 +295,9 @@ def test_errors_of_the_model_are_those_of_the_technique(tmp_path: Path) -> None:
 
 def test_a_model_that_cannot_be_opened_is_a_fault_of_the_technique(tmp_path: Path) -> None:
     def fail(artifact: Path | None) -> Any:
-        raise MemoryError("no memory")
+        raise RecursionError("too deep")
 
-    with pytest.raises(PluginError, match=r':technique" .*MemoryError: no memory'):
+    with pytest.raises(PluginError, match=r':technique" .*RecursionError: too deep'):
         run(tmp_path, opened=True, open_model=fail)
 
 

@@ -55,6 +55,7 @@ STAGES = {
     "policy": {
         **QUICK,
         "generation": {"num_generations": 2, "max_new_tokens": 4},
+        "loss": {"mask_truncated_completions": False},
         "monitor": {"accept_divergence": True},
     },
 }
