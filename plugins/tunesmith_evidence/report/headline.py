@@ -91,7 +91,7 @@ def find_headline(report: Report, status: str = "") -> Headline:
 
 
 def list_comparisons(verdict: JSON) -> Iterator[ComparisonRow]:
-    """Yield the comparisons of a verdict; a plugin's verdict may have others, which are not shown."""
+    """Yield the comparisons of a verdict. Those of a plugin with other keys are not shown."""
     comparisons = verdict.get("comparisons")
     for name, found in comparisons.items() if isinstance(comparisons, dict) else ():
         if isinstance(found, dict) and found.keys() >= _COMPARED:
