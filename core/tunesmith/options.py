@@ -163,11 +163,11 @@ class BaselineOptions(Options):
         ),
     )
     budget: str = Field(
-        "3m",
+        "5m",
         pattern=r"^\d+(\.\d+)?[smh]$",
         description=(
             "Time for the rivals that ask the base model, besides the scores on `rows`: `90s`, "
-            "`3m`, `2h`. What is left out then is reported."
+            "`5m`, `2h`. What is left out then is reported."
         ),
     )
     system_prompt: str | None = Field(

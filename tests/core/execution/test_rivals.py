@@ -490,7 +490,7 @@ def test_the_gate_names_rivals_of_the_run(table_bench: Bench) -> None:
 def test_the_stored_plan_has_the_options_of_rivals(table_bench: Bench) -> None:
     plan = table_bench.plan(baselines={"table": {"sizes": [4]}})
     assert plan.to_json()["baselines"]["table"]["sizes"] == [4]
-    assert plan.baselines.budget_seconds == 180
+    assert plan.baselines.budget_seconds == 300
 
 
 def test_all_evaluators_measure_the_reference_and_the_first_kind_the_other_costly_ones(

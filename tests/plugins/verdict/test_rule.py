@@ -547,7 +547,7 @@ class TestGaps:
             "it is not known what a prompt with retrieved examples can do: "
             "retrieved-shots: [baselines] budget was used up"
         )
-        assert verdict["would_change"] == "a larger [baselines] budget than 3m"
+        assert verdict["would_change"] == "a larger [baselines] budget than 5m"
         assert verdict["not_measured"] == [
             {
                 "rival": "retrieved-shots",
