@@ -149,6 +149,7 @@ def test_chat_and_report_of_the_run(finished: Path, tunesmith: Tunesmith) -> Non
 
 
 THINGS = ["parcel", "refund", "invoice", "login", "card", "address", "voucher", "account"]
+OTHERS = ["password", "newspaper subscription", "kitchen window"]
 ASKED = ["Where is my {}?", "Please check my {}.", "I lost my {}.", "Can I change my {}?"]
 ANSWERS = {True: ["Gladly, one moment.", "With pleasure."], False: ["Go away.", "Not my job."]}
 
@@ -167,9 +168,9 @@ def labelled_rows(things: list[str]) -> str:
 def test_labelled_answers_from_init_to_the_verdict(
     tmp_path: Path, tunesmith: Tunesmith, smollm2: str
 ) -> None:
-    """KTO on 64 answers: two steps move the margin on questions about another thing."""
+    """KTO on 64 answers: two steps move the margin on questions about other things."""
     (tmp_path / "kto.jsonl").write_text(labelled_rows(THINGS))
-    (tmp_path / "heldout.jsonl").write_text(labelled_rows(["password"]))
+    (tmp_path / "heldout.jsonl").write_text(labelled_rows(OTHERS))
     made = tunesmith("init", tmp_path, "--data", tmp_path / "kto.jsonl", "--model", smollm2)
     assert made.code == 0, made.err
     run_file = tmp_path / "run.toml"
@@ -194,7 +195,7 @@ def test_labelled_answers_from_init_to_the_verdict(
     values = {(e["model"], e["metric"]): e for e in report["evaluations"]}
     assert values["zero-shot", "reward_margin"]["value"] == pytest.approx(0, abs=1e-3)
     assert values["tuned", "reward_margin"]["low"] > 1
-    assert values["tuned", "loss"]["n"] == 4  # good answers
+    assert values["tuned", "loss"]["n"] == 12  # good answers
     assert report["verdict"]["outcome"] == "better"
 
 

@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "run.toml").write_text(
         '[model]\nbase = "tiny"\n[data]\nuse = "jsonl"\ntrain = "rows.jsonl"\nholdout = 60\n'
         '[technique]\nuse = "lora"\nmax_steps = 2\nprecision = "fp32"\n'
-        '[baselines]\nuse = ["linear"]\n'
+        '[baselines]\nuse = ["linear"]\n[verdict]\nmargin = 0.1\n'  # a perfect model is no better
     )
     done = CliRunner().invoke(app, ["run", str(folder / "run.toml"), "--out", str(folder / "run")])
     assert done.exit_code == 0, done.output
