@@ -23,10 +23,10 @@ from tunesmith.catalog import Catalog
 from tunesmith.config.read_plan import CORE_TABLES
 from tunesmith.estimates import Assumptions
 from tunesmith.offers import (
+    BaselineOffer,
     DataLoaderOffer,
     EvaluatorOffer,
     ReporterOffer,
-    RivalOffer,
     TableOffer,
     TechniqueOffer,
 )
@@ -102,14 +102,14 @@ def run_file() -> Iterator[str]:
         ("Data loaders", "[data]", DataLoaderOffer),
         ("Techniques", "[technique]", TechniqueOffer),
         ("Evaluators", "[[evaluators]]", EvaluatorOffer),
-        ("Rivals", "[baselines]", RivalOffer),
+        ("Baselines", "[baselines]", BaselineOffer),
         ("Reporters", "[[reporters]]", ReporterOffer),
     ]
     for title, where, kind in parts:
         yield f"## {title}: `{where}`\n"
         for offered in catalog.offers(kind):
             offer = offered.offer
-            own = f"[baselines.{offer.name}]" if kind is RivalOffer else f'use = "{offer.name}"'
+            own = f"[baselines.{offer.name}]" if kind is BaselineOffer else f'use = "{offer.name}"'
             yield f"### `{own}`\n"
             yield f"{offer.summary[:1].upper()}{offer.summary[1:]}.\n"
             yield from table(offer.config)
@@ -309,7 +309,7 @@ def contrib() -> Iterator[str]:
     yield "```console\n$ pip install contrib/tunesmith-trl\n$ tunesmith plugins list\n```\n"
     yield (
         "`make test-contrib` tests each of them in an environment of its own. A new one has a "
-        "`pyproject.toml` with a range for tunesmith's version and an extra `dev`, sources below "
+        "`pyproject.toml` with a range for tunesmith's version and an extra `validation`, sources below "
         "`src/`, tests that run the conformance kit, and a README.md with a run file that a test "
         "runs.\n"
     )

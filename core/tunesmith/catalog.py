@@ -165,7 +165,7 @@ class Catalog:
     def _review(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, ReviewResult]]:
         """Yield the result of each plugin; an implementation that fails becomes a warning.
 
-        Implementations that need an argument which is not given are left out.
+        Implementations that need an argument which is not given are skipped.
         """
         from tunesmith.contracts import ReviewResult
 
@@ -253,7 +253,7 @@ def _find_parts(arguments: Mapping[str, Any]) -> list[Sequence[Record]]:
     """Return the parts of the data among the arguments of a hook and in their fields."""
     fields = [vars(value) for value in arguments.values() if is_dataclass(value)]
     tables = [arguments, *fields]
-    found = [table.get(name) for table in tables for name in ("train", "dev", "heldout")]
+    found = [table.get(name) for table in tables for name in ("train", "validation", "test")]
     return [part for part in found if part is not None]
 
 

@@ -18,7 +18,7 @@ from tunesmith.text import mask_personal_data
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from tunesmith.events import Event, Forecast, Notice
+    from tunesmith.events import Event, FindingReported, Forecast
     from tunesmith.records import Answer, Prompt, Record
     from tunesmith.storage import Checkpoints
 
@@ -26,7 +26,7 @@ C = TypeVar("C", bound="BaseModel")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LeftOut:
+class SkippedRow:
     """A row of the data that could not be used, with the cause."""
 
     where: str
@@ -36,23 +36,23 @@ class LeftOut:
     detail: str = ""
     """The offending content, at most 80 characters."""
     row: str = ""
-    """The row as it is written in the data, for ``quarantine.jsonl`` in the run folder."""
+    """The row as it is written in the data, for ``skipped.jsonl`` in the run folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """The result of a data loader: training records and, if the user named them, other parts.
 
-    All parts have a length and can be read again in the same order. ``left_out`` lists every row
+    All parts have a length and can be read again in the same order. ``skipped`` lists every row
     that is in none: nothing is dropped silently.
     """
 
     train: Sequence[Record]
-    heldout: Sequence[Record] | None = None
-    """None if the held-out part is to be split off ``train``."""
-    dev: Sequence[Record] | None = None
-    """None if the dev part is to be split off ``train``."""
-    left_out: Sequence[LeftOut] = ()
+    test: Sequence[Record] | None = None
+    """None if the test part is to be split off ``train``."""
+    validation: Sequence[Record] | None = None
+    """None if the validation part is to be split off ``train``."""
+    skipped: Sequence[SkippedRow] = ()
     description: str = ""
     """One line for the user: the files and the detected format."""
     warnings: Sequence[str] = ()
@@ -78,27 +78,27 @@ class SplitRequest:
     records: Sequence[Record]
     """All records, to be read again if need be."""
     seed: int
-    heldout: bool
+    test: bool
     """True to split off rows for evaluation; the loader may have returned them."""
-    holdout: float | int | None
+    test_size: float | int | None
     """Share or number of the rows to hold out; None: the default of the splitter."""
-    dev: bool
+    validation: bool
     """True to split off rows by which choices are made."""
-    needs_dev: bool
-    """True if there must be dev rows, however few rows there are."""
+    needs_validation: bool
+    """True if there must be validation rows, however few rows there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Ascending record numbers of ``train``, ``heldout``, ``dev``; each record is in one part."""
+    """Ascending record numbers of ``train``, ``test``, ``validation``; each record is in one part."""
 
     train: Sequence[int]
-    heldout: Sequence[int] = ()
-    dev: Sequence[int] = ()
+    test: Sequence[int] = ()
+    validation: Sequence[int] = ()
     clusters: Sequence[int] = ()
     """The cluster of each record, which is in one part as a whole; empty: not known."""
     folds: Sequence[Sequence[int]] = ()
-    """Training records that are left out in turn, to choose by where there are no dev records."""
+    """Training records that are skipped in turn, to choose by where there are no validation records."""
     findings: Sequence[Finding] = ()
 
 
@@ -227,7 +227,7 @@ class Job(Generic[C]):
     config: C
     model: Path
     train: Sequence[Record]
-    dev: Sequence[Record]
+    validation: Sequence[Record]
     """Rows for everything that chooses, such as the best checkpoint; never trained on."""
     out: Path
     seed: int
@@ -331,7 +331,7 @@ class ComparingEvaluator(Evaluator, Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RivalTask:
+class BaselineTask:
     """The same task as the technique's, to be solved without tuning; ``seed`` is the run's."""
 
     train: Sequence[Record]
@@ -344,8 +344,8 @@ class RivalTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RivalVariant:
-    """One setting of a rival, such as a number of examples in the prompt."""
+class BaselineVariant:
+    """One setting of a baseline, such as a number of examples in the prompt."""
 
     name: str
     """Short text that no other variant has; empty if there is only one."""
@@ -353,10 +353,10 @@ class RivalVariant:
     """Answers prompts. That of a classifier has no probabilities: ``score`` raises UsageError."""
 
 
-class Rival(Protocol):
+class Baseline(Protocol):
     """A way to solve the task from the same training rows without tuning."""
 
-    def variants(self, task: RivalTask) -> Iterable[RivalVariant]:
+    def variants(self, task: BaselineTask) -> Iterable[BaselineVariant]:
         """Yield the settings to choose from, the default first, each built when it is needed."""
         ...
 
@@ -392,8 +392,8 @@ class Finding:
     """The number of rows that the finding is about; 0 if it is not about rows."""
     examples: tuple[str, ...] = ()
     """Up to three of these rows, ``file:line`` and a short text; personal data in it is masked."""
-    heldout_rows: Sequence[int] = ()
-    """Numbers of the held-out rows that prove nothing, such as copies of training rows: scores are
+    test_rows: Sequence[int] = ()
+    """Numbers of the test rows that show nothing, such as copies of training rows: scores are
     also reported without them. An error about such rows lets the run go on, against its verdict."""
     if_forced: Finding | None = None
     """Replaces an error of ``tunesmith_review_model`` with ``--force``; None: it cannot."""
@@ -401,18 +401,18 @@ class Finding:
     def __post_init__(self) -> None:
         object.__setattr__(self, "examples", tuple(map(mask_personal_data, self.examples)))
 
-    def to_notice(self, plugin: str) -> Notice:
+    def to_event(self, plugin: str) -> FindingReported:
         """Return the event for the finding; its source is ``plugin`` if it names no position."""
-        from tunesmith.events import Notice
+        from tunesmith.events import FindingReported
 
-        return Notice(
+        return FindingReported(
             level=self.level,
             source=self.where or plugin,
             message=self.message,
             count=self.count,
             examples=list(self.examples),
             hint=self.hint,
-            heldout_rows=list(self.heldout_rows),
+            test_rows=list(self.test_rows),
         )
 
 

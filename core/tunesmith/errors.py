@@ -95,17 +95,17 @@ class PromptTooLongError(UsageError):
 class DataError(TunesmithError):
     """A data file cannot be used.
 
-    ``where`` is ``file:line`` if the line is known; ``left_out`` are the rows that are the reason.
+    ``where`` is ``file:line`` if the line is known; ``skipped`` are the rows that are the reason.
     """
 
     exit_code = 3
 
     def __init__(
-        self, where: str, what: str, *, hint: str | None = None, left_out: Sequence[Any] = ()
+        self, where: str, what: str, *, hint: str | None = None, skipped: Sequence[Any] = ()
     ) -> None:
         super().__init__(f"{where}: {what}", hint=hint)
         self.where, self.what = where, what
-        self.left_out = left_out
+        self.skipped = skipped
 
 
 class EnvironmentProblem(TunesmithError):

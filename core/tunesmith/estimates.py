@@ -36,9 +36,9 @@ class EstimateRequest:
     tokenizer: Path | None
     """A folder with the model's tokenizer; None: lengths are estimated from characters."""
     train: Sequence[Record]
-    heldout: Sequence[Record]
+    test: Sequence[Record]
     assumed: Assumptions | None
-    """If given, ``train`` and ``heldout`` are empty and rows of these sizes are assumed."""
+    """If given, ``train`` and ``test`` are empty and rows of these sizes are assumed."""
     device: Literal["cuda", "cpu"]
     """Type of the device whose operators and allocator are estimated."""
     seed: int = 0

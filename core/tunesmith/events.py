@@ -28,7 +28,7 @@ PATH_FIELDS = frozenset({"artifact", "path", "records"})
 EARLIER_KINDS: dict[str, str] = {
     "data-read": "data-loaded",
     "model-read": "model-resolved",
-    "noticed": "notice",
+    "noticed": "finding",
     "stepped": "step-finished",
     "saved": "checkpoint-saved",
     "trained": "training-finished",
@@ -123,7 +123,7 @@ class RunStarted(Event, kind="run-started"):
     plugins: list[JSON]
     resumed: bool = False
     trains: bool = True
-    """False if the run ends when its rivals are measured."""
+    """False if the run ends when its baselines are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,15 +153,15 @@ class PhaseEnded(Event, kind="phase-ended"):
 
 @dataclass(frozen=True, kw_only=True)
 class DataLoaded(Event, kind="data-loaded"):
-    """The data is loaded and split. ``left_out`` counts the unusable rows by cause."""
+    """The data is loaded and split. ``skipped`` counts the unusable rows by cause."""
 
     description: str
     train: int
-    heldout: int
-    dev: int = 0
-    left_out: dict[str, int]
+    test: int
+    validation: int = 0
+    skipped: dict[str, int]
     examples: list[JSON] = field(default_factory=list)
-    """Some of the rows left out, each with ``where``, ``cause`` and ``detail``."""
+    """Some of the rows skipped, each with ``where``, ``cause`` and ``detail``."""
     fingerprint: str = ""
     """SHA-256 over the content and the parts, in order. Resuming with other data is refused."""
 
@@ -180,7 +180,7 @@ class ModelResolved(Event, kind="model-resolved"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Notice(Event, kind="notice"):
+class FindingReported(Event, kind="finding"):
     """A message for the user; a warning is also listed in the report."""
 
     level: Literal["info", "warning", "error"]
@@ -190,8 +190,8 @@ class Notice(Event, kind="notice"):
     """The number of rows that the message is about; 0 if it is not about rows."""
     examples: list[str] = field(default_factory=list)
     hint: str = ""
-    heldout_rows: list[int] = field(default_factory=list)
-    """Numbers of the held-out rows that prove nothing, because of what the message is about."""
+    test_rows: list[int] = field(default_factory=list)
+    """Numbers of the test rows that show nothing, because of what the message is about."""
 
     @property
     def text(self) -> str:
@@ -300,14 +300,14 @@ class TrainingFinished(Event, kind="training-finished"):
     is_text_model: bool = True
     """False if the artifact cannot generate text, as a reward model."""
     affected_rows: dict[str, int] = field(default_factory=dict)
-    """Numbers of rows that were left out of training or changed, by cause."""
+    """Numbers of rows that were skipped of training or changed, by cause."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Monitored(Event, kind="monitored"):
-    """The model was evaluated during training, on dev records.
+    """The model was evaluated during training, on validation records.
 
-    ``metrics`` holds ``dev_loss``, with ``train_loss`` on training records; of a policy the reward
+    ``metrics`` holds ``validation_loss``, with ``train_loss`` on training records; of a policy the reward
     that is optimized (``reward``) beside the one that it stands for (``gold_reward``).
     """
 
@@ -352,21 +352,21 @@ TUNED = "tuned"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RivalChosen(Event, kind="rival-chosen"):
-    """A variant of a rival was chosen on the dev rows or out of fold, or the rival was skipped."""
+class BaselineChosen(Event, kind="baseline-chosen"):
+    """A variant of a baseline was chosen on the validation rows or out of fold, or the baseline was skipped."""
 
-    rival: str
+    baseline: str
     variant: str = ""
     solution: Literal["constant", "classifier", "prompt", "retrieval"]
     cost: int
     evaluator: str = ""
     metric: str = ""
     higher_is_better: bool = True
-    dev_score: float | None = None
+    validation_score: float | None = None
     """None if there were no rows to choose by."""
-    dev_rows: int = 0
+    validation_rows: int = 0
     folds: int = 0
-    """Folds of training rows that took the place of dev rows: the score is out of fold."""
+    """Folds of training rows that took the place of validation rows: the score is out of fold."""
     variants: list[JSON] = field(default_factory=list)
     """The variants that were tried, each with ``name``, ``score``, ``rows`` and ``seconds``."""
     not_tried: list[JSON] = field(default_factory=list)
@@ -374,7 +374,7 @@ class RivalChosen(Event, kind="rival-chosen"):
     The name is empty if the variant could not be built."""
     seconds: float = 0.0
     skipped: str = ""
-    """The reason why the rival is not measured; empty if it is."""
+    """The reason why the baseline is not measured; empty if it is."""
     excluded: bool = False
     """True if it suits the rows, and is skipped because ``[baselines] use`` does not name it."""
 
@@ -399,9 +399,9 @@ class Measured(Event, kind="measured"):
     seconds: float
     records: str
     unit: str = ""
-    twin_free: dict[str, float] = field(default_factory=dict)
-    """``value``, ``low``, ``high``, ``n`` and ``units`` without the rows that a notice has as
-    ``heldout_rows``; empty if there are none, or no others."""
+    leakage_free: dict[str, float] = field(default_factory=dict)
+    """``value``, ``low``, ``high``, ``n`` and ``units`` without the rows that a finding has as
+    ``test_rows``; empty if there are none, or no others."""
     details: JSON = field(default_factory=dict)
     """Further results that the evaluator adds."""
     lowest: float | None = None
@@ -415,8 +415,8 @@ class Measured(Event, kind="measured"):
     earlier versions."""
     cut: int = 0
     """Rows whose answer ended at the limit of tokens."""
-    part: Literal["heldout", "dev"] = "heldout"
-    """The part of the data that was measured; ``dev`` if something is decided by the result."""
+    part: Literal["test", "validation"] = "test"
+    """The part of the data that was measured; ``validation`` if something is decided by the result."""
 
     @property
     def bounds(self) -> tuple[float, float] | None:
@@ -433,7 +433,7 @@ class Measured(Event, kind="measured"):
 class RunFinished(Event, kind="run-finished"):
     """The run has ended. ``status`` is ok, failed or stopped.
 
-    It is the last event, but for notices of reporters that could not be closed.
+    It is the last event, but for findings of reporters that could not be closed.
     """
 
     status: Literal["ok", "failed", "stopped"]

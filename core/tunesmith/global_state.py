@@ -1,7 +1,7 @@
 """State of the process that a plugin could change: it is restored after the plugin's call.
 
 An evaluator that changes the current folder, or a reporter that unsets an environment variable,
-would change the results of other plugins without a word. The core knows the state of Python. That
+would change the results of other plugins silently. The core knows the state of Python. That
 of a library is known to a function in the group ``tunesmith.global_state`` of entry points, named
 after the module of the library. It is called with that module once the library was imported.
 """

@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
     from tunesmith.events import JSON
     from tunesmith.offers import (
+        BaselineOffer,
         CommandOffer,
         DataLoaderOffer,
         EvaluatorOffer,
         ExporterOffer,
         ReporterOffer,
-        RivalOffer,
         SplitterOffer,
         TableOffer,
         TechniqueOffer,
@@ -62,13 +62,13 @@ def tunesmith_data_loaders() -> Sequence[DataLoaderOffer[Any]]:  # type: ignore[
     """Offer data loaders, which read records.
 
     A run file chooses one with ``[data] use = "NAME"``; every other key of that table, except
-    ``holdout``, is validated by the offer's own options model.
+    ``test_size``, is validated by the offer's own options model.
     """
 
 
 @hookspec
 def tunesmith_splitters() -> Sequence[SplitterOffer[Any]]:  # type: ignore[empty-body]
-    """Offer splitters, which divide the records into training, dev and held-out rows.
+    """Offer splitters, which divide the records into training, validation and test rows.
 
     A run file chooses one with ``[split] use = "NAME"``; without it, the one ``by_default`` is
     used. Rows of a patient, of a time or of a site may have to stay together: a plugin knows.
@@ -97,12 +97,12 @@ def tunesmith_evaluators() -> Sequence[EvaluatorOffer[Any]]:  # type: ignore[emp
 
 
 @hookspec
-def tunesmith_rivals() -> Sequence[RivalOffer[Any]]:  # type: ignore[empty-body]
-    """Offer rivals, which solve the task from the same training rows without tuning.
+def tunesmith_baselines() -> Sequence[BaselineOffer[Any]]:  # type: ignore[empty-body]
+    """Offer baselines, which solve the task from the same training rows without tuning.
 
     A prompt or a classifier: what a team would otherwise do. A run measures them beside the tuned
-    model. A rival has variants, of which the best on the dev rows is scored on the held-out rows.
-    ``[baselines] use`` names rivals; without it, those are used whose ``suits`` returns True.
+    model. A baseline has variants, of which the best on the validation rows is scored on the test rows.
+    ``[baselines] use`` names baselines; without it, those are used whose ``suits`` returns True.
     """
 
 
@@ -165,17 +165,17 @@ def tunesmith_review_data(  # type: ignore[empty-body]
     plan: Plan,
     evaluators: Sequence[Component[EvaluatorOffer[Any]]],
     train: Sequence[Record],
-    dev: Sequence[Record],
-    heldout: Sequence[Record],
+    validation: Sequence[Record],
+    test: Sequence[Record],
 ) -> Sequence[Finding]:
     """Review the data before training and return findings.
 
-    ``dataset`` is the result of the data loader; ``train``, ``dev`` and ``heldout`` are the
+    ``dataset`` is the result of the data loader; ``train``, ``validation`` and ``test`` are the
     parts that it is split into; ``evaluators`` are those of the run file, or the default ones for
     these rows. An implementation names only the arguments that it needs; without ``plan`` and
     ``evaluators``, it is also called for data without a run file (``tunesmith data check FILE``).
 
-    An error stops the run before any weight is read, unless it is about ``heldout_rows``; a
+    An error stops the run before any weight is read, unless it is about ``test_rows``; a
     warning is printed and kept in the report.
     """
 
@@ -208,7 +208,7 @@ def tunesmith_verdict(evidence: Evidence) -> JSON | None:
     return None for runs that are not its concern.
 
     The verdict is a JSON object. ``sentence`` is printed, ``word`` before it; ``comparisons`` has
-    an object for each rival, whose ``outcome`` (``better``, ``worse`` or ``unclear``) decides
+    an object for each baseline, whose ``outcome`` (``better``, ``worse`` or ``unclear``) decides
     ``[gate] must_beat``. An exception ends the run with an error; ``tunesmith resume`` repeats the
     verdict alone.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import click
     from pydantic import BaseModel
 
-    from tunesmith.contracts import DataLoader, Evaluator, Reporter, Rival, Splitter, Technique
+    from tunesmith.contracts import Baseline, DataLoader, Evaluator, Reporter, Splitter, Technique
     from tunesmith.data.units import FindClusters
     from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
     from tunesmith.records import Feature, Record
@@ -129,8 +129,8 @@ class TechniqueOffer(ComponentOffer[C]):
 
     Each estimate replaces the one before; a caller may use the first alone. None: no estimate.
     """
-    needs_dev: bool = False
-    """True if it chooses by its dev rows, so that there must be some in small data too."""
+    needs_validation: bool = False
+    """True if it chooses by its validation rows, so that there must be some in small data too."""
     data_parallel: bool = False
     """True if several processes of torchrun can train together. Each of them gets the same job;
     worker ranks (above 0) write nothing, and the events that they emit are dropped."""
@@ -197,23 +197,23 @@ class EvaluatorOffer(ComponentOffer[C]):
 
 
 Solution = Literal["constant", "classifier", "prompt", "retrieval"]
-"""Kind of a rival: one answer to everything; a classifier or another small program; a prompt; a
+"""Kind of a baseline: one answer to everything; a classifier or another small program; a prompt; a
 prompt with what is retrieved for each question, such as similar training rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RivalOffer(ComponentOffer[C]):
-    """An offer of a rival, which solves the task without tuning: ``[baselines]`` in a run file."""
+class BaselineOffer(ComponentOffer[C]):
+    """An offer of a baseline, which solves the task without tuning: ``[baselines]`` in a run file."""
 
-    kind: ClassVar[str] = "rival"
-    hook: ClassVar[str] = "tunesmith_rivals"
+    kind: ClassVar[str] = "baseline"
+    hook: ClassVar[str] = "tunesmith_baselines"
     reserved: ClassVar[frozenset[str]] = frozenset({"tuned", "use", "rows", "budget"})
-    build: Callable[[C], Rival]
+    build: Callable[[C], Baseline]
     solution: Solution
     """Alternative that a team would use instead of a tuned model. FINE-TUNE has to beat one of each
     kind that suits the rows."""
     cost: int
-    """Order of the costs of an answer in production: of equally good rivals the cheapest counts."""
+    """Order of the costs of an answer in production: of equally good baselines the cheapest counts."""
     needs_model: bool = False
     """True if it asks the base model. It is scored on ``[baselines] rows`` within the budget."""
     is_reference: bool = False
@@ -221,10 +221,10 @@ class RivalOffer(ComponentOffer[C]):
     can_score: bool = True
     """False if its answers have no probabilities, so that only evaluators of answers measure it."""
     suits: Callable[[Sequence[Record]], bool] = lambda records: False
-    """Returns True for training records on which it is used if the run file names no rivals; it
+    """Returns True for training records on which it is used if the run file names no baselines; it
     gets a sample."""
     is_configured: Callable[[C], bool] = lambda config: False
-    """Returns True for options with which it is used on any records if no rivals are named."""
+    """Returns True for options with which it is used on any records if no baselines are named."""
 
     @property
     def has_probabilities(self) -> bool:
@@ -291,7 +291,7 @@ KINDS: tuple[type[Offer], ...] = (
     SplitterOffer,
     TechniqueOffer,
     EvaluatorOffer,
-    RivalOffer,
+    BaselineOffer,
     ReporterOffer,
     ExporterOffer,
     CommandOffer,

@@ -110,11 +110,11 @@ class DataOptions(Options):
         min_length=1,
         description="Name of the data loader. Unset: the one that knows the files in `train`.",
     )
-    holdout: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | None = Field(
+    test_size: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | None = Field(
         None,
         description=(
             "Rows held out for evaluation: a share below 1, or a number of rows. Unset: a fifth, "
-            "at most 500 rows. Not used if the data loader returns held-out records."
+            "at most 500 rows. Not used if the data loader returns test records."
         ),
     )
 
@@ -135,9 +135,9 @@ class EvaluatorKeys(Options):
 
 
 class BaselineOptions(Options):
-    """Table ``[baselines]``: the rivals that the tuned model is compared with.
+    """Table ``[baselines]``: the baselines that the tuned model is compared with.
 
-    A further key that is the name of a rival is the table of its options.
+    A further key that is the name of a baseline is the table of its options.
     """
 
     EARLIER: ClassVar[Mapping[str, str]] = {
@@ -149,7 +149,7 @@ class BaselineOptions(Options):
     use: list[str] | None = Field(
         None,
         description=(
-            "Rivals: ways to solve the task without tuning, by name; `[]` for none. Unset: all "
+            "Baselines: ways to solve the task without tuning, by name; `[]` for none. Unset: all "
             "that suit the training rows."
         ),
     )
@@ -157,23 +157,23 @@ class BaselineOptions(Options):
         100,
         ge=0,
         description=(
-            "Held-out rows, chosen at random, on which the rivals that ask the base model are "
-            "scored; 0: all. One that no other beats on the dev rows is scored on all if the "
-            "budget allows, and so are rivals without a model."
+            "Test rows, chosen at random, on which the baselines that ask the base model are "
+            "scored; 0: all. One that no other beats on the validation rows is scored on all if the "
+            "budget allows, and so are baselines without a model."
         ),
     )
     budget: str = Field(
         "5m",
         pattern=r"^\d+(\.\d+)?[smh]$",
         description=(
-            "Time for the rivals that ask the base model, besides the scores on `rows`: `90s`, "
-            "`5m`, `2h`. What is left out then is reported."
+            "Time for the baselines that ask the base model, besides the scores on `rows`: `90s`, "
+            "`5m`, `2h`. What is skipped then is reported."
         ),
     )
     system_prompt: str | None = Field(
         None,
         description=(
-            "System prompt of the rivals that ask the base model: the best one you would write "
+            "System prompt of the baselines that ask the base model: the best one you would write "
             "without fine-tuning. The tuned model does not get it."
         ),
     )
@@ -189,7 +189,7 @@ class GateOptions(Options):
     must_beat: list[str] = Field(
         [],
         description=(
-            "Rivals, by name, that the tuned model must beat on the first evaluator's metric, "
+            "Baselines, by name, that the tuned model must beat on the first evaluator's metric, "
             "with a paired 95 % interval that excludes zero."
         ),
     )
@@ -215,7 +215,7 @@ class PluginsOptions(Options):
     """Table ``[plugins]``: plugins that the run requires, adds or disables."""
 
     require: list[str] = Field([], description='Requirements, such as "tunesmith-mlflow>=0.2".')
-    disable: list[str] = Field([], description="Plugins to leave out, by name.")
+    disable: list[str] = Field([], description="Plugins to skip, by name.")
     files: list[str] = Field(
         [], description="Single-file plugins to load.", json_schema_extra={"path": True}
     )

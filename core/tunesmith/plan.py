@@ -12,15 +12,15 @@ from pydantic import BaseModel
 
 from tunesmith.contracts import FoundModel
 from tunesmith.data.units import FindClusters, number_records
-from tunesmith.events import DataLoaded, Measured, Notice, RivalChosen
+from tunesmith.events import BaselineChosen, DataLoaded, FindingReported, Measured
 from tunesmith.offers import (
+    BaselineOffer,
     ConfiguredOffer,
     DataLoaderOffer,
     EvaluatorOffer,
     Metric,
     Offered,
     ReporterOffer,
-    RivalOffer,
     SplitterOffer,
     TableOffer,
     TechniqueOffer,
@@ -66,20 +66,20 @@ class Component(Generic[K]):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run as a value, checked. ``holdout``: share or number of rows; ``trains``: not a ladder."""
+    """A run as a value, checked. ``test_size``: share or number of rows; ``trains``: not a baselines."""
 
     run: RunOptions
     model: ModelOptions
     found_model: FoundModel
     data: Component[DataLoaderOffer[Any]]
-    holdout: float | int | None
+    test_size: float | int | None
     split: Component[SplitterOffer[Any]]
     technique: Component[TechniqueOffer[Any]]
     evaluators: tuple[Component[EvaluatorOffer[Any]], ...]
-    """Empty: the default evaluators for the held-out records, chosen when those are read."""
+    """Empty: the default evaluators for the test records, chosen when those are read."""
     reporters: tuple[Component[ReporterOffer[Any]], ...]
-    baselines: BaselineOptions
-    rivals: tuple[Component[RivalOffer[Any]], ...]
+    baseline_options: BaselineOptions
+    baselines: tuple[Component[BaselineOffer[Any]], ...]
     """Those to choose from when the records are read, unless ``baselines.use`` names them."""
     gate: GateOptions
     tables: tuple[Component[TableOffer[Any]], ...]
@@ -118,14 +118,17 @@ class Plan:
         return {
             "run": self.run.model_dump(mode="json"),
             "model": self.model.model_dump(mode="json"),
-            "data": {**self.data.to_json(), "holdout": self.holdout},
+            "data": {**self.data.to_json(), "test_size": self.test_size},
             "split": self.split.to_json(),
             "technique": self.technique.to_json(),
             "evaluators": [evaluator.to_json() for evaluator in self.evaluators],
             "reporters": [r.to_json() for r in self.reporters if r.use or not r.offer.always],
             "baselines": {
-                **self.baselines.model_dump(mode="json"),
-                **{rival.use: rival.config.model_dump(mode="json") for rival in self.rivals},
+                **self.baseline_options.model_dump(mode="json"),
+                **{
+                    baseline.use: baseline.config.model_dump(mode="json")
+                    for baseline in self.baselines
+                },
             },
             "gate": self.gate.model_dump(mode="json"),
             **{
@@ -146,7 +149,7 @@ class Plan:
     def to_toml(self) -> str:
         """Return the plan as a run file that gives the same plan again.
 
-        TOML has no null, so unset options and tables without any other option are left out.
+        TOML has no null, so unset options and tables without any other option are skipped.
         """
         import tomli_w
 
@@ -162,7 +165,7 @@ class ModelReview:
     config: Mapping[str, Any]
     """The base model's ``config.json``."""
     train: Sequence[Record]
-    heldout: Sequence[Record]
+    test: Sequence[Record]
     techniques: Sequence[Offered[TechniqueOffer[Any]]]
     """All installed techniques, to propose another one."""
 
@@ -181,17 +184,17 @@ class Evidence:
     folder: Path
     """The run folder: the files of values per record in ``measured`` are below it."""
     measured: Sequence[Measured]
-    rivals: Sequence[RivalChosen]
-    notices: Sequence[Notice]
+    baselines: Sequence[BaselineChosen]
+    findings: Sequence[FindingReported]
     data: DataLoaded | None
     train: Sequence[Record] = ()
-    """The training records, from which the rivals have learned."""
+    """The training records, from which the baselines have learned."""
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     """The metrics of the run's evaluators, by name."""
 
     def copy(self) -> Evidence:
         """Return evidence that shares only the records with this one."""
-        events = ("measured", "rivals", "notices", "data")
+        events = ("measured", "baselines", "findings", "data")
         return replace(
             self, plan=self.plan.copy(), **{name: deepcopy(vars(self)[name]) for name in events}
         )

@@ -165,7 +165,7 @@ class Preference(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnpairedPreference(Record):
-    """A prompt and a completion that is labelled as good or as bad."""
+    """A prompt and a completion that is labeled as good or as bad."""
 
     prompt: tuple[Message, ...]
     completion: str
@@ -218,7 +218,7 @@ def exchanges(record: Record) -> Iterator[tuple[Prompt, Message]]:
     A :class:`Chat` has one for each assistant turn with a weight, with all turns before it as the
     prompt. A :class:`Completion` has one, with the prompt as a user turn. A :class:`Text` is the
     answer to the empty prompt. A :class:`Preference` has its prompt and its chosen completion, an
-    :class:`UnpairedPreference` its completion, which may be labelled as bad.
+    :class:`UnpairedPreference` its completion, which may be labeled as bad.
     """
     match record:
         case Text():

@@ -1,4 +1,4 @@
-"""Capabilities of a terminal: colour, live display, Unicode."""
+"""Capabilities of a terminal: color, live display, Unicode."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TextIO
 
 
 def supports_color(stream: TextIO) -> bool:
-    """Return True if text on the stream may be coloured.
+    """Return True if text on the stream may be colored.
 
     ``NO_COLOR`` and ``FORCE_COLOR`` decide, in this order, if they are set. Otherwise the stream
     must be a terminal that is not dumb, and ``CI`` must not be set.

@@ -159,7 +159,7 @@ def _normalize(name: str) -> str:
 
 # --- secrets --------------------------------------------------------------------------------
 
-# Not inside a longer word; an escape (`\n`, the end of a colour code, `%3D`) is no word.
+# Not inside a longer word; an escape (`\n`, the end of a color code, `%3D`) is no word.
 _START = r"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrt])|(?<=[0-9]m)|(?<=%[0-9A-Fa-f]{2}))"
 _RULES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (

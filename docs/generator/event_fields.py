@@ -32,16 +32,16 @@ FIELDS: dict[str, dict[str, str]] = {
     "data-loaded": {
         "description": "One line of the data loader: the files and the detected format.",
         "train": "Number of training rows.",
-        "heldout": "Number of held-out rows, on which results are measured.",
-        "dev": "Number of dev rows, by which choices are made.",
-        "left_out": "Number of unusable rows by cause; empty if there are none.",
+        "test": "Number of test rows, on which results are measured.",
+        "validation": "Number of validation rows, by which choices are made.",
+        "skipped": "Number of unusable rows by cause; empty if there are none.",
     },
     "model-resolved": {
         "reference": "`[model] base` as the run file has it, resolved.",
         "description": "One line for users: what the reference was taken for.",
         "files": "Short hash by file name; see above for what it covers.",
     },
-    "notice": {
+    "finding": {
         "level": "An error ends the run, a warning is in the report too, an info is only shown.",
         "source": "Position in the data, key of the run file, or the plugin that it comes from.",
         "message": "One sentence.",
@@ -119,15 +119,15 @@ FIELDS: dict[str, dict[str, str]] = {
         "passed": "True if what was measured is good enough.",
         "metrics": "What was measured, by name.",
     },
-    "rival-chosen": {
-        "rival": "Name of the rival.",
+    "baseline-chosen": {
+        "baseline": "Name of the baseline.",
         "variant": "Name of the chosen variant; empty if there is only one.",
         "solution": "What a team would use instead of a tuned model.",
         "cost": "Order of the costs of an answer in production: lower is cheaper.",
         "evaluator": "Id of the evaluator that chose; empty if nothing was chosen.",
         "metric": "Its metric.",
         "higher_is_better": "The direction of that metric.",
-        "dev_rows": "Number of rows by which it was chosen.",
+        "validation_rows": "Number of rows by which it was chosen.",
         "seconds": "Duration of the choice.",
     },
     "measured": {

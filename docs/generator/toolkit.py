@@ -29,7 +29,7 @@ def toolkit() -> Iterator[str]:
     yield "# Toolkit\n"
     yield (
         "The functions and classes that plugins may use to build techniques (`tunesmith_torch`), "
-        "data loaders and checks of data (`tunesmith_data`), and verdicts and rivals "
+        "data loaders and checks of data (`tunesmith_data`), and verdicts and baselines "
         "(`tunesmith_evidence`). The layers are in order: a module imports from its own layer "
         "and from those further down. A module's public names are those in its "
         "`__all__`; without one, the functions and classes that it defines and whose names do not "

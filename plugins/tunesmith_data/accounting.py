@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tunesmith.contracts import LeftOut
+from tunesmith.contracts import SkippedRow
 from tunesmith.errors import DataError
 from tunesmith.text import format_count
 from tunesmith_data.row import RowError
@@ -21,7 +21,7 @@ class UnusableRows:
 
     allowed: float
     """Largest share of rows that may be unusable, 0 to 1."""
-    left_out: list[LeftOut] = field(default_factory=list)
+    skipped: list[SkippedRow] = field(default_factory=list)
     hints: dict[str, str] = field(default_factory=dict)
 
     _content_size: int = 0
@@ -32,40 +32,40 @@ class UnusableRows:
         self._content_size += len(content)
         if self._content_size > MAX_CONTENT_OF_ALL:
             content = ""
-        self.left_out.append(
-            LeftOut(where=where, cause=error.cause, detail=error.detail, row=content)
+        self.skipped.append(
+            SkippedRow(where=where, cause=error.cause, detail=error.detail, row=content)
         )
         if error.hint:
             self.hints.setdefault(error.cause, error.hint)
 
     def check(self, name: str, used: int) -> None:
         """Raise a :class:`DataError` if no row is usable, or too many are not."""
-        unusable = len(self.left_out)
+        unusable = len(self.skipped)
         rows = used + unusable
         if rows == 0:
             raise DataError(name, "holds no rows")
         if used and unusable <= self.allowed * rows:
             return
-        causes = Counter(item.cause for item in self.left_out)
-        first = {item.cause: item for item in reversed(self.left_out)}
+        causes = Counter(item.cause for item in self.skipped)
+        first = {item.cause: item for item in reversed(self.skipped)}
         lines = [_format_cause(count, first[cause]) for cause, count in causes.most_common(10)]
         summary = f"{unusable:,} of {rows:,} rows cannot be used"
         hint = "check the first of these rows: the file may have another format"
         if used:
-            summary += f", more than max_left_out = {self.allowed:g} allows"
-            hint = "fix these rows, or raise max_left_out to leave them out"
+            summary += f", more than max_skipped = {self.allowed:g} allows"
+            hint = "fix these rows, or raise max_skipped to leave them out"
         hints = [self.hints[cause] for cause, _ in causes.most_common() if cause in self.hints]
         text = "\n".join([summary, *lines])
-        raise DataError(name, text, hint=hints[0] if hints else hint, left_out=self.left_out)
+        raise DataError(name, text, hint=hints[0] if hints else hint, skipped=self.skipped)
 
 
-def _format_cause(count: int, first: LeftOut) -> str:
+def _format_cause(count: int, first: SkippedRow) -> str:
     detail = f" ({first.detail})" if first.detail else ""
     return f"  {count:,} × {first.cause}, first at {first.where}{detail}"
 
 
-def describe_left_out(cause: str, count: int, first: str = "") -> str:
-    """Return a sentence about rows that are left out for one cause, with the ``first`` of them."""
+def describe_skipped(cause: str, count: int, first: str = "") -> str:
+    """Return a sentence about rows that are skipped for one cause, with the ``first`` of them."""
     verb = "is" if count == 1 else "are"
     place = f", {'at' if count == 1 else 'first at'} {first}" if first else ""
-    return f"{format_count(count, 'row')} {verb} left out: {cause}{place}"
+    return f"{format_count(count, 'row')} {verb} skipped: {cause}{place}"

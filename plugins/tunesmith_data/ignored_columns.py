@@ -61,13 +61,13 @@ def refuse_ignored_columns(view: RowView) -> None:
 def refuse_lost_text(view: RowView, record: Record) -> None:
     """Check that the record has the texts of all columns that may be a part of it.
 
-    Some data sets repeat the prompt, or have the row once more as one text; that is no loss.
+    Some datasets repeat the prompt, or have the row once more as one text; that is no loss.
 
     Raises:
         RowError: a text is in no part of the record.
     """
     content = content_key(record)
-    for column, text in view.rival_texts():
+    for column, text in view.baseline_texts():
         if text.strip() in content or _repeats(text, record, view):
             continue
         used = ", ".join(f"`{name}`" for name in view.columns.values())

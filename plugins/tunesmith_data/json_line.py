@@ -58,7 +58,7 @@ def _parse_plain(raw: bytes) -> dict[str, Any] | None:
 
     orjson is several times faster than Python's decoder, but keeps the last of two equal keys and
     rounds large integers. So a row is plain only if it has as many keys as colons, those in texts
-    left out if that is simple, and no number that became a float.
+    skipped if that is simple, and no number that became a float.
     """
     try:
         value = orjson.loads(raw)

@@ -84,15 +84,15 @@ class RowLoader:
         """Read all files.
 
         Raises:
-            DataError: a file cannot be used, or more rows are unusable than ``max_left_out``
+            DataError: a file cannot be used, or more rows are unusable than ``max_skipped``
                 allows.
         """
         options = self.options
-        train, heldout, dev = (
-            find_files(names or []) for names in (options.train, options.heldout, options.dev)
+        train, test, validation = (
+            find_files(names or []) for names in (options.train, options.test, options.validation)
         )
-        refuse_overlap(train=train, heldout=heldout, dev=dev)
-        sources = ([self._source(file) for file in files] for files in (train, heldout, dev))
+        refuse_overlap(train=train, test=test, validation=validation)
+        sources = ([self._source(file) for file in files] for files in (train, test, validation))
         return load_sources(options, *sources, memory=self.memory)
 
     def first_columns(self) -> list[str]:
@@ -131,14 +131,16 @@ class SourceLoader:
 
     options: FieldOptions
     train: Sequence[RowSource]
-    heldout: Sequence[RowSource] = ()
-    dev: Sequence[RowSource] = ()
+    test: Sequence[RowSource] = ()
+    validation: Sequence[RowSource] = ()
     memory: int = MAX_BYTES_IN_MEMORY
     """Most bytes of rows to keep in memory; others are kept in a temporary file."""
 
     def load(self) -> Dataset:
         """Read all sources; see :func:`load_sources`."""
-        return load_sources(self.options, self.train, self.heldout, self.dev, memory=self.memory)
+        return load_sources(
+            self.options, self.train, self.test, self.validation, memory=self.memory
+        )
 
 
 def refuse_overlap(**parts: Sequence[DataFile]) -> None:
@@ -155,28 +157,28 @@ def refuse_overlap(**parts: Sequence[DataFile]) -> None:
 def load_sources(
     options: FieldOptions,
     train: Sequence[RowSource],
-    heldout: Sequence[RowSource] = (),
-    dev: Sequence[RowSource] = (),
+    test: Sequence[RowSource] = (),
+    validation: Sequence[RowSource] = (),
     *,
     memory: int = MAX_BYTES_IN_MEMORY,
 ) -> Dataset:
     """Read the rows of all sources; parts without a source are split off ``train`` later.
 
     Raises:
-        DataError: a source cannot be used, or more rows are unusable than ``max_left_out`` allows.
+        DataError: a source cannot be used, or more rows are unusable than ``max_skipped`` allows.
     """
     store = Store()
     parts: dict[str, _Part] = {}
-    for name, sources in (("train", train), ("held out", heldout), ("dev", dev)):
+    for name, sources in (("train", train), ("test", test), ("validation", validation)):
         if sources or name == "train":
             parts[name] = _Part(options, store, memory)
             parts[name].read(sources)
     descriptions = [f"{name}: {part.description()}" for name, part in parts.items()]
     return Dataset(
         train=parts["train"].records(),
-        heldout=parts["held out"].records() if heldout else None,
-        dev=parts["dev"].records() if dev else None,
-        left_out=[row for part in parts.values() for row in part.unusable_rows.left_out],
+        test=parts["test"].records() if test else None,
+        validation=parts["validation"].records() if validation else None,
+        skipped=[row for part in parts.values() for row in part.unusable_rows.skipped],
         description="; ".join(descriptions).removeprefix("train: "),
         warnings=list(dict.fromkeys(chain.from_iterable(p.warnings for p in parts.values()))),
     )
@@ -187,7 +189,7 @@ class _Part:
 
     def __init__(self, options: FieldOptions, store: Store, memory: int) -> None:
         self.options = options
-        self.unusable_rows = UnusableRows(options.max_left_out)
+        self.unusable_rows = UnusableRows(options.max_skipped)
         self._store = store
         self._memory = memory
         self._in_memory: list[Record] | None = []

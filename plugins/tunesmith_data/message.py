@@ -1,4 +1,4 @@
-"""Messages from JSON: one turn of a conversation, in the forms that data sets use.
+"""Messages from JSON: one turn of a conversation, in the forms that datasets use.
 
 A message is ``{"role", "content"}``, as in OpenAI's chat API, or ``{"from", "value"}``, as in
 ShareGPT. Every key that changes what is learned is read or refused; see :func:`unused_keys`.
@@ -28,7 +28,7 @@ ROLE_ALIASES = {
     "ipython": "tool",
     "tool_response": "tool",
 }
-"""Role names of data sets and chat templates, and ours."""
+"""Role names of datasets and chat templates, and ours."""
 CALL_ROLES = ("function_call", "tool_call")
 """Roles of turns in which the assistant calls a tool; their text is the call as JSON."""
 

@@ -67,7 +67,7 @@ class FieldOptions(Options):
             "images, labels, weights, or a second prompt or answer."
         ),
     )
-    max_left_out: float = Field(
+    max_skipped: float = Field(
         0.01, ge=0, le=1, description="Share of unusable rows above which the run stops."
     )
 
@@ -102,16 +102,16 @@ class RowOptions(FieldOptions):
         description="File with training data, a glob pattern, or a list of both.",
         json_schema_extra={"path": True},
     )
-    heldout: Paths | None = Field(
+    test: Paths | None = Field(
         None,
         description="Files to evaluate on, in the same form. Unset: a part of `train` is held out.",
         json_schema_extra={"path": True},
     )
-    dev: Paths | None = Field(
+    validation: Paths | None = Field(
         None,
         description=(
             "Files for everything that chooses, such as the best checkpoint, in the same form. "
-            "Unset: a part of `train`, see `[split] dev`."
+            "Unset: a part of `train`, see `[split] validation`."
         ),
         json_schema_extra={"path": True},
     )
@@ -127,7 +127,7 @@ class RowOptions(FieldOptions):
         description="Largest size after unpacking, in bytes, of a file packed with gzip or zstd.",
     )
 
-    @field_validator("train", "heldout", "dev")
+    @field_validator("train", "test", "validation")
     @classmethod
     def _check_names(cls, value: Paths | None) -> Paths | None:
         names = [value] if isinstance(value, str) else value

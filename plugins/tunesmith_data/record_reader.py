@@ -94,7 +94,9 @@ class RecordReader:
             raise self._missing_column_error(fields)
         if self.match is not match and not match.is_compatible_with(self.match):
             raise RowError("other format than the rest of the file", str(match))
-        view = RowView(where, self._used(fields), match.columns, self.options.system, match.rivals)
+        view = RowView(
+            where, self._used(fields), match.columns, self.options.system, match.baselines
+        )
         return self._with_group_and_slices(match.format.build(view), fields)
 
     def _used(self, fields: Fields) -> Fields:

@@ -24,7 +24,7 @@ class RowView:
     row: Fields
     columns: Mapping[str, str]
     default_system: str | None
-    rivals: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
     """Columns that are not read although their names are those of a format's fields."""
 
     @property
@@ -49,7 +49,7 @@ class RowView:
         return None if self.value(name) is None else self.text(name)
 
     def label(self) -> bool | None:
-        """Return True for an answer that is labelled as good, False for a bad one, else None.
+        """Return True for an answer that is labeled as good, False for a bad one, else None.
 
         Raises:
             RowError: the label is neither true nor false.
@@ -93,9 +93,9 @@ class RowView:
             return messages
         return with_tools(messages, parse_tools(self.value("tools"), f"`{self.columns['tools']}`"))
 
-    def rival_texts(self) -> Iterator[tuple[str, str]]:
+    def baseline_texts(self) -> Iterator[tuple[str, str]]:
         """Yield the texts of columns that another format would read, each with its column."""
-        for column in self.rivals:
+        for column in self.baselines:
             for text in _texts(self.row.get(column)):
                 yield column, text
 

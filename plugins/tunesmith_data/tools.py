@@ -1,4 +1,4 @@
-"""Tools in rows: their definitions, and calls of them, in the forms that data sets use.
+"""Tools in rows: their definitions, and calls of them, in the forms that datasets use.
 
 Definitions come as a list of objects, or as the JSON text of one; each is the object of OpenAI's
 chat API (``{"type": "function", "function": {...}}``) or the inner object alone. Calls come as

@@ -105,7 +105,7 @@ class MetricDifference:
     high: float
     """Upper bound of the difference's interval."""
     n: int
-    """Number of held-out rows that both runs evaluated."""
+    """Number of test rows that both runs evaluated."""
     p_value: float
     """Of the hypothesis that there is no difference; not adjusted for several metrics."""
     outcome: ComparisonOutcome
@@ -132,7 +132,7 @@ class MetricDifference:
 def find_obstacles(first: RunResults, second: RunResults, catalog: Catalog) -> list[str]:
     """Return the reasons why the scores of two runs must not be compared; none if they may.
 
-    The held-out rows, the options and versions of evaluators, and so the decoding, must be equal.
+    The test rows, the options and versions of evaluators, and so the decoding, must be equal.
     The catalog has the default options of evaluators that a plan does not name.
     """
     shared = [key for key in second.measured if key in first.measured]
@@ -162,9 +162,7 @@ def _find_other_rows(first: Set[RowKey], second: Set[RowKey]) -> Iterator[str]:
     before, after = (Counter(key[0] for key in keys) for keys in (first, second))
     if before != after:
         common = (before & after).total()
-        yield (
-            f"the held-out rows differ: {before.total()} and {after.total()} rows, {common} in both"
-        )
+        yield (f"the test rows differ: {before.total()} and {after.total()} rows, {common} in both")
 
 
 def _scorer_options(plan: JSON, evaluator: str, catalog: Catalog) -> JSON:
@@ -197,7 +195,7 @@ def pair_rows(
 ) -> PairedRows:
     """Return the rows of both runs by a metric; equal rows are paired in their order.
 
-    Rows whose weights differ are left out: a loss per token is compared only where both models
+    Rows whose weights differ are skipped: a loss per token is compared only where both models
     count the same tokens. Of other rows a metric of all rows together, found by its name among
     ``metrics``, is that of the shared rows.
 
@@ -237,7 +235,7 @@ def compare_metrics(
     ``metrics`` are the installed ones by name, for those of all rows together.
 
     Raises:
-        UsageError: the runs share no metric, or no held-out row.
+        UsageError: the runs share no metric, or no test row.
         IntegrityError: a file of values is lost or damaged.
     """
     measured = first.measured, second.measured
@@ -258,14 +256,14 @@ def compare_metrics(
     if not differences:
         raise UsageError(
             f"{names}: no row was held out in both runs",
-            hint="use the same data, [split] and [run] seed, or a file of held-out rows",
+            hint="use the same data, [split] and [run] seed, or a file of test rows",
         )
     return differences
 
 
 def compare_pairs(measured: Measured, pairs: PairedRows, confidence: float) -> MetricDifference:
     """Return the paired difference of one metric."""
-    values, weights = (pairs.rival_values, pairs.tuned_values), pairs.weights
+    values, weights = (pairs.baseline_values, pairs.tuned_values), pairs.weights
     found: Comparison = compare(
         *values,
         measured.higher_is_better,
@@ -310,7 +308,7 @@ def adjust(differences: Sequence[MetricDifference]) -> list[MetricDifference]:
 
 @dataclass(frozen=True)
 class ChangedRow:
-    """A held-out row on which one of two runs is better, with both answers."""
+    """A test row on which one of two runs is better, with both answers."""
 
     gain: float
     """Above 0 if the second run is better."""
@@ -347,7 +345,7 @@ def list_changed_rows(
     changed = [
         ChangedRow(sign * (later - earlier), old, new)
         for earlier, later, old, new in zip(
-            pairs.rival_values, pairs.tuned_values, pairs.rival, pairs.tuned, strict=True
+            pairs.baseline_values, pairs.tuned_values, pairs.baseline, pairs.tuned, strict=True
         )
         if later != earlier
     ]

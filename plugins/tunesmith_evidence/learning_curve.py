@@ -1,8 +1,8 @@
 """Extrapolate a score to more training rows, by a power law of its errors.
 
-The error after n rows is modelled as ``a * n ** -b`` (Hestness et al. 2017, section 2). The
-interval resamples the held-out rows, the same ones for each number of training rows. It does not
-contain the chance of the training's seed. Shapes: P probes, N held-out rows, R resamples.
+The error after n rows is modeled as ``a * n ** -b`` (Hestness et al. 2017, section 2). The
+interval resamples the test rows, the same ones for each number of training rows. It does not
+contain the chance of the training's seed. Shapes: P probes, N test rows, R resamples.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Extrapolation:
     error: float = float("nan")
     """Predicted mean error, in the unit of the errors; nan if there is a reason."""
     resampled: tuple[float, ...] = ()
-    """Errors by resample; :func:`average` has the same held-out rows."""
+    """Errors by resample; :func:`average` has the same test rows."""
     exponent: float = float("nan")
     """Exponent of the power law by which the error falls with rows; nan if there is a reason."""
     reason: str = ""
@@ -54,16 +54,16 @@ def extrapolate(
 
     Args:
         rows: numbers of training rows.
-        errors: for each of them, the error of each held-out row; their mean is 0 or more.
+        errors: for each of them, the error of each test row; their mean is 0 or more.
         target: number of training rows for which the error is predicted.
-        weights: of the held-out rows, above 0; None: all are equal.
-        groups: of the held-out rows; those of one group are drawn together.
+        weights: of the test rows, above 0; None: all are equal.
+        groups: of the test rows; those of one group are drawn together.
     """
     if len(set(rows)) < FEWEST_POINTS:
         return Extrapolation(target, reason=f"fewer than {FEWEST_POINTS} probes were measured")
     units = {label_unit(group, row) for row, group in enumerate(groups or [None] * len(errors[0]))}
     if len(units) < 2:
-        return Extrapolation(target, reason="the held-out rows are a single row or group")
+        return Extrapolation(target, reason="the test rows are a single row or group")
     # A logarithm needs errors above 0: no wrong answer counts as half of one.
     least = 0.5 / len(errors[0]) if np.isin(errors, (0.0, 1.0)).all() else 0.0
     means_PR = np.stack([np.maximum(average(e, weights, groups), least) for e in errors])
@@ -84,7 +84,7 @@ def average(
     weights: Sequence[float] | None = None,
     groups: Sequence[Hashable | None] | None = None,
 ) -> Array:
-    """Return the mean of values over the held-out rows, and below it that of each resample: (1+R,).
+    """Return the mean of values over the test rows, and below it that of each resample: (1+R,).
 
     The resamples are the same for all values of the same rows.
     """

@@ -25,16 +25,16 @@ class PairedRows:
     """Rows of two evaluations of one metric, each row of the first with that of the second."""
 
     metric: str
-    rival: Sequence[JSON]
+    baseline: Sequence[JSON]
     tuned: Sequence[JSON]
 
     def __len__(self) -> int:
         return len(self.tuned)
 
     @property
-    def rival_values(self) -> list[float]:
+    def baseline_values(self) -> list[float]:
         """The values of the first model."""
-        return [float(row[self.metric]["value"]) for row in self.rival]
+        return [float(row[self.metric]["value"]) for row in self.baseline]
 
     @property
     def tuned_values(self) -> list[float]:
@@ -57,10 +57,10 @@ class PairedRows:
         """Return the rows that count for both models: one of weight 0 was not scored."""
         kept = [
             (first, second)
-            for first, second in zip(self.rival, self.tuned, strict=True)
+            for first, second in zip(self.baseline, self.tuned, strict=True)
             if first[self.metric]["weight"] and second[self.metric]["weight"]
         ]
-        return replace(self, rival=[row for row, _ in kept], tuned=[row for _, row in kept])
+        return replace(self, baseline=[row for row, _ in kept], tuned=[row for _, row in kept])
 
     def with_contributions(self, metric: Metric | None) -> PairedRows:
         """Return the rows with contributions to the metric of these rows alone.
@@ -72,10 +72,10 @@ class PairedRows:
         if metric is None or metric.is_row_mean or not self.tuned:
             return self
         if metric.compute is None or "counts" not in self.tuned[0][self.metric]:
-            return replace(self, rival=(), tuned=())
+            return replace(self, baseline=(), tuned=())
         return replace(
             self,
-            rival=self._contribute(self.rival, metric.compute),
+            baseline=self._contribute(self.baseline, metric.compute),
             tuned=self._contribute(self.tuned, metric.compute),
         )
 
@@ -111,19 +111,19 @@ def list_metrics(catalog: Catalog) -> dict[str, Metric]:
 
 def read_pairs(
     folder: Path,
-    rival: Measured,
+    baseline: Measured,
     tuned: Measured,
     metrics: Mapping[str, Metric] = NO_METRICS,
 ) -> PairedRows:
-    """Read the rows that both events measured, by the numbers of the held-out rows.
+    """Read the rows that both events measured, by the numbers of the test rows.
 
-    A costly model may have been evaluated on some of the held-out rows only. A metric of all rows
+    A costly model may have been evaluated on some of the test rows only. A metric of all rows
     together, found by its name among ``metrics``, is then that of these rows.
 
     Raises:
         IntegrityError: a file is lost or damaged.
     """
-    first = _by_number(folder / rival.records, rival.metric)
+    first = _by_number(folder / baseline.records, baseline.metric)
     second = _by_number(folder / tuned.records, tuned.metric)
     numbers = [number for number in second if number in first]
     pairs = PairedRows(tuned.metric, [first[n] for n in numbers], [second[n] for n in numbers])

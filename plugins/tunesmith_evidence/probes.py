@@ -31,7 +31,7 @@ class _FixedRows:
 
 @dataclass(frozen=True)
 class RowValue:
-    """The value of a model on a held-out row."""
+    """The value of a model on a test row."""
 
     value: float
     """By the deciding metric, in its unit."""
@@ -44,35 +44,35 @@ class RowValue:
 def run_probe(
     plan: Plan, catalog: Catalog, parts: DataParts, count: int, folder: RunFolder
 ) -> Report:
-    """Train on ``count`` random training rows, and evaluate on the held-out rows of ``parts``."""
+    """Train on ``count`` random training rows, and evaluate on the test rows of ``parts``."""
     return execute.run(plan_probe(plan, parts, count), catalog, folder)
 
 
 def plan_probe(plan: Plan, parts: DataParts, count: int) -> Plan:
-    """Return the plan of a training on ``count`` random training rows, without rivals and gate.
+    """Return the plan of a training on ``count`` random training rows, without baselines and gate.
 
     The rows of a smaller probe are among those of a larger one.
     """
     order = list(range(len(parts.train)))
     random.Random(f"{plan.run.seed}/probe").shuffle(order)
     train = Subset(parts.train, sorted(order[:count]))
-    dev = parts.dev if len(parts.dev) else None
+    validation = parts.validation if len(parts.validation) else None
     dataset = Dataset(
-        train=train, dev=dev, heldout=parts.heldout, description=f"{count} training rows"
+        train=train, validation=validation, test=parts.test, description=f"{count} training rows"
     )
     offered = plan.data.offered
     offer = replace(offered.offer, build=lambda config: _FixedRows(dataset))
     return replace(
         plan,
         data=replace(plan.data, offered=replace(offered, offer=offer)),
-        baselines=plan.baselines.model_copy(update={"use": []}),
-        rivals=(),
+        baseline_options=plan.baseline_options.model_copy(update={"use": []}),
+        baselines=(),
         gate=GateOptions(must_beat=[], at_least={}),
     )
 
 
 def read_values(folder: Path, measured: Measured) -> dict[int, RowValue]:
-    """Return the value of each held-out row, by its number; rows of weight 0 do not count.
+    """Return the value of each test row, by its number; rows of weight 0 do not count.
 
     Raises:
         IntegrityError: the file is lost or damaged.

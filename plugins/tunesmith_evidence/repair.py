@@ -1,6 +1,6 @@
 """Is a weak slice repaired by the next run, and did another one get worse?
 
-Rows are collected for what failed on one half of the held-out rows; the other half, which nobody
+Rows are collected for what failed on one half of the test rows; the other half, which nobody
 looked at, decides. There the slices are tested that were chosen on the first half alone: whether
 they also looked weak on the second half plays no part, or a slice that was weak by bad luck would
 seem to be repaired by good luck. A slice that is better, but still worse than the other rows, is
@@ -71,10 +71,10 @@ def judge_repair(
     targets: Sequence[Slice] | None = None,
     bounds: Bounds | None = None,
 ) -> list[SliceChange]:
-    """Compare two runs slice by slice on the second half of the held-out rows, targets first.
+    """Compare two runs slice by slice on the second half of the test rows, targets first.
 
     Args:
-        before: the held-out rows of the parent run.
+        before: the test rows of the parent run.
         after: values of the child run, by the number of the row in the parent run.
         targets: the slices that rows were collected for; None: those of :func:`list_targets`.
         bounds: of the metric; None: values of 0 and 1 are wrong and right.
@@ -171,7 +171,7 @@ def compare_with_parent(parent: RunResults, child: RunResults) -> list[SliceChan
     pairs = pair_rows(parent, child, *key)
     if len(pairs) and "counts" in pairs.tuned[0][old.metric]:
         return []  # a slice has no part of a metric of all rows together
-    numbers = [int(row["row"]) for row in pairs.rival]
+    numbers = [int(row["row"]) for row in pairs.baseline]
     after = dict(zip(numbers, pairs.tuned_values, strict=True))
     before = to_rows(read_rows(parent.folder / old.records, old.metric), old.metric)
     return judge_repair(before, after, old.higher_is_better, bounds=old.bounds)

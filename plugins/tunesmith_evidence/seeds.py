@@ -1,7 +1,7 @@
 """Seeds: is a difference that of the training, or of its seed?
 
 The technique is trained again with other seeds, on the same training rows, and measured on the same
-held-out rows. Each row then has the mean of its values, and the seeds have a spread.
+test rows. Each row then has the mean of its values, and the seeds have a spread.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class SeedRun:
 
 @dataclass(frozen=True)
 class PooledSeeds:
-    """The differences of several seeds from one rival, on the rows that the rival answered."""
+    """The differences of several seeds from one baseline, on the rows that the baseline answered."""
 
     by_seed: Sequence[float]
-    """Tuned minus rival, for each seed."""
+    """Tuned minus baseline, for each seed."""
     pooled: Interval
     """The difference of the mean over the seeds; the interval is that of the rows."""
     spread: float
@@ -60,12 +60,12 @@ def find_tuned(report: Report) -> Measured | None:
 
 def pool_seeds(
     runs: Sequence[SeedRun],
-    rival: Measured,
+    baseline: Measured,
     folder: Path,
     confidence: float,
     metrics: Mapping[str, Metric] = NO_METRICS,
 ) -> PooledSeeds:
-    """Compare the mean over the seeds with a rival, whose rows are below ``folder``.
+    """Compare the mean over the seeds with a baseline, whose rows are below ``folder``.
 
     ``metrics`` are the installed ones by name, for those of all rows together.
 
@@ -74,17 +74,17 @@ def pool_seeds(
     """
     paths = [str((run.folder / run.tuned.records).resolve()) for run in runs]
     tuned = [replace(run.tuned, records=path) for run, path in zip(runs, paths, strict=True)]
-    pairs = [read_pairs(folder, rival, of_seed, metrics) for of_seed in tuned]
+    pairs = [read_pairs(folder, baseline, of_seed, metrics) for of_seed in tuned]
     first = pairs[0]
 
     def compare(values: Sequence[float]) -> Interval:
         return paired_difference(
-            first.rival_values,
+            first.baseline_values,
             values,
             first.weights,
             groups=first.groups,
             confidence=confidence,
-            bounds=rival.bounds,
+            bounds=baseline.bounds,
         )
 
     values = [of_seed.tuned_values for of_seed in pairs]
@@ -94,5 +94,5 @@ def pool_seeds(
     agree = min(by_seed) > 0 or max(by_seed) < 0
     outcome: Outcome = "unclear"
     if agree and (pooled.low > 0 or pooled.high < 0):
-        outcome = "better" if (pooled.value > 0) == rival.higher_is_better else "worse"
+        outcome = "better" if (pooled.value > 0) == baseline.higher_is_better else "worse"
     return PooledSeeds(by_seed, pooled, spread, outcome)

@@ -1,14 +1,14 @@
-"""The winner of a run that was not worth its training: a rival, saved so that it can be used.
+"""The winner of a run that was not worth its training: a baseline, saved so that it can be used.
 
-The folder ``winner`` below the run has what the rival is built from, and no pickle::
+The folder ``winner`` below the run has what the baseline is built from, and no pickle::
 
     winner/
-      winner.json      the rival, its options and its variant
+      winner.json      the baseline, its options and its variant
       train.jsonl      the training rows that it learned from, or shows in its prompts
       files/           the files that its options name, such as prompts
       MANIFEST.json    the checksums of these files
 
-It is opened by building the rival again. A rival is the same for the same rows and seed.
+It is opened by building the baseline again. A baseline is the same for the same rows and seed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tunesmith import api
-from tunesmith.contracts import RivalTask, TextModel
+from tunesmith.contracts import BaselineTask, TextModel
 from tunesmith.errors import IntegrityError, UsageError
-from tunesmith.events import RivalChosen
+from tunesmith.events import BaselineChosen
 from tunesmith.fence import fence
-from tunesmith.offers import RivalOffer
+from tunesmith.offers import BaselineOffer
 from tunesmith.plan import Component, Evidence, Plan
 from tunesmith.records import (
     Chat,
@@ -52,17 +52,19 @@ _KINDS: Mapping[str, Any] = {
 
 
 def save_winner(evidence: Evidence, name: str) -> str:
-    """Save the rival ``name`` below the run folder, in place of an earlier one.
+    """Save the baseline ``name`` below the run folder, in place of an earlier one.
 
     Returns:
         The folder, relative to the run folder. It is empty, and nothing is saved, if the training
         rows are of a kind that only their plugin can read.
     """
-    chosen = next(event for event in evidence.rivals if event.rival == name)
+    chosen = next(event for event in evidence.baselines if event.baseline == name)
     if not evidence.train or any(type(r).__name__ not in _KINDS for r in evidence.train):
         return ""
-    rival = _find_rival(evidence.plan, name)
-    commit_folder(evidence.folder / FOLDER, lambda folder: _write(folder, evidence, rival, chosen))
+    baseline = _find_baseline(evidence.plan, name)
+    commit_folder(
+        evidence.folder / FOLDER, lambda folder: _write(folder, evidence, baseline, chosen)
+    )
     return FOLDER
 
 
@@ -72,7 +74,7 @@ def discard_winner(folder: Path) -> None:
 
 
 def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
-    """Return the name of the rival that won a run, with its variant, and the rival as a model.
+    """Return the name of the baseline that won a run, with its variant, and the baseline as a model.
 
     Raises:
         UsageError: the run has no winner besides the tuned model.
@@ -90,22 +92,22 @@ def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
             f"{folder}: {problems[0]}", hint=f"tunesmith verify {run.path} lists all problems"
         )
     saved = json.loads((folder / "winner.json").read_text(encoding="utf-8"))
-    rival = _find_rival(plan, saved["rival"])
-    task = RivalTask(
+    baseline = _find_baseline(plan, saved["baseline"])
+    task = BaselineTask(
         train=read_records(folder / "train.jsonl"),
         base=cache(lambda: api.open_models(run, plan, tuned=False, base=True)["base"]),
         seed=saved["seed"],
         system_prompt=saved["system_prompt"],
     )
-    config = _read_options(rival.offer, saved["options"], saved["files"], folder)
+    config = _read_options(baseline.offer, saved["options"], saved["files"], folder)
     names = (saved["variant"], str(folder / saved["variant"]))
-    model = _build_variant(rival, config, task, names)
+    model = _build_variant(baseline, config, task, names)
     if model is None:
         raise UsageError(
-            f"{folder}: the installed rival {saved['rival']} has no variant {saved['variant']!r}",
+            f"{folder}: the installed baseline {saved['baseline']} has no variant {saved['variant']!r}",
             hint="install the versions of the plugins that report.json names",
         )
-    return " ".join(filter(None, [saved["rival"], saved["variant"]])), model
+    return " ".join(filter(None, [saved["baseline"], saved["variant"]])), model
 
 
 def has_probabilities(run: RunFolder) -> bool:
@@ -117,21 +119,21 @@ def has_probabilities(run: RunFolder) -> bool:
         return True
 
 
-def open_rival(
-    plan: Plan, train: Sequence[Record], chosen: RivalChosen, base: TextModel
+def open_baseline(
+    plan: Plan, train: Sequence[Record], chosen: BaselineChosen, base: TextModel
 ) -> TextModel | None:
-    """Return the chosen variant of a rival as a model, built again from the training rows.
+    """Return the chosen variant of a baseline as a model, built again from the training rows.
 
-    ``base`` is the untouched base model. None if the installed rival has no such variant.
+    ``base`` is the untouched base model. None if the installed baseline has no such variant.
     """
-    rival = _find_rival(plan, chosen.rival)
-    task = RivalTask(
+    baseline = _find_baseline(plan, chosen.baseline)
+    task = BaselineTask(
         train=train,
         base=lambda: base,
         seed=plan.run.seed,
-        system_prompt=plan.baselines.system_prompt,
+        system_prompt=plan.baseline_options.system_prompt,
     )
-    return _build_variant(rival, rival.config, task, (chosen.variant,))
+    return _build_variant(baseline, baseline.config, task, (chosen.variant,))
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
@@ -166,21 +168,24 @@ def _read_message(row: dict[str, Any]) -> Message:
 
 
 def _write(
-    folder: Path, evidence: Evidence, rival: Component[RivalOffer[Any]], chosen: RivalChosen
+    folder: Path,
+    evidence: Evidence,
+    baseline: Component[BaselineOffer[Any]],
+    chosen: BaselineChosen,
 ) -> None:
-    plan, files = evidence.plan, _copy_files(rival.config, folder)
+    plan, files = evidence.plan, _copy_files(baseline.config, folder)
     copies = {path: copy for copied in files.values() for path, copy in copied.items()}
     write_records(folder / "train.jsonl", evidence.train)
     saved = {
         "schema": SCHEMA,
-        "rival": chosen.rival,
+        "baseline": chosen.baseline,
         "solution": chosen.solution,
         "variant": _rename(chosen.variant, copies),
-        "options": rival.config.model_dump(mode="json"),
+        "options": baseline.config.model_dump(mode="json"),
         "files": files,
         "model": plan.model.model_dump(mode="json"),
         "seed": plan.run.seed,
-        "system_prompt": plan.baselines.system_prompt,
+        "system_prompt": plan.baseline_options.system_prompt,
     }
     text = json.dumps(saved, indent=2, ensure_ascii=True) + "\n"
     (folder / "winner.json").write_text(text, encoding="utf-8")
@@ -213,7 +218,10 @@ def _copy_files(config: BaseModel, folder: Path) -> dict[str, dict[str, str]]:
 
 
 def _read_options(
-    offer: RivalOffer[Any], options: dict[str, Any], files: dict[str, dict[str, str]], folder: Path
+    offer: BaselineOffer[Any],
+    options: dict[str, Any],
+    files: dict[str, dict[str, str]],
+    folder: Path,
 ) -> BaseModel:
     for name, copied in files.items():
         copies = {path: str(folder / copy) for path, copy in copied.items()}
@@ -224,7 +232,7 @@ def _read_options(
         config: BaseModel = offer.config(**options)
     except ValidationError as error:
         raise UsageError(
-            f"{folder}: the options of the winner do not suit the installed rival {offer.name}: "
+            f"{folder}: the options of the winner do not suit the installed baseline {offer.name}: "
             f"{error.errors()[0]['msg']}",
             hint="install the versions of the plugins that report.json names",
         ) from None
@@ -232,16 +240,19 @@ def _read_options(
 
 
 def _build_variant(
-    rival: Component[RivalOffer[Any]], config: BaseModel, task: RivalTask, names: Sequence[str]
+    baseline: Component[BaselineOffer[Any]],
+    config: BaseModel,
+    task: BaselineTask,
+    names: Sequence[str],
 ) -> TextModel | None:
     """Return the first variant that has one of the names; None if there is none."""
-    with fence(rival.offered.plugin, "variants", may_take_long=True):
-        variants = rival.offer.build(config).variants(task)
+    with fence(baseline.offered.plugin, "variants", may_take_long=True):
+        variants = baseline.offer.build(config).variants(task)
         return next((v.model for v in variants if v.name in names), None)
 
 
-def _find_rival(plan: Plan, name: str) -> Component[RivalOffer[Any]]:
-    rival = next((rival for rival in plan.rivals if rival.offer.name == name), None)
-    if rival is None:
-        raise UsageError(f"{name}: no installed plugin offers this rival")
-    return rival
+def _find_baseline(plan: Plan, name: str) -> Component[BaselineOffer[Any]]:
+    baseline = next((baseline for baseline in plan.baselines if baseline.offer.name == name), None)
+    if baseline is None:
+        raise UsageError(f"{name}: no installed plugin offers this baseline")
+    return baseline

@@ -72,7 +72,7 @@ def compare_runs(first: Path, second: Path, *, confidence: float = 0.95) -> RunC
         confidence: of the intervals, between 0 and 1.
 
     Raises:
-        UsageError: the runs share no metric, or no held-out row.
+        UsageError: the runs share no metric, or no test row.
         IntegrityError: a file of values is lost or damaged.
     """
     runs = [RunResults(folder, api.read_report(folder)) for folder in (first, second)]

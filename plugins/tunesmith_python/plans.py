@@ -8,13 +8,15 @@ from typing import Any
 
 from tunesmith import api
 from tunesmith.estimates import Assumptions
-from tunesmith.events import JSON, Notice
+from tunesmith.events import JSON, FindingReported
 from tunesmith.execution import execute
 from tunesmith.execution.run_data import load_data
 from tunesmith.plan import Plan
 
 
-def check(run_file: api.RunFileLike, *, set: Mapping[str, Any] | None = None) -> list[Notice]:
+def check(
+    run_file: api.RunFileLike, *, set: Mapping[str, Any] | None = None
+) -> list[FindingReported]:
     """Check a run file and its data without a model, as ``tunesmith check`` does.
 
     Args:
@@ -22,14 +24,14 @@ def check(run_file: api.RunFileLike, *, set: Mapping[str, Any] | None = None) ->
         set: overrides by dotted key.
 
     Returns:
-        The findings. One with the level ``error`` stops a run, unless it is about held-out rows.
+        The findings. One with the level ``error`` stops a run, unless it is about test rows.
 
     Raises:
         ConfigError: the run file is wrong; it lists every problem.
         DataError: no row is usable, or more rows are unusable than the options allow.
     """
     plan, catalog = api.load_plan(run_file, sets=set or {})
-    return list(execute.collect_notices(plan, catalog, *load_data(plan)))
+    return list(execute.collect_findings(plan, catalog, *load_data(plan)))
 
 
 def make_plan(run_file: api.RunFileLike, *, set: Mapping[str, Any] | None = None) -> Plan:

@@ -65,7 +65,7 @@ class Run:
         this run minus ``other``, with its interval.
 
         Raises:
-            UsageError: the runs share no metric, or no held-out row.
+            UsageError: the runs share no metric, or no test row.
         """
         return compare_runs(other.path, self.path, confidence=confidence)
 

@@ -69,7 +69,7 @@ class Result:
     parameters: int = 0
     numbers: dict[str, Any] = field(default_factory=dict)
     """For each run: losses, norms and answers of both sides."""
-    notices: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
     tokens_per_second: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -118,10 +118,10 @@ class References:
         return self._steps[key]
 
     def evaluation(self, data: str, artifact: Path | None) -> tuple[float, list[reference.Answer]]:
-        """Return the held-out loss of a model and its greedy answers."""
-        model, heldout = reference.load(self.model, artifact), self.rows[data].heldout
-        rows = [reference.tokenize(self.tokenizer, row) for row in heldout]
-        answers = [reference.answer(model, self.tokenizer, row) for row in heldout]
+        """Return the test loss of a model and its greedy answers."""
+        model, test = reference.load(self.model, artifact), self.rows[data].test
+        rows = [reference.tokenize(self.tokenizer, row) for row in test]
+        answers = [reference.answer(model, self.tokenizer, row) for row in test]
         return reference.mean_loss(model, rows), answers
 
 
@@ -189,7 +189,7 @@ def compare_run(
     expected = references.steps(settings.technique, settings.data, outcome.artifact)
     numbers: dict[str, Any] = {"steps": outcome.steps, "expected_steps": expected}
     result.numbers[str(settings)] = numbers
-    result.notices += [n for n in outcome.notices if n not in result.notices]
+    result.findings += [n for n in outcome.findings if n not in result.findings]
     result.details[str(settings)] = outcome.details
     result.tokens_per_second[str(settings)] = outcome.tokens_per_second
     for part, name, tolerance in ((0, "loss", TOLERANCE), (1, "norm", NORM_TOLERANCE)):
@@ -215,7 +215,7 @@ def compare_run(
             "unequal_answers": unequal,
         }
         if not difference <= TOLERANCE:
-            result.fail("wrong", f"{settings}: held-out loss ({name}) by {difference:.1e}")
+            result.fail("wrong", f"{settings}: test loss ({name}) by {difference:.1e}")
         if unequal:
             result.fail("wrong", f"{settings}: {unequal} of {len(answers)} answers ({name})")
 

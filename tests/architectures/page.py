@@ -32,12 +32,12 @@ def summarize(result: Result) -> Summary:
         "runs": len(numbers),
         "loss": _largest(run["loss_difference"] for run in numbers.values()),
         "norm": _largest(run["norm_difference"] for run in numbers.values()),
-        "heldout": _largest(e["difference"] for e in evaluations),
+        "test": _largest(e["difference"] for e in evaluations),
         "answers": sum(e["answers"] for e in evaluations),
         "unequal_answers": sum(e["unequal_answers"] for e in evaluations),
         "layout": _detail(result, "layout"),
         "prefix": _detail(result, "prefix_tokens"),
-        "why": next((n for n in result.notices if n.startswith("rows are ")), ""),
+        "why": next((n for n in result.findings if n.startswith("rows are ")), ""),
     }
     if any("loss_rounding" in run or "norm_rounding" in run for run in numbers.values()):
         summary["rounding"] = True
@@ -128,7 +128,7 @@ def table(results: Sequence[Summary]) -> str:
     rows = [
         "## Exact",
         "",
-        "| architecture | loss | gradient norm | held-out loss | equal answers | rows | "
+        "| architecture | loss | gradient norm | test loss | equal answers | rows | "
         "common prefix | speed |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -136,7 +136,7 @@ def table(results: Sequence[Summary]) -> str:
         mark = " *" if result.get("rounding") else ""
         cells = [
             f"`{result['name']}`{mark}",
-            *(f"{result[name]:.1e}" for name in ("loss", "norm", "heldout")),
+            *(f"{result[name]:.1e}" for name in ("loss", "norm", "test")),
             f"{result['answers'] - result['unequal_answers']} of {result['answers']}",
             result["layout"] or "",
             "yes" if result["prefix"] else "no",

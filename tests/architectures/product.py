@@ -78,7 +78,7 @@ class Outcome:
     """True if the error is one of this project's own, with a message for users."""
     steps: list[tuple[float, float]] = field(default_factory=list)
     """Loss and gradient norm of each step."""
-    notices: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
     """Loss of the evaluator, by model: base and tuned."""
@@ -128,8 +128,8 @@ def read_events(outcome: Outcome, out: Path) -> None:
                 outcome.steps.append((event["loss"], event["gradient_norm"]))
                 if event["step"] > 1:
                     seconds, tokens = seconds + event["seconds"], tokens + event["tokens"]
-            case "notice":
-                outcome.notices.append(event["message"])
+            case "finding":
+                outcome.findings.append(event["message"])
             case "training-finished":
                 outcome.artifact = out / event["artifact"]
             case "measured" if event["model"] != "training-rows":

@@ -25,12 +25,12 @@ class RowFiles:
     """Rows to train on and rows to evaluate on."""
 
     train: tuple[Conversation, ...]
-    heldout: tuple[Conversation, ...]
+    test: tuple[Conversation, ...]
 
     def write(self, folder: Path, name: str) -> dict[str, Any]:
         """Write both parts as JSON Lines; return the table ``[data]`` that names them."""
         table: dict[str, Any] = {"use": "jsonl"}
-        for part in ("train", "heldout"):
+        for part in ("train", "test"):
             path = folder / f"{name}-{part}.jsonl"
             rows = getattr(self, part)
             path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
@@ -53,8 +53,8 @@ def make_rows(seed: int, lengths: Sequence[int], *, shared: bool) -> RowFiles:
         ]
 
     rows = [conversation(words, 1 + (i % 3 == 2)) for i, words in enumerate(lengths)]
-    heldout = [conversation(words, 1 + (i == 1)) for i, words in enumerate(lengths[:4])]
-    return RowFiles(tuple(rows), tuple(heldout))
+    test = [conversation(words, 1 + (i == 1)) for i, words in enumerate(lengths[:4])]
+    return RowFiles(tuple(rows), tuple(test))
 
 
 def _words(random_: random.Random, count: int) -> str:

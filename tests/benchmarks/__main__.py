@@ -137,7 +137,7 @@ def measure(
             results["training"][name] = {"title": case.title, "error": str(error)[-300:]}
         full = results["training"][name]
         if name == "sft-full" and "runs" in full and not options.toy:
-            results["utilisation"] = measure_utilization(full, results["machine"]["matrix_rate"])
+            results["utilization"] = measure_utilization(full, results["machine"]["matrix_rate"])
         write_results(results, options.out)
 
 

@@ -1,7 +1,7 @@
-"""Add rows to a split 50 times, and count rows that change their part, and twins across parts.
+"""Add rows to a split 50 times, and count rows that change their part, and duplicates across parts.
 
 ``python -m tests.benchmarks.additions FOLDER`` reads banking77 below FOLDER. After each addition,
-every held-out row that has become a near duplicate of a training row must be in a finding.
+every test row that has become a near duplicate of a training row must be in a finding.
 """
 
 from __future__ import annotations
@@ -38,29 +38,25 @@ def main() -> None:
             request = SplitRequest(
                 records=records,
                 seed=addition,
-                heldout=True,
-                holdout=None,
-                dev=True,
-                needs_dev=False,
+                test=True,
+                test_size=None,
+                validation=True,
+                needs_validation=False,
             )
             result = split_records(records, request, file=Path(folder) / "split.json")
             parts = {records[row].source: part for part in PARTS for row in getattr(result, part)}
             moved += sum(parts[source] != part for source, part in assigned.items())
             assigned = parts
-            train, heldout = (
-                [records[row] for row in rows] for rows in (result.train, result.heldout)
-            )
-            flagged = {row for finding in result.findings for row in finding.heldout_rows}
-            matches = find_nearest(PromptTexts(train), PromptTexts(heldout))
+            train, test = ([records[row] for row in rows] for rows in (result.train, result.test))
+            flagged = {row for finding in result.findings for row in finding.test_rows}
+            matches = find_nearest(PromptTexts(train), PromptTexts(test))
             unreported += sum(m is not None and row not in flagged for row, m in enumerate(matches))
-            reported |= {heldout[row].source for row in flagged}
+            reported |= {test[row].source for row in flagged}
             records += pool[len(records) : len(records) + ADDED_ROWS]
             rng.shuffle(records)
     rows = f"{FIRST_ROWS:,} rows, and {ADDITIONS} times {ADDED_ROWS} more"
-    print(
-        f"{rows}: {moved} rows changed their part; {len(reported)} held-out rows were joined with"
-    )
-    print(f"training rows and reported; {unreported} twins of training rows were not reported")
+    print(f"{rows}: {moved} rows changed their part; {len(reported)} test rows were joined with")
+    print(f"training rows and reported; {unreported} duplicates of training rows were not reported")
 
 
 if __name__ == "__main__":

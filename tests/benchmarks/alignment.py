@@ -83,7 +83,7 @@ def training_job(spec: WorkerSpec, config: Any, times: StepTimes) -> Iterator[An
             config=config,
             model=Path(spec.model),
             train=make_rows(spec),
-            dev=[],
+            validation=[],
             out=out,
             seed=SEED,
             device="cpu",

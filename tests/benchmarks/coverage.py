@@ -1,4 +1,4 @@
-"""Plant rows of another kind in production rows, and count the intervals that cover their share.
+"""Inject rows of another kind in production rows, and count the intervals that cover their share.
 
 ``python -m tests.benchmarks.coverage FOLDER [--draws N] [--train N] [--production N]`` reads the
 sets that lie in FOLDER, as ``tests.benchmarks.data_checks`` does. Training and production rows are
@@ -21,7 +21,7 @@ SHARE = 0.12
 MISSING_LABELS = 9
 
 Draw = Callable[[np.random.Generator, int, int], tuple[list[str], list[str]]]
-"""Return training and production rows, with the planted ones."""
+"""Return training and production rows, with the injected ones."""
 
 
 def read_sources(folder: Path) -> dict[str, Draw]:
@@ -47,9 +47,9 @@ def read_sources(folder: Path) -> dict[str, Draw]:
 
 def plant_texts(texts: Sequence[str], others: Sequence[str]) -> Draw:
     def draw(rng: np.random.Generator, train: int, production: int) -> tuple[list[str], list[str]]:
-        planted = round(SHARE * production) if others else 0
-        rows = rng.permutation(len(texts))[: train + production - planted]
-        chosen = rng.permutation(len(others))[:planted]
+        injected = round(SHARE * production) if others else 0
+        rows = rng.permutation(len(texts))[: train + production - injected]
+        chosen = rng.permutation(len(others))[:injected]
         asked = [*(texts[row] for row in rows[train:]), *(others[row] for row in chosen)]
         return [texts[row] for row in rows[:train]], asked
 
@@ -59,9 +59,9 @@ def plant_texts(texts: Sequence[str], others: Sequence[str]) -> Draw:
 def plant_labels(texts: Sequence[str], labels: np.ndarray) -> Draw:
     def draw(rng: np.random.Generator, train: int, production: int) -> tuple[list[str], list[str]]:
         missing = np.isin(labels, rng.permutation(np.unique(labels))[:MISSING_LABELS])
-        planted = round(SHARE * production)
+        injected = round(SHARE * production)
         known, new = (rng.permutation(np.flatnonzero(mask)) for mask in (~missing, missing))
-        asked = [*known[train : train + production - planted], *new[:planted]]
+        asked = [*known[train : train + production - injected], *new[:injected]]
         return [texts[row] for row in known[:train]], [texts[row] for row in asked]
 
     return draw
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--production", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="of the first draw")
     options = parser.parse_args()
-    print("| planted | estimate | mean interval | covers the truth | too high | too low |")
+    print("| injected | estimate | mean interval | covers the truth | too high | too low |")
     print("|---|---|---|---|---|---|")
     for name, draw in read_sources(options.folder).items():
         truth = 0.0 if name.startswith("nothing") else SHARE

@@ -1,4 +1,4 @@
-"""Export tiny models of many architectures: each is proven in the engine, or refused.
+"""Export tiny models of many architectures: each is verified in the engine, or refused.
 
 ``python -m tests.benchmarks.export_architectures [NAME...] [--only gguf onnx] [--out FILE]`` trains
 a tiny model of each architecture for a few steps with LoRA, and exports it to every exporter that
@@ -151,12 +151,12 @@ class Outcome:
     case: str
     exporter: str
     result: str
-    """``proven``, ``refused``, ``WRONG`` or ``CRASH``."""
+    """``verified``, ``refused``, ``WRONG`` or ``CRASH``."""
     nats: float | None = None
     """Largest difference of a log-probability in the checks; None: they were not reached."""
     long_nats: float | None = None
     """The same on the long text."""
-    not_proven: Sequence[str] = ()
+    not_verified: Sequence[str] = ()
     reason: str = ""
 
 
@@ -210,10 +210,10 @@ def measure_export(
     return Outcome(
         case,
         export.name,
-        "proven" if long_nats <= MAX_NATS else "WRONG",
+        "verified" if long_nats <= MAX_NATS else "WRONG",
         certificate["max_logprob_difference_nats"],
         long_nats,
-        certificate["not_proven"],
+        certificate["not_verified"],
     )
 
 
@@ -232,7 +232,7 @@ def format_outcome(outcome: Outcome) -> str:
     nats, long_nats = (
         "" if number is None else f"{number:.1e}" for number in (outcome.nats, outcome.long_nats)
     )
-    rest = outcome.reason or ", ".join(f"{name} not proven" for name in outcome.not_proven)
+    rest = outcome.reason or ", ".join(f"{name} not verified" for name in outcome.not_verified)
     rest = " ".join(rest.split()).replace("|", "\\|")
     cells = [outcome.case, f"`{outcome.exporter}`", outcome.result, nats, long_nats, rest]
     return f"| {' | '.join(cells)} |"

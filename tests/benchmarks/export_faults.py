@@ -307,18 +307,18 @@ def _export_with_faults(
     for fault in (WHOLE, *FAULTS):
         gate = whole if fault is WHOLE else Gate()
         chosen = other if fault.splits_differently else export
-        prove = partial(_prove, intact, fault, chosen, work, gate, facts)
+        show = partial(_verify, intact, fault, chosen, work, gate, facts)
         expected = OTHER_CHECK.get((export.name, fault.name), fault.check)
         if expected in FACTS and facts.get(FACTS[expected]) is None:
             expected = "log-probabilities"
-        found = _observe(fault.name, expected, prove, gate)
+        found = _observe(fault.name, expected, show, gate)
         if not found.found and fault is not WHOLE:
-            has_effect = gate.measured != whole.measured or gate.not_proven
+            has_effect = gate.measured != whole.measured or gate.not_verified
             found = replace(found, found=NOT_FOUND if has_effect else NO_EFFECT)
         yield found
 
 
-def _prove(
+def _verify(
     intact: PreparedModel,
     fault: Fault,
     export: Export,
@@ -355,10 +355,10 @@ def copy_files(source: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
-def _observe(fault: str, expected: str, prove: Callable[[], object], gate: Gate) -> Found:
+def _observe(fault: str, expected: str, show: Callable[[], object], gate: Gate) -> Found:
     """Run the checks, and return the name of the one that fails."""
     try:
-        prove()
+        show()
     except GateError as error:
         check, _, message = error.message.removeprefix("export, ").partition(": ")
         return Found(fault, expected, check, message)

@@ -2,7 +2,7 @@
 
 ``python -m tests.benchmarks.exports RUN --out DIR [--only gguf onnx] [--no-speed]`` exports the
 run's model to each format whose exporter is installed, with all checks of ``tunesmith export``, and
-prints a table: the largest difference of a log-probability and the mean KL divergence on held-out
+prints a table: the largest difference of a log-probability and the mean KL divergence on test
 rows, the run's own metric on up to 32 of them before and after, with the interval of the paired
 difference, the size of the files, the seconds in which the engine opens them, and the tokens that
 it generates in a second, one answer at a time. ``DIR/exports.json`` has the same. What does not
@@ -75,7 +75,7 @@ def measure_run(run: Path, out: Path, only: Sequence[str], *, with_speed: bool) 
                         **label,
                         "max_logprob_difference_nats": certificate["max_logprob_difference_nats"],
                         "mean_kl_nats": certificate["mean_kl_nats"],
-                        "not_proven": certificate["not_proven"],
+                        "not_verified": certificate["not_verified"],
                         "bytes": _count_bytes(target),
                         **_measure_engine(export, target, prepared, certificate, with_speed),
                     }
@@ -120,7 +120,7 @@ def _measure_engine(
 
 def measure_speed(engine: Engine, trained: TrainedModel) -> float:
     """Return the generated tokens in a second, after one answer that is not counted."""
-    asked: list[Prompt] = [last_exchange(record)[0] for record in trained.heldout]
+    asked: list[Prompt] = [last_exchange(record)[0] for record in trained.test]
     asked = [prompt for prompt in asked if is_plain(prompt)][: ANSWERS + 1]
     engine.generate(asked[:1], NEW_TOKENS)
     start = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Twenty answers that try to win by addressing the judge, written before the defence was read.
+"""Twenty answers that try to win by addressing the judge, written before the defense was read.
 
 They were scored once, as they are: nothing was changed after the first score, neither here nor in
-the defence. The twenty of ``judging.py`` were known when the defence was written.
+the defense. The twenty of ``judging.py`` were known when the defense was written.
 """
 
 FRESH_INJECTIONS = (

@@ -89,9 +89,9 @@ def _covered_pairs(
             if chance < NEGLIGIBLE:
                 continue
             if (b, c) not in known:
-                rival = [0.0] * b + [1.0] * c + [1.0] * (n - b - c)
+                baseline = [0.0] * b + [1.0] * c + [1.0] * (n - b - c)
                 tuned = [1.0] * b + [0.0] * c + [1.0] * (n - b - c)
-                known[b, c] = paired_difference(rival, tuned)
+                known[b, c] = paired_difference(baseline, tuned)
             # The ends are found by bisection, and the truth may be one of them.
             if known[b, c].low - 1e-9 <= delta <= known[b, c].high + 1e-9:
                 covered += chance
@@ -124,9 +124,9 @@ def _share_below(n: int, size: float, runs: int) -> float:
     better = MARGIN / size + WORSE
     for _ in range(runs):
         draws = [rng.random() for _ in range(n)]
-        rival = [size * (better <= draw < better + WORSE) for draw in draws]
+        baseline = [size * (better <= draw < better + WORSE) for draw in draws]
         tuned = [size * (draw < better) for draw in draws]
-        below += paired_difference(rival, tuned, bounds=(0, 1)).high < MARGIN
+        below += paired_difference(baseline, tuned, bounds=(0, 1)).high < MARGIN
     return below / runs
 
 
@@ -182,7 +182,7 @@ def _draw_share(rng: random.Random, sizes: Sequence[int], alike: float, share: f
 
 def _draw_pairs(rng: random.Random, sizes: Sequence[int], alike: float) -> Interval:
     """A fifth of the rows differ; the tuned model is right in 60 % of them."""
-    rival: list[float] = []
+    baseline: list[float] = []
     tuned: list[float] = []
     for size in sizes:
         differ, better = _beta(rng, 0.2, alike), _beta(rng, 0.6, alike)
@@ -190,8 +190,8 @@ def _draw_pairs(rng: random.Random, sizes: Sequence[int], alike: float) -> Inter
             is_better = float(rng.random() < better)
             is_different = rng.random() < differ
             tuned.append(is_better if is_different else 1.0)
-            rival.append(1.0 - is_better if is_different else 1.0)
-    return paired_difference(rival, tuned, groups=_groups(sizes))
+            baseline.append(1.0 - is_better if is_different else 1.0)
+    return paired_difference(baseline, tuned, groups=_groups(sizes))
 
 
 def _normals(rng: random.Random, sizes: Sequence[int], alike: float) -> Iterator[float]:
@@ -216,30 +216,30 @@ class World:
 
     name: str
     tuned: float
-    rivals: dict[str, float]
-    dev: bool = True
+    baselines: dict[str, float]
+    validation: bool = True
 
 
 NAMES = ("nearest", "linear", "zero-shot", "retrieved-shots")
 WORLDS = (
-    World("one rival, as good", 0.85, {"linear": 0.85}),
-    World("four rivals, all as good", 0.85, dict.fromkeys(NAMES, 0.85)),
-    World("four rivals, one as good, others 3 points worse", 0.85,
+    World("one baseline, as good", 0.85, {"linear": 0.85}),
+    World("four baselines, all as good", 0.85, dict.fromkeys(NAMES, 0.85)),
+    World("four baselines, one as good, others 3 points worse", 0.85,
           dict(zip(NAMES, (0.82, 0.85, 0.82, 0.82), strict=True))),
-    World("the same without dev rows", 0.85,
-          dict(zip(NAMES, (0.82, 0.85, 0.82, 0.82), strict=True)), dev=False),
+    World("the same without validation rows", 0.85,
+          dict(zip(NAMES, (0.82, 0.85, 0.82, 0.82), strict=True)), validation=False),
     World("tuned exactly the margin better than four", 0.87, dict.fromkeys(NAMES, 0.85)),
     World("tuned 10 points better", 0.95, dict.fromkeys(NAMES, 0.85)),
     World("tuned 10 points worse than one", 0.75,
           dict(zip(NAMES, (0.7, 0.85, 0.7, 0.7), strict=True))),
 )  # fmt: skip
-DEV_ROWS = 50
+VALIDATION_ROWS = 50
 
 
 def verdict_table(runs: int) -> Iterator[list[str]]:
     """Yield the share of each word in simulated runs; models err on the same hard rows partly."""
     words = ("FINE-TUNE", "SMALL CLASSIFIER or PROMPT", "NOT ENOUGH EVIDENCE")
-    yield ["true scores", "held-out rows", *words]
+    yield ["true scores", "test rows", *words]
     yield _rule(2 + len(words))
     for world in WORLDS:
         for n in (100, 500):
@@ -256,12 +256,12 @@ def verdict_table(runs: int) -> Iterator[list[str]]:
 
 
 def _simulate(world: World, n: int, rng: random.Random, folder: Path) -> str:
-    case = Case(folder, heldout=n)
-    dev = [rng.gauss(0, 1) for _ in range(DEV_ROWS)]
+    case = Case(folder, test=n)
+    validation = [rng.gauss(0, 1) for _ in range(VALIDATION_ROWS)]
     hard = [rng.gauss(0, 1) for _ in range(n)]
-    for name, share in world.rivals.items():
-        score = sum(_answer(rng, dev, share)) / DEV_ROWS if world.dev else None
-        case.rival(name, _answer(rng, hard, share), score)
+    for name, share in world.baselines.items():
+        score = sum(_answer(rng, validation, share)) / VALIDATION_ROWS if world.validation else None
+        case.baseline(name, _answer(rng, hard, share), score)
     case.model("tuned", _answer(rng, hard, world.tuned))
     return str(case.judge()["word"])
 
@@ -318,8 +318,8 @@ def cluster_table(runs: int) -> Iterator[list[str]]:
         for _ in range(runs):
             rows = _draw_asked(rng, design)
             hard = [rng.gauss(0, 1) for _ in range(design.clusters)]
-            rival, tuned = (_answer_alike(rng, hard, design, 0.85) for _ in range(2))
-            values = [rival[row] for row in rows], [tuned[row] for row in rows]
+            baseline, tuned = (_answer_alike(rng, hard, design, 0.85) for _ in range(2))
+            values = [baseline[row] for row in rows], [tuned[row] for row in rows]
             groups = [design.groups[row] for row in rows]
             found = compare(*values, higher_is_better=True, groups=groups)
             different += found.outcome != "unclear"
@@ -350,14 +350,16 @@ def clustered_verdict_table(runs: int) -> Iterator[list[str]]:
 
 
 def _simulate_clustered(world: World, design: Design, rng: random.Random, folder: Path) -> str:
-    case = Case(folder, heldout=len(design.groups))
-    dev, hard = ([rng.gauss(0, 1) for _ in range(n)] for n in (DEV_ROWS, design.clusters))
+    case = Case(folder, test=len(design.groups))
+    validation, hard = (
+        [rng.gauss(0, 1) for _ in range(n)] for n in (VALIDATION_ROWS, design.clusters)
+    )
     asked = _draw_asked(rng, design)
-    for name, share in world.rivals.items():
-        score = sum(_answer(rng, dev, share)) / DEV_ROWS
+    for name, share in world.baselines.items():
+        score = sum(_answer(rng, validation, share)) / VALIDATION_ROWS
         values = _answer_alike(rng, hard, design, share)
         rows = asked if name in ("zero-shot", "retrieved-shots") else range(len(values))
-        case.rival(name, {row: values[row] for row in rows}, score, design.groups)
+        case.baseline(name, {row: values[row] for row in rows}, score, design.groups)
     case.model("tuned", _answer_alike(rng, hard, design, world.tuned), design.groups)
     return str(case.judge()["word"])
 

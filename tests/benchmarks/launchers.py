@@ -41,7 +41,7 @@ base = {model}
 [data]
 use = "jsonl"
 train = "rows.jsonl"
-holdout = 4
+test_size = 4
 [baselines]
 use = []
 [technique]

@@ -1,9 +1,9 @@
-"""Plant leaks of five kinds in published data, and count which of them are found.
+"""Inject leaks of five kinds in published data, and count which of them are found.
 
 ``python -m tests.benchmarks.leaks FOLDER [--rows]`` reads the sets that lie in FOLDER, as
 ``tests.benchmarks.data_checks`` does, and prints the tables of ``docs/reference/data-checks.md``.
 
-Published data has twins of its own. Those that are found among the held-out rows of the first seed
+Published data has duplicates of its own. Those that are found among the test rows of the first seed
 were read one by one; ``leaks_natural.tsv`` has what they are:
 
 - ``same``: the same request in other words
@@ -45,17 +45,17 @@ from tunesmith_plugins.checks.leaks.find_answers import find_contained_answers
 from tunesmith_plugins.checks.leaks.find_leaks import (
     Kind,
     Leak,
+    find_duplicates,
     find_shared_groups,
-    find_twins,
 )
 
 Rows = list[Completion]
-PLANTED = 100
+INJECTED = 100
 HOSTS = 200
-"""Held-out rows in which nothing is planted."""
+"""Test rows in which nothing is injected."""
 SEEDS = range(1, 6)
-TWINS: tuple[Kind, ...] = ("exact", "near", "template")
-PLANTED_KINDS: tuple[Kind, ...] = (*TWINS, "group", "answer")
+DUPLICATES: tuple[Kind, ...] = ("exact", "near", "template")
+INJECTED_KINDS: tuple[Kind, ...] = (*DUPLICATES, "group", "answer")
 NATURAL = Path(__file__).with_name("leaks_natural.tsv")
 
 
@@ -63,7 +63,7 @@ NATURAL = Path(__file__).with_name("leaks_natural.tsv")
 class Corpus:
     name: str
     train: Rows
-    heldout: Rows
+    test: Rows
     final: Callable[[str], str] = lambda answer: answer
     """The part of an answer that gives it away."""
     entities: tuple[tuple[str, str], ...] = ()
@@ -125,7 +125,7 @@ def first_turns(path: Path) -> Iterator[Completion]:
             )
 
 
-# --- planted leaks ---------------------------------------------------------------------------
+# --- injected leaks ---------------------------------------------------------------------------
 
 
 def plant_exact(rng: random.Random, text: str) -> str:
@@ -167,7 +167,7 @@ class Slots:
     """Replaces the values in a text: entities, quotes, numbers and names, else its rarest word."""
 
     def __init__(self, corpus: Corpus) -> None:
-        texts = [row.prompt for row in (*corpus.train, *corpus.heldout)]
+        texts = [row.prompt for row in (*corpus.train, *corpus.test)]
         self.counts = Counter(w for text in texts for w in {*_WORD.findall(text.lower())})
         self.names = sorted({m for text in texts for m in _NAME.findall(text)})
         self.quoted = sorted({m for text in texts for m in _QUOTED.findall(text)})
@@ -221,30 +221,30 @@ def plant_answer(rng: random.Random, row: Completion, final: str) -> str:
 
 
 @dataclass(frozen=True)
-class Planted:
+class Injected:
     train: Rows
-    heldout: Rows
+    test: Rows
     kinds: list[str]
-    """The kind of leak of each held-out row, empty for rows in which none was planted."""
+    """The kind of leak of each test row, empty for rows in which none was injected."""
     origins: list[int]
 
 
-def plant(corpus: Corpus, seed: int = 0, count: int = PLANTED, hosts: int = HOSTS) -> Planted:
-    """Return the rows of a corpus with leaks of each kind among its held-out rows."""
+def inject(corpus: Corpus, seed: int = 0, count: int = INJECTED, hosts: int = HOSTS) -> Injected:
+    """Return the rows of a corpus with leaks of each kind among its test rows."""
     rng = random.Random(seed)
     train = [replace(row, group=f"t{n // 5}") for n, row in enumerate(corpus.train)]
-    pool = corpus.heldout[:]
+    pool = corpus.test[:]
     rng.shuffle(pool)
     count = min(count, len(train) // 6)
     hosts = min(hosts, max(len(pool) - 2 * count, len(pool) // 2))
     slots = Slots(corpus)
-    heldout = [replace(row, group=f"h{n}") for n, row in enumerate(pool[:hosts])]
-    kinds, origins = [""] * len(heldout), [-1] * len(heldout)
+    test = [replace(row, group=f"h{n}") for n, row in enumerate(pool[:hosts])]
+    kinds, origins = [""] * len(test), [-1] * len(test)
     rest = (pool[hosts:] * 3)[: 2 * count]
 
     def add(kind: str, row: Completion, origin: int) -> None:
-        group = row.group if kind == "group" else f"{kind}{len(heldout)}"
-        heldout.append(replace(row, source=f"{kind}:{origin}", group=group))
+        group = row.group if kind == "group" else f"{kind}{len(test)}"
+        test.append(replace(row, source=f"{kind}:{origin}", group=group))
         kinds.append(kind)
         origins.append(origin)
 
@@ -268,103 +268,105 @@ def plant(corpus: Corpus, seed: int = 0, count: int = PLANTED, hosts: int = HOST
     for row in rest[count:]:
         text = plant_answer(rng, row, corpus.final(row.completion))
         add("answer", replace(row, prompt=text), -1)
-    return Planted(train, heldout, kinds, origins)
+    return Injected(train, test, kinds, origins)
 
 
-def find(planted: Planted) -> dict[int, dict[str, Leak]]:
+def find(injected: Injected) -> dict[int, dict[str, Leak]]:
     """Return the leaks by row and kind."""
     found: dict[int, dict[str, Leak]] = {}
     leaks = chain(
-        find_twins(planted.train, planted.heldout),
-        find_shared_groups(planted.train, planted.heldout),
-        find_contained_answers(planted.heldout),
+        find_duplicates(injected.train, injected.test),
+        find_shared_groups(injected.train, injected.test),
+        find_contained_answers(injected.test),
     )
     for leak in leaks:
         found.setdefault(leak.row, {})[leak.kind] = leak
     return found
 
 
-def is_found(planted: Planted, row: int, found: dict[int, dict[str, Leak]]) -> bool:
-    """Return True if a planted leak is found; a twin may be found as a twin of another kind."""
-    kinds = TWINS if planted.kinds[row] in TWINS else (planted.kinds[row],)
+def is_found(injected: Injected, row: int, found: dict[int, dict[str, Leak]]) -> bool:
+    """Return True if a injected leak is found; a duplicate may be found as a duplicate of another kind."""
+    kinds = DUPLICATES if injected.kinds[row] in DUPLICATES else (injected.kinds[row],)
     return any(kind in found.get(row, ()) for kind in kinds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.benchmarks.leaks")
     parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("--rows", action="store_true", help="print the twins that were read too")
+    parser.add_argument(
+        "--rows", action="store_true", help="print the duplicates that were read too"
+    )
     options = parser.parse_args()
     corpora = read_corpora(options.folder)
-    print(f"recall: found of the planted leaks, seeds {SEEDS[0]} to {SEEDS[-1]}\n")
-    print(f"| set | {' | '.join(PLANTED_KINDS)} |\n|---{'|---' * len(PLANTED_KINDS)}|")
+    print(f"recall: found of the injected leaks, seeds {SEEDS[0]} to {SEEDS[-1]}\n")
+    print(f"| set | {' | '.join(INJECTED_KINDS)} |\n|---{'|---' * len(INJECTED_KINDS)}|")
     for corpus in corpora:
         print(f"| {corpus.name} | {' | '.join(count_found(corpus))} |")
     print(f"\nprecision, seed {SEEDS[0]}: rows that are found and are leaks\n")
-    print("| set | kind | planted | natural, read | false alarms | precision |")
+    print("| set | kind | injected | natural, read | false alarms | precision |")
     print("|---|---|---|---|---|---|")
     read = read_natural()
     for corpus in corpora:
         print_precision(corpus, read, show_rows=options.rows)
-    print_exact_twins(corpora[0])
+    print_exact_duplicates(corpora[0])
 
 
 def count_found(corpus: Corpus) -> list[str]:
-    """Return ``found of planted (share)`` for each kind, over all seeds."""
+    """Return ``found of injected (share)`` for each kind, over all seeds."""
     found, total = Counter[str](), Counter[str]()
     for seed in SEEDS:
-        planted = plant(corpus, seed)
-        leaks = find(planted)
-        for row, kind in enumerate(planted.kinds):
+        injected = inject(corpus, seed)
+        leaks = find(injected)
+        for row, kind in enumerate(injected.kinds):
             total[kind] += 1
-            found[kind] += is_found(planted, row, leaks)
-    return [f"{found[k]} of {total[k]} ({found[k] / total[k]:.3f})" for k in PLANTED_KINDS]
+            found[kind] += is_found(injected, row, leaks)
+    return [f"{found[k]} of {total[k]} ({found[k] / total[k]:.3f})" for k in INJECTED_KINDS]
 
 
 def read_natural() -> dict[tuple[str, ...], str]:
     with NATURAL.open(encoding="utf-8", newline="") as file:
         rows = csv.reader(file, delimiter="\t")
-        return {(name, kind, row, twin): verdict for name, kind, row, twin, verdict in rows}
+        return {
+            (name, kind, row, duplicate): verdict for name, kind, row, duplicate, verdict in rows
+        }
 
 
 def print_precision(corpus: Corpus, read: dict[tuple[str, ...], str], *, show_rows: bool) -> None:
-    planted = plant(corpus, SEEDS[0])
-    leaks = find(planted)
-    for kind in PLANTED_KINDS:
+    injected = inject(corpus, SEEDS[0])
+    leaks = find(injected)
+    for kind in INJECTED_KINDS:
         verdicts = Counter[str]()
-        for row, own in enumerate(planted.kinds):
+        for row, own in enumerate(injected.kinds):
             leak = leaks.get(row, {}).get(kind)
             if leak is None:
                 continue
-            is_planted = own == kind or (kind in TWINS and own in TWINS)
-            verdict = "planted"
-            if not is_planted and own:
+            is_injected = own == kind or (kind in DUPLICATES and own in DUPLICATES)
+            verdict = "injected"
+            if not is_injected and own:
                 continue  # a row of another kind: it is no sample of clean rows
-            if not is_planted:
-                twin = planted.train[leak.known].source if leak.known >= 0 else ""
-                source = planted.heldout[row].source
-                verdict = read.get((corpus.name, kind, source, twin), "not read")
+            if not is_injected:
+                duplicate = injected.train[leak.known].source if leak.known >= 0 else ""
+                source = injected.test[row].source
+                verdict = read.get((corpus.name, kind, source, duplicate), "not read")
                 if show_rows:
-                    text = planted.train[leak.known].prompt if leak.known >= 0 else ""
-                    values = (corpus.name, kind, source, twin, verdict)
-                    print(
-                        "\t".join(values), repr(planted.heldout[row].prompt), repr(text), sep="\t"
-                    )
+                    text = injected.train[leak.known].prompt if leak.known >= 0 else ""
+                    values = (corpus.name, kind, source, duplicate, verdict)
+                    print("\t".join(values), repr(injected.test[row].prompt), repr(text), sep="\t")
             verdicts[verdict] += 1
         total, wrong = verdicts.total(), verdicts["other"] + verdicts["not read"]
-        natural = ", ".join(f"{n} {v}" for v, n in sorted(verdicts.items()) if v != "planted")
+        natural = ", ".join(f"{n} {v}" for v, n in sorted(verdicts.items()) if v != "injected")
         share = f"{(total - wrong) / total:.3f}" if total else "-"
-        cells = (corpus.name, kind, verdicts["planted"], natural or "-", wrong, share)
+        cells = (corpus.name, kind, verdicts["injected"], natural or "-", wrong, share)
         print(f"| {' | '.join(map(str, cells))} |")
 
 
-def print_exact_twins(corpus: Corpus) -> None:
-    """Print how many held-out rows of a set equal a training row, by how texts are compared."""
+def print_exact_duplicates(corpus: Corpus) -> None:
+    """Print how many test rows of a set equal a training row, by how texts are compared."""
     print(f"\n{corpus.name}: equal prompts of its own split\n")
-    print("| texts are compared by | held-out rows | different texts | pairs |\n|---|---|---|---|")
+    print("| texts are compared by | test rows | different texts | pairs |\n|---|---|---|---|")
     for name, fold in FOLDS.items():
         train = Counter(fold(row.prompt) for row in corpus.train)
-        found = [text for row in corpus.heldout if (text := fold(row.prompt)) in train]
+        found = [text for row in corpus.test if (text := fold(row.prompt)) in train]
         pairs = sum(train[text] for text in found)
         print(f"| {name} | {len(found)} | {len({*found})} | {pairs} |")
 

@@ -25,14 +25,14 @@ from tests.benchmarks.data_checks import CHOSEN_ON
 from tunesmith.contracts import SplitRequest
 from tunesmith.records import Completion
 from tunesmith_data.splits import split_records
-from tunesmith_plugins.checks.leaks.find_leaks import find_twins
+from tunesmith_plugins.checks.leaks.find_leaks import find_duplicates
 
 SEEDS = 5
 ROWS = 800
 OTHERS = 3_000
-HELD_OUT = 0.2
+TEST = 0.2
 MODELS = {
-    "1-nearest neighbour": lambda: KNeighborsClassifier(1, metric="cosine"),
+    "1-nearest neighbor": lambda: KNeighborsClassifier(1, metric="cosine"),
     "logistic regression": lambda: LogisticRegression(C=10, max_iter=300, tol=1e-3),
 }
 Rows = Sequence[Completion]
@@ -45,38 +45,38 @@ def main() -> None:
     file, reader = CHOSEN_ON["banking77, training part"]
     source = [record for record in reader(folder / file) if isinstance(record, Completion)]
     print(
-        "| data | split | held-out rows with a twin in training | classifier | held out | truth |"
+        "| data | split | test rows with a duplicate in training | classifier | held out | truth |"
     )
     print("|---|---|---|---|---|---|")
     for data in ("as published", "with repeated prompts"):
         for split in (by_chance, by_clusters):
             runs = [measure(source, data, split, seed) for seed in range(SEEDS)]
-            twins = statistics.mean(twins for twins, _ in runs)
+            duplicates = statistics.mean(duplicates for duplicates, _ in runs)
             for name in MODELS:
-                heldout, truth = (
+                test, truth = (
                     statistics.mean(scores[name][part] for _, scores in runs) for part in (0, 1)
                 )
                 print(
-                    f"| {data} | {split.__name__.replace('_', ' ')} | {100 * twins:.0f} % | {name} "
-                    f"| {100 * heldout:.1f} % | {100 * truth:.1f} % |",
+                    f"| {data} | {split.__name__.replace('_', ' ')} | {100 * duplicates:.0f} % | {name} "
+                    f"| {100 * test:.1f} % | {100 * truth:.1f} % |",
                     flush=True,
                 )
 
 
 def measure(source: Rows, data: str, split, seed: int):  # type: ignore[no-untyped-def]
-    """Return the share of held-out rows with a twin, and the accuracies of each classifier."""
+    """Return the share of test rows with a duplicate, and the accuracies of each classifier."""
     rng = random.Random(seed)
     mixed = rng.sample(source, ROWS + OTHERS)
     rows, others = mixed[:ROWS], mixed[ROWS:]
     if data != "as published":
         rows = [repeated for row in rows for repeated in repeat(row, rng)]
-    train, heldout = split(rows, seed)
-    twins = len({leak.row for leak in find_twins(train, heldout)}) / len(heldout)
+    train, test = split(rows, seed)
+    duplicates = len({leak.row for leak in find_duplicates(train, test)}) / len(test)
     scores = {
-        name: (accuracy(build(), train, heldout), accuracy(build(), train, others))
+        name: (accuracy(build(), train, test), accuracy(build(), train, others))
         for name, build in MODELS.items()
     }
-    return twins, scores
+    return duplicates, scores
 
 
 def repeat(row: Completion, rng: random.Random) -> list[Completion]:
@@ -95,16 +95,16 @@ def repeat(row: Completion, rng: random.Random) -> list[Completion]:
 
 def by_chance(rows: Rows, seed: int) -> tuple[Rows, Rows]:
     mixed = random.Random(seed).sample(rows, len(rows))
-    size = round(HELD_OUT * len(rows))
+    size = round(TEST * len(rows))
     return mixed[size:], mixed[:size]
 
 
 def by_clusters(rows: Rows, seed: int) -> tuple[Rows, Rows]:
     request = SplitRequest(
-        records=rows, seed=seed, heldout=True, holdout=HELD_OUT, dev=False, needs_dev=False
+        records=rows, seed=seed, test=True, test_size=TEST, validation=False, needs_validation=False
     )
     split = split_records(iter(rows), request)
-    return [rows[row] for row in split.train], [rows[row] for row in split.heldout]
+    return [rows[row] for row in split.train], [rows[row] for row in split.test]
 
 
 def accuracy(model, train: Rows, test: Rows) -> float:  # type: ignore[no-untyped-def]

@@ -75,7 +75,7 @@ class Combination:
         rng = Random(0)
         make = _completion
         if self.technique in ("preference", "rlhf"):
-            make = _labelled if self.options.get("loss.type") == "kto" else _pair
+            make = _labeled if self.options.get("loss.type") == "kto" else _pair
         rows = self.steps * self.options.get("batch_size", self.rows)
         share = [rng.lognormvariate(-1.2, 0.7) if self.ragged else 1.0 for _ in range(rows)]
         word_counts = [
@@ -107,7 +107,7 @@ def _pair(rng: Random, words: int, number: int) -> Record:
     return Preference(source=f"row {number}", prompt=prompt, chosen=chosen, rejected=rejected)
 
 
-def _labelled(rng: Random, words: int, number: int) -> Record:
+def _labeled(rng: Random, words: int, number: int) -> Record:
     prompt, answer = (Message("user", _text(rng, words // 2)),), _text(rng, words // 2)
     return UnpairedPreference(
         source=f"row {number}", prompt=prompt, completion=answer, label=number % 2 > 0
@@ -161,7 +161,7 @@ LISTS: dict[str, tuple[Combination, ...]] = {
         Combination("qlora", 300, 4, {"batch_size": 6, **OFF}, steps=8, ragged=True),
         Combination("preference", 500, 4, {"batch_size": 8}, steps=12, ragged=True),
     ),
-    "labelled": (
+    "labeled": (
         Combination("preference", 192, 6, {"loss.type": "kto"}),
         Combination("preference", 128, 4, {"loss.type": "kto", "adapt": "full", **ON}),
         Combination(
@@ -291,7 +291,7 @@ def _predict(model: Path, combination: Combination) -> PhaseMemory:
         config=json.loads((model / "config.json").read_text(encoding="utf-8")),
         tokenizer=model,
         train=records,
-        heldout=records,
+        test=records,
         assumed=None,
         device="cpu",
     )
@@ -339,7 +339,7 @@ def _train(
         config=options,
         model=model,
         train=records,
-        dev=records[:2] if combination.technique == "rlhf" else (),
+        validation=records[:2] if combination.technique == "rlhf" else (),
         out=out,
         seed=0,
         device="cpu",

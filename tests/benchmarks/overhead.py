@@ -94,7 +94,7 @@ class Pair:
                 config=self.options,
                 model=out,
                 train=[],
-                dev=[],
+                validation=[],
                 out=out,
                 seed=0,
                 device="cpu",

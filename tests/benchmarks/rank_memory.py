@@ -115,7 +115,7 @@ def predict(training: Training, model: Path) -> tuple[dict[str, int], Estimate]:
         config=json.loads((model / "config.json").read_text()),
         tokenizer=model,
         train=rows(),
-        heldout=(),
+        test=(),
         assumed=None,
         device="cpu",
         processes=training.ranks,

@@ -24,7 +24,7 @@ def render_page(results: dict[str, Any], raw: str) -> str:
     parts += [_training(tables[name]) for name in (*CASES, *GPU_CASES) if name in tables]
     for name, part in (
         ("generation", _generation),
-        ("utilisation", _utilization),
+        ("utilization", _utilization),
         ("overhead", _overhead),
         ("imports", _imports),
         ("first-step", _first_step),

@@ -2,7 +2,7 @@
 
 ``python -m tests.benchmarks.run_lists`` trains a tiny model once, makes 200 run folders of that run
 (``--runs``) with other learning rates, losses and answers, each with a log of 400 steps, 100
-held-out rows that three models answered, measured by the default evaluators, and a checkpoint, and
+test rows that three models answered, measured by the default evaluators, and a checkpoint, and
 prints the CPU time of each command, the least of three rounds. The limit is 1.5 seconds.
 """
 
@@ -95,7 +95,7 @@ def multiply(event: JSON, rng: random.Random) -> Iterator[JSON]:
 
 
 def answer(number: int, right: float, rng: random.Random) -> JSON:
-    """Return the line of a held-out row."""
+    """Return the line of a test row."""
     prompt = [["user", f"Where is order {number}? I sent a message last week. " * 4]]
     is_right = rng.random() < right
     return {

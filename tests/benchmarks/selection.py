@@ -3,7 +3,7 @@
 ``python -m tests.benchmarks.selection FOLDER`` reads banking77 (PolyAI, CC BY 4.0) and the intents
 of Bitext's smaller customer support set (CDLA-Sharing 1.0) in FOLDER. On the chosen and on the
 random rows, it trains a classifier (TF-IDF and logistic regression) and prints its accuracy on
-other rows: the table of ``docs/how-to/select.md``. Bitext has no held-out part: each seed holds
+other rows: the table of ``docs/how-to/select.md``. Bitext has no test part: each seed holds
 1,000 rows out; the intents are imbalanced as published.
 """
 
@@ -24,7 +24,7 @@ from tunesmith_data.analysis.selection import select_rows
 
 SEEDS = 5
 SIZES = (150, 300, 1_000, 2_000)
-HELD_OUT = 1_000
+TEST = 1_000
 Rows = Sequence[Completion]
 
 
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def parts(folder: Path, name: str) -> Iterator[tuple[Rows, Rows]]:
-    """Yield training and held-out rows for each seed."""
+    """Yield training and test rows for each seed."""
     if name == "banking77":
         train = read(folder, *CHOSEN_ON["banking77, training part"])
         test = read(folder, *REPORTED_ON["banking77, test part"])
@@ -60,7 +60,7 @@ def parts(folder: Path, name: str) -> Iterator[tuple[Rows, Rows]]:
     for seed in range(SEEDS):
         random.seed(seed)
         mixed = random.sample(rows, len(rows))
-        yield mixed[HELD_OUT:], mixed[:HELD_OUT]
+        yield mixed[TEST:], mixed[:TEST]
 
 
 def read(folder: Path, file: str, reader) -> Rows:  # type: ignore[no-untyped-def]

@@ -2,7 +2,7 @@
 
 ``python -m tests.benchmarks.serving_abuse RUN [--requests N] [--clients N] [--out FILE]``
 
-The prompts are those of the held-out rows. Some clients read an answer whole or as a stream; others
+The prompts are those of the test rows. Some clients read an answer whole or as a stream; others
 leave in the middle of a stream, read a stream byte by byte, send a body that is too large, a wrong
 token, or no JSON. Every answer is compared with the one that the prompt gets alone, every refusal
 with its status. After three quarters of the requests the server is killed (SIGKILL) while it
@@ -72,7 +72,7 @@ class Outcome:
 
 
 def make_cases(run: Path) -> list[Case]:
-    """Return the held-out prompts with the answers of the trained model, one at a time."""
+    """Return the test prompts with the answers of the trained model, one at a time."""
     from tunesmith import api
     from tunesmith.execution.run_data import load_data
     from tunesmith.records import last_exchange
@@ -80,7 +80,7 @@ def make_cases(run: Path) -> list[Case]:
 
     folder, plan, _ = api.load_run(run)
     model = api.open_models(folder, plan)["tuned"]
-    prompts = [last_exchange(record)[0] for record in load_data(plan)[1].heldout]
+    prompts = [last_exchange(record)[0] for record in load_data(plan)[1].test]
     cases = []
     for prompt in prompts:
         if not is_plain(prompt):

@@ -1,7 +1,7 @@
 """Measure how often weak slices are found, and how often one is reported where there is none.
 
 ``python -m tests.benchmarks.slices`` prints the tables of docs/how-to/failures.md. Texts, columns
-and labels are made up; the outcome of each row is drawn at random. A planted slice is the rows of
+and labels are made up; the outcome of each row is drawn at random. A injected slice is the rows of
 one column value, one label, or one topic, with another share of right answers.
 """
 
@@ -31,8 +31,8 @@ WORDS = [
 RIGHT = 0.9
 SIZES = (240, 400, 600)
 
-Plant = Callable[[ScoredRow], bool]
-PLANTS: dict[str, tuple[float, float, Plant]] = {
+Inject = Callable[[ScoredRow], bool]
+PLANTS: dict[str, tuple[float, float, Inject]] = {
     "column, 20 % of the rows": (0.2, 0.6, lambda row: dict(row.columns)["channel"] == "mail"),
     "label, 15 % of the rows": (0.15, 0.6, lambda row: row.expected == "spam"),
     "topic, 20 % of the rows": (0.2, 0.6, lambda row: dict(row.columns)["id"] == "heating"),
@@ -70,9 +70,9 @@ def hide_topic(rows: Sequence[ScoredRow]) -> list[ScoredRow]:
 
 
 def draw(
-    rows: Sequence[ScoredRow], rng: random.Random, plant: Plant, share: float
+    rows: Sequence[ScoredRow], rng: random.Random, inject: Inject, share: float
 ) -> list[ScoredRow]:
-    """Return the rows with outcomes: a planted slice has its own share of right answers.
+    """Return the rows with outcomes: a injected slice has its own share of right answers.
 
     The rows of a group have outcomes that are alike, which chance makes look like slices.
     """
@@ -80,7 +80,9 @@ def draw(
     return [
         replace(
             row,
-            value=float(rng.random() < (share if plant(row) else RIGHT) + luck.get(row.group, 0.0)),
+            value=float(
+                rng.random() < (share if inject(row) else RIGHT) + luck.get(row.group, 0.0)
+            ),
         )
         for row in rows
     ]
@@ -101,22 +103,22 @@ def false_alarms(rows: int, simulations: int, seed: int, groups: int = 0) -> flo
 
 
 def recall(name: str, rows: int, simulations: int, seed: int) -> float:
-    """Return the share of simulations in which a planted slice is found.
+    """Return the share of simulations in which a injected slice is found.
 
     It is found if a confirmed slice has at least half of its rows, and half of that slice are its.
     """
-    _, share, plant = PLANTS[name]
+    _, share, inject = PLANTS[name]
     rng, found, data = random.Random(seed), 0, list[ScoredRow]()
     candidates: list[Slice] = []
     for number in range(simulations):
         if number % 20 == 0:
             data = make_rows(rows, rng)
             candidates = find_candidates(hide_topic(data))
-        planted = {i for i, row in enumerate(data) if plant(row)}
-        drawn = hide_topic(draw(data, rng, plant, share))
+        injected = {i for i, row in enumerate(data) if inject(row)}
+        drawn = hide_topic(draw(data, rng, inject, share))
         weak = find_weak_slices(drawn, True, candidates=candidates, seed=number)
         found += any(
-            len(w.slice.members & planted) >= max(len(w.slice.members), len(planted)) / 2
+            len(w.slice.members & injected) >= max(len(w.slice.members), len(injected)) / 2
             for w in weak
             if w.is_confirmed
         )
@@ -133,9 +135,9 @@ def print_false_alarms(simulations: int) -> None:
 
 
 def print_recall(simulations: int) -> None:
-    """Print how often planted slices are found."""
+    """Print how often injected slices are found."""
     columns = " | ".join(f"{rows} rows" for rows in SIZES)
-    print(f"| planted slice | {columns} |\n| --- |{' --- |' * len(SIZES)}")
+    print(f"| injected slice | {columns} |\n| --- |{' --- |' * len(SIZES)}")
     for name, (_, share, _) in PLANTS.items():
         cells = [f"{100 * recall(name, rows, simulations, 3):.0f} %" for rows in SIZES]
         print(f"| {name}: {100 * share:.0f} % right | {' | '.join(cells)} |", flush=True)
@@ -144,12 +146,12 @@ def print_recall(simulations: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--simulations", type=int, default=1_000, help="of clean rows")
-    parser.add_argument("--planted", type=int, default=200, help="simulations of planted slices")
+    parser.add_argument("--injected", type=int, default=200, help="simulations of injected slices")
     options = parser.parse_args()
     if options.simulations:
         print_false_alarms(options.simulations)
-    if options.planted:
-        print_recall(options.planted)
+    if options.injected:
+        print_recall(options.injected)
 
 
 if __name__ == "__main__":

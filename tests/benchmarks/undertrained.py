@@ -6,8 +6,8 @@ Every run is complete, from a run file to its verdict. A row asks about an order
 question decides about the queue that is the answer; one answer in ten is another queue in half of
 the runs. A classifier is measured, too, and a model that learned the rule would be as good.
 Settings are drawn at random: learning rates over a factor of 60, one to 16 epochs, with and without
-dev rows. A second run has the same rows and much more training, and counts as well. A run is
-undertrained if the better one, or the classifier, gets at least :data:`MUCH` more of the held-out
+validation rows. A second run has the same rows and much more training, and counts as well. A run is
+undertrained if the better one, or the classifier, gets at least :data:`MUCH` more of the test
 rows right, and had enough if at most :data:`LITTLE` more.
 """
 
@@ -31,7 +31,7 @@ from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 RUNS = 60
 FIRST_SEED = 1_000
-HELDOUT = 60
+TEST = 60
 QUEUES = {"card": "one", "refund": "two", "delivery": "three", "invoice": "four", "ticket": "five"}
 MUCH, LITTLE = 0.15, 0.02
 ENOUGH = {"learning_rate": 6e-3, "epochs": 24}
@@ -77,7 +77,7 @@ def choose_settings(rng: random.Random) -> dict[str, Any]:
 
 
 def run_once(
-    folder: Path, seed: int, settings: dict[str, Any], dev: int
+    folder: Path, seed: int, settings: dict[str, Any], validation: int
 ) -> tuple[Fit, str, dict[str, float]]:
     """Execute one run; return the diagnosis, the word, and the accuracy of each model."""
     technique = {"use": "full", "batch_size": 8, "precision": "fp32", **settings}
@@ -85,8 +85,8 @@ def run_once(
         "reporters": [],
         "run": {"seed": seed, "device": "cpu"},
         "model": {"base": "../model"},
-        "data": {"use": "jsonl", "train": ["../rows.jsonl"], "holdout": HELDOUT},
-        "split": {"near_duplicates": False, "dev": dev},
+        "data": {"use": "jsonl", "train": ["../rows.jsonl"], "test_size": TEST},
+        "split": {"near_duplicates": False, "validation_size": validation},
         "technique": technique,
         "evaluators": [{"use": "classification"}, {"use": "loss"}],
         "baselines": {"use": ["majority", "linear"]},
@@ -106,18 +106,22 @@ def run_trials(first_seed: int, count: int = RUNS) -> Iterator[Trial]:
     """Yield the runs of ``count`` seeds."""
     for seed in range(first_seed, first_seed + count):
         rng = random.Random(seed)
-        settings, dev, wrong = choose_settings(rng), rng.choice([0, 30]), rng.choice([0.0, 0.1])
+        settings, validation, wrong = (
+            choose_settings(rng),
+            rng.choice([0, 30]),
+            rng.choice([0.0, 0.1]),
+        )
         with tempfile.TemporaryDirectory(prefix="tunesmith-") as name:
             folder = Path(name)
             save_tiny_model(folder / "model", seed=seed)
             write_rows(folder / "rows.jsonl", rng, rng.randrange(150, 240), wrong)
             runs = [
-                (chosen, run_once(folder / name, seed, chosen, dev))
+                (chosen, run_once(folder / name, seed, chosen, validation))
                 for name, chosen in (("first", settings), ("enough", ENOUGH))
             ]
         reachable = max(score for _, (_, _, scores) in runs for score in scores.values())
         for chosen, (fit, word, scores) in runs:
-            described = {**chosen, "dev": dev, "wrong": wrong}
+            described = {**chosen, "validation": validation, "wrong": wrong}
             yield Trial(seed, described, fit, word, scores["tuned"], reachable)
 
 

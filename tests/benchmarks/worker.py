@@ -126,7 +126,7 @@ def train_with_tunesmith(spec: WorkerSpec) -> StepTimes:
             config=config,
             model=Path(spec.model),
             train=make_rows(SHAPES[spec.shape], spec.steps * spec.batch),
-            dev=[],
+            validation=[],
             out=out,
             seed=SEED,
             device=spec.device,

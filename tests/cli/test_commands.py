@@ -27,7 +27,7 @@ base = "fake:one"
 [data]
 use = "lines"
 train = "data.tsv"
-holdout = 8
+test_size = 8
 [technique]
 use = "by-heart"
 [[evaluators]]
@@ -134,7 +134,7 @@ def test_quiet_prints_only_results_and_the_run_folder(tunesmith: Tunesmith, here
     done = tunesmith("-q", "run", "run.toml")
     assert "tuned" in done.stdout
     assert f"run folder: {only_run(here)}" in done.stdout.splitlines()
-    assert "report page: " in done.stdout, "only progress is left out"
+    assert "report page: " in done.stdout, "only progress is skipped"
     assert (only_run(here) / "report.html").is_file()
     assert done.stderr == ""
 
@@ -273,7 +273,7 @@ def test_a_failing_reporter_does_not_stop_the_run(tunesmith: Tunesmith, here: Pa
     (here / "run.toml").write_text(RUN_FILE + '[[reporters]]\nuse = "failing"\n')
     assert tunesmith("run", "run.toml").exit_code == 0
     report = json.loads((only_run(here) / "report.json").read_text())
-    assert any("muted" in notice["message"] for notice in report["notices"])
+    assert any("muted" in finding["message"] for finding in report["findings"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
@@ -413,7 +413,7 @@ def test_a_table_of_a_plugin_is_shown(tunesmith: Tunesmith, owner: tuple[str, st
     assert "color" in tunesmith(*owner, "plugins", "list").stdout
     checked = tunesmith(*owner, "check", "run.toml", "--origin", "--set", "color.hue=3")
     assert ["color.hue", "3", "--set"] in [line.split() for line in checked.stdout.splitlines()]
-    refused = tunesmith(*owner, "check", "run.toml", "--set", "colour.hue=3")
+    refused = tunesmith(*owner, "check", "run.toml", "--set", "color.hue=3")
     assert refused.exit_code == 2 and "did you mean [color]?" in refused.stderr
 
 

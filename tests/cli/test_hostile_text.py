@@ -150,7 +150,7 @@ def test_secrets_are_not_in_what_people_share(here: Path) -> None:
         for path in (here / "done").rglob("*")
         if path.is_file() and re.search(f"{secret}|{password}".encode(), path.read_bytes())
     }
-    assert leaking <= {"run.toml", "evaluations", "artifact", "checkpoints", "quarantine.jsonl"}
+    assert leaking <= {"run.toml", "evaluations", "artifact", "checkpoints", "skipped.jsonl"}
     assert "evaluations" in leaking
     for name in ("report.html", "report.json", "events.jsonl"):
         assert "[redacted:hf_token]" in (here / "done" / name).read_text(), name

@@ -24,7 +24,7 @@ FOLDERS = (
             "runtime", "training",
         )
     ),
-    *(f"plugins/tunesmith_plugins/{name}" for name in ("evaluators", "rivals", "techniques")),
+    *(f"plugins/tunesmith_plugins/{name}" for name in ("evaluators", "baselines", "techniques")),
 )  # fmt: skip
 
 FOUND: Mapping[str, Sequence[str]] = {
@@ -36,7 +36,7 @@ FOUND: Mapping[str, Sequence[str]] = {
     "the check row-lengths": (
         "execution.evaluate:_name_long_rows",
         "generation.text_model:TorchTextModel._check_context",
-        "training.left_out_rows:check_share",
+        "training.skipped_rows:check_share",
         "training.supervised:_check",
     ),
     "the check chat-template renders every row": (
@@ -144,7 +144,7 @@ NOT_YET: Sequence[str] = (
     "evaluators.constrained_match.offer:ConstrainedMatch.measure",
     "evaluators.exact_match.evaluator:ExactMatch._normalize_reference",
     "evaluators.json_answer.evaluator:JsonAnswer.measure",
-    "evaluators.memorisation.offer:Memorisation.compare",
+    "evaluators.memorization.offer:Memorization.compare",
     "evaluators.numeric.offer:Numeric.measure",
     "models.loading:enable_gradient_checkpointing",
     "evaluators.preference_accuracy.offer:_require_pair",

@@ -41,7 +41,7 @@ def right(prompt, answer):
 
 STAGES = {
     "supervised": {**QUICK, "epochs": 3.0},
-    # Two held-out pairs cannot show that a reward model is better than chance.
+    # Two test pairs cannot show that a reward model is better than chance.
     "reward": {**QUICK, "epochs": 2.0, "gate": {"accept_weak": True}},
     "policy": {
         **QUICK,
@@ -85,13 +85,13 @@ def samples() -> dict[str, dict[str, Any]]:
     return {
         "jsonl": {
             "train": write("train.jsonl", "".join(rows[:9])),
-            "heldout": write("heldout.jsonl", "".join(rows[9:])),
+            "test": write("test.jsonl", "".join(rows[9:])),
         },
         "table": {"train": write("train.csv", table)},
         "text": {"train": write("train.md", "A line of a text.\n\n" * 9), "max_characters": 60},
         "sql": {
             "train": "SELECT q AS prompt, a AS completion FROM rows",
-            "heldout": "SELECT 'q' AS prompt, 'a' AS completion",
+            "test": "SELECT 'q' AS prompt, 'a' AS completion",
             "file": database(),
         },
         "mixture": {
@@ -175,7 +175,7 @@ EXPECTED_FAILURES: dict[str, str] = {
         for check in ("metrics_are_declared", "same_result_twice", "does_not_depend_on_batching")
     },
     **{
-        f"memorisation: {check}[memorisation]": (
+        f"memorization: {check}[memorization]": (
             "it completes the training rows of a run, and the kit measures without one"
         )
         for check in (

@@ -252,7 +252,7 @@ def run_files(page: Path) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_toml_blocks_are_run_files(page: Path, tiny: Path, tmp_path: Path) -> None:
-    """Their keys and values are valid. Tables that a block leaves out are added."""
+    """Their keys and values are valid. Tables that a block skips are added."""
     import tomli_w
 
     from tunesmith import api

@@ -218,7 +218,10 @@ def own_libraries(project: Path) -> set[str]:
     """Return the packages that a distribution in contrib/ needs besides this one."""
     table = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = table.get("optional-dependencies", {})
-    texts = [*table["dependencies"], *(t for name in groups if name != "dev" for t in groups[name])]
+    texts = [
+        *table["dependencies"],
+        *(t for name in groups if name != "validation" for t in groups[name]),
+    ]
     names = {re.split(r"[^A-Za-z0-9._-]", text)[0].replace("-", "_") for text in texts}
     return names - {"tunesmith"}
 
@@ -326,7 +329,7 @@ def import_graph(sources: Mapping[str, ast.Module]) -> dict[str, set[str]]:
     """Return for every module the modules that it imports, anywhere in its source.
 
     ``from package import name`` is an import of the module ``package.name`` where there is one,
-    else of the package. That Python also runs the packages above a module is left out: a package
+    else of the package. That Python also runs the packages above a module is skipped: a package
     that re-exports its own modules would be a circle of every two of them.
     """
     graph: dict[str, set[str]] = {}

@@ -1,6 +1,6 @@
 """The notebook and the Python blocks of the documentation run as they are printed.
 
-They run with a tiny model, one training step and few rivals, which environment variables set.
+They run with a tiny model, one training step and few baselines, which environment variables set.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def test_the_recipes_run_in_order(workplace: Path, capsys: pytest.CaptureFixture
     rows = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(12)]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("run.toml").write_text(
-        '[model]\nbase = "x"\n[data]\nuse = "jsonl"\ntrain = "rows.jsonl"\nholdout = 4\n'
+        '[model]\nbase = "x"\n[data]\nuse = "jsonl"\ntrain = "rows.jsonl"\ntest_size = 4\n'
         '[technique]\nuse = "lora"\n'
     )
     blocks = re.findall(r"```python\n(.*?)```", PYTHON_PAGE.read_text("utf-8"), re.DOTALL)

@@ -60,7 +60,7 @@ def test_a_run_uses_plugins_from_wheels(tmp_path: Path) -> None:
     rows = "".join(f"question {n}\tanswer {n % 3}\n" for n in range(24))
     (place / "rows.txt").write_text(rows, encoding="utf-8")
     (place / "run.toml").write_text(
-        '[model]\nbase = "model"\n[data]\nuse = "my-loader"\ntrain = "rows.txt"\nholdout = 4\n'
+        '[model]\nbase = "model"\n[data]\nuse = "my-loader"\ntrain = "rows.txt"\ntest_size = 4\n'
         '[baselines]\nuse = []\n[technique]\nuse = "my-technique"\nepochs = 1\n'
         '[[evaluators]]\nuse = "my-evaluator"\n',
         encoding="utf-8",

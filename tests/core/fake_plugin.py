@@ -24,9 +24,9 @@ from tunesmith.contracts import (
     Finding,
     FoundModel,
     Job,
-    LeftOut,
     Measurement,
     Reporter,
+    SkippedRow,
     Technique,
     TextModel,
 )
@@ -64,7 +64,7 @@ class Lines:
     def load(self) -> Dataset:
         if not self.path.is_file():
             raise DataError(str(self.path), "no such file")
-        records, left_out = [], []
+        records, skipped = [], []
         text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
         for number, line in enumerate(text.split("\n"), 1):
             prompt, tab, answer = line.partition("\t")
@@ -72,8 +72,8 @@ class Lines:
             if tab and answer:
                 records.append(Completion(source=where, prompt=prompt, completion=answer))
             elif line:
-                left_out.append(LeftOut(where=where, cause="no answer", detail=line[:80]))
-        return Dataset(train=records, left_out=left_out, description=f"lines of {self.path.name}")
+                skipped.append(SkippedRow(where=where, cause="no answer", detail=line[:80]))
+        return Dataset(train=records, skipped=skipped, description=f"lines of {self.path.name}")
 
 
 @hookimpl

@@ -188,17 +188,17 @@ def test_data_reviewers_get_data_and_plan() -> None:
         load_modules(
             {
                 "one": plugin(review_data=lambda dataset, plan: seen.append((dataset, plan))),
-                "two": plugin(review_data=lambda heldout, train: seen.append((train, heldout))),
+                "two": plugin(review_data=lambda test, train: seen.append((train, test))),
             }
         )
     )
     dataset = Dataset(train=())
-    train, heldout = [Text(source="a", text="x")], [Text(source="b", text="y")]
-    assert catalog.review_data(dataset, "plan", train=train, dev=(), heldout=heldout) == []
-    assert sorted(seen, key=str) == sorted([(dataset, "plan"), (train, heldout)], key=str)
+    train, test = [Text(source="a", text="x")], [Text(source="b", text="y")]
+    assert catalog.review_data(dataset, "plan", train=train, validation=(), test=test) == []
+    assert sorted(seen, key=str) == sorted([(dataset, "plan"), (train, test)], key=str)
     seen.clear()
-    assert catalog.review_data(dataset, None, train=train, dev=(), heldout=heldout) == []
-    assert seen == [(train, heldout)], "the one that needs a plan is not called"
+    assert catalog.review_data(dataset, None, train=train, validation=(), test=test) == []
+    assert seen == [(train, test)], "the one that needs a plan is not called"
 
 
 def test_model_reviewers_return_findings_or_a_result_with_a_forecast() -> None:

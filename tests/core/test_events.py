@@ -25,8 +25,8 @@ EARLIER_LOG = """
 {"event": "run-started", "run": "r1", "name": "old", "started": "2026-01-01T10:00:00", \
 "plan": {"technique": {"use": "rlhf", "batch": 8}}, "versions": {"tunesmith": "0.0.9"}, \
 "plugins": [], "resumed": false}
-{"event": "data-read", "description": "two rows", "train": 8, "heldout": 2, \
-"left_out": {"answer is empty": 1}, "examples": [], "fingerprint": "f00d"}
+{"event": "data-read", "description": "two rows", "train": 8, "test": 2, \
+"skipped": {"answer is empty": 1}, "examples": [], "fingerprint": "f00d"}
 {"event": "model-read", "reference": "org/model", "description": "a model", \
 "files": {"config.json": "cafe"}}
 {"event": "noticed", "level": "warning", "source": "data", "message": "few rows"}
@@ -123,9 +123,9 @@ def test_the_report_reads_a_log_of_an_earlier_version(tmp_path: Path) -> None:
     content = report.to_json()
     assert (content["run"]["status"], content["run"]["exit_code"]) == ("failed", 6)
     assert content["data"]["train"] == 8 and content["data"]["fingerprint"] == "f00d"
-    assert content["data"]["left_out"] == {"answer is empty": 1}
+    assert content["data"]["skipped"] == {"answer is empty": 1}
     assert content["model"]["files"] == {"config.json": "cafe"}
-    assert [notice["message"] for notice in content["notices"]] == ["few rows"]
+    assert [finding["message"] for finding in content["findings"]] == ["few rows"]
     forecast = content["forecast"]
     assert (forecast["device_type"], forecast["uncalibrated_peak"]) == ("cpu", 90)
     assert (forecast["untracked_bytes"], forecast["calibration_runs"]) == (10, 3)

@@ -24,7 +24,7 @@ from tunesmith.text import (
 
 ESC, CSI, OSC, DCS = "\x1b", "\x1b[", "\x1b]", "\x1bP"
 PAYLOADS = [
-    # CSI: colour, clear, move, hide, alternate screen, scroll region, report, resize, insert
+    # CSI: color, clear, move, hide, alternate screen, scroll region, report, resize, insert
     *(f"a{CSI}{tail}b" for tail in ("31m", "0m", "2J", "H", "999D", "?25l", "?1049h", "1;1r")),
     *(f"a{CSI}{tail}b" for tail in ("6n", "c", "8;1;1t", "21t", "4h", "38;2;1;2;3m", "K", "3J")),
     # OSC: title, hyperlink, clipboard, palette, icon, notification, working folder, iTerm file
@@ -173,7 +173,7 @@ def test_one_line_is_one_line() -> None:
 )
 def test_safe_text_takes_linear_time(unit: str) -> None:
     def seconds(length: int) -> float:
-        """Return the time for all of it. Joiners take longest: each needs its neighbours."""
+        """Return the time for all of it. Joiners take longest: each needs its neighbors."""
         text, times = unit * (length // len(unit)), []
         for _ in range(3):
             started = time.process_time()
@@ -256,14 +256,14 @@ def test_format_count() -> None:
         "2 rows",
         "1,234 rows",
     ]
-    nouns = ("batch", "entry", "key", "box", "loss", "held-out row")
+    nouns = ("batch", "entry", "key", "box", "loss", "test row")
     assert [format_count(3, noun) for noun in nouns] == [
         "3 batches",
         "3 entries",
         "3 keys",
         "3 boxes",
         "3 losses",
-        "3 held-out rows",
+        "3 test rows",
     ]
 
 
@@ -388,7 +388,7 @@ def test_private_keys_are_redacted(label: str) -> None:
         (f"Bearer {SECRETS['hf_token']}", "Bearer [redacted:hf_token]"),
     ],
 )
-def test_secrets_are_recognised_by_their_position(text: str, clean: str) -> None:
+def test_secrets_are_recognized_by_their_position(text: str, clean: str) -> None:
     assert redact(text) == clean
 
 

@@ -1,4 +1,4 @@
-"""Rows in the shapes of public data sets become the right records, or are refused with a reason.
+"""Rows in the shapes of public datasets become the right records, or are refused with a reason.
 
 The shapes are those of the demo files of LLaMA-Factory, of TRL's dataset formats, of OpenAI's
 fine-tuning API and of the Hermes models.

@@ -66,28 +66,28 @@ def test_unusual_file_names(folder: Path, name: str) -> None:
     assert answers(load(name)) == ["x"]
 
 
-def test_heldout_files_are_read(folder: Path) -> None:
-    dataset = load(["a.jsonl", "b.jsonl"], heldout="c.jsonl")
+def test_test_files_are_read(folder: Path) -> None:
+    dataset = load(["a.jsonl", "b.jsonl"], test="c.jsonl")
     assert answers(dataset) == ["a", "b"]
-    assert dataset.heldout is not None
-    assert [r.source for r in dataset.heldout] == ["c.jsonl:1"]
+    assert dataset.test is not None
+    assert [r.source for r in dataset.test] == ["c.jsonl:1"]
     assert "held out: c.jsonl: 1 rows" in dataset.description
-    assert load("a.jsonl").heldout is None
+    assert load("a.jsonl").test is None
 
 
-@pytest.mark.parametrize("part", ["train", "heldout"])
+@pytest.mark.parametrize("part", ["train", "test"])
 def test_each_part_has_its_own_share_of_unusable_rows(folder: Path, part: str) -> None:
     (folder / "good.jsonl").write_text(row("a") * 200)
     (folder / "bad.jsonl").write_text(row("a") * 2 + "%%\n")
-    names = {"train": "good.jsonl", "heldout": "good.jsonl", part: "bad.jsonl"}
+    names = {"train": "good.jsonl", "test": "good.jsonl", part: "bad.jsonl"}
     with pytest.raises(DataError, match=r"bad\.jsonl: 1 of 3 rows"):
-        load(names["train"], heldout=names["heldout"])
+        load(names["train"], test=names["test"])
 
 
 def test_a_file_in_both_parts_is_refused(folder: Path) -> None:
     (folder / "link.jsonl").symlink_to("a.jsonl")
-    with pytest.raises(DataError, match="both train and heldout"):
-        load("a.jsonl", heldout="link.jsonl")
+    with pytest.raises(DataError, match="both train and test"):
+        load("a.jsonl", test="link.jsonl")
 
 
 def test_many_files_are_described_in_one_line(folder: Path) -> None:

@@ -195,12 +195,12 @@ def test_the_format_can_be_set(tmp_path: Path) -> None:
         {"format": "text", "columns": {"prompt": "a"}},
         {"format": "parquet"},
         {"trian": "x"},
-        {"max_left_out": 1.5},
-        {"max_left_out": "0.5"},
+        {"max_skipped": 1.5},
+        {"max_skipped": "0.5"},
         {"slices": "column"},
         {"train": []},
         {"train": ""},
-        {"heldout": ["a", ""]},
+        {"test": ["a", ""]},
     ],
     ids=str,
 )
@@ -215,7 +215,7 @@ def test_every_option_has_help(name: str) -> None:
 
 
 def test_paths_are_marked_for_the_core() -> None:
-    for name in ("train", "heldout"):
+    for name in ("train", "test"):
         assert JsonlOptions.model_fields[name].json_schema_extra == {"path": True}
 
 
@@ -237,12 +237,12 @@ def test_groups_and_slices(tmp_path: Path) -> None:
         {"prompt": "q", "completion": "a", "patient": [1], "site": "Linz"},
         {"prompt": "q", "completion": "a", "patient": "7", "site": float("nan")},
     ]
-    dataset = load(tmp_path, *rows, group="patient", slices=["site", "urgent"], max_left_out=0.9)
+    dataset = load(tmp_path, *rows, group="patient", slices=["site", "urgent"], max_skipped=0.9)
     assert [(r.group, r.slices) for r in dataset.train] == [
         (str(2**80), (("site", "Graz"), ("urgent", "true"))),
         ("7", (("urgent", "false"),)),
     ]
-    assert [x.cause for x in dataset.left_out] == [
+    assert [x.cause for x in dataset.skipped] == [
         "`patient` has no value",
         "`patient` is a list, not a label",
         "`site` is a number, not a label",
@@ -254,8 +254,8 @@ def test_the_format_of_a_file_is_that_of_most_rows(tmp_path: Path) -> None:
     rows = [{"messages": turns("q", "a")}, *[completion] * 99]
     dataset = load(tmp_path, *rows)
     assert len(dataset.train) == 99
-    assert dataset.left_out[0].cause == "other format than the rest of the file"
-    assert dataset.left_out[0].detail == "chat messages (messages)"
+    assert dataset.skipped[0].cause == "other format than the rest of the file"
+    assert dataset.skipped[0].detail == "chat messages (messages)"
     with pytest.raises(DataError, match="2 × other format than the rest of the file"):
         load(tmp_path, rows[0], *rows)
 
@@ -292,9 +292,9 @@ def test_reasoning_that_is_not_an_answers_text_is_refused(tmp_path: Path) -> Non
         {"messages": [user, turns("q", "a")[1]]},
         {"messages": [*turns("q"), bad]},
         {"messages": turns("q", "a")},
-        max_left_out=0.9,
+        max_skipped=0.9,
     )
-    assert [row.cause for row in dataset.left_out] == [
+    assert [row.cause for row in dataset.skipped] == [
         "a user turn has `thinking`, which only the assistant's turns have",
         "`thinking` is a list, not text",
     ]  # fmt: skip

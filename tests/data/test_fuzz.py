@@ -1,4 +1,4 @@
-"""Any row is read back unchanged or left out, and a damaged file is used or refused: many times."""
+"""Any row is read back unchanged or skipped, and a damaged file is used or refused: many times."""
 
 from __future__ import annotations
 
@@ -52,22 +52,22 @@ def load(catalog: Catalog, path: Path) -> Dataset:
     if use is None:
         raise DataError(path.name, "no data loader knows this file")
     offer = catalog.find(DataLoaderOffer, use).offer
-    limits = {"max_left_out": 1.0, "max_unpacked_bytes": 20_000_000}
+    limits = {"max_skipped": 1.0, "max_unpacked_bytes": 20_000_000}
     dataset = offer.build(offer.config(train=str(path), **limits)).load()
-    for item in dataset.left_out:
+    for item in dataset.skipped:
         assert item.cause and item.where and item.detail == one_line(item.detail)
     return dataset
 
 
 @many
 @given(row=st.dictionaries(st.sampled_from(["prompt", "completion", "x"]) | TEXT, TEXT | VALUES))
-def test_any_row_is_read_unchanged_or_left_out(
+def test_any_row_is_read_unchanged_or_skipped(
     tmp_path: Path, catalog: Catalog, row: dict[str, Any]
 ) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(TWO.decode() + "\n" + json.dumps(row))
     dataset = load(catalog, path)
-    assert len(dataset.train) + len(dataset.left_out) == 3
+    assert len(dataset.train) + len(dataset.skipped) == 3
     for record in dataset.train[2:]:
         assert isinstance(record, Completion)
         assert (record.prompt, record.completion) == (row["prompt"], row["completion"])
@@ -75,7 +75,7 @@ def test_any_row_is_read_unchanged_or_left_out(
 
 @many
 @given(cells=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4))
-def test_any_table_is_read_unchanged_or_left_out(
+def test_any_table_is_read_unchanged_or_skipped(
     tmp_path: Path, catalog: Catalog, cells: list[tuple[str, str]]
 ) -> None:
     file = io.StringIO()
@@ -87,7 +87,7 @@ def test_any_table_is_read_unchanged_or_left_out(
     found = [(r.prompt, r.completion) for r in dataset.train if isinstance(r, Completion)]
     usable = [pair for pair in cells if "\0" not in "".join(pair) and all(map(str.strip, pair))]
     assert set(found) <= {("p", "c"), *cells}
-    assert len(found) + len(dataset.left_out) >= 1 + len(usable)
+    assert len(found) + len(dataset.skipped) >= 1 + len(usable)
 
 
 def arrow() -> bytes:

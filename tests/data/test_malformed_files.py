@@ -1,4 +1,4 @@
-"""Malformed files: no crash, no silent change; each row is used, or left out with file and line."""
+"""Malformed files: no crash, no silent change; each row is used, or skipped with file and line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from malformed_files import CASES, ELSEWHERE, Case, LeftOut, Refused, Used
+from malformed_files import CASES, ELSEWHERE, Case, Refused, SkippedRow, Used
 
 from tunesmith.catalog import Catalog
 from tunesmith.errors import DataError
@@ -24,7 +24,7 @@ RUN_FILE = """
 base = "fake:one"
 [data]
 train = "{file}"
-holdout = 1
+test_size = 1
 [technique]
 use = "lora"
 """
@@ -43,22 +43,22 @@ def test_a_malformed_file_has_its_outcome(tmp_path: Path, catalog: Catalog, case
     use = catalog.recognize([str(path)])
     assert use is not None
     offer = catalog.find(DataLoaderOffer, use).offer
-    loader = offer.build(offer.config(train=str(path), max_left_out=0.5))
+    loader = offer.build(offer.config(train=str(path), max_skipped=0.5))
     match case.outcome:
         case Refused(message):
             with pytest.raises(DataError) as caught:
                 loader.load()
             assert caught.value.exit_code == 3
             assert message in caught.value.message and case.file in caught.value.message
-        case LeftOut(cause):
+        case SkippedRow(cause):
             dataset = loader.load()
             line = 2 if path.suffix == ".jsonl" else 3
-            assert [(x.where, x.cause) for x in dataset.left_out] == [(f"{path}:{line}", cause)]
-            assert len(dataset.left_out[0].detail) <= 80
+            assert [(x.where, x.cause) for x in dataset.skipped] == [(f"{path}:{line}", cause)]
+            assert len(dataset.skipped[0].detail) <= 80
             assert len(dataset.train) == 2
         case Used(rows):
             dataset = loader.load()
-            assert (len(dataset.train), list(dataset.left_out)) == (rows, [])
+            assert (len(dataset.train), list(dataset.skipped)) == (rows, [])
     assert time.process_time() - started < 10
 
 
@@ -77,7 +77,7 @@ def check(folder: Path, case: Case) -> tuple[int, str]:
     (folder / case.file).write_bytes(case.content())
     (folder / "run.toml").write_text(RUN_FILE.format(file=case.file))
     fake = ROOT / "tests" / "core" / "fake_plugin.py"
-    arguments = ["--plugin", str(fake), "check", "run.toml", "--set", "data.max_left_out=0.5"]
+    arguments = ["--plugin", str(fake), "check", "run.toml", "--set", "data.max_skipped=0.5"]
     result = CliRunner().invoke(app, arguments)
     return result.exit_code, result.output
 

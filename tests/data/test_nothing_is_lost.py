@@ -25,7 +25,7 @@ def build_or_refuse(row: dict[str, Any], system: str | None = None) -> Record:
     """Return the record of a row that a format has."""
     match = match_format(frozenset(row), FORMATS, {})
     assert match is not None
-    return match.format.build(RowView("f:1", row, match.columns, system, match.rivals))
+    return match.format.build(RowView("f:1", row, match.columns, system, match.baselines))
 
 
 def build(row: dict[str, Any]) -> Record | None:
@@ -218,7 +218,7 @@ def test_an_empty_system_message_is_kept_as_it_is_written() -> None:
     assert [m.text for m in record.messages] == ["", "q", "a"]
 
 
-def test_only_a_label_is_left_out_because_results_are_divided_by_it() -> None:
+def test_only_a_label_is_skipped_because_results_are_divided_by_it() -> None:
     others = ["system", "tools", "history", "reasoning", "weight", "images", "site"]
     options = FieldOptions(slices=["label", "kto_tag", *others], ignore=["audio"])
     assert options.ignored_columns() == {"label", "kto_tag", "audio"}

@@ -31,12 +31,12 @@ def test_the_loader_on_the_page_reads_parallel_lines(tmp_path: Path) -> None:
     prompts, answers = tmp_path / "all.nl", tmp_path / "all.cm"
     prompts.write_text("List files.\nShow the date.\nBroken.\n")
     answers.write_text("ls\ndate\n\n")
-    built = loader(prompts=str(prompts), answers=str(answers), max_left_out=0.5)
+    built = loader(prompts=str(prompts), answers=str(answers), max_skipped=0.5)
     dataset = built.load()
     pairs = [(r.prompt, r.completion) for r in dataset.train if isinstance(r, Completion)]
     assert pairs == [("List files.", "ls"), ("Show the date.", "date")]
     assert dataset.train[1].source == f"{prompts}:2"
-    assert [(x.where, x.cause) for x in dataset.left_out] == [(f"{prompts}:3", "answer is empty")]
+    assert [(x.where, x.cause) for x in dataset.skipped] == [(f"{prompts}:3", "answer is empty")]
     stored = SourceLoader(built.options, built.train, memory=0).load()
     assert isinstance(stored.train, StoredRecords) and list(stored.train) == dataset.train
     with pytest.raises(DataError, match="1 of 3 rows cannot be used"):

@@ -18,9 +18,9 @@ def test_the_loader_in_the_package_docstring_works(tmp_path: Path) -> None:
     (offer,) = namespace["tunesmith_data_loaders"]()
     path = tmp_path / "rows.txt"
     path.write_text("What is 1 + 1?\t2\nno answer\n")
-    dataset = offer.build(offer.config(train=str(path), max_left_out=0.5)).load()
+    dataset = offer.build(offer.config(train=str(path), max_skipped=0.5)).load()
     assert [(r.prompt, r.completion) for r in dataset.train] == [("What is 1 + 1?", "2")]
-    assert [item.cause for item in dataset.left_out] == ["no tab in the line"]
+    assert [item.cause for item in dataset.skipped] == ["no tab in the line"]
 
 
 def test_every_public_name_exists_and_is_documented() -> None:

@@ -33,10 +33,10 @@ def test_a_path_leads_to_a_value_inside_of_a_column(tmp_path: Path) -> None:
     assert (record.prompt, record.completion, record.group) == ("Add.\n\n1 + 1", "2", "x")
 
 
-def test_a_row_without_the_value_is_left_out(tmp_path: Path) -> None:
+def test_a_row_without_the_value_is_skipped(tmp_path: Path) -> None:
     empty = {**TASK, "instances": []}
-    dataset = load(tmp_path, TASK, empty, columns=COLUMNS, max_left_out=0.5)
-    assert [item.cause for item in dataset.left_out] == ["has no `instances.0.output`"]
+    dataset = load(tmp_path, TASK, empty, columns=COLUMNS, max_skipped=0.5)
+    assert [item.cause for item in dataset.skipped] == ["has no `instances.0.output`"]
     with pytest.raises(DataError, match="no known format"):
         load(tmp_path, TASK, columns={"input": "instances.1.input", "output": "instances.1.output"})
 

@@ -179,9 +179,9 @@ def test_a_long_string_over_many_blocks(tmp_path: Path) -> None:
         load(str(path))
 
 
-def test_a_huge_element_of_an_array_is_left_out(tmp_path: Path) -> None:
+def test_a_huge_element_of_an_array_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_bytes(b"[" + row(1) + b"," + row(2, 3_000_000) + b"," + row(3) + b"]")
-    dataset = load(str(path), max_row_bytes=10_000, max_left_out=0.5)
+    dataset = load(str(path), max_row_bytes=10_000, max_skipped=0.5)
     assert prompts(dataset) == ["p1", "p3"]
-    assert [item.cause for item in dataset.left_out] == ["row larger than 10,000 bytes"]
+    assert [item.cause for item in dataset.skipped] == ["row larger than 10,000 bytes"]

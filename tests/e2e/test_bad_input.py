@@ -97,10 +97,10 @@ def test_mistakes_in_the_run_file(
 def test_all_mistakes_are_reported_together(folder: Path, tunesmith: Tunesmith) -> None:
     edit(folder, "max_steps = 1", "max_stesp = 1\nadapter.rank = -4")
     edit(folder, 'base = "', 'base = "/nowhere')
-    edit(folder, 'train = "rows.jsonl"', 'train = "rows.jsonl"\nholdout = "half"')
+    edit(folder, 'train = "rows.jsonl"', 'train = "rows.jsonl"\ntest_size = "half"')
     outcome = tunesmith("check", folder / "run.toml")
     assert outcome.code == 2
-    for where in ("technique.max_stesp", "technique.adapter.rank", "model.base", "data.holdout"):
+    for where in ("technique.max_stesp", "technique.adapter.rank", "model.base", "data.test_size"):
         assert where in outcome.err
 
 
@@ -129,14 +129,14 @@ def test_pickle_weights_are_refused_unopened(
     assert not (folder / "owned").exists()
 
 
-@pytest.mark.parametrize("holdout", ["20", "500"])
-def test_a_holdout_that_leaves_no_training_rows(
-    folder: Path, tunesmith: Tunesmith, holdout: str
+@pytest.mark.parametrize("test_size", ["20", "500"])
+def test_a_test_size_that_leaves_no_training_rows(
+    folder: Path, tunesmith: Tunesmith, test_size: str
 ) -> None:
-    edit(folder, 'train = "rows.jsonl"', f'train = "rows.jsonl"\nholdout = {holdout}')
+    edit(folder, 'train = "rows.jsonl"', f'train = "rows.jsonl"\ntest_size = {test_size}')
     outcome = tunesmith("run", folder / "run.toml")
     assert outcome.code == 3
-    assert "data.holdout" in outcome.err
+    assert "data.test_size" in outcome.err
 
 
 def test_unusual_learning_rates_give_a_warning(folder: Path, tunesmith: Tunesmith) -> None:

@@ -30,7 +30,7 @@ def write_run(
         (folder / f"{name}.jsonl").write_text(text)
     table = {
         "model": {"base": str(base)},
-        "data": {"use": "jsonl", "train": "rows.jsonl", "heldout": "test.jsonl"},
+        "data": {"use": "jsonl", "train": "rows.jsonl", "test": "test.jsonl"},
         "technique": {"use": "lora", "max_steps": 1, "precision": "fp32"},
         "baselines": {"use": []},
     }
@@ -44,11 +44,11 @@ MATCH = {"use": "exact-match", "max_new_tokens": 60}
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "no room for an answer": (
         {"long_row": True, "evaluators": [MATCH]},
-        "test.jsonl:10: 1 held-out row cannot be evaluated",
+        "test.jsonl:10: 1 test row cannot be evaluated",
     ),
     "no room for an automatic answer": (
         {"long_row": True, "evaluators": [{"use": "numeric"}, MATCH | {"max_new_tokens": "auto"}]},
-        "test.jsonl:10: 1 held-out row cannot be evaluated",
+        "test.jsonl:10: 1 test row cannot be evaluated",
     ),
     "a module that is not there": (
         {"technique": {"adapter": {"modules_to_save": ["lm_heads"]}}},
@@ -116,9 +116,9 @@ def test_a_baseline_whose_prompt_is_too_long_is_named_and_the_run_goes_on(
     )
     assert tunesmith("run", run_file, "--out", tmp_path / "run").code == 0
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    rivals = {rival["rival"]: rival for rival in report["rivals"]}
-    assert not rivals["majority"]["skipped"]
-    skipped = rivals["zero-shot"]["skipped"]
+    baselines = {baseline["baseline"]: baseline for baseline in report["baselines"]}
+    assert not baselines["majority"]["skipped"]
+    skipped = baselines["zero-shot"]["skipped"]
     assert "jsonl:" in skipped and "an answer of 8 tokens: longer than the model's con" in skipped
 
 
@@ -129,11 +129,11 @@ def test_training_rows_that_are_skipped_are_not_measured_either(
         tmp_path,
         tiny_folder,
         long_train=True,
-        technique={"max_left_out": 0.05},
+        technique={"max_skipped": 0.05},
         evaluators=[{"use": "loss"}],
     )
     assert tunesmith("run", run_file, "--out", tmp_path / "run").code == 0
     measured = (tmp_path / "run" / "evaluations" / "training-rows.loss.jsonl").read_text()
     assert measured and "rows.jsonl:8" not in measured
-    left_out = (tmp_path / "run" / "left-out.jsonl").read_text()
-    assert len(left_out.splitlines()) == 1 and "rows.jsonl:8" in left_out
+    skipped = (tmp_path / "run" / "skipped.jsonl").read_text()
+    assert len(skipped.splitlines()) == 1 and "rows.jsonl:8" in skipped

@@ -48,14 +48,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> 
     write(tmp_path / "first.jsonl", [rows[0] for rows in talks[1:31:3]])
     plan = {
         "model": {"base": str(tiny_folder)},
-        "data": {"use": "jsonl", "train": "all.jsonl", "holdout": 24},
+        "data": {"use": "jsonl", "train": "all.jsonl", "test_size": 24},
         "technique": {"use": "lora", "max_steps": 2, "batch_size": 4},
         "evaluators": [{"use": "loss"}],
         "baselines": {"use": ["zero-shot"]},
     }
     (tmp_path / "run.toml").write_text(tomli_w.dumps(plan))
-    del plan["data"]["holdout"]  # type: ignore[attr-defined]
-    plan["data"] |= {"train": "train.jsonl", "heldout": "first.jsonl"}  # type: ignore[operator]
+    del plan["data"]["test_size"]  # type: ignore[attr-defined]
+    plan["data"] |= {"train": "train.jsonl", "test": "first.jsonl"}  # type: ignore[operator]
     (tmp_path / "given.toml").write_text(tomli_w.dumps(plan))
     return tmp_path
 
@@ -63,25 +63,23 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> 
 def test_a_file_with_the_beginnings_of_training_rows_is_an_error(
     here: Path, tunesmith: Tunesmith
 ) -> None:
-    done = tunesmith("data", "check", "train.jsonl", "--heldout", "first.jsonl", "--json")
+    done = tunesmith("data", "check", "train.jsonl", "--test", "first.jsonl", "--json")
     assert done.code == 3
     (error,) = (f for f in done.data["findings"] if f["level"] == "error")
     assert error["count"] == 10
-    assert error["message"].startswith(
-        "10 of 10 (100 %) held-out rows are the beginning of a longer"
-    )
+    assert error["message"].startswith("10 of 10 (100 %) test rows are the beginning of a longer")
     checked = tunesmith("check", "given.toml")
-    assert "held-out rows are the beginning of a longer training row" in checked.err
+    assert "test rows are the beginning of a longer training row" in checked.err
 
 
 @pytest.mark.processes
 def test_a_run_keeps_the_rows_of_a_conversation_together(here: Path, tunesmith: Tunesmith) -> None:
-    split = tunesmith("data", "split", "all.jsonl", "--out", "parts", "--holdout", "24", "--json")
+    split = tunesmith("data", "split", "all.jsonl", "--out", "parts", "--test-size", "24", "--json")
     assert split.data["clusters"] == 60
-    again = tunesmith("data", "check", "parts/train.jsonl", "--heldout", "parts/heldout.jsonl")
+    again = tunesmith("data", "check", "parts/train.jsonl", "--test", "parts/test.jsonl")
     assert again.code == 0 and "no findings" in again.out
     assert "data leaks" not in tunesmith("check", "run.toml").out
     done = tunesmith("run", "run.toml", "--out", "out")
     assert done.code == 0, done.err
     report = json.loads((here / "out/report.json").read_text())
-    assert [n for n in report["notices"] if n["source"] == "data leaks"] == []
+    assert [n for n in report["findings"] if n["source"] == "data leaks"] == []

@@ -27,7 +27,7 @@ RUN = """
 base = "model"
 [data]
 train = "train.jsonl"
-heldout = "test.jsonl"
+test = "test.jsonl"
 [technique]
 use = "full"
 max_steps = 1

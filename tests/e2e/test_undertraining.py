@@ -13,16 +13,16 @@ QUEUES = {"card": "one", "refund": "two", "delivery": "three", "invoice": "four"
 
 
 @pytest.mark.parametrize(
-    ("dev", "changes"),
+    ("validation", "changes"),
     [
         (30, {"max_steps": 5, "learning_rate": 2e-3}),
         (0, {"max_steps": 5, "learning_rate": 2e-3}),
         (0, {"epochs": 4, "learning_rate": 2e-4}),
     ],
-    ids=["five steps", "five steps without dev rows", "tiny rate"],
+    ids=["five steps", "five steps without validation rows", "tiny rate"],
 )
 def test_a_run_that_was_trained_too_little(
-    tmp_path: Path, tunesmith: Any, tiny_folder: Path, dev: int, changes: dict[str, Any]
+    tmp_path: Path, tunesmith: Any, tiny_folder: Path, validation: int, changes: dict[str, Any]
 ) -> None:
     """A classifier gets all rows right, and the tuned model none: that is no verdict yet."""
     rng = random.Random(1)
@@ -39,7 +39,7 @@ def test_a_run_that_was_trained_too_little(
         reporters = []
         evaluators = [{{ use = "classification" }}, {{ use = "loss" }}]
         baselines = {{ use = ["majority", "linear"] }}
-        split = {{ near_duplicates = false, dev = {dev} }}
+        split = {{ near_duplicates = false, validation_size = {validation} }}
         [run]
         device = "cpu"
         [model]
@@ -47,7 +47,7 @@ def test_a_run_that_was_trained_too_little(
         [data]
         use = "jsonl"
         train = "rows.jsonl"
-        holdout = 60
+        test_size = 60
         [technique]
         use = "full"
         precision = "fp32"

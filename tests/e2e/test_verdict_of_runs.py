@@ -18,7 +18,7 @@ base = "{model}"
 [data]
 use = "jsonl"
 train = "train.jsonl"
-heldout = "test.jsonl"
+test = "test.jsonl"
 [technique]
 use = "checksum"
 [[evaluators]]
@@ -73,7 +73,7 @@ def test_baselines_that_were_not_measured_are_named_wherever_people_look(judge: 
     report = judge('baselines.budget="0s"')
     verdict = report["verdict"]
     assert verdict["word"] == "NOT ENOUGH EVIDENCE"
-    assert [gap["rival"] for gap in verdict["not_measured"]] == [
+    assert [gap["baseline"] for gap in verdict["not_measured"]] == [
         "zero-shot", "random-shots", "retrieved-shots",
     ]  # fmt: skip
     for place in ("page", "card", "console"):
@@ -105,6 +105,6 @@ def test_the_winner_is_not_the_cheapest_if_it_is_much_worse(judge: Judge, tmp_pa
     verdict = report["verdict"]
     value = {name: found["value"] for name, found in verdict["comparisons"].items()}
     assert value["linear"] > value["nearest"] + 0.1 > verdict["tuned"] + 0.2
-    assert (verdict["word"], verdict["rival"]) == ("SMALL CLASSIFIER", "linear")
+    assert (verdict["word"], verdict["baseline"]) == ("SMALL CLASSIFIER", "linear")
     saved = json.loads((tmp_path / "out" / "winner" / "winner.json").read_text())
-    assert saved["rival"] == "linear"
+    assert saved["baseline"] == "linear"

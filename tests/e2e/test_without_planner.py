@@ -59,7 +59,7 @@ def write_run(here: Path, model: Path, name: str) -> None:
         "data": {
             "use": "jsonl",
             "train": "pairs.jsonl" if is_paired else "rows.jsonl",
-            "holdout": 8,
+            "test_size": 8,
         },
         "technique": {"use": name, **(STAGES if name == "rlhf" else QUICK)},
         "evaluators": [{"use": "preference-accuracy" if is_paired else "loss"}],

@@ -117,9 +117,7 @@ def test_what_is_clear_is_so_at_the_confidence_of_the_comparison(tmp_path: Path)
 def test_each_obstacle_is_named(tmp_path: Path) -> None:
     first = results(tmp_path / "a", [0.0, 1.0])
     rows = results(tmp_path / "rows", [0.0, 1.0], prompts=["q0", "new"])
-    assert find_obstacles(first, rows, CATALOG) == [
-        "the held-out rows differ: 2 and 2 rows, 1 in both"
-    ]
+    assert find_obstacles(first, rows, CATALOG) == ["the test rows differ: 2 and 2 rows, 1 in both"]
     options = results(tmp_path / "options", [0.0, 1.0], options={"ignore_case": True})
     assert find_obstacles(first, options, CATALOG) == [
         "the scorer exact has other options: ignore_case"
@@ -160,7 +158,7 @@ def test_rows_are_paired_by_content_wherever_they_stand(tmp_path: Path) -> None:
     first = results(tmp_path / "a", [1.0, 0.0, 0.0], prompts=["q", "r", "q"])
     second = results(tmp_path / "b", [0.0, 1.0, 1.0], prompts=["r", "q", "q"])
     pairs = pair_rows(first, second, "exact", "exact")
-    assert pairs.rival_values == [0.0, 1.0, 0.0] and pairs.tuned_values == [0.0, 1.0, 1.0]
+    assert pairs.baseline_values == [0.0, 1.0, 0.0] and pairs.tuned_values == [0.0, 1.0, 1.0]
     assert find_obstacles(first, second, CATALOG) == []
 
 

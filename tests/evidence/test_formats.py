@@ -168,7 +168,7 @@ def test_no_level_of_confidence_is_certainty(level: float, text: str) -> None:
 
 
 def test_rows_and_groups_are_counted_in_words() -> None:
-    assert format_rows(1, 1, "held-out row") == "1 held-out row"
-    assert format_rows(1_200, 1_200, "held-out row") == "1,200 held-out rows"
+    assert format_rows(1, 1, "test row") == "1 test row"
+    assert format_rows(1_200, 1_200, "test row") == "1,200 test rows"
     assert format_rows(5, 1, "row") == "5 rows of 1 group"
     assert format_rows(1_200, 40) == "1,200 of 40 groups"

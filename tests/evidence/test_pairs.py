@@ -34,34 +34,34 @@ def row(number: int | None, value: float, weight: float = 1.0, **more: object) -
 
 
 def test_rows_are_joined_by_number_in_any_order(tmp_path: Path) -> None:
-    rival = evaluation(tmp_path, "zero-shot", [row(5, 1.0), row(2, 0.0)])
+    baseline = evaluation(tmp_path, "zero-shot", [row(5, 1.0), row(2, 0.0)])
     tuned = evaluation(tmp_path, "tuned", [row(n, n / 10) for n in range(8)])
-    pairs = read_pairs(tmp_path, rival, tuned)
+    pairs = read_pairs(tmp_path, baseline, tuned)
     assert len(pairs) == 2
-    assert (pairs.rival_values, pairs.tuned_values) == ([0.0, 1.0], [0.2, 0.5])
+    assert (pairs.baseline_values, pairs.tuned_values) == ([0.0, 1.0], [0.2, 0.5])
     assert pairs.weights is None and pairs.groups is None
 
 
 def test_weights_and_groups_are_those_of_the_common_rows(tmp_path: Path) -> None:
-    rival = evaluation(tmp_path, "zero-shot", [row(1, 1.0), row(2, 1.0)])
+    baseline = evaluation(tmp_path, "zero-shot", [row(1, 1.0), row(2, 1.0)])
     tuned = evaluation(tmp_path, "tuned", [row(n, 0.0, n, group=f"g{n}") for n in (1, 2, 3)])
-    pairs = read_pairs(tmp_path, rival, tuned)
+    pairs = read_pairs(tmp_path, baseline, tuned)
     assert pairs.weights == [1.0, 2.0] and pairs.groups == ["g1", "g2"]
 
 
 def test_rows_without_numbers_are_joined_by_position(tmp_path: Path) -> None:
     """Evaluations of earlier versions have all rows in one order."""
-    rival = evaluation(tmp_path, "base", [row(None, 0.0), row(None, 1.0)])
+    baseline = evaluation(tmp_path, "base", [row(None, 0.0), row(None, 1.0)])
     tuned = evaluation(tmp_path, "tuned", [row(0, 1.0), row(1, 0.0)])
-    pairs = read_pairs(tmp_path, rival, tuned)
-    assert (pairs.rival_values, pairs.tuned_values) == ([0.0, 1.0], [1.0, 0.0])
+    pairs = read_pairs(tmp_path, baseline, tuned)
+    assert (pairs.baseline_values, pairs.tuned_values) == ([0.0, 1.0], [1.0, 0.0])
 
 
 def test_a_damaged_evaluation_is_named(tmp_path: Path) -> None:
-    rival = evaluation(tmp_path, "zero-shot", [row(0, 1.0)])
+    baseline = evaluation(tmp_path, "zero-shot", [row(0, 1.0)])
     tuned = evaluation(tmp_path, "tuned", [{"row": 0}])
     with pytest.raises(IntegrityError, match="tuned:1"):
-        read_pairs(tmp_path, rival, tuned)
+        read_pairs(tmp_path, baseline, tuned)
 
 
 LABELS = ("red", "green", "blue", "pink")
@@ -113,28 +113,28 @@ def test_a_metric_of_all_rows_is_compared_on_the_rows_of_both(metric: str, tmp_p
         numbers = sorted(rng.sample(range(40), 20))
         part = measured_jointly(tmp_path, "part", metric, records, numbers)
         pairs = read_pairs(tmp_path, part, tuned, JOINT)
-        assert len(pairs) == 20 and pairs.rival_values == pairs.tuned_values
+        assert len(pairs) == 20 and pairs.baseline_values == pairs.tuned_values
         before = read_pairs(tmp_path, part, tuned)
-        stale += before.rival_values != before.tuned_values
-        found = compare(pairs.rival_values, pairs.tuned_values, True, weights=pairs.weights)
+        stale += before.baseline_values != before.tuned_values
+        found = compare(pairs.baseline_values, pairs.tuned_values, True, weights=pairs.weights)
         assert found.difference.value == 0 and found.outcome == "unclear"
     assert stale, "the stored contributions are those to the metric of other rows"
 
 
 def test_without_counts_rows_of_other_sets_are_not_compared(tmp_path: Path) -> None:
     joint = Metric(name="right", higher_is_better=True, is_row_mean=False)
-    rival = evaluation(tmp_path, "zero-shot", [row(1, 1.0), row(2, 0.0)])
+    baseline = evaluation(tmp_path, "zero-shot", [row(1, 1.0), row(2, 0.0)])
     tuned = evaluation(tmp_path, "tuned", [row(n, 0.0) for n in range(3)])
-    assert len(read_pairs(tmp_path, rival, tuned, {"right": joint})) == 0
-    assert len(read_pairs(tmp_path, rival, rival, {"right": joint})) == 2
+    assert len(read_pairs(tmp_path, baseline, tuned, {"right": joint})) == 0
+    assert len(read_pairs(tmp_path, baseline, baseline, {"right": joint})) == 2
     computable = replace(joint, compute=lambda counts: counts[:, 0])
-    assert len(read_pairs(tmp_path, rival, tuned, {"right": computable})) == 0
+    assert len(read_pairs(tmp_path, baseline, tuned, {"right": computable})) == 0
 
 
 def test_rows_that_count_for_one_model_alone_are_in_no_pair(tmp_path: Path) -> None:
-    rival = evaluation(tmp_path, "zero-shot", [row(1, 1.0, 0), row(2, 1.0), row(3, 0.5)])
+    baseline = evaluation(tmp_path, "zero-shot", [row(1, 1.0, 0), row(2, 1.0), row(3, 0.5)])
     tuned = evaluation(tmp_path, "tuned", [row(1, 0.0), row(2, 0.0), row(3, 0.5, 0)])
-    pairs = read_pairs(tmp_path, rival, tuned)
-    assert (pairs.rival_values, pairs.tuned_values, pairs.weights) == ([1.0], [0.0], None)
+    pairs = read_pairs(tmp_path, baseline, tuned)
+    assert (pairs.baseline_values, pairs.tuned_values, pairs.weights) == ([1.0], [0.0], None)
     alone = evaluation(tmp_path, "other", [row(1, 1.0, 0), row(2, 1.0, 0)])
     assert len(read_pairs(tmp_path, alone, tuned)) == 0

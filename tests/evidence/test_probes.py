@@ -1,4 +1,4 @@
-"""Probes train on fewer rows, and are measured on the same held-out rows."""
+"""Probes train on fewer rows, and are measured on the same test rows."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def test_a_probe_learns_from_fewer_rows(tmp_path: Path) -> None:
         assert {model for model, _, _ in report.measured} == {"tuned"}
         (measured,) = report.measured.values()
         values = read_values(folder.path, measured)
-        assert sorted(values) == list(range(len(parts.heldout)))
+        assert sorted(values) == list(range(len(parts.test)))
 
 
 def test_values_have_weights_and_groups(tmp_path: Path) -> None:
-    """A row without tokens has no loss: it is left out, and is no row with the loss 0."""
+    """A row without tokens has no loss: it is skipped, and is no row with the loss 0."""
     measured = sample_event(Measured, metric="loss", records="rows.jsonl")
     (tmp_path / "rows.jsonl").write_text(
         '{"row":0,"loss":{"value":2.5,"weight":4},"group":"a"}\n'

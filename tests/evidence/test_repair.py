@@ -105,7 +105,7 @@ def test_only_the_half_that_was_not_collected_decides() -> None:
     assert outcome(changes, REST) == "unclear"
 
 
-def test_rows_that_the_child_does_not_have_are_left_out() -> None:
+def test_rows_that_the_child_does_not_have_are_skipped() -> None:
     rows = make_rows(random.Random(4), {})
     after = {row.number: row.value for row in rows[:100]}
     changes = judge_repair(rows, after, True, targets=[])

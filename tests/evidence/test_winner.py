@@ -19,7 +19,7 @@ from tests.fixtures.python.bench import (
     rows,
 )
 
-from tunesmith.contracts import RivalTask, RivalVariant
+from tunesmith.contracts import BaselineTask, BaselineVariant
 from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.execution.run_data import load_data
 from tunesmith.options import DataPath, Options
@@ -46,7 +46,7 @@ from tunesmith_evidence.winner import (
     write_records,
 )
 from tunesmith_plugins import verdict as verdict_plugin
-from tunesmith_plugins.rivals.linear.offer import LINEAR
+from tunesmith_plugins.baselines.linear.offer import LINEAR
 
 USER = Message("user", "Hello \ud800\u2028")
 RECORDS: list[Record] = [
@@ -73,23 +73,23 @@ def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 class FileOptions(Options):
-    """Options of the rival ``book``."""
+    """Options of the baseline ``book``."""
 
     file: DataPath = "answers.json"
 
 
 class Book:
-    """A rival that answers with a file of the user, after a variant that knows nothing."""
+    """A baseline that answers with a file of the user, after a variant that knows nothing."""
 
     def __init__(self, options: FileOptions) -> None:
         self.options = options
 
-    def variants(self, task: RivalTask) -> list[RivalVariant]:
+    def variants(self, task: BaselineTask) -> list[BaselineVariant]:
         words = json.loads(Path(self.options.file).read_text())
         known = {r.prompt[0]: words[r.completion] for r in task.train}  # type: ignore[attr-defined]
         return [
-            RivalVariant(name="blank", model=FakeTextModel()),
-            RivalVariant(name=self.options.file, model=FakeTextModel(answers=ByNumber(known))),
+            BaselineVariant(name="blank", model=FakeTextModel()),
+            BaselineVariant(name=self.options.file, model=FakeTextModel(answers=ByNumber(known))),
         ]
 
 
@@ -106,43 +106,45 @@ BOOK = replace(ZERO_SHOT, name="book", config=FileOptions, build=Book, cost=90, 
 def bench_of(root: Path) -> Bench:
     bench = bench_plugin()
     del bench.tunesmith_verdict
-    catalog = catalog_of(bench=bench, verdict=verdict_plugin, more=offering("rivals", BOOK, LINEAR))
+    catalog = catalog_of(
+        bench=bench, verdict=verdict_plugin, more=offering("baselines", BOOK, LINEAR)
+    )
     return Bench(root, catalog)
 
 
-def read_answers(folder: Path, rival: str) -> list[str]:
-    path = folder / "evaluations" / f"{rival}.right.jsonl"
+def read_answers(folder: Path, baseline: str) -> list[str]:
+    path = folder / "evaluations" / f"{baseline}.right.jsonl"
     return [json.loads(line)["output"] for line in path.read_text().splitlines()]
 
 
-def heldout_prompts(bench: Bench, **changes: Any) -> list[Any]:
+def test_prompts(bench: Bench, **changes: Any) -> list[Any]:
     _, parts = load_data(bench.plan(**changes))
-    return [last_exchange(record)[0] for record in parts.heldout]
+    return [last_exchange(record)[0] for record in parts.test]
 
 
-@pytest.mark.parametrize("rival", ["linear", "book"])
-def test_a_winner_answers_as_in_the_run(tmp_path: Path, rival: str) -> None:
+@pytest.mark.parametrize("baseline", ["linear", "book"])
+def test_a_winner_answers_as_in_the_run(tmp_path: Path, baseline: str) -> None:
     """Also after the data and the files of its options are gone."""
     bench = bench_of(tmp_path)
     words = {city: city for city in CITIES}
     (tmp_path / "answers.json").write_text(json.dumps(words))
     bench.write_rows(rows(600))
     changes: dict[str, Any] = {
-        "baselines": {"use": [rival]},
+        "baselines": {"use": [baseline]},
         "verdict": {"max_label_noise": 1.0, "margin": 0.1},
     }
     report = bench.run(**changes)
     verdict = report.finished.verdict  # type: ignore[union-attr]
-    assert (verdict["rival"], verdict["winner"]) == (rival, "winner"), verdict
-    prompts, plan = heldout_prompts(bench, **changes), bench.plan(**changes)
+    assert (verdict["baseline"], verdict["winner"]) == (baseline, "winner"), verdict
+    prompts, plan = test_prompts(bench, **changes), bench.plan(**changes)
     for name in ("rows.jsonl", "answers.json"):
         (tmp_path / name).unlink()
     run = RunFolder(tmp_path / "out")
     assert verify_folder(run.path / "winner") == []
     name, model = open_winner(run, plan)
-    assert name.startswith(rival)
+    assert name.startswith(baseline)
     answers = [answer.text for answer in model.generate(prompts, 8)]
-    assert answers == read_answers(run.path, rival) and len(set(answers)) == len(CITIES)
+    assert answers == read_answers(run.path, baseline) and len(set(answers)) == len(CITIES)
 
 
 def test_a_damaged_winner_is_refused(tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_a_damaged_winner_is_refused(tmp_path: Path) -> None:
 
 def test_rows_that_only_a_plugin_can_read_are_not_saved(tmp_path: Path) -> None:
     evidence: Any = SimpleNamespace(
-        rivals=[SimpleNamespace(rival="linear")], train=[Record(source="1")], folder=tmp_path
+        baselines=[SimpleNamespace(baseline="linear")], train=[Record(source="1")], folder=tmp_path
     )
     assert save_winner(evidence, "linear") == ""
     assert not (tmp_path / "winner").exists()

@@ -142,7 +142,7 @@ class Work:
         shown = self.real.run_command("report", run, "--json", prepare=self.trust)
         assert shown.code == 0, shown.output
         report = json.loads((run / "report.json").read_text(encoding="utf-8"))
-        scores = {name: report[name] for name in ("verdict", "evaluations", "rivals")}
+        scores = {name: report[name] for name in ("verdict", "evaluations", "baselines")}
         return {**self.real.collect_results(run), "scores": without_times(scores)}
 
     def trust(self) -> None:

@@ -72,7 +72,7 @@ def test_one_run_one_log_one_report(
         ]
     reports = [json.loads((run / "report.json").read_text()) for run in (complete_run, single)]
     verdicts = [report["verdict"] for report in reports]
-    assert verdicts[0]["rival"] == verdicts[1]["rival"]
+    assert verdicts[0]["baseline"] == verdicts[1]["baseline"]
     assert verdicts[0]["tuned"] == pytest.approx(verdicts[1]["tuned"], rel=0.02)
 
 
@@ -200,7 +200,7 @@ def test_a_signal_ends_all_ranks_after_the_step(
     code: int,
     phase: str,
 ) -> None:
-    run = new_run_folder(workshop, "signalled")
+    run = new_run_folder(workshop, "signaled")
     started: list[Any] = []
     owner, name = {
         "training": (loop._GradientAccumulator, "compute_gradient"),
@@ -248,7 +248,7 @@ def test_a_time_limit_stops_all_ranks(
 def test_an_error_before_training_ends_all_ranks(real: Any, workshop: Any, setting: Any) -> None:
     """Reported once; waiting ranks are ended by torchrun, or end because rank 0 did."""
     run = new_run_folder(workshop, "bad")
-    bad = workshop.run_file(setting, max_length=8, max_left_out=1.0)
+    bad = workshop.run_file(setting, max_length=8, max_skipped=1.0)
     done = torchrun.run_command("run", bad, "--out", run)
     assert done.codes[0] == 3, done.output
     assert "no row can be learned from" in done.output[0]
@@ -358,7 +358,7 @@ def stages(workshop: Any) -> Path:
         "reporters": [],
         "run": {"seed": 3, "device": "cpu"},
         "model": {"base": "model"},
-        "data": {"use": "jsonl", "train": ["pairs.jsonl"], "holdout": 12},
+        "data": {"use": "jsonl", "train": ["pairs.jsonl"], "test_size": 12},
         "technique": {
             "use": "rlhf",
             "supervised": {**quick, "adapter": {"rank": 4, "dropout": 0.1}, "max_steps": 2},

@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_older_one_used(
     assert f"step-00000004: {file}:" in found.output
     resumed = real.run_command("resume", run)
     assert resumed.code == 0, resumed.output
-    messages = [e["message"] for e in real.events(run, "notice") if e["source"] == "checkpoints"]
+    messages = [e["message"] for e in real.events(run, "finding") if e["source"] == "checkpoints"]
     assert len(messages) == 1
     assert "checkpoint is damaged" in messages[0]
     assert f"{file}: " in messages[0]
@@ -106,7 +106,7 @@ def test_if_all_checkpoints_are_damaged_each_is_reported(
     for step in (2, 4):
         _flip(run / "checkpoints" / f"step-{step:08d}" / FILES[2], Path())
     assert real.run_command("resume", run).code == 0
-    messages = [e["message"] for e in real.events(run, "notice") if e["source"] == "checkpoints"]
+    messages = [e["message"] for e in real.events(run, "finding") if e["source"] == "checkpoints"]
     assert ["step-00000004" in text or "step-00000002" in text for text in messages] == [True, True]
     assert real.collect_results(run) == real.collect_results(workshop.complete_run(setting))
     faults.count_trials("all checkpoints damaged: each reported, training restarted")

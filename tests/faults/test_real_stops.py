@@ -61,7 +61,7 @@ def test_a_signal_in_any_phase(
     """One signal: stop after the step, with a checkpoint and a resume command. Two: immediately."""
     setting = real.Setting(technique)
     complete = real.collect_results(workshop.complete_run(setting))
-    run = workshop.folder / "signalled" / "run"
+    run = workshop.folder / "signaled" / "run"
     shutil.rmtree(run, ignore_errors=True)
     numbers, code = SIGNALS[sent]
     stop = real.before_call(*PHASES[phase], send_signals(*numbers))
@@ -181,7 +181,7 @@ FAULTS: dict[str, tuple[dict[str, Any], Any, str]] = {
     "no gradient": ({}, lambda loss, call: loss.detach() + 0.0 * loss, "every gradient was zero"),
     "nothing is trained": ({}, freeze_all_weights, "no parameter of the model is trained"),
     "nothing carries loss": (
-        {"max_length": 8, "max_left_out": 1.0},
+        {"max_length": 8, "max_skipped": 1.0},
         None,
         "no row can be learned from",
     ),
@@ -240,7 +240,7 @@ CHANGES: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "row": (
         _row,
         "the data changed since the run started: "
-        "training + dev + held-out rows were 40 + 0 + 4, are now 40 + 0 + 4",
+        "training + validation + test rows were 40 + 0 + 4, are now 40 + 0 + 4",
     ),
     "weights": (_weights, "the base model changed since the run started: model.safetensors"),
     "template": (_template, "the base model changed since the run started: chat_template.jinja"),
@@ -265,9 +265,9 @@ def test_changed_inputs_are_refused_reported_and_can_be_accepted(
     accepted = real.run_command("resume", run, "--accept-changes", prepare=stop)
     assert accepted.code == 143, accepted.output
     assert len(real.events(run, "step-finished")) > steps
-    notice, *_ = [e for e in real.events(run, "notice") if e["source"] == "resume"]
-    assert notice["message"].startswith(f"accepted: {named.partition(':')[0]}") or (
-        named in notice["message"]
+    finding, *_ = [e for e in real.events(run, "finding") if e["source"] == "resume"]
+    assert finding["message"].startswith(f"accepted: {named.partition(':')[0]}") or (
+        named in finding["message"]
     )
     resumed = real.run_command("resume", run)
     assert resumed.code == 0, resumed.output

@@ -61,8 +61,8 @@ class StagedRun:
             "reporters": [],
             "run": {"seed": 3, "device": "cpu"},
             "model": {"base": "model"},
-            "data": {"use": "jsonl", "train": ["pairs.jsonl"], "holdout": 4},
-            "split": {"dev": 24},
+            "data": {"use": "jsonl", "train": ["pairs.jsonl"], "test_size": 4},
+            "split": {"validation_size": 24},
             "technique": {
                 "use": "rlhf",
                 "supervised": {**noisy, "epochs": 1.0},

@@ -24,7 +24,7 @@ STEPS = 16
 
 
 class OvertrainedRun:
-    """Rows that cannot be learned but by heart, so that the dev loss rises after some steps."""
+    """Rows that cannot be learned but by heart, so that the validation loss rises after some steps."""
 
     def __init__(self, folder: Path, real: Any) -> None:
         self.folder, self.real = folder, real
@@ -49,8 +49,8 @@ class OvertrainedRun:
             "reporters": [],
             "run": {"seed": 3, "device": "cpu"},
             "model": {"base": "model"},
-            "data": {"use": "jsonl", "train": ["rows.jsonl"], "holdout": 4},
-            "split": {"dev": 8},
+            "data": {"use": "jsonl", "train": ["rows.jsonl"], "test_size": 4},
+            "split": {"validation_size": 8},
             "technique": technique,
             "evaluators": [{"use": "loss"}],
             "baselines": {"use": []},

@@ -1,4 +1,4 @@
-"""The device that these tests compute on: a pretended GPU everywhere, a real one where it is."""
+"""The device that these tests compute on: a simulated GPU everywhere, a real one where it is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pretend_cuda import Gpu, RecordCuda, pretend_cuda
+from simulated_cuda import Gpu, RecordCuda, simulated_cuda
 
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
@@ -26,11 +26,11 @@ def real_gpu() -> torch.device:
     return torch.device("cuda", 0)
 
 
-@pytest.fixture(params=["pretended", pytest.param("real", marks=pytest.mark.gpu)])
+@pytest.fixture(params=["simulated", pytest.param("real", marks=pytest.mark.gpu)])
 def gpu(request: pytest.FixtureRequest) -> Iterator[Gpu]:
     """The device ``cuda`` inside the test, and what the program asks of it."""
-    if request.param == "pretended":
-        with pretend_cuda() as device:
+    if request.param == "simulated":
+        with simulated_cuda() as device:
             yield device
     else:
         request.getfixturevalue("real_gpu")

@@ -1,6 +1,6 @@
 """Code that runs on ``cuda``: equal to the CPU, one wait per step, the attention meant for it.
 
-Each test runs on a pretended GPU in the quick lane, and on a real one in ``make test-gpu``.
+Each test runs on a simulated GPU in the quick lane, and on a real one in ``make test-gpu``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from generation_cases import END, make_prompts, varied_model
-from pretend_cuda import DeviceMismatch, Gpu
+from simulated_cuda import DeviceMismatch, Gpu
 from tables import build
 from tests.toolkit.rlhf import test_policy_task as policy
 
@@ -60,7 +60,7 @@ def run(
     folder.mkdir(exist_ok=True)
     values = {"precision": "bf16", "batch_size": 4, "learning_rate": 1e-3, **changes}
     job: Job[Any] = Job(
-        config=build(options, **values), model=model, train=ROWS, dev=(), out=folder, seed=1,
+        config=build(options, **values), model=model, train=ROWS, validation=(), out=folder, seed=1,
         device=device, checkpoints=Checkpoints(folder / "checkpoints"), emit=emit, technique="test",
     )  # fmt: skip
     train(job, SupervisedTask())
@@ -174,7 +174,7 @@ def test_a_policy_step_is_that_of_the_cpu(gpu: Gpu, tmp_path: Path, model_folder
 
 
 def test_operands_on_two_devices_are_refused(gpu: Gpu) -> None:
-    """A pretended GPU would hide a defect that it does not refuse."""
+    """A simulated GPU would hide a defect that it does not refuse."""
     weight = torch.ones(2, 2, device="cuda")
     with pytest.raises((DeviceMismatch, RuntimeError), match="cuda:0"):
         weight @ torch.ones(2, 2)

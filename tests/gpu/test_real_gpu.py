@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from tunesmith.contracts import Job
 from tunesmith.estimates import Assumptions, EstimateRequest
-from tunesmith.events import Event, Notice, StepFinished
+from tunesmith.events import Event, FindingReported, StepFinished
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.full.options import FullOptions
@@ -47,7 +47,7 @@ class Measured:
     """A training that was measured."""
 
     steps: list[StepFinished]
-    notices: list[str]
+    findings: list[str]
     peak: int
     """Most bytes that torch's allocator had reserved."""
 
@@ -77,7 +77,7 @@ def measure(
     values = {"precision": "bf16", "batch_size": 4, "max_steps": 4, "max_length": 4096, **changes}
     folder.mkdir(parents=True)
     job: Job[Any] = Job(
-        config=build(TECHNIQUES[technique], **values), model=model, train=rows, dev=(), out=folder,
+        config=build(TECHNIQUES[technique], **values), model=model, train=rows, validation=(), out=folder,
         seed=1, device=device, checkpoints=Checkpoints(folder / "checkpoints"), emit=events.append,
         technique=technique,
     )  # fmt: skip
@@ -87,7 +87,7 @@ def measure(
     train(job, SupervisedTask())
     peak = torch.cuda.max_memory_reserved() if device == "cuda" else 0
     steps = [event for event in events if isinstance(event, StepFinished)]
-    return Measured(steps, [e.message for e in events if isinstance(e, Notice)], peak)
+    return Measured(steps, [e.message for e in events if isinstance(e, FindingReported)], peak)
 
 
 def compute_mfu(
@@ -136,7 +136,7 @@ def test_the_planner_predicts_the_peak(
     tokens = measured.steps[0].tokens // 2
     config = AutoModelForCausalLM.from_pretrained(model, device_map="meta").config.to_dict()
     request = EstimateRequest(
-        config=config, tokenizer=None, train=(), heldout=(), device="cuda",
+        config=config, tokenizer=None, train=(), test=(), device="cuda",
         assumed=Assumptions(sequence=tokens, micro_batch=2, rows=8),
     )  # fmt: skip
     *_, last = techniques.estimate_supervised(build(TECHNIQUES[technique]), request)
@@ -153,7 +153,7 @@ def test_memory_that_runs_out_halves_the_micro_batch(small_limit: None, tmp_path
     measured = measure(
         tmp_path / "run", model, "cuda", "lora", words=1500, micro_batch_tokens=16_384
     )
-    assert [text for text in measured.notices if "memory" in text], measured.notices
+    assert [text for text in measured.findings if "memory" in text], measured.findings
     assert len(measured.steps) == 4
 
 

@@ -11,14 +11,14 @@ from tunesmith import Run
 
 @pytest.fixture(scope="session")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run whose tuned model answers every held-out prompt correctly."""
+    """A run whose tuned model answers every test prompt correctly."""
     folder = tmp_path_factory.mktemp("good")
     return tunesmith.run(tables(folder), out=folder / "run")
 
 
 @pytest.fixture(scope="session")
 def bad(good: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run on the same data whose tuned model answers no held-out prompt."""
+    """A run on the same data whose tuned model answers no test prompt."""
     folder = tmp_path_factory.mktemp("bad")
     changed = tables(good.path.parent)
     return tunesmith.run(changed, set={"technique.generalizes": False}, out=folder / "run")

@@ -122,7 +122,7 @@ def test_an_export_has_a_modelfile(tiny_model: Path, tmp_path: Path, go: Path) -
     from tunesmith_torch.export.reference import render
     from tunesmith_torch.models.loading import load_tokenizer
 
-    prompt, _ = last_exchange(trained.heldout[0])
+    prompt, _ = last_exchange(trained.test[0])
     assert not isinstance(prompt, str)
     expected = render(Template.from_tokenizer(load_tokenizer(tiny_model)), prompt)
     assert run_go(go, template, [prompt]) == [expected]

@@ -12,7 +12,7 @@ from ollama_template import find_mark, render_with, run_go
 
 from tunesmith.records import Message, ToolCall
 from tunesmith_gguf.go_template import write_go
-from tunesmith_gguf.tool_turns import ToolsLeftOutError, add_tools
+from tunesmith_gguf.tool_turns import ToolsSkippedError, add_tools
 from tunesmith_gguf.turns import Turns, find_turns
 
 # As the Qwen models write tools: definitions behind the system message, results as a user's turn.
@@ -201,9 +201,9 @@ def test_ollama_recognizes_the_beginning_of_a_call(name: str, go: Path) -> None:
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-def test_tools_that_cannot_be_written_are_left_out_with_the_reason(reason: str) -> None:
+def test_tools_that_cannot_be_written_are_skipped_with_the_reason(reason: str) -> None:
     assert REFUSED[reason] not in TEMPLATES.values()
-    with pytest.raises(ToolsLeftOutError, match=reason):
+    with pytest.raises(ToolsSkippedError, match=reason):
         turns_of(REFUSED[reason])
 
 

@@ -105,7 +105,7 @@ def test_a_full_model_ends_its_answers_and_the_readme_asks_it(
     out.parent.mkdir(parents=True)
     certificate = export_run(trained, as_export(), out)
     assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
-    assert certificate["not_proven"] == []
+    assert certificate["not_verified"] == []
     (program,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False

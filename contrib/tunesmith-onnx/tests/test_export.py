@@ -80,7 +80,7 @@ def test_a_model_that_has_learned_to_end_its_answers_ends_them(
     trained = train_for_export(options, tiny_folder, tmp_path / "run")
     certificate = export_run(trained, as_export(), tmp_path / "out")
     assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
-    assert certificate["not_proven"] == []
+    assert certificate["not_verified"] == []
 
 
 def truncate(out: Path) -> None:

@@ -67,7 +67,7 @@ def test_other_architectures_pass_and_answer(family: str, key_heads: int, tmp_pa
     certificate = export_run(trained, export, tmp_path / "out")
     assert certificate["max_logprob_difference_nats"] < 1e-4
     with export.exporter.open(tmp_path / "out") as engine:
-        (answer,) = engine.generate([trained.heldout[0].prompt], 4)  # type: ignore[union-attr]
+        (answer,) = engine.generate([trained.test[0].prompt], 4)  # type: ignore[union-attr]
     assert answer.tokens > 0
 
 
@@ -80,7 +80,7 @@ def test_a_full_model_ends_its_answers_and_the_readme_asks_it(
     out.parent.mkdir(parents=True)
     certificate = export_run(trained, as_export(), out)
     assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
-    assert certificate["not_proven"] == []
+    assert certificate["not_verified"] == []
     (program,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False

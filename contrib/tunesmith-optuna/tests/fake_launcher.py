@@ -14,15 +14,19 @@ from tunesmith.events import JSON
 Script = Callable[[dict[str, Any]], Sequence[JSON]]
 
 
-def succeed(value: float, dev_losses: Sequence[float] = (), steps: int = 10) -> list[JSON]:
-    """Return the events of a run with these dev losses, at equal distances, and this result."""
+def succeed(value: float, validation_losses: Sequence[float] = (), steps: int = 10) -> list[JSON]:
+    """Return the events of a run with these validation losses, at equal distances, and this result."""
     measured = {"event": "measured", "model": "tuned", "evaluator": "loss", "metric": "loss"}
     return [
         {"event": "run-started"},
         {"event": "training-started", "steps": steps},
         *(
-            {"event": "monitored", "step": steps * n // len(dev_losses), "metrics": {"dev_loss": x}}
-            for n, x in enumerate(dev_losses, 1)
+            {
+                "event": "monitored",
+                "step": steps * n // len(validation_losses),
+                "metrics": {"validation_loss": x},
+            }
+            for n, x in enumerate(validation_losses, 1)
         ),
         {**measured, "value": value, "low": value - 0.5, "high": value + 0.5, "n": 20},
         {"event": "run-finished", "status": "ok", "error": "", "seconds": 2.0},

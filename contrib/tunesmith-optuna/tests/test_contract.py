@@ -43,8 +43,8 @@ BROKEN = write_project("not a row\n")
 
 @parametrize_checks(
     tunesmith_optuna,
-    samples={"dev-part": {"plan": SAMPLE}},
-    broken={"dev-part": {"plan": BROKEN}},
+    samples={"validation-part": {"plan": SAMPLE}},
+    broken={"validation-part": {"plan": BROKEN}},
 )
 def test_contract(check: Any) -> None:
     check()

@@ -15,10 +15,10 @@ from tunesmith_cli.app import app
 from tunesmith_cli.common import CliState
 from tunesmith_optuna import tunesmith_commands
 from tunesmith_optuna.command import command
-from tunesmith_optuna.dev_part import DevPart, DevPartOptions
 from tunesmith_optuna.launchers import ClusterLauncher
 from tunesmith_optuna.request import PLAN, open_study, read_request
 from tunesmith_optuna.trial_run import find_objective, find_options, write_best
+from tunesmith_optuna.validation_part import ValidationPart, ValidationPartOptions
 
 
 def call(*arguments: str | Path) -> Result:
@@ -85,46 +85,48 @@ def test_the_table_changes_nothing_else_of_a_run(run_file: Path) -> None:
     assert tables.pop("tune") != others.pop("tune") and tables == others
 
 
-def test_trials_never_see_a_held_out_row(run_file: Path, tmp_path: Path) -> None:
+def test_trials_never_see_a_test_row(run_file: Path, tmp_path: Path) -> None:
     request = read_request(CliState(), run_file, (), (), {})
     folder = request.create_folder(tmp_path / "study")
     plan = request.runs(folder).make_plan(7, {"technique.epochs": 3})
     dataset, parts = load_data(plan)
     _, whole = load_data(api.load_plan(run_file)[0])
-    assert len(whole.heldout) == 26 and len(whole.dev) == 20
-    hidden = set(whole.heldout)
-    for records in (parts.train, parts.dev, parts.heldout, dataset.train, dataset.heldout or ()):
+    assert len(whole.test) == 26 and len(whole.validation) == 20
+    hidden = set(whole.test)
+    for records in (parts.train, parts.validation, parts.test, dataset.train, dataset.test or ()):
         assert records and hidden.isdisjoint(records)
-    assert list(parts.train) == list(whole.train) and list(parts.heldout) == list(whole.dev)
-    assert plan.baselines.use == [] and not plan.gate.at_least and plan.name == "trial-007"
+    assert list(parts.train) == list(whole.train) and list(parts.test) == list(whole.validation)
+    assert plan.baseline_options.use == [] and not plan.gate.at_least and plan.name == "trial-007"
     assert [evaluator.id for evaluator in plan.evaluators] == ["loss"]
 
 
-def test_few_rows_get_dev_rows_and_the_best_run_file_has_them_too(
+def test_few_rows_get_validation_rows_and_the_best_run_file_has_them_too(
     run_file: Path, tmp_path: Path
 ) -> None:
     rows = run_file.parent / "rows.jsonl"
     rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:60]))
     request = read_request(CliState(), run_file, (), (), {})
     _, parts = load_data(request.plan)
-    assert (len(parts.train), len(parts.dev), len(parts.heldout)) == (38, 10, 12)
+    assert (len(parts.train), len(parts.validation), len(parts.test)) == (38, 10, 12)
     folder = request.create_folder(tmp_path / "study")
     again = open_study(folder, {})
     for plan in (request.plan, again.plan):
         path = tmp_path / "best.toml"
         write_best(plan, {"technique.epochs": 3}, path, "the best one")
         _, best = load_data(api.load_plan(path)[0])
-        assert list(best.heldout) == list(parts.heldout) and list(best.dev) == list(parts.dev)
+        assert list(best.test) == list(parts.test) and list(best.validation) == list(
+            parts.validation
+        )
 
 
-def test_without_dev_rows_there_is_nothing_to_choose_by(run_file: Path) -> None:
-    with pytest.raises(DataError, match="no row is a dev row") as caught:
-        read_request(CliState(), run_file, ("split.dev=0",), (), {})
-    assert "split.dev" in str(caught.value.hint)
+def test_without_validation_rows_there_is_nothing_to_choose_by(run_file: Path) -> None:
+    with pytest.raises(DataError, match="no row is a validation row") as caught:
+        read_request(CliState(), run_file, ("split.validation_size=0",), (), {})
+    assert "split.validation_size" in str(caught.value.hint)
 
 
 def test_the_best_run_file_is_the_users_with_other_options(run_file: Path, tmp_path: Path) -> None:
-    request = read_request(CliState(), run_file, ("data.holdout=30",), (), {"trials": 3})
+    request = read_request(CliState(), run_file, ("data.test_size=30",), (), {"trials": 3})
     folder = request.create_folder(tmp_path / "study")
     again = open_study(folder, {"trials": 9})
     assert again.options.trials == 9 and again.options.search == request.options.search
@@ -134,7 +136,7 @@ def test_the_best_run_file_is_the_users_with_other_options(run_file: Path, tmp_p
         write_best(plan, {"technique.epochs": 3, "technique.batch_size": 2}, path, "Best: x.")
         tables = tomllib.loads(path.read_text())
         assert tables["technique"] == {"use": "ngram", "epochs": 3, "batch_size": 2}
-        assert tables["data"]["holdout"] == 30
+        assert tables["data"]["test_size"] == 30
         assert tables["run"] == {"name": "run", "folder": str(run_file.parent / "runs")}
         assert tables["evaluators"] == [
             {"use": "exact-match", "id": "lenient", "ignore_case": True}
@@ -193,7 +195,7 @@ def test_a_study_keeps_its_space_and_run_file(run_file: Path, tmp_path: Path) ->
 
 def test_the_data_of_a_trial_needs_the_run_file_of_its_study(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such run file"):
-        DevPart(DevPartOptions(plan=str(tmp_path / "plan.toml"))).load()
+        ValidationPart(ValidationPartOptions(plan=str(tmp_path / "plan.toml"))).load()
 
 
 def test_code_that_a_study_names_is_executed_only_if_it_is_trusted(
@@ -202,7 +204,7 @@ def test_code_that_a_study_names_is_executed_only_if_it_is_trusted(
     """A run folder of somebody else must not execute a plugin through its data."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     with pytest.raises(UsageError, match="names code that this user has not run before"):
-        DevPart(DevPartOptions(plan=str(run_file))).load()
+        ValidationPart(ValidationPartOptions(plan=str(run_file))).load()
 
 
 def test_every_problem_of_the_space_is_named_at_once(run_file: Path) -> None:

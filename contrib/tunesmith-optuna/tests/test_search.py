@@ -159,7 +159,7 @@ def test_a_worse_trial_is_stopped_and_says_so(make: Make, pruner: str, looks: in
         f"trial-{number:03d}" for number in pruned
     }
     row = next(iter(pruned.values()))
-    assert row.reason.startswith("stopped at step ") and "its dev loss, " in row.reason
+    assert row.reason.startswith("stopped at step ") and "its validation loss, " in row.reason
     best = search.study.sort(search.study.rows())[0]
     assert best.options == {EPOCHS: 1, BATCH: 2}
     quick = run(make(FakeLauncher(worse_with_epochs), "quick", trials=9, pruner=pruner))
@@ -172,7 +172,9 @@ def test_without_a_pruner_no_trial_is_stopped(make: Make) -> None:
     assert not launcher.stopped
 
 
-def test_dev_losses_of_a_metric_that_rises_are_turned_around(make: Make, tmp_path: Path) -> None:
+def test_validation_losses_of_a_metric_that_rises_are_turned_around(
+    make: Make, tmp_path: Path
+) -> None:
     search = make(worse_with_epochs, trials=9)
     search.study = Study(tmp_path / "study", search.options.space, "minimize", "median", 0)
     (tmp_path / "up").mkdir()

@@ -124,7 +124,7 @@ def test_a_sweep_survives_a_preempted_job_and_its_own_end(cluster: Any, project:
 
 
 def test_a_worse_job_is_cancelled(cluster: Any, project: Path) -> None:
-    """With a learning rate of zero nothing is learned, which the dev losses show."""
+    """With a learning rate of zero nothing is learned, which the validation losses show."""
     search = start(
         cluster, project, "run.toml", "--on", "slurm", "--trials", "4", "--json",
         "--search", "technique.learning_rate=1e-2,9e-3,8e-3,1e-7",
@@ -139,4 +139,4 @@ def test_a_worse_job_is_cancelled(cluster: Any, project: Path) -> None:
     assert pruned and all(trial["options"]["technique.learning_rate"] < 1e-6 for trial in pruned)
     trial = project / "study" / f"trial-{pruned[0]['number']:03d}"
     assert cluster.state(job_of(trial)) in ("CANCELLED", "COMPLETING", "COMPLETED"), states
-    assert "its dev loss, " in pruned[0]["reason"]
+    assert "its validation loss, " in pruned[0]["reason"]

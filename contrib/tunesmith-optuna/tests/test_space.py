@@ -57,7 +57,7 @@ def test_a_wrong_dimension_is_refused_by_its_key(item: Any, message: str) -> Non
     assert str(caught.value).startswith(f"{RANK}: ")
 
 
-@pytest.mark.parametrize("key", ["run.seed", "data.holdout", "lora.rank", "model.base"])
+@pytest.mark.parametrize("key", ["run.seed", "data.test_size", "lora.rank", "model.base"])
 def test_only_options_of_the_technique_are_searched(key: str) -> None:
     with pytest.raises(ValueError, match=f"{key}: only options of the technique"):
         read_space({key: [1, 2]})

@@ -43,30 +43,30 @@ def wait_until(is_true: Callable[[], object], what: str, seconds: float = 120.0)
         time.sleep(0.05)
 
 
-def test_a_search_finds_options_that_a_run_then_proves(run_file: Path, tmp_path: Path) -> None:
+def test_a_search_finds_options_that_a_run_then_verifies(run_file: Path, tmp_path: Path) -> None:
     study = tmp_path / "study"
     out = succeed(run_file, "tune", "run.toml", "--trials", "3", "--parallel", "2", "--out", study)
-    assert "Best: trial " in out and "No held-out row was used." in out
+    assert "Best: trial " in out and "No test row was used." in out
     found = json.loads(succeed(run_file, "tune", study, "--json"))
     values = {trial["number"]: trial["value"] for trial in found["trials"]}
-    assert len(values) == 3 and found["part"] == "dev"
+    assert len(values) == 3 and found["part"] == "validation"
     assert values[found["best"]] == min(values.values())
     assert {trial["rows"] for trial in found["trials"]} == {20}
-    # An ordinary run folder, without a model's answer to a held-out row.
+    # An ordinary run folder, without a model's answer to a test row.
     report = json.loads(succeed(run_file, "report", study / "trial-000", "--json"))
     assert report["run"]["status"] == "ok"
-    assert report["data"]["holdout"] == report["data"]["dev"] == 20
-    # The run file's gate asks for the impossible: code 6, after the held-out rows were scored.
+    assert report["data"]["test_size"] == report["data"]["validation"] == 20
+    # The run file's gate asks for the impossible: code 6, after the test rows were scored.
     done = tunesmith(run_file, "run", study / "best.toml", "--out", "best", "--json", "--quiet")
     assert done.returncode == 6, done.stderr
     best = json.loads(done.stdout)
-    assert best["data"]["holdout"] == 26 and best["training"]["rows"] == 84
+    assert best["data"]["test_size"] == 26 and best["training"]["rows"] == 84
 
 
 def test_a_killed_search_continues_with_its_unfinished_trial(
     run_file: Path, tmp_path: Path
 ) -> None:
-    """Also if it is killed at once, without a word to its trials."""
+    """Also if it is killed at once, silently to its trials."""
     study, slow = tmp_path / "study", tmp_path / "slow.py"
     slow.write_text(SLOW, encoding="utf-8")
     arguments = ["--plugin", str(slow), "tune", "run.toml", "--trials", "2", "--out", str(study)]

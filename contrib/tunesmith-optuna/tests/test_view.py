@@ -44,12 +44,12 @@ def findings(*rows: Row, own: dict[str, Any] | None = None) -> Findings:
 def test_the_best_is_named_with_how_sure_that_is() -> None:
     found = findings(row(0, 1.0), row(1, 0.5), row(2, 0.55), own={RANK: 4, RATE: 2e-4})
     assert found.describe_best() == (
-        "Best: trial 1, loss 0.500 on 20 dev rows; the run file's own options, trial 0: 1.000. "
+        "Best: trial 1, loss 0.500 on 20 validation rows; the run file's own options, trial 0: 1.000. "
         "The best of 3 is partly luck: expect a worse value on other rows; 1 of the 2 others lies "
-        "within its interval. No held-out row was used."
+        "within its interval. No test row was used."
     )
     best_own = replace(found, own={RANK: 5, RATE: 2e-4}).describe_best()
-    assert "on 20 dev rows, the run file's own options. The best of 3" in best_own
+    assert "on 20 validation rows, the run file's own options. The best of 3" in best_own
     equal = findings(row(0, 0.5), row(1, 0.5)).describe_best()
     assert "other rows; all others lie within its interval." in equal
     alone = findings(row(0, 1.0), row(1, None, "failed")).describe_best()
@@ -130,7 +130,7 @@ def test_in_a_terminal_the_trials_that_run_are_shown(
         view.update([TrialLog(tmp_path / "trial-007"), log])
         view.end(row(1, 0.5))
     text = terminal.getvalue()
-    assert "trial 12" in text and "3/9  loss 1.250  dev loss 1.500" in text
+    assert "trial 12" in text and "3/9  loss 1.250  validation loss 1.500" in text
     assert "trial 7" in text and "waits or prepares" in text and "trial 1: loss 0.500" in text
 
 
@@ -138,11 +138,11 @@ def test_events_are_read_as_they_come(tmp_path: Path) -> None:
     log, path = TrialLog(tmp_path), tmp_path / "events.jsonl"
     log.read()
     started = json.dumps({"event": "training-started", "steps": 8})
-    monitored = {"event": "monitored", "step": 4, "metrics": {"dev_loss": 2.0}}
+    monitored = {"event": "monitored", "step": 4, "metrics": {"validation_loss": 2.0}}
     whole = json.dumps(monitored)
     path.write_text(f"{started}\n{whole[:20]}")
     log.read()
-    assert log.steps == 8 and log.dev_loss is None and log.status == "unfinished"
+    assert log.steps == 8 and log.validation_loss is None and log.status == "unfinished"
     before = json.dumps({**monitored, "step": 0})
     path.write_text(f"{started}\n{whole}\n{before}\n")
     log.read()

@@ -136,7 +136,7 @@ def test_an_upload_that_stops_anywhere_leaves_a_valid_state(tmp_path: Path, torn
     assert cuts == 10
 
 
-def test_a_checkpoint_that_is_deleted_during_the_upload_is_left_out(tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_deleted_during_the_upload_is_skipped(tmp_path: Path) -> None:
     """The run rotates its checkpoints while they are uploaded."""
     run = make_run(tmp_path / "run", (10, 20))
 

@@ -67,7 +67,7 @@ def wait_until(is_true: Callable[[], object]) -> None:
 
 
 def save(reporter: RemoteReporter, run: Path, step: int) -> str:
-    """Save a checkpoint; return the notice that its event causes, "" if there is none."""
+    """Save a checkpoint; return the finding that its event causes, "" if there is none."""
     add_step(run, step)
     try:
         reporter.report(sample_event(CheckpointSaved, step=step))
@@ -124,39 +124,39 @@ def test_a_store_that_is_down_is_reported_twice_and_tried_again(
 ) -> None:
     """Three exceptions would mute the reporter."""
     run, bucket = make_run(tmp_path / "run", []), Bucket("switched://runs/run")
-    notices: list[str] = []
+    findings: list[str] = []
     with RemoteReporter(RunFolder(run)) as reporter:
         reporter.report(begin())
         for period in range(4):
             store.is_down = True
             for step in (1, 2, 3):
                 before = store.requests
-                notices.append(save(reporter, run, 10 * period + step))
+                findings.append(save(reporter, run, 10 * period + step))
                 wait_until(lambda before=before: store.requests > before)
                 time.sleep(0.05)
             store.is_down = False
             numbers = list_numbers(bucket)
-            notices.append(save(reporter, run, 10 * period + 4))
+            findings.append(save(reporter, run, 10 * period + 4))
             wait_until(lambda numbers=numbers: list_numbers(bucket) != numbers)
             time.sleep(0.05)
-    notices = list(filter(None, notices))
-    assert len(notices) == 2
-    assert "no route for [redacted:aws_key]; training goes on" in notices[0]
+    findings = list(filter(None, findings))
+    assert len(findings) == 2
+    assert "no route for [redacted:aws_key]; training goes on" in findings[0]
     pull_run(bucket, tmp_path / "pulled")
     assert read_run(tmp_path / "pulled") == read_run(run)
 
 
 def save_damaged(reporter: RemoteReporter, run: Path, step: int) -> str:
-    """Save a checkpoint, and change it before it is pushed; return the notice as :func:`save`."""
+    """Save a checkpoint, and change it before it is pushed; return the finding as :func:`save`."""
     Switched.goes_on.clear()
-    notice = save(reporter, run, step)
+    finding = save(reporter, run, step)
     (run / f"checkpoints/step-{step:08d}" / "state.json").write_text("{")
     Switched.goes_on.set()
-    return notice
+    return finding
 
 
-def find_notice(reporter: RemoteReporter) -> str:
-    """Return the notice that an event causes after which nothing is pushed."""
+def find_finding(reporter: RemoteReporter) -> str:
+    """Return the finding that an event causes after which nothing is pushed."""
     try:
         reporter.report(begin())
     except EnvironmentProblem as error:
@@ -165,20 +165,20 @@ def find_notice(reporter: RemoteReporter) -> str:
 
 
 def test_each_damaged_checkpoint_is_reported_once(store: type[Switched], tmp_path: Path) -> None:
-    """Those for which a third notice would mute the reporter are named at the end."""
+    """Those for which a third finding would mute the reporter are named at the end."""
     run, bucket = make_run(tmp_path / "run", []), Bucket("switched://runs/run")
-    reporter, notices = RemoteReporter(RunFolder(run)), list[str]()
+    reporter, findings = RemoteReporter(RunFolder(run)), list[str]()
     with pytest.raises(EnvironmentProblem) as caught, reporter:
         reporter.report(begin())
         for number, step in enumerate([10, 20, 30, 40], 1):
             assert not save_damaged(reporter, run, step)
             wait_until(lambda number=number: list_numbers(bucket)[-1:] == [number])
             if number <= 2:
-                wait_until(lambda: notices.append(find_notice(reporter)) or notices[-1])
+                wait_until(lambda: findings.append(find_finding(reporter)) or findings[-1])
             else:
                 time.sleep(0.05)
-                notices.append(find_notice(reporter))
-    first, second = filter(None, notices)
+                findings.append(find_finding(reporter))
+    first, second = filter(None, findings)
     assert first.startswith("checkpoints/step-00000010 is damaged, not pushed: state.json: ")
     assert first.endswith("; training goes on, and the next checkpoint is pushed")
     assert second.startswith("checkpoints/step-00000020 ") and "00010 " not in second

@@ -139,7 +139,7 @@ class PolicyRun:
         *,
         initial_adapter: Path | None = None,
         prompts: Sequence[Prompt] = PROMPTS,
-        heldout: Sequence[Prompt] = (),
+        test: Sequence[Prompt] = (),
     ) -> None:
         self.events: list[Event] = []
         self.stop: Callable[[Event], bool] = lambda event: False
@@ -165,7 +165,7 @@ class PolicyRun:
             config=config,
             model=model,
             train=(),
-            dev=(),
+            validation=(),
             out=out,
             seed=3,
             device="cpu",
@@ -175,7 +175,7 @@ class PolicyRun:
         )
         out.mkdir(parents=True, exist_ok=True)
         self.monitor = PolicyMonitor(
-            self.job, self.objective, self.reward, GoldReward(heldout, [], None), config
+            self.job, self.objective, self.reward, GoldReward(test, [], None), config
         )
 
     def emit(self, event: Event) -> None:

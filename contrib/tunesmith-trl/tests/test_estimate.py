@@ -20,7 +20,7 @@ def first_estimate(model: Path, config: TrlOptions) -> Estimate:
         config=json.loads((model / "config.json").read_text(encoding="utf-8")),
         tokenizer=None,
         train=(),
-        heldout=(),
+        test=(),
         assumed=Assumptions(sequence=64, micro_batch=None, rows=100),
         device="cuda",
     )

@@ -38,7 +38,7 @@ class TechniqueRun:
             config=config,
             model=model,
             train=tuple(ROWS[:4]),
-            dev=tuple(ROWS[4:]),
+            validation=tuple(ROWS[4:]),
             out=out,
             seed=3,
             device="cpu",

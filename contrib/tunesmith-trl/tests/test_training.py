@@ -199,12 +199,12 @@ def test_a_run_stopped_in_its_last_step_is_evaluated_when_resumed(
 ) -> None:
     """It is saved before its last evaluation, which the gate needs."""
     config = options(epochs=2, monitor__every=1, checkpoints__every=100)
-    first = PolicyRun(model_with_endings, tmp_path, config, heldout=PROMPTS[:1])
+    first = PolicyRun(model_with_endings, tmp_path, config, test=PROMPTS[:1])
     first.stop = lambda event: isinstance(event, StepFinished) and event.step == event.steps == 2
     with pytest.raises(RunStopped):
         first.train()
     assert [evaluation.step for evaluation in first.events_of(Monitored)] == [0, 1]
-    rest = PolicyRun(model_with_endings, tmp_path, config, heldout=PROMPTS[:1]).train()
+    rest = PolicyRun(model_with_endings, tmp_path, config, test=PROMPTS[:1]).train()
     assert [evaluation.step for evaluation in rest.events_of(Monitored)] == [2]
     assert rest.events_of(StepFinished) == [] and rest.monitor.evaluations == 3
 
@@ -213,12 +213,12 @@ def test_max_kl_applies_to_a_run_stopped_in_its_last_step(
     model_with_endings: Path, tmp_path: Path
 ) -> None:
     config = diverging_options(epochs=5)
-    first = PolicyRun(model_with_endings, tmp_path, config, heldout=PROMPTS[:2])
+    first = PolicyRun(model_with_endings, tmp_path, config, test=PROMPTS[:2])
     first.stop = lambda event: isinstance(event, StepFinished) and event.step == event.steps == 5
     with pytest.raises(RunStopped):
         first.train()
     weights_at_stop = first.weights()
-    rest = PolicyRun(model_with_endings, tmp_path, config, heldout=PROMPTS[:2]).train()
+    rest = PolicyRun(model_with_endings, tmp_path, config, test=PROMPTS[:2]).train()
     assert not rest.monitor.gate_result().passed
     assert max_difference(weights_at_stop, rest.weights()) > 0.0
 
@@ -252,7 +252,7 @@ def test_a_policy_beyond_max_kl_ends_as_its_best_checkpoint(
     model_with_endings: Path, tmp_path: Path
 ) -> None:
     config = diverging_options(epochs=12)
-    run = PolicyRun(model_with_endings, tmp_path, config, heldout=PROMPTS[:2])
+    run = PolicyRun(model_with_endings, tmp_path, config, test=PROMPTS[:2])
     before = run.weights()
     run.train()
     assert not run.monitor.gate_result().passed

@@ -1,4 +1,4 @@
-"""Exports for vLLM: correct ones pass, faults are found, and what was not proven is reported.
+"""Exports for vLLM: correct ones pass, faults are found, and what was not verified is reported.
 
 vLLM itself is asked where the variable VLLM_PYTHON names its Python; elsewhere a stand-in.
 """
@@ -20,7 +20,7 @@ from tunesmith.errors import GateError, UsageError
 from tunesmith.options import from_table
 from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_plugins.techniques.lora.options import LoraOptions
-from tunesmith_torch.export.contract import NotProvenError, ServedExporter
+from tunesmith_torch.export.contract import NotVerifiedError, ServedExporter
 from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
 from tunesmith_torch.testing.exports import (
     LEARNING_FULL,
@@ -66,13 +66,13 @@ def as_export(damage: Callable[[Path], None] | None = None, **options: Any) -> E
 
 
 @pytest.mark.parametrize("adapter_only", [False, True])
-def test_a_trained_adapter_is_proven_in_vllm(
+def test_a_trained_adapter_is_verified_in_vllm(
     trained: TrainedModel, tmp_path: Path, python: str, adapter_only: bool
 ) -> None:
     export = as_export(python=python, adapter_only=adapter_only)
     certificate = export_run(trained, export, tmp_path / "out")
     assert certificate["checks"]["vLLM"] == "what follows was checked in vLLM, in float32"
-    assert "vLLM" not in certificate["not_proven"]
+    assert "vLLM" not in certificate["not_verified"]
     assert certificate["max_logprob_difference_nats"] < 1e-4
     assert ("merge" in certificate["checks"]) is not adapter_only
 
@@ -89,13 +89,13 @@ def test_rounded_weights_pass(
 
 @pytest.mark.usefixtures("missing")
 @pytest.mark.parametrize("adapter_only", [False, True])
-def test_without_vllm_nothing_is_called_proven(
+def test_without_vllm_nothing_is_called_verified(
     trained: TrainedModel, tmp_path: Path, adapter_only: bool
 ) -> None:
     certificate = export_run(trained, as_export(adapter_only=adapter_only), tmp_path / "out")
     text = certificate["checks"]["vLLM"]
-    assert text.startswith("not proven: it is not installed here, so what follows was checked in")
-    assert "vLLM" in certificate["not_proven"]
+    assert text.startswith("not verified: it is not installed here, so what follows was checked in")
+    assert "vLLM" in certificate["not_verified"]
     assert certificate["max_logprob_difference_nats"] < 1e-4
     stored = json.loads((tmp_path / "out" / "export.json").read_text())
     assert stored == certificate
@@ -155,7 +155,7 @@ def test_a_full_model_ends_its_answers(tiny_folder: Path, tmp_path: Path, python
     trained = train_for_export(options, tiny_folder, tmp_path / "run")
     certificate = export_run(trained, as_export(python=python), tmp_path / "out")
     assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
-    assert certificate["not_proven"] == []
+    assert certificate["not_verified"] == []
 
 
 def truncate(out: Path) -> None:
@@ -238,9 +238,9 @@ def test_both_forms_of_the_rope_agree(config: dict[str, Any], text: str) -> None
     assert check_rope_forms(config, is_asked=False) == text
 
 
-def test_a_rope_in_one_form_is_not_proven() -> None:
+def test_a_rope_in_one_form_is_not_verified() -> None:
     config = {"rope_parameters": {"rope_theta": 1e4}}
-    with pytest.raises(NotProvenError, match="rope_parameters alone"):
+    with pytest.raises(NotVerifiedError, match="rope_parameters alone"):
         check_rope_forms(config, is_asked=False)
     assert check_rope_forms(config, is_asked=True).endswith("this version is asked below")
 

@@ -23,15 +23,15 @@ from tunesmith.text import suggest_name
 Evaluators = tuple[Component[EvaluatorOffer[Any]], ...]
 
 
-def choose_evaluators(plan: Plan, catalog: Catalog, heldout: Sequence[Record]) -> Evaluators:
-    """Return the evaluators of the plan, or the default ones for the held-out records.
+def choose_evaluators(plan: Plan, catalog: Catalog, test: Sequence[Record]) -> Evaluators:
+    """Return the evaluators of the plan, or the default ones for the test records.
 
     Raises:
         ConfigError: the gate has a bound that the default evaluators cannot check.
     """
     if plan.evaluators:
         return plan.evaluators
-    evaluators = default_evaluators(catalog, heldout)
+    evaluators = default_evaluators(catalog, test)
     problems = list(check_gate_metrics(plan.gate, evaluators))
     if problems:
         raise ConfigError(problems)
@@ -92,12 +92,12 @@ def check_gate_metrics(gate: GateOptions, evaluators: Evaluators) -> Iterator[Pr
             yield Problem(where, "no evaluator of this run measures this metric", hint)
 
 
-def check_must_beat(gate: GateOptions, rivals: Sequence[str]) -> Iterator[Problem]:
-    """Yield a problem for each rival of the gate that the run does not have."""
+def check_must_beat(gate: GateOptions, baselines: Sequence[str]) -> Iterator[Problem]:
+    """Yield a problem for each baseline of the gate that the run does not have."""
     earlier = {"base": "zero-shot", "few-shot": "random-shots"}
     for name in gate.must_beat:
-        if name not in rivals:
-            guess = earlier.get(name) or suggest_name(name, rivals)
-            hint = f'did you mean "{guess}"?' if guess else f"rivals: {', '.join(rivals)}"
-            what = f'no rival of this run is called "{name}"'
+        if name not in baselines:
+            guess = earlier.get(name) or suggest_name(name, baselines)
+            hint = f'did you mean "{guess}"?' if guess else f"baselines: {', '.join(baselines)}"
+            what = f'no baseline of this run is called "{name}"'
             yield Problem("gate.must_beat", what, hint)

@@ -35,12 +35,12 @@ from tunesmith.fence import attribute_errors_to
 from tunesmith.machine import expand_home
 from tunesmith.offers import (
     RUN_FILE_TABLES,
+    BaselineOffer,
     ComponentOffer,
     DataLoaderOffer,
     EvaluatorOffer,
     Offered,
     ReporterOffer,
-    RivalOffer,
     SplitterOffer,
     TableOffer,
     TechniqueOffer,
@@ -120,14 +120,14 @@ class _Reader:
         tables = self._plugin_tables()
         run = self._core_table("run", RunOptions)
         model = self._core_table("model", ModelOptions)
-        baselines, rivals = self._baselines()
+        baseline_options, baselines = self._baselines()
         gate = self._core_table("gate", GateOptions)
         plugins = self._core_table("plugins", PluginsOptions)
         data_options, data = self._data()
         split = self._component(SplitterOffer, "split", self._split_table())
         technique = self._component(TechniqueOffer, "technique", self._table("technique"))
         if gate is not None:
-            self.problems += check_must_beat(gate, [rival.use for rival in rivals])
+            self.problems += check_must_beat(gate, [baseline.use for baseline in baselines])
         evaluators = self._evaluators(gate)
         reporters = self._reporters()
         found = None
@@ -138,20 +138,20 @@ class _Reader:
         if self.problems:
             return None
         assert run and model and found and data_options and data and split and technique
-        assert baselines and gate and plugins
+        assert baseline_options and gate and plugins
         stem = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.runfile.stem)[:60]
         return Plan(
             run=run.model_copy(update={"name": run.name or stem or "run"}),
             model=model,
             found_model=found,
             data=data,
-            holdout=data_options.holdout,
+            test_size=data_options.test_size,
             split=split,
             technique=technique,
             evaluators=evaluators,
             reporters=tuple(reporters),
-            baselines=baselines,
-            rivals=tuple(rivals),
+            baseline_options=baseline_options,
+            baselines=tuple(baselines),
             gate=gate,
             tables=tuple(tables),
             plugins=plugins,
@@ -208,7 +208,7 @@ class _Reader:
         table = self._table("data")
         core_keys = {key: table[key] for key in DataOptions.model_fields if key in table}
         options = self._validate("data", DataOptions, core_keys)
-        loader_keys = {key: value for key, value in table.items() if key != "holdout"}
+        loader_keys = {key: value for key, value in table.items() if key != "test_size"}
         if "use" not in table and (train := table.get("train")):
             names = map(self._resolve_path, train if isinstance(train, list) else [train])
             loader_keys["use"] = self.catalog.recognize([*names])
@@ -276,14 +276,14 @@ class _Reader:
             self.problems += check_gate_metrics(gate, evaluators)
         return evaluators
 
-    def _baselines(self) -> tuple[BaselineOptions | None, list[Component[RivalOffer[Any]]]]:
-        """Read the core's keys of ``[baselines]``, and the options of the rivals in it."""
+    def _baselines(self) -> tuple[BaselineOptions | None, list[Component[BaselineOffer[Any]]]]:
+        """Read the core's keys of ``[baselines]``, and the options of the baselines in it."""
         table = self._table("baselines")
-        offers = self.catalog.by_key(RivalOffer)
+        offers = self.catalog.by_key(BaselineOffer)
         own = {key: value for key, value in table.items() if key not in offers}
         options = self._validate("baselines", BaselineOptions, own)
         named = options.use if options else None
-        rivals = []
+        baselines = []
         for name in offers if named is None else named:
             config = table.get(name, {})
             if not isinstance(config, dict):
@@ -291,13 +291,13 @@ class _Reader:
                 self.problems.append(Problem(f"baselines.{name}", what))
                 continue
             where = f"baselines.{name}" if name in offers else "baselines"
-            rivals.append(self._component(RivalOffer, where, {**config, "use": name}))
+            baselines.append(self._component(BaselineOffer, where, {**config, "use": name}))
         self.problems += [
             Problem(f"baselines.{name}", "is not used", f'add "{name}" to baselines.use')
             for name in table
             if named is not None and name in offers and name not in named
         ]
-        return options, [rival for rival in rivals if rival is not None]
+        return options, [baseline for baseline in baselines if baseline is not None]
 
     def _reporters(self) -> list[Component[ReporterOffer[Any]]]:
         """Return the named or the default reporters, and those of every run."""
@@ -384,7 +384,7 @@ class _Reader:
 def _offers(plan: Plan) -> Iterator[ComponentOffer[Any]]:
     yield plan.data.offer
     yield plan.technique.offer
-    if plan.baselines.use is not None:
-        yield from (component.offer for component in plan.rivals)
+    if plan.baseline_options.use is not None:
+        yield from (component.offer for component in plan.baselines)
     yield from (component.offer for component in plan.evaluators)
     yield from (component.offer for component in plan.reporters)

@@ -1,1 +1,1 @@
-"""Split the data into a training and a held-out part."""
+"""Split the data into a training and a test part."""

@@ -1,13 +1,13 @@
-"""Rivals whose variants are being compared, and the time that they share."""
+"""Baselines whose variants are being compared, and the time that they share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunesmith.contracts import Rival, RivalVariant
+from tunesmith.contracts import Baseline, BaselineVariant
 from tunesmith.events import JSON
-from tunesmith.offers import RivalOffer
+from tunesmith.offers import BaselineOffer
 from tunesmith.plan import Component
 from tunesmith.statistics import mean_interval
 
@@ -16,7 +16,7 @@ from tunesmith.statistics import mean_interval
 class Tried:
     """A variant, and what it scored so far."""
 
-    variant: RivalVariant
+    variant: BaselineVariant
     place: int
     values: list[float] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
@@ -34,28 +34,28 @@ class Tried:
 
 @dataclass
 class Contender:
-    """A rival whose variant is being chosen."""
+    """A baseline whose variant is being chosen."""
 
-    rival: Component[RivalOffer[Any]]
-    built: Rival | None = None
-    untried: list[tuple[int, RivalVariant]] = field(default_factory=list)
+    baseline: Component[BaselineOffer[Any]]
+    built: Baseline | None = None
+    untried: list[tuple[int, BaselineVariant]] = field(default_factory=list)
     tried: list[Tried] = field(default_factory=list)
     left: list[Tried] = field(default_factory=list)
     """Those of the tried ones that are still compared."""
     not_tried: list[JSON] = field(default_factory=list)
     seconds: float = 0.0
-    unscored: RivalVariant | None = None
+    unscored: BaselineVariant | None = None
     """The first variant, where nothing can be measured by which to choose."""
 
     @property
-    def offer(self) -> RivalOffer[Any]:
-        return self.rival.offer
+    def offer(self) -> BaselineOffer[Any]:
+        return self.baseline.offer
 
     @property
     def is_fresh(self) -> bool:
         return not (self.tried or self.not_tried)
 
-    def reject(self, reason: str, variant: RivalVariant | None = None) -> None:
+    def reject(self, reason: str, variant: BaselineVariant | None = None) -> None:
         """Note why a variant was not compared; the name is unknown if it could not be built."""
         self.not_tried.append({"name": variant.name if variant else "", "reason": reason})
 
@@ -76,7 +76,7 @@ class Contender:
 
 @dataclass
 class Budget:
-    """Seconds that costly rivals share."""
+    """Seconds that costly baselines share."""
 
     left: float
 

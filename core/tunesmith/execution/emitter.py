@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.contracts import Progress, Reporter
 from tunesmith.events import (
     Event,
-    Notice,
+    FindingReported,
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
@@ -74,10 +74,10 @@ class Reporters:
         self._reporters: list[_OpenReporter] = []
         self._open = ExitStack()
         self._random_state = random.getstate()
-        self._notices: list[Notice] = []
+        self._findings: list[FindingReported] = []
         self._reported_changes: set[tuple[str, ...]] = set()
-        self.on_close_failure: Callable[[Notice], None] = _warn_of_failure
-        """Gets a notice about each reporter that cannot be closed."""
+        self.on_close_failure: Callable[[FindingReported], None] = _warn_of_failure
+        """Gets a finding about each reporter that cannot be closed."""
 
     def __enter__(self) -> Reporters:
         for stream in (redirect_stdout(sys.stdout), redirect_stderr(sys.stderr)):
@@ -112,9 +112,11 @@ class Reporters:
             if is_of_user(failure):
                 raise
             text = f'reporter "{name}" failed to close: {describe_error(failure)}'
-            self.on_close_failure(Notice(level="warning", source=plugin.full_name, message=text))
+            self.on_close_failure(
+                FindingReported(level="warning", source=plugin.full_name, message=text)
+            )
 
-    def report(self, event: Event) -> list[Notice]:
+    def report(self, event: Event) -> list[FindingReported]:
         """Pass the event to every reporter; return warnings about those that failed."""
         for state in self._reporters:
             if state.failures >= MUTED_AFTER:
@@ -129,8 +131,8 @@ class Reporters:
                 muted = state.failures >= MUTED_AFTER
                 ending = "; it is muted for the rest of the run" if muted else ""
                 self._warn(state.name, state.plugin, f"failed: {describe_error(error)}{ending}")
-        notices, self._notices = self._notices, []
-        return notices
+        findings, self._findings = self._findings, []
+        return findings
 
     @contextmanager
     def _isolated(self, name: str, plugin: Plugin) -> Iterator[None]:
@@ -154,20 +156,20 @@ class Reporters:
             self._warn(name, plugin, f"changed {', '.join(changes)}; restored")
 
     def _warn(self, name: str, plugin: Plugin, text: str) -> None:
-        notice = Notice(
+        finding = FindingReported(
             level="warning", source=plugin.full_name, message=f'reporter "{name}" {text}'
         )
-        self._notices.append(notice)
+        self._findings.append(finding)
 
 
-def _warn_of_failure(notice: Notice) -> None:
-    warnings.warn(notice.message, stacklevel=2)
+def _warn_of_failure(finding: FindingReported) -> None:
+    warnings.warn(finding.message, stacklevel=2)
 
 
-def take_notices(plugins: Plugins) -> Iterator[Notice]:
+def take_findings(plugins: Plugins) -> Iterator[FindingReported]:
     """Yield what hooks have done to global state, or to a plan, since the last call."""
     for plugin, text in plugins.take_notes():
-        yield Notice(level="warning", source=plugin.full_name, message=text)
+        yield FindingReported(level="warning", source=plugin.full_name, message=text)
 
 
 @dataclass
@@ -216,7 +218,7 @@ class Emitter:
             yield
         if changes:
             text = f"{what} changed {', '.join(changes)}; restored"
-            self(Notice(level="warning", source=plugin.full_name, message=text))
+            self(FindingReported(level="warning", source=plugin.full_name, message=text))
 
     def _record(self, event: Event) -> None:
         self.report.add_event(event)

@@ -20,7 +20,7 @@ from pydantic_core import from_json
 
 from tunesmith.contracts import Measurement, Progress, RunContext, TextModel
 from tunesmith.errors import IntegrityError, PluginError, PromptTooLongError, TrainingError
-from tunesmith.events import JSON, Measured, Notice
+from tunesmith.events import JSON, FindingReported, Measured
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.measure_part import measure_part
 from tunesmith.execution.report import TRAINING_ROWS
@@ -105,7 +105,7 @@ def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where 
             returned = measure_part(evaluator.offer, built, tracked, records, context)
     if changes:
         text = f"evaluator {evaluator.id} changed {', '.join(changes)}; restored"
-        emit(Notice(level="warning", source=plugin.full_name, message=text))
+        emit(FindingReported(level="warning", source=plugin.full_name, message=text))
     check_unchanged(hashes, records, plugin)
     try:
         measured = list(_check_measurements(returned, evaluator.offer, records))
@@ -158,7 +158,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
 ) -> list[Measured]:
     """Measure a model as :func:`measure_model` does, store the values per record, and emit them.
 
-    ``rows`` are the numbers of the records in the held-out part; None: all of them.
+    ``rows`` are the numbers of the records in the test part; None: all of them.
     """
     started = time.perf_counter()
     phase = f"{label}: {evaluator.id}"
@@ -172,9 +172,9 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     records, rows = (records, rows) if own is None else (own, None)
     row_numbers = rows or range(len(records))
     write_atomic(folder / path, _to_json_lines(measured, records, row_numbers, cut))
-    notices = [] if label == TRAINING_ROWS else emit.report.notices
-    twins = {row for notice in notices for row in notice.heldout_rows}
-    others = [index for index, row in enumerate(row_numbers) if row not in twins]
+    findings = [] if label == TRAINING_ROWS else emit.report.findings
+    duplicates = {row for finding in findings for row in finding.test_rows}
+    others = [index for index, row in enumerate(row_numbers) if row not in duplicates]
     events = []
     for measurement in measured:
         metric = next(m for m in evaluator.offer.metrics if m.name == measurement.metric)
@@ -190,8 +190,8 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
             records=path,
             unit=metric.unit,
             # A part of the contributions to a metric of all rows says nothing about that part.
-            twin_free=_mean(measurement, records, others, bounds)
-            if twins and metric.is_row_mean and own is None
+            leakage_free=_mean(measurement, records, others, bounds)
+            if duplicates and metric.is_row_mean and own is None
             else {},
             details=dict(measurement.details),
             lowest=lowest,

@@ -22,7 +22,7 @@ from tunesmith import distributed
 from tunesmith.catalog import Catalog
 from tunesmith.config.evaluators import Evaluators, choose_evaluators, default_evaluators
 from tunesmith.config.trust import trust_code
-from tunesmith.contracts import Artifact, Dataset, RivalTask, RunContext, Technique, TextModel
+from tunesmith.contracts import Artifact, BaselineTask, Dataset, RunContext, Technique, TextModel
 from tunesmith.data.subset import Subset
 from tunesmith.errors import (
     ConfigError,
@@ -31,22 +31,22 @@ from tunesmith.errors import (
     Problem,
     PromptTooLongError,
 )
-from tunesmith.events import JSON, TUNED, Notice
+from tunesmith.events import JSON, TUNED, FindingReported
 from tunesmith.execution import resume_checks
-from tunesmith.execution.emitter import Emitter, Reporters, take_notices
+from tunesmith.execution.baselines import BaselineChoice
+from tunesmith.execution.emitter import Emitter, Reporters, take_findings
 from tunesmith.execution.evaluate import evaluate_model, without_prompts
 from tunesmith.execution.gate import check_gate
 from tunesmith.execution.guards import create_guards
 from tunesmith.execution.model_review import ModelReviewer, read_model_config
 from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
 from tunesmith.execution.resume_checks import ResumeCheck
-from tunesmith.execution.rivals import RivalChoice
 from tunesmith.execution.run_data import (
     DataParts,
     build_data_event,
     build_job,
     load_data,
-    write_quarantine,
+    write_skipped,
 )
 from tunesmith.execution.run_events import (
     as_reported,
@@ -54,10 +54,10 @@ from tunesmith.execution.run_events import (
     build_run_started,
     list_used_plugins,
 )
-from tunesmith.execution.suitable_rivals import choose_rivals, list_evaluators, list_excluded
+from tunesmith.execution.suitable_baselines import choose_baselines, list_evaluators, list_excluded
 from tunesmith.execution.wrapped_model import CachedModel
 from tunesmith.fence.returned import blame, check_artifact
-from tunesmith.offers import EvaluatorOffer, Offered, RivalOffer
+from tunesmith.offers import BaselineOffer, EvaluatorOffer, Offered
 from tunesmith.plan import Component, Evidence, Plan
 from tunesmith.signals import StopSignalHandler
 from tunesmith.storage import (
@@ -102,8 +102,8 @@ def run(
     ):
         emit = Emitter(log, reporters, create_guards(plan.run.max_minutes), interrupts)
 
-        def record_late(notice: Notice) -> None:
-            emit(notice)
+        def record_late(finding: FindingReported) -> None:
+            emit(finding)
             write_report(folder, emit.report)
 
         reporters.on_close_failure = record_late
@@ -121,8 +121,8 @@ def run(
             phases = _execute_phases(plan, catalog, folder, emit, reviewer, resume_check)
             report = emit.report
             verdict = catalog.judge(_collect_evidence(phases, report))
-            for notice in take_notices(catalog.plugins):
-                emit(notice)
+            for finding in take_findings(catalog.plugins):
+                emit(finding)
             check_gate(plan.gate, report.measured.values(), verdict, report.gates.values())
         except BaseException as caught:
             error = as_reported(caught)
@@ -167,12 +167,12 @@ def _execute_phases(
     """Run the phases to the evaluation of the tuned model, and return those with a model."""
     _record_start(plan, folder, emit, resume_check)
     parts = _load_and_review_data(plan, catalog, folder, emit, resume_check)
-    evaluators = choose_evaluators(plan, catalog, parts.heldout)
+    evaluators = choose_evaluators(plan, catalog, parts.test)
     model = _fetch_model(plan, parts, emit, reviewer, resume_check)
     with emit.call(plan.technique.offered.plugin, "build"):
         technique = plan.technique.offer.build(plan.technique.config)
     phases = _ModelPhases(plan, technique, model, parts, evaluators, emit, folder)
-    phases.evaluate_rivals(catalog.offers(RivalOffer))
+    phases.evaluate_baselines(catalog.offers(BaselineOffer))
     artifact = phases.train()
     phases.evaluate_stages(artifact)
     phases.evaluate_tuned(artifact)
@@ -188,20 +188,20 @@ def _record_start(plan: Plan, folder: RunFolder, emit: Emitter, resume_check: Re
         resume_check.require_unchanged(
             "the options", changes, "restore run.toml or start a new run"
         )
-        # Reporters are left out: they only observe, so other ones do not change the result.
+        # Reporters are skipped: they only observe, so other ones do not change the result.
         plugins = list_used_plugins(replace(plan, reporters=()))
         changes = resume_checks.check_plugins(then.plugins, plugins)
         resume_check.require_unchanged("plugins", changes, "install the earlier versions")
     emit(started)
     if resume_check.lost:
         text = f"accepted: events.jsonl has lost {', '.join(resume_check.lost)}"
-        emit(Notice(level="warning", source="resume", message=text))
+        emit(FindingReported(level="warning", source="resume", message=text))
     if then is not None and (changed := resume_checks.check_libraries(then, started)):
         text = (
             f"library versions changed since the run started: {'; '.join(changed)}; "
             "results may differ in the last bits"
         )
-        emit(Notice(level="info", source="resume", message=text))
+        emit(FindingReported(level="info", source="resume", message=text))
 
 
 def _fetch_model(
@@ -212,7 +212,7 @@ def _fetch_model(
     The run is reviewed before the download if the model's config is known by then, else after it.
     """
     then = emit.report.model
-    reviewer.review(parts.train, parts.heldout, plan.found_model.config)
+    reviewer.review(parts.train, parts.test, plan.found_model.config)
     with emit.phase("model"):
         folder = plan.found_model.fetch()
         event = resume_checks.build_model_event(plan.found_model, folder)
@@ -220,7 +220,7 @@ def _fetch_model(
         changes = resume_checks.check_model(then, event)
         hint = "restore the model's files or start a new run"
         check.require_unchanged("the base model", changes, hint)
-    reviewer.review(parts.train, parts.heldout, read_model_config(folder))
+    reviewer.review(parts.train, parts.test, read_model_config(folder))
     emit(event)
     return folder
 
@@ -238,46 +238,46 @@ def _load_and_review_data(
         try:
             dataset, parts = load_data(plan)
         except DataError as error:
-            write_quarantine(folder, error.left_out)
+            write_skipped(folder, error.skipped)
             raise
-    write_quarantine(folder, dataset.left_out)
+    write_skipped(folder, dataset.skipped)
     event = build_data_event(dataset, parts)
     if then is not None:
         changes = resume_checks.check_data(then, event)
         resume_check.require_unchanged("the data", changes, "restore the data or start a new run")
     emit(event)
     with emit.phase("checks"):
-        found = list(collect_notices(plan, catalog, dataset, parts))
-    for notice in found:
-        emit(notice)
+        found = list(collect_findings(plan, catalog, dataset, parts))
+    for finding in found:
+        emit(finding)
     # Not the errors in emit.report: one that ended an earlier attempt may be fixed by now.
-    errors = [n for n in found if n.level == "error" and not n.heldout_rows]
+    errors = [n for n in found if n.level == "error" and not n.test_rows]
     if errors:
         raise ConfigError([Problem(n.source, n.text) for n in errors])
     return parts
 
 
-def collect_notices(
+def collect_findings(
     plan: Plan, catalog: Catalog, dataset: Dataset, parts: DataParts
-) -> Iterator[Notice]:
+) -> Iterator[FindingReported]:
     """Yield the findings of plugins about the plan and the data, before any model is read."""
-    yield from take_notices(catalog.plugins)
+    yield from take_findings(catalog.plugins)
     for warning in dataset.warnings:
-        yield Notice(level="warning", source="data", message=warning)
+        yield FindingReported(level="warning", source="data", message=warning)
     findings = [
         *catalog.review_plan(plan),
         *((plan.split.offered.plugin, finding) for finding in parts.findings),
         *catalog.review_data(
             dataset,
             plan,
-            evaluators=plan.evaluators or default_evaluators(catalog, parts.heldout),
+            evaluators=plan.evaluators or default_evaluators(catalog, parts.test),
             train=parts.train,
-            dev=parts.dev,
-            heldout=parts.heldout,
+            validation=parts.validation,
+            test=parts.test,
         ),
     ]
     for plugin, finding in findings:
-        yield finding.to_notice(plugin.full_name)
+        yield finding.to_event(plugin.full_name)
 
 
 @dataclass(frozen=True)
@@ -292,8 +292,8 @@ class _ModelPhases:
     emit: Emitter
     folder: RunFolder
 
-    def evaluate_rivals(self, offers: Iterable[Offered[RivalOffer[Any]]]) -> None:
-        """Evaluate each rival: the variant that is best on the dev rows, on held-out rows.
+    def evaluate_baselines(self, offers: Iterable[Offered[BaselineOffer[Any]]]) -> None:
+        """Evaluate each baseline: the variant that is best on the validation rows, on test rows.
 
         Those of ``offers`` that suit the rows, and are not used, are reported.
         """
@@ -301,29 +301,33 @@ class _ModelPhases:
         if first is None:
             return
         for event in list_excluded(self.plan, offers, self.parts.train, first):
-            if event.rival not in self.emit.report.rivals:
+            if event.baseline not in self.emit.report.baselines:
                 self.emit(event)
-        rivals = choose_rivals(self.plan, self.parts.train, first)
-        pending = [rival for rival in rivals if self._pending_evaluators(rival.offer.name, rival)]
+        baselines = choose_baselines(self.plan, self.parts.train, first)
+        pending = [
+            baseline
+            for baseline in baselines
+            if self._pending_evaluators(baseline.offer.name, baseline)
+        ]
         if not pending:
             return
         base = cache(lambda: self._open_model("base model", None))
-        options = self.plan.baselines
-        task = RivalTask(
+        options = self.plan.baseline_options
+        task = BaselineTask(
             train=self.parts.train,
             base=base,
             seed=self.plan.run.seed,
             system_prompt=options.system_prompt,
         )
         run = self._run_so_far()
-        choice = RivalChoice(self.plan, task, self.parts, first, run, self.emit)
+        choice = BaselineChoice(self.plan, task, self.parts, first, run, self.emit)
         chosen, left = choice.choose(pending, options.budget_seconds)
-        for rival, model in chosen:
-            rows = choice.select_rows(rival, len(self.parts.heldout), left)
+        for baseline, model in chosen:
+            rows = choice.select_rows(baseline, len(self.parts.test), left)
             try:
-                self._evaluate(rival.offer.name, model, rival, rows)
+                self._evaluate(baseline.offer.name, model, baseline, rows)
             except PromptTooLongError as error:
-                choice.skip(rival, error.message)
+                choice.skip(baseline, error.message)
 
     def train(self) -> Artifact:
         """Train, unless an earlier process of this run has finished the training."""
@@ -370,22 +374,22 @@ class _ModelPhases:
         self,
         label: str,
         model: TextModel,
-        rival: Component[RivalOffer[Any]] | None = None,
+        baseline: Component[BaselineOffer[Any]] | None = None,
         rows: Sequence[int] | None = None,
     ) -> None:
         run, folder = self._run_so_far(), self.folder.path
-        records = self.parts.heldout if rows is None else Subset(self.parts.heldout, rows)
+        records = self.parts.test if rows is None else Subset(self.parts.test, rows)
         if label == TRAINING_ROWS:
             records = self.parts.sample_training(self.plan.run.seed)
-        plugin = rival.offered.plugin if rival else self.plan.technique.offered.plugin
+        plugin = baseline.offered.plugin if baseline else self.plan.technique.offered.plugin
         model = CachedModel(model)
-        for evaluator in self._pending_evaluators(label, rival):
+        for evaluator in self._pending_evaluators(label, baseline):
             try:
                 evaluate_model(
                     label, model, evaluator, records, self.emit, run, folder, plugin, rows
                 )
             except PromptTooLongError as error:
-                # Training skips such rows, up to `max_left_out`; of held-out rows none may be lost.
+                # Training skips such rows, up to `max_skipped`; of test rows none may be lost.
                 if label != TRAINING_ROWS:
                     raise
                 records = list(without_prompts(records, error.prompts))
@@ -397,7 +401,7 @@ class _ModelPhases:
         return RunContext(
             model=self.model,
             train=self.parts.train,
-            test=self.parts.heldout,
+            test=self.parts.test,
             device=self.plan.run.device,
             artifacts=MappingProxyType(paths),
             open=lambda artifact: self.technique.open(
@@ -406,7 +410,7 @@ class _ModelPhases:
         )
 
     def _pending_evaluators(
-        self, label: str, rival: Component[RivalOffer[Any]] | None = None
+        self, label: str, baseline: Component[BaselineOffer[Any]] | None = None
     ) -> list[Component[EvaluatorOffer[Any]]]:
         """Return the evaluators that have not evaluated the model ``label`` in this run yet."""
         measured = (self.emit.report.measured | self.emit.report.training_rows).values()
@@ -415,13 +419,15 @@ class _ModelPhases:
         }
         return [
             evaluator
-            for evaluator in (list_evaluators(self.evaluators, rival) if rival else self.evaluators)
+            for evaluator in (
+                list_evaluators(self.evaluators, baseline) if baseline else self.evaluators
+            )
             if (label, evaluator.id) not in done
             and (label != TRAINING_ROWS or evaluator.offer.on_training_rows)
         ]
 
     def _report_checkpoint_problem(self, text: str) -> None:
-        self.emit(Notice(level="warning", source="checkpoints", message=text))
+        self.emit(FindingReported(level="warning", source="checkpoints", message=text))
 
 
 def _collect_evidence(phases: _ModelPhases, report: Report) -> Evidence:
@@ -431,7 +437,7 @@ def _collect_evidence(phases: _ModelPhases, report: Report) -> Evidence:
         data=report.data,
         train=phases.parts.train,
         metrics={m.name: m for e in phases.evaluators for m in e.offer.metrics},
-        notices=tuple(report.notices),
+        findings=tuple(report.findings),
         measured=tuple(report.measured.values()),
-        rivals=tuple(report.rivals.values()),
+        baselines=tuple(report.baselines.values()),
     )

@@ -32,12 +32,12 @@ class ModelReviewer:
     def __post_init__(self) -> None:
         report = self.emit.report
         forecast = report.forecast
-        # A forecast shows that the review passed; without one, a ladder may have ended the run.
+        # A forecast shows that the review passed; without one, a baselines may have ended the run.
         done = bool(report.training_started) if forecast is None else not forecast.refused
         self.is_pending = self.plan.trains and not done
 
     def review(
-        self, train: Sequence[Record], heldout: Sequence[Record], config: Mapping[str, Any]
+        self, train: Sequence[Record], test: Sequence[Record], config: Mapping[str, Any]
     ) -> None:
         """Emit forecasts and findings; only the first call with a ``config`` has an effect.
 
@@ -52,7 +52,7 @@ class ModelReviewer:
                 plan=self.plan,
                 config=config,
                 train=train,
-                heldout=heldout,
+                test=test,
                 techniques=self.catalog.offers(TechniqueOffer),
             )
         )
@@ -65,7 +65,7 @@ class ModelReviewer:
                 self.emit(replace(result.forecast, refused=bool(errors)))
         for plugin, finding in findings:
             if finding.level != "error":
-                self.emit(finding.to_notice(plugin.full_name))
+                self.emit(finding.to_event(plugin.full_name))
         if errors:
             texts = [f"{e.where}: {e.message}" if e.where else e.message for e in errors]
             hints = [error.hint for error in errors if error.hint]

@@ -8,17 +8,17 @@ from typing import Any
 
 from tunesmith.events import (
     JSON,
+    BaselineChosen,
     CheckpointSaved,
     CompletionSampled,
     DataLoaded,
     Event,
+    FindingReported,
     Forecast,
     GateChecked,
     Measured,
     ModelResolved,
     Monitored,
-    Notice,
-    RivalChosen,
     RunFinished,
     RunStarted,
     StepFinished,
@@ -39,14 +39,14 @@ class Report:
     """The time of the first start, with the plan and the versions of the last resume."""
     data: DataLoaded | None = None
     model: ModelResolved | None = None
-    notices: list[Notice] = field(default_factory=list)
+    findings: list[FindingReported] = field(default_factory=list)
     forecast: Forecast | None = None
     training_started: dict[str, TrainingStarted] = field(default_factory=dict)
     steps: dict[tuple[str, int], StepFinished] = field(default_factory=dict)
     """By stage and step: a step that is repeated after a resume replaces the earlier one."""
     last_checkpoint: CheckpointSaved | None = None
     training_finished: dict[str, TrainingFinished] = field(default_factory=dict)
-    rivals: dict[str, RivalChosen] = field(default_factory=dict)
+    baselines: dict[str, BaselineChosen] = field(default_factory=dict)
     measured: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
     training_rows: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
     """Like ``measured``, of the tuned model on training rows; no score, so it is kept apart."""
@@ -73,12 +73,12 @@ class Report:
             case DataLoaded():
                 self.data = event
                 # The rows may have changed since the run started; their review follows.
-                self.notices = [notice for notice in self.notices if not notice.heldout_rows]
+                self.findings = [finding for finding in self.findings if not finding.test_rows]
             case ModelResolved():
                 self.model = event
-            case Notice():
-                if event not in self.notices:
-                    self.notices.append(event)
+            case FindingReported():
+                if event not in self.findings:
+                    self.findings.append(event)
             case Forecast():
                 self.forecast = event
             case TrainingStarted():
@@ -89,8 +89,8 @@ class Report:
                 self.last_checkpoint = event
             case TrainingFinished():
                 self.training_finished[event.stage] = event
-            case RivalChosen():
-                self.rivals[event.rival] = event
+            case BaselineChosen():
+                self.baselines[event.baseline] = event
             case Measured():
                 measured = self.training_rows if event.model == TRAINING_ROWS else self.measured
                 measured[event.model, event.evaluator, event.metric] = event
@@ -128,12 +128,12 @@ class Report:
             "forecast": self._forecast(),
             "training": self._training(""),
             "stages": {stage: self._training(stage) for stage in self.training_started if stage},
-            "rivals": [asdict(rival) for rival in self.rivals.values()],
+            "baselines": [asdict(baseline) for baseline in self.baselines.values()],
             "evaluations": [_evaluation(event) for event in self.measured.values()],
             "training_rows": [_evaluation(event) for event in self.training_rows.values()],
             "gates": [asdict(gate) for gate in self.gates.values()],
             "verdict": finished.verdict if finished else {},
-            "notices": [asdict(notice) for notice in self.notices],
+            "findings": [asdict(finding) for finding in self.findings],
             "versions": started.versions if started else {},
             "plugins": started.plugins if started else [],
         }
@@ -144,10 +144,10 @@ class Report:
         return {
             "description": self.data.description,
             "train": self.data.train,
-            "dev": self.data.dev,
-            "holdout": self.data.heldout,
-            "left_out": self.data.left_out,
-            "left_out_examples": self.data.examples,
+            "validation": self.data.validation,
+            "test_size": self.data.test,
+            "skipped": self.data.skipped,
+            "skipped_examples": self.data.examples,
             "fingerprint": self.data.fingerprint,
         }
 
@@ -238,7 +238,7 @@ def metric_label(measured: Iterable[Measured], evaluator: str, metric: str) -> s
 
 def _current_verdict(verdict: JSON) -> JSON:
     """Return the verdict with its present keys: earlier versions wrote another name for one."""
-    return {"rival" if key == "baseline_model" else key: value for key, value in verdict.items()}
+    return {"baseline" if key == "baseline_model" else key: value for key, value in verdict.items()}
 
 
 def _evaluation(event: Measured) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 A resumed run gives the weights of an uninterrupted one only if its data, options, base model and
 plugins are the same. A difference is refused, with its name. If the user accepts it with
-``--accept-changes``, a notice is written to the run's log, because the stored run file alone no
+``--accept-changes``, a finding is written to the run's log, because the stored run file alone no
 longer explains the result.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import UsageError
-from tunesmith.events import JSON, DataLoaded, ModelResolved, Notice, RunStarted
+from tunesmith.events import JSON, DataLoaded, FindingReported, ModelResolved, RunStarted
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.report import Report
 from tunesmith.storage import MANIFEST, RunFolder
@@ -50,7 +50,7 @@ class ResumeCheck:
         text = f"{inputs} changed since the run started: {'; '.join(changes)}"
         if not self.accepted:
             raise UsageError(text, hint=f"{hint}, or resume with --accept-changes")
-        self.emit(Notice(level="warning", source="resume", message=f"accepted: {text}"))
+        self.emit(FindingReported(level="warning", source="resume", message=f"accepted: {text}"))
 
 
 def find_lost_events(folder: RunFolder, report: Report, accepted: bool) -> list[str]:
@@ -109,9 +109,9 @@ def check_data(then: DataLoaded, now: DataLoaded) -> list[str]:
     """Return one line with both sizes and fingerprints if a row was added, removed or edited."""
     if then.fingerprint == now.fingerprint:
         return []
-    sizes = [f"{event.train} + {event.dev} + {event.heldout}" for event in (then, now)]
+    sizes = [f"{event.train} + {event.validation} + {event.test}" for event in (then, now)]
     return [
-        f"training + dev + held-out rows were {sizes[0]}, are now {sizes[1]}; the fingerprint was "
+        f"training + validation + test rows were {sizes[0]}, are now {sizes[1]}; the fingerprint was "
         f"{then.fingerprint[:12]}, is now {now.fingerprint[:12]}"
     ]
 

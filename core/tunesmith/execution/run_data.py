@@ -1,4 +1,4 @@
-"""Load the data of a run, and split it into training, dev and held-out records.
+"""Load the data of a run, and split it into training, validation and test records.
 
 One pass over the records checks, splits and fingerprints them, and keeps hashes and indices only.
 """
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.contracts import Dataset, Finding, Job, LeftOut, Split, SplitRequest
+from tunesmith.contracts import Dataset, Finding, Job, SkippedRow, Split, SplitRequest
 from tunesmith.data.subset import Subset
 from tunesmith.data.units import RecordsByUnit
 from tunesmith.events import DataLoaded, Event
@@ -31,26 +31,26 @@ from tunesmith.storage import Checkpoints, RunFolder, write_atomic
 class DataParts:
     """The records of each part, a hash of all in the order of loading, and what splitting found.
 
-    The ``group`` of a dev or held-out record is the unit in which it counts.
+    The ``group`` of a validation or test record is the unit in which it counts.
     """
 
     train: Sequence[Record]
-    dev: Sequence[Record]
-    heldout: Sequence[Record]
+    validation: Sequence[Record]
+    test: Sequence[Record]
     fingerprint: str
     findings: Sequence[Finding] = ()
     folds: Sequence[Sequence[int]] = ()
-    """Numbers of the training records that are left out in turn, where there are no dev records."""
+    """Numbers of the training records that are skipped in turn, where there are no validation records."""
 
     def sample_training(self, seed: int) -> Sequence[Record]:
         """Return as many training records as are held out, or all; always the same for a seed."""
-        count = min(len(self.train), len(self.heldout))
+        count = min(len(self.train), len(self.test))
         rows = random.Random(f"{seed}/training-rows").sample(range(len(self.train)), count)
         return Subset(self.train, sorted(rows))
 
 
 def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
-    """Load the data of a plan and split it into training, dev and held-out records.
+    """Load the data of a plan and split it into training, validation and test records.
 
     It does nothing else, so that ``tunesmith check`` can call it too.
 
@@ -73,17 +73,17 @@ def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
         digest.update(b"\n")
 
     with attribute_errors_to(plugin):  # content of another type is a fault of the loader
-        for name, part in (("held-out", dataset.heldout), ("dev", dataset.dev)):
+        for name, part in (("test", dataset.test), ("validation", dataset.validation)):
             if part is not None:
                 deque(read(part, name), maxlen=0)
     split = _split(plan, dataset, read(dataset.train, "training"))
     places = {row: place for place, row in enumerate(split.train)} if split.folds else {}
-    for rows in (split.train, split.dev, split.heldout):
+    for rows in (split.train, split.validation, split.test):
         digest.update(array("q", rows).tobytes() + b"\n")
     return dataset, DataParts(
         Subset(dataset.train, split.train),
-        _find_units(plan, dataset.dev, dataset.train, split.dev, split),
-        _find_units(plan, dataset.heldout, dataset.train, split.heldout, split),
+        _find_units(plan, dataset.validation, dataset.train, split.validation, split),
+        _find_units(plan, dataset.test, dataset.train, split.test, split),
         digest.hexdigest(),
         split.findings,
         [[places[row] for row in fold] for fold in split.folds],
@@ -113,10 +113,10 @@ def _split(plan: Plan, dataset: Dataset, records: Iterator[Record]) -> Split:
     request = SplitRequest(
         records=dataset.train,
         seed=plan.run.seed,
-        heldout=dataset.heldout is None,
-        holdout=plan.holdout,
-        dev=dataset.dev is None,
-        needs_dev=plan.technique.offer.needs_dev,
+        test=dataset.test is None,
+        test_size=plan.test_size,
+        validation=dataset.validation is None,
+        needs_validation=plan.technique.offer.needs_validation,
     )
     plugin, loader = plan.split.offered.plugin, plan.data.offered.plugin
 
@@ -141,19 +141,19 @@ def build_data_event(dataset: Dataset, parts: DataParts) -> DataLoaded:
     return DataLoaded(
         description=dataset.description,
         train=len(parts.train),
-        dev=len(parts.dev),
-        heldout=len(parts.heldout),
-        left_out=dict(Counter(row.cause for row in dataset.left_out)),
-        examples=[{key: getattr(row, key) for key in keys} for row in dataset.left_out[:20]],
+        validation=len(parts.validation),
+        test=len(parts.test),
+        skipped=dict(Counter(row.cause for row in dataset.skipped)),
+        examples=[{key: getattr(row, key) for key in keys} for row in dataset.skipped[:20]],
         fingerprint=parts.fingerprint,
     )
 
 
-def write_quarantine(folder: RunFolder, left_out: Sequence[LeftOut]) -> None:
-    """Write the rows that were left out, as they are, to a file that only this user can read."""
-    if left_out:
-        path = folder.path / "quarantine.jsonl"
-        write_atomic(path, "".join(json.dumps(asdict(row)) + "\n" for row in left_out))
+def write_skipped(folder: RunFolder, skipped: Sequence[SkippedRow]) -> None:
+    """Write the rows that were skipped, as they are, to a file that only this user can read."""
+    if skipped:
+        path = folder.path / "skipped.jsonl"
+        write_atomic(path, "".join(json.dumps(asdict(row)) + "\n" for row in skipped))
         path.chmod(0o600)
 
 
@@ -169,7 +169,7 @@ def build_job(
         config=plan.technique.config,
         model=model,
         train=parts.train,
-        dev=parts.dev,
+        validation=parts.validation,
         out=checkpoints.folder.parent,
         seed=plan.run.seed,
         device=plan.run.device,

@@ -96,7 +96,7 @@ def check_split(split: object, records: int) -> Split:
     if not isinstance(split, Split):
         raise ValueError(f"{type(split).__name__} in place of a Split")
     counts = bytearray(records)
-    for row in chain(split.train, split.dev, split.heldout):
+    for row in chain(split.train, split.validation, split.test):
         if not isinstance(row, int) or not 0 <= row < records:
             raise ValueError(f"the row {row!r:.40}, of {records} rows,")
         counts[row] = min(counts[row] + 1, 2)
@@ -108,16 +108,16 @@ def check_split(split: object, records: int) -> Split:
 
 
 def check_variants(variants: Sequence[object]) -> None:
-    """Check the variants of a rival; raise ValueError if one is none, or two have one name.
+    """Check the variants of a baseline; raise ValueError if one is none, or two have one name.
 
     A resumed run, and the winner of a run, find the chosen variant by its name.
     """
-    from tunesmith.contracts import RivalVariant
+    from tunesmith.contracts import BaselineVariant
 
     names: set[str] = set()
     for variant in variants:
-        if not isinstance(variant, RivalVariant):
-            raise ValueError(f"{type(variant).__name__} in place of a RivalVariant")
+        if not isinstance(variant, BaselineVariant):
+            raise ValueError(f"{type(variant).__name__} in place of a BaselineVariant")
         _check_text(variant.name, "the name of a variant")
         if variant.name in names:
             raise ValueError(f'two variants named "{variant.name}"')
@@ -159,25 +159,25 @@ def check_finding(finding: object) -> None:
         _check_text(vars(finding)[field], f"{field} of a finding")
     if not all(isinstance(text, str) for text in finding.examples):
         raise ValueError("examples of a finding that are no texts")
-    numbers = [finding.count, *finding.heldout_rows]
+    numbers = [finding.count, *finding.test_rows]
     if not all(isinstance(number, int) and number >= 0 for number in numbers):
         raise ValueError("a finding whose numbers of rows are no whole numbers")
 
 
 def check_dataset(dataset: object) -> Dataset:
     """Return what a data loader loaded; raise ValueError if it is no Dataset."""
-    from tunesmith.contracts import Dataset, LeftOut
+    from tunesmith.contracts import Dataset, SkippedRow
 
     if not isinstance(dataset, Dataset):
         raise ValueError(f"{type(dataset).__name__} in place of a Dataset")
     _check_text(dataset.description, "a description")
     for text in _check_sequence(dataset.warnings, "warnings"):
         _check_text(text, "a warning")
-    for row in _check_sequence(dataset.left_out, "rows that were left out"):
-        if not isinstance(row, LeftOut):
-            raise ValueError(f"{type(row).__name__} in place of a LeftOut")
+    for row in _check_sequence(dataset.skipped, "rows that were skipped"):
+        if not isinstance(row, SkippedRow):
+            raise ValueError(f"{type(row).__name__} in place of a SkippedRow")
         for text in (row.where, row.cause, row.detail, row.row):
-            _check_text(text, "a text of a LeftOut", limit=2**63)
+            _check_text(text, "a text of a SkippedRow", limit=2**63)
     return dataset
 
 

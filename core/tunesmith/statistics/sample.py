@@ -115,7 +115,7 @@ def _reduce(values: list[float], weights: list[float], labels: list[Hashable | N
 
 
 def standard_error(sample: Sample) -> float:
-    """Compute the linearised standard error of the weighted mean over units (at least two)."""
+    """Compute the linearized standard error of the weighted mean over units (at least two)."""
     m = sample.units
     squares = math.fsum(d * d for d in sample.deviations)
     return math.sqrt(m / (m - 1) * squares) / math.fsum(sample.weights)

@@ -100,7 +100,7 @@ CheckKind = Literal[
     "data loader",
     "splitter",
     "evaluator",
-    "rival",
+    "baseline",
     "reporter",
     "exporter",
     "reporter of every run",

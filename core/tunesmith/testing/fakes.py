@@ -86,7 +86,7 @@ class FakeTextModel:
 def perfect_model(records: Sequence[Record]) -> FakeTextModel:
     """Return a model that gives all completions of the records, with probability 1.
 
-    Answers that are labelled as bad have next to no probability, and are never given.
+    Answers that are labeled as bad have next to no probability, and are never given.
     """
     logprobs: dict[str, Sequence[float]] = {}
     answers = {}

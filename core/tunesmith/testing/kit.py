@@ -22,13 +22,13 @@ from typing import Any, Literal
 
 from tunesmith.fence import describe_error
 from tunesmith.testing import (
+    baselines,
     evaluators,
     everyone,
     known_answers,
     loaders,
     reporters,
     reviews,
-    rivals,
     splitters,
 )
 from tunesmith.testing.checks import (
@@ -54,7 +54,7 @@ CHECK_MODULES = (
     splitters,
     evaluators,
     known_answers,
-    rivals,
+    baselines,
     reporters,
 )
 """The modules with the checks; importing them registers the checks."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tunesmith.contracts import Dataset, LeftOut
+from tunesmith.contracts import Dataset, SkippedRow
 from tunesmith.errors import DataError
 from tunesmith.options import from_table
 from tunesmith.records import Record
@@ -29,16 +29,16 @@ def load_samples(subject: Subject) -> Dataset:
 
 @check("data loader")
 def yields_valid_dataset(subject: Subject) -> None:
-    """Every record has a source; every row left out has a position and a cause."""
+    """Every record has a source; every row skipped has a position and a cause."""
     dataset = load_samples(subject)
     require(isinstance(dataset, Dataset), f"load returns {type(dataset).__name__}, not a Dataset")
-    records = [*dataset.train, *(dataset.heldout or ())]
+    records = [*dataset.train, *(dataset.test or ())]
     require(bool(records), "the sample data holds no record")
     for record in records:
         require(isinstance(record, Record), f"a {type(record).__name__} is not a record")
         require(bool(record.source), f"{record!r:.100} has no source")
-    for row in dataset.left_out:
-        require(isinstance(row, LeftOut), f"left_out holds a {type(row).__name__}")
+    for row in dataset.skipped:
+        require(isinstance(row, SkippedRow), f"skipped holds a {type(row).__name__}")
         require(bool(row.where and row.cause), f"{row!r:.100} lacks a position or a cause")
 
 
@@ -46,7 +46,7 @@ def yields_valid_dataset(subject: Subject) -> None:
 def is_sized_and_rereadable(subject: Subject) -> None:
     """The records have a length and can be read again, from the start, in the same order."""
     dataset = load_samples(subject)
-    for part in (dataset.train, dataset.heldout or ()):
+    for part in (dataset.train, dataset.test or ()):
         require(hasattr(part, "__len__") and hasattr(part, "__getitem__"), "records are not sized")
         first, second = list(part), list(part)
         require(first == second, "a second pass over the records gives other records")
@@ -61,17 +61,17 @@ def same_order_twice(subject: Subject) -> None:
     """Loading the same data again gives the same records in the same order."""
     first, second = load_samples(subject), load_samples(subject)
     require(list(first.train) == list(second.train), "the second load gives other records")
-    parts = [None if d.heldout is None else list(d.heldout) for d in (first, second)]
-    require(parts[0] == parts[1], "the second load gives other held-out records")
+    parts = [None if d.test is None else list(d.test) for d in (first, second)]
+    require(parts[0] == parts[1], "the second load gives other test records")
 
 
 @check("data loader")
 def splits_are_disjoint(subject: Subject) -> None:
     """No row is in both parts of the data."""
     dataset = load_samples(subject)
-    if dataset.heldout is None:
-        raise NotApplicable("the sample data has no held-out records")
-    both = {r.source for r in dataset.train} & {r.source for r in dataset.heldout}
+    if dataset.test is None:
+        raise NotApplicable("the sample data has no test records")
+    both = {r.source for r in dataset.train} & {r.source for r in dataset.test}
     require(not both, f"in both parts: {', '.join(sorted(both)[:3])}")
 
 
@@ -97,15 +97,15 @@ def names_file_and_line_in_errors(subject: Subject) -> None:
 
 @check("data loader")
 def accounts_for_every_row(subject: Subject) -> None:
-    """Rows in are records plus rows left out: no line of the sample is missing, none is twice.
+    """Rows in are records plus rows skipped: no line of the sample is missing, none is twice.
 
     It is checked where the sample is a text file in which most lines are a row of their own. The
     first line may be a header.
     """
     dataset = load_samples(subject)
-    records = [*dataset.train, *(dataset.dev or ()), *(dataset.heldout or ())]
+    records = [*dataset.train, *(dataset.validation or ()), *(dataset.test or ())]
     positions = [str(getattr(record, "source", "")) for record in records]  # or no record at all
-    positions += [row.where for row in dataset.left_out]
+    positions += [row.where for row in dataset.skipped]
     checked = False
     for path in _text_files(subject.samples.options.get(subject.offer.name, {})):
         filled = _row_lines(path)
@@ -117,16 +117,16 @@ def accounts_for_every_row(subject: Subject) -> None:
         if missing[:1] == [1] and path.suffix in TABLE_SUFFIXES:
             del missing[0]
         lines_text = ", ".join(f"{path.name}:{n}" for n in missing[:3])
-        require(not missing, f"neither a record nor left out: {lines_text}")
+        require(not missing, f"neither a record nor skipped: {lines_text}")
         twice = [f"{path.name}:{n}" for n, count in found.items() if count > 1]
-        require(not twice, f"more than one record, or also left out: {', '.join(twice[:3])}")
+        require(not twice, f"more than one record, or also skipped: {', '.join(twice[:3])}")
     if not checked:
         raise NotApplicable("the sample is no text file with a row on each line; give examples")
 
 
 @check("data loader")
 def loads_its_examples(subject: Subject) -> None:
-    """The worked examples of the loader: the same records in the same order, and rows left out."""
+    """The worked examples of the loader: the same records in the same order, and rows skipped."""
     examples = subject.samples.examples.get(subject.offer.name, ())
     chosen = [example for example in examples if isinstance(example, LoaderExample)]
     if not chosen:
@@ -136,13 +136,13 @@ def loads_its_examples(subject: Subject) -> None:
         dataset: Dataset = loader.load()
         for name, records, expected in (
             ("train", dataset.train, example.train),
-            ("heldout", dataset.heldout or (), example.heldout),
+            ("test", dataset.test or (), example.test),
         ):
             _require_equal(f"example {number}, {name}", records, expected)
-        count = len(dataset.left_out)
+        count = len(dataset.skipped)
         require(
-            count == example.left_out,
-            f"example {number}: {count} rows are left out, expected {example.left_out}",
+            count == example.skipped,
+            f"example {number}: {count} rows are skipped, expected {example.skipped}",
         )
 
 

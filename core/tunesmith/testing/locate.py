@@ -16,7 +16,7 @@ METHODS = {
     "splitter": "split",
     "technique": "train",
     "evaluator": "measure",
-    "rival": "variants",
+    "baseline": "variants",
     "reporter": "report",
 }
 """Method of a component that the checks of its kind are about."""

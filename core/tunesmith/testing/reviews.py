@@ -30,15 +30,15 @@ def list_reviews(subject: Subject) -> list[Callable[..., Any]]:
 def review(
     function: Callable[..., Any],
     train: Sequence[Record],
-    dev: Sequence[Record] = (),
-    heldout: Sequence[Record] = (),
+    validation: Sequence[Record] = (),
+    test: Sequence[Record] = (),
 ) -> Sequence[Finding]:
     """Call an implementation with these parts of the data; return its findings."""
     given = {
-        "dataset": Dataset(train=train, dev=dev or None, heldout=heldout or None),
+        "dataset": Dataset(train=train, validation=validation or None, test=test or None),
         "train": train,
-        "dev": dev,
-        "heldout": heldout,
+        "validation": validation,
+        "test": test,
     }
     names = _argument_names(function)
     found = function(**{name: value for name, value in given.items() if name in names})
@@ -91,7 +91,7 @@ def reviews_find_what_their_examples_say(subject: Subject) -> None:
         found = [
             finding
             for function in functions
-            for finding in review(function, example.train, example.dev, example.heldout)
+            for finding in review(function, example.train, example.validation, example.test)
         ]
         messages = [finding.message for finding in found]
         if example.finds:

@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from tunesmith.events import (
+    BaselineChosen,
     CheckpointSaved,
     CompletionSampled,
     DataLoaded,
     Event,
+    FindingReported,
     Forecast,
     GateChecked,
     Measured,
     ModelResolved,
     Monitored,
-    Notice,
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
-    RivalChosen,
     RunFinished,
     RunStarted,
     StepFinished,
@@ -55,10 +55,10 @@ def sample_run(
     yield sample(PhaseStarted, phase="data", total=None)
     yield sample(PhaseEnded, phase="data", seconds=0.1)
     yield sample(DataLoaded)
-    yield sample(Notice)
+    yield sample(FindingReported)
     yield sample(Forecast, steps=steps)
     yield sample(ModelResolved)
-    yield sample(RivalChosen)
+    yield sample(BaselineChosen)
     yield sample(PhaseStarted, total=total)
     yield sample(PhaseAdvanced)
     yield sample(PhaseEnded)
@@ -96,7 +96,7 @@ def _run_fields(text: str) -> dict[type[Event], dict[str, Any]]:
         PhaseStarted: {"phase": f"zero-shot: {text}", "total": 120},
         PhaseAdvanced: {"phase": f"zero-shot: {text}", "done": 60},
         PhaseEnded: {"phase": f"zero-shot: {text}", "seconds": 12.0},
-        Notice: {"level": "warning", "source": "data", "message": text},
+        FindingReported: {"level": "warning", "source": "data", "message": text},
         RunFinished: {
             "status": "ok",
             "exit_code": 0,
@@ -112,8 +112,8 @@ def _input_fields(text: str) -> dict[type[Event], dict[str, Any]]:
         DataLoaded: {
             "description": text,
             "train": 240,
-            "heldout": 120,
-            "left_out": {text: 2},
+            "test": 120,
+            "skipped": {text: 2},
             "examples": [{"where": text, "cause": text, "detail": text}],
             "fingerprint": "0" * 64,
         },
@@ -189,15 +189,15 @@ def _training_fields(text: str) -> dict[type[Event], dict[str, Any]]:
 
 def _evaluation_fields(text: str) -> dict[type[Event], dict[str, Any]]:
     return {
-        RivalChosen: {
-            "rival": "random-shots",
+        BaselineChosen: {
+            "baseline": "random-shots",
             "variant": text,
             "solution": "prompt",
             "cost": 100,
             "evaluator": text,
             "metric": text,
-            "dev_score": 0.5,
-            "dev_rows": 40,
+            "validation_score": 0.5,
+            "validation_rows": 40,
             "variants": [{"name": text, "score": 0.5, "rows": 40, "seconds": 2.0}],
             "seconds": 2.0,
         },

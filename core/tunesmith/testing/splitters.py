@@ -35,7 +35,12 @@ def sample_records() -> list[Record]:
 def split_samples(subject: Subject, records: Sequence[Record], *, all_parts: bool = True) -> Split:
     """Split the sample records with a new splitter, into three parts or into training rows only."""
     request = SplitRequest(
-        records=records, seed=3, heldout=all_parts, holdout=0.2, dev=all_parts, needs_dev=all_parts
+        records=records,
+        seed=3,
+        test=all_parts,
+        test_size=0.2,
+        validation=all_parts,
+        needs_validation=all_parts,
     )
     try:
         split: Split = subject.build().split(iter(records), request)
@@ -52,9 +57,9 @@ def puts_each_row_into_one_part(subject: Subject) -> None:
     """Each row is in exactly one part, and no part that is asked for is empty."""
     records = sample_records()
     split = split_samples(subject, records)
-    rows = sorted([*split.train, *split.dev, *split.heldout])
+    rows = sorted([*split.train, *split.validation, *split.test])
     require(rows == list(range(len(records))), "a row is in no part, or in two")
-    for name in ("train", "dev", "heldout"):
+    for name in ("train", "validation", "test"):
         part = list(getattr(split, name))
         require(bool(part), f"{name} is empty")
         require(part == sorted(part), f"the rows of {name} are not in ascending order")
@@ -65,7 +70,7 @@ def splits_the_same_way_twice(subject: Subject) -> None:
     """The same records and the same seed give the same parts."""
     records = sample_records()
     first, second = (split_samples(subject, records) for _ in range(2))
-    for name in ("train", "dev", "heldout"):
+    for name in ("train", "validation", "test"):
         parts = [list(getattr(split, name)) for split in (first, second)]
         require(parts[0] == parts[1], f"the second split has other rows in {name}")
 
@@ -75,7 +80,7 @@ def leaves_out_parts_that_are_not_asked_for(subject: Subject) -> None:
     """Parts that the data loader returned are not split off again."""
     records = sample_records()
     split = split_samples(subject, records, all_parts=False)
-    require(not (split.dev or split.heldout), "dev or held-out rows were not asked for")
+    require(not (split.validation or split.test), "validation or test rows were not asked for")
     require(len(split.train) == len(records), "a row is in no part")
 
 
@@ -85,7 +90,7 @@ def keeps_groups_together(subject: Subject) -> None:
     records = sample_records()
     split = split_samples(subject, records)
     part_of: dict[str | None, str] = {}
-    for name in ("train", "dev", "heldout"):
+    for name in ("train", "validation", "test"):
         for row in getattr(split, name):
             group = records[row].group
             other = part_of.setdefault(group, name)

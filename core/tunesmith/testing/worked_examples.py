@@ -4,7 +4,7 @@ Checks of the kit that need none find many faults; only an example finds a loade
 weight, or an evaluator that is wrong by a factor. Examples are passed to the kit by offer::
 
     examples={
-        "lines": [LoaderExample(options={"train": "good.txt"}, train=[...], left_out=1)],
+        "lines": [LoaderExample(options={"train": "good.txt"}, train=[...], skipped=1)],
         "shouting": [EvaluatorExample(records=[...], answers={...}, values={"shouting": [1, 0]})],
         "tunesmith_review_data": [ReviewExample(train=[...], finds="have a link")],
     }
@@ -27,10 +27,10 @@ class LoaderExample:
     """Options that name the data."""
     train: Sequence[Record]
     """Expected training records; their ``source`` is not compared."""
-    heldout: Sequence[Record] = ()
-    """Expected held-out records, of a loader that returns some."""
-    left_out: int = 0
-    """Expected number of rows that are left out."""
+    test: Sequence[Record] = ()
+    """Expected test records, of a loader that returns some."""
+    skipped: int = 0
+    """Expected number of rows that are skipped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +55,10 @@ class ReviewExample:
 
     train: Sequence[Record]
     """Training records, in which the hook looks for faults."""
-    dev: Sequence[Record] = ()
+    validation: Sequence[Record] = ()
     """Records for choices."""
-    heldout: Sequence[Record] = ()
-    """Held-out records."""
+    test: Sequence[Record] = ()
+    """Test records."""
     finds: str = ""
     """Text that is in the message of one finding; empty: there must be no warning and no error."""
 

@@ -92,7 +92,7 @@ def find_label_errors(records: Sequence[Record]) -> LabelErrors:
     """Find the records whose label is probably wrong; the label is the last answer.
 
     The result depends on the content of the rows, not on their order. Labels with fewer than five
-    different prompts are left out.
+    different prompts are skipped.
 
     Raises:
         DataError: the answers are no labels that recur, or cleanlab is not installed.
@@ -101,7 +101,7 @@ def find_label_errors(records: Sequence[Record]) -> LabelErrors:
     with warnings.catch_warnings():  # importing it switches all warnings off
         from cleanlab import count
 
-    rows, names, texts = _labelled(records)
+    rows, names, texts = _labeled(records)
     labels = np.array(names)
     probabilities, classes = _out_of_fold(texts, labels)
     given = np.searchsorted(classes, labels)
@@ -125,7 +125,7 @@ def find_label_errors(records: Sequence[Record]) -> LabelErrors:
     )
 
 
-def _labelled(records: Sequence[Record]) -> tuple[list[int], list[str], list[str]]:
+def _labeled(records: Sequence[Record]) -> tuple[list[int], list[str], list[str]]:
     """Return numbers, labels and prompts of the rows that can be compared, in an order of content.
 
     Raises:

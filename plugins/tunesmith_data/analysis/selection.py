@@ -43,9 +43,9 @@ class Selection:
     rows: Sequence[int]
     """Positions of the chosen rows, in the order of the data."""
     equal: int
-    """Rows that were left out because they equal an earlier one, apart from case and spaces."""
+    """Rows that were skipped because they equal an earlier one, apart from case and spaces."""
     similar: int
-    """Rows that were left out because they resemble an earlier one; 0 if all are needed."""
+    """Rows that were skipped because they resemble an earlier one; 0 if all are needed."""
     compared: int
     """Rows that could be chosen."""
     similarity: float

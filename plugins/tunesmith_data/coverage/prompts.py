@@ -33,7 +33,7 @@ def read_prompts(path: Path) -> Dataset:
     Raises:
         DataError: the file cannot be read, or no row can be used.
     """
-    options = from_table(RowOptions, {"train": str(path), "max_left_out": 1.0})
+    options = from_table(RowOptions, {"train": str(path), "max_skipped": 1.0})
     return RowLoader(options, _read_rows).load()
 
 

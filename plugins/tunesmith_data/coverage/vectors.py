@@ -30,7 +30,7 @@ _ROW_BITS = np.uint64(32)
 class Vectorizer:
     """Turns texts into vectors of length 1, with the weights of the training texts.
 
-    Left out are grams that more than a fifth of the training texts share, as near duplicates leave
+    Skipped are grams that more than a fifth of the training texts share, as near duplicates leave
     them out, and those that nearly all probes share, such as an instruction that only they have. A
     text of nothing else has a vector of zeros.
     """

@@ -5,7 +5,7 @@
     from tunesmith_data.near_duplicates import cluster_texts, find_nearest, find_pairs
 
     labels = cluster_texts(texts)             # equal labels: keep these in one part of a split
-    matches = find_nearest(train, heldout)    # for each held-out text, a training text or None
+    matches = find_nearest(train, test)    # for each test text, a training text or None
     for pair in find_pairs(texts): ...        # pairs that connect each cluster
 
 Texts are compared by their letters, digits and symbols, in any script and without punctuation, by
@@ -14,7 +14,7 @@ beyond that, MinHash proposes pairs, 99 % of those above the threshold, and each
 exactly. The result does not depend on the order of the texts, nor on a seed. Texts without any
 character match nothing.
 
-What many rows share, such as an instruction, is left out of the comparison: see
+What many rows share, such as an instruction, is skipped of the comparison: see
 :mod:`tunesmith_data.near_duplicates.boilerplate`. Texts from one template may be less similar than
 near duplicates, as their values differ; :mod:`tunesmith_data.near_duplicates.templates` finds them.
 """
@@ -30,7 +30,7 @@ from tunesmith_data.near_duplicates.search import (
 from tunesmith_data.near_duplicates.templates import (
     WordDifference,
     compare_words,
-    find_template_twins,
+    find_template_duplicates,
 )
 from tunesmith_data.near_duplicates.threshold import DEFAULT_THRESHOLD, Threshold
 
@@ -45,6 +45,6 @@ __all__ = [
     "compare_words",
     "find_nearest",
     "find_pairs",
-    "find_template_twins",
+    "find_template_duplicates",
     "read_keys",
 ]

@@ -2,7 +2,7 @@
 
 Unicode normalization and case folding take microseconds for each text that is not ASCII. Here a
 table has the result for each character, and all texts are looked up in it together. Characters that
-depend on their neighbours (combining marks, parts of Hangul syllables) or become several characters
+depend on their neighbors (combining marks, parts of Hangul syllables) or become several characters
 have no entry: texts with one of them are converted by the function itself.
 """
 
@@ -26,7 +26,7 @@ class CharacterMap:
     """The results of a function from text to text, for each character.
 
     The function must convert a text as it converts its characters one by one, unless one of these
-    combines with a neighbour.
+    combines with a neighbor.
     """
 
     def __init__(self, convert: Callable[[str], str]) -> None:

@@ -5,7 +5,7 @@ similarity J (Broder, 1997). A sketch is one byte of each of 48 minima of a text
 36 minima of its words. Texts are proposed if one of their bands, three consecutive minima, is
 equal, which happens with the probability 1 - (1 - J**3)**bands: at the default thresholds 99.9 % by
 the 16 bands of 5-grams (J = 0.7), or by the 12 of words (J = 0.75). Of these pairs, those whose
-sketches differ too much are left out. What is proposed must be compared exactly.
+sketches differ too much are skipped. What is proposed must be compared exactly.
 """
 
 from __future__ import annotations

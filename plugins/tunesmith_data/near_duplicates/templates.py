@@ -1,7 +1,7 @@
 """Find texts that were made from one template: the same words in the same order, but for values.
 
 A template has slots, ``Cancel order [number] of [date]``. What stands in a slot is recognized by
-its form (numbers, quotes, paths, addresses, placeholders, capitalised names), or because few texts
+its form (numbers, quotes, paths, addresses, placeholders, capitalized names), or because few texts
 have it. The words that are left are the text's skeleton. Two texts are from one template if their
 skeletons are equal, or if they are equal without one word of each, so that a slot may also hold a
 word that many texts have.
@@ -56,7 +56,7 @@ _WORD = re.compile(r"[^\W_]+")
 _NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z][^\W_]*")
 
 
-def find_template_twins(known: Texts, probes: Texts) -> Iterator[tuple[int, int]]:
+def find_template_duplicates(known: Texts, probes: Texts) -> Iterator[tuple[int, int]]:
     """Yield pairs of a probe and a known text that may be from one template, by their positions.
 
     There are at most 16 for each probe, the first ones.
@@ -78,9 +78,9 @@ def find_template_twins(known: Texts, probes: Texts) -> Iterator[tuple[int, int]
         for place in np.flatnonzero(last > first).tolist():
             row = int(their_rows[likely[place]])
             for probe in rows[first[place] : last[place]].tolist():
-                twins = found.setdefault(probe, set())
-                if len(twins) < MAX_CANDIDATES and row not in twins:
-                    twins.add(row)
+                duplicates = found.setdefault(probe, set())
+                if len(duplicates) < MAX_CANDIDATES and row not in duplicates:
+                    duplicates.add(row)
                     yield probe, row
 
 
@@ -161,7 +161,7 @@ def _skeleton_keys(values: Numbers, sizes: Indices, is_slot: Bits) -> tuple[Hash
     rows = np.repeat(np.arange(len(sizes)), sizes)
     fixed = np.bincount(rows[~is_slot], minlength=len(sizes))
     is_long = (fixed >= LEAST_WORDS) & (fixed >= LEAST_SHARE * sizes)
-    # Neighbouring slots are one, so that a value may have any number of words.
+    # Neighboring slots are one, so that a value may have any number of words.
     follows = np.append(False, is_slot[1:] & is_slot[:-1] & (rows[1:] == rows[:-1]))
     kept = np.flatnonzero(~follows[: len(rows)] & is_long[rows])
     rows, is_slot = rows[kept], is_slot[kept]

@@ -2,9 +2,9 @@
 
 It holds hashes, no text::
 
-    {"version": 1, "seed": 42, "settings": {"holdout": 0.2, "dev": null},
-     "rows": {"train": ["0f3a...", ...], "dev": [...], "heldout": [...]},
-     "prompts": {"train": [...], "dev": [...], "heldout": [...]}}
+    {"version": 1, "seed": 42, "settings": {"test_size": 0.2, "validation_size": null},
+     "rows": {"train": ["0f3a...", ...], "validation": [...], "test": [...]},
+     "prompts": {"train": [...], "validation": [...], "test": [...]}}
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tunesmith_data.splits.normalize import normalize_text
 from tunesmith_data.splits.rows import RowTable
 from tunesmith_data.text import content_key
 
-PARTS: Final = ("train", "dev", "heldout")
+PARTS: Final = ("train", "validation", "test")
 VERSION = 1
 Settings: TypeAlias = dict[str, float | int | None]
 

@@ -104,7 +104,7 @@ def _turns(record: Record) -> Sequence[tuple[str, int]]:
 
 
 def _text(turn: Message) -> str:
-    """Return the text of a turn and its calls, without reasoning, which rows may leave out."""
+    """Return the text of a turn and its calls, without reasoning, which rows may skip."""
     return "\n".join((turn.text, *(f"{call.name} {call.arguments}" for call in turn.tool_calls)))
 
 

@@ -1,4 +1,4 @@
-"""Folds: parts of few training rows, of which each is left out once to choose by."""
+"""Folds: parts of few training rows, of which each is skipped once to choose by."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 FOLDS = 5
 MAX_FOLDED = 1_000
-"""Training rows up to which choices are made out of fold if there are no dev rows."""
+"""Training rows up to which choices are made out of fold if there are no validation rows."""
 
 
 def make_folds(rows: Sequence[int], clusters: Sequence[int], seed: int) -> list[list[int]]:

@@ -4,50 +4,50 @@ from __future__ import annotations
 
 from math import isfinite
 
-MAX_DEFAULT_HOLDOUT_ROWS = 500
-"""Upper limit of the default held-out part, which is a fifth of the data."""
-MIN_DEV_ROWS, MAX_DEV_ROWS = 20, 200
-"""Limits of the default dev part, which is a tenth of the rows that are not held out."""
-MIN_ROWS_FOR_DEV = 100
+MAX_DEFAULT_TEST_ROWS = 500
+"""Upper limit of the default test part, which is a fifth of the data."""
+MIN_VALIDATION_ROWS, MAX_VALIDATION_ROWS = 20, 200
+"""Limits of the default validation part, which is a tenth of the rows that are not held out."""
+MIN_ROWS_FOR_VALIDATION = 100
 """Rows below which none are set aside by default: too few would be left to learn from."""
 
 
-def holdout_rows(holdout: float | int | None, total: int) -> int:
+def count_test_rows(test_size: float | int | None, total: int) -> int:
     """Return the number of rows to hold out; a share is rounded, but never to 0 or to all rows.
 
     Raises:
         ValueError: there are too few rows; the caller names the option.
     """
-    if holdout is None:
-        holdout = min(MAX_DEFAULT_HOLDOUT_ROWS, max(1, round(0.2 * total)))
+    if test_size is None:
+        test_size = min(MAX_DEFAULT_TEST_ROWS, max(1, round(0.2 * total)))
     if total < 2:
         raise ValueError(f"splitting needs at least 2 records, got {total}")
-    if isinstance(holdout, bool) or not isfinite(holdout) or holdout <= 0:
-        raise ValueError(f"must be a share in (0, 1) or a count from 1, got {holdout}")
-    if isinstance(holdout, int):
-        if holdout >= total:
-            raise ValueError(f"leaves nothing to train on, got {holdout:,} of {total:,} records")
-        return holdout
-    if holdout >= 1:
+    if isinstance(test_size, bool) or not isfinite(test_size) or test_size <= 0:
+        raise ValueError(f"must be a share in (0, 1) or a count from 1, got {test_size}")
+    if isinstance(test_size, int):
+        if test_size >= total:
+            raise ValueError(f"leaves nothing to train on, got {test_size:,} of {total:,} records")
+        return test_size
+    if test_size >= 1:
         raise ValueError(
-            f"must be a share below 1, or an integer for a number of rows, got {holdout}"
+            f"must be a share below 1, or an integer for a number of rows, got {test_size}"
         )
-    return min(max(round(holdout * total), 1), total - 1)
+    return min(max(round(test_size * total), 1), total - 1)
 
 
-def dev_rows(dev: float | int | None, total: int, *, needed: bool) -> int:
-    """Return the number of dev rows among ``total`` rows that are not held out.
+def count_validation_rows(validation: float | int | None, total: int, *, needed: bool) -> int:
+    """Return the number of validation rows among ``total`` rows that are not held out.
 
     ``needed``: there must be some by default even if there are few rows.
 
     Raises:
         ValueError: nothing would be left to train on; the caller names the option.
     """
-    if dev is not None:
-        rows = round(dev * total) if isinstance(dev, float) else dev
+    if validation is not None:
+        rows = round(validation * total) if isinstance(validation, float) else validation
         if rows >= total:
             raise ValueError(f"leaves nothing to train on, got {rows:,} of {total:,} records")
         return rows
-    if total >= MIN_ROWS_FOR_DEV:
-        return min(max(round(0.1 * total), MIN_DEV_ROWS), MAX_DEV_ROWS)
+    if total >= MIN_ROWS_FOR_VALIDATION:
+        return min(max(round(0.1 * total), MIN_VALIDATION_ROWS), MAX_VALIDATION_ROWS)
     return min(max(round(0.2 * total), 1), total - 1) if needed else 0

@@ -1,8 +1,8 @@
-"""Split records into training, dev and held-out rows, so that none has a twin in another part.
+"""Split records into training, validation and test rows, so that none has a duplicate in another part.
 
 ::
 
-    rows -> RowTable -> find_clusters -> choose held-out clusters -> choose dev clusters -> rest
+    rows -> RowTable -> find_clusters -> choose test clusters -> choose validation clusters -> rest
                                          |
               assignments of earlier rows, which never change
 
@@ -26,7 +26,11 @@ from tunesmith_data.splits.choose import choose_clusters
 from tunesmith_data.splits.clusters import Clusters, find_clusters
 from tunesmith_data.splits.folds import MAX_FOLDED, make_folds
 from tunesmith_data.splits.rows import RowTable
-from tunesmith_data.splits.sizes import MIN_ROWS_FOR_DEV, dev_rows, holdout_rows
+from tunesmith_data.splits.sizes import (
+    MIN_ROWS_FOR_VALIDATION,
+    count_test_rows,
+    count_validation_rows,
+)
 
 MAX_EXAMPLES = 3
 
@@ -35,7 +39,7 @@ def split_records(
     records: Iterable[Record],
     request: SplitRequest,
     *,
-    dev: float | int | None = None,
+    validation: float | int | None = None,
     near_duplicates: bool | None = None,
     file: Path | None = None,
 ) -> Split:
@@ -43,7 +47,7 @@ def split_records(
 
     Args:
         records: the records of the request, read once.
-        dev: share or number of the dev rows; None: a tenth of the rows that are not held out, from
+        validation: share or number of the validation rows; None: a tenth of the rows that are not held out, from
             100 rows on.
         near_duplicates: keep rows together whose prompts nearly equal each other; None: up to
             100,000 rows.
@@ -52,20 +56,20 @@ def split_records(
     Raises:
         DataError: the records cannot be split, or the file is damaged.
     """
-    settings: Settings = {"holdout": request.holdout, "dev": dev}
+    settings: Settings = {"test_size": request.test_size, "validation_size": validation}
     assignments = Assignments.read(file) if file is not None else None
     table = RowTable(assignments.seed if assignments else request.seed)
     for record in records:
         table.add(record)
     table.finish()
-    needs_folds = request.dev and len(table) <= MAX_FOLDED  # if no row is for choices
-    if not (file or needs_folds or _is_anything_split_off(request, len(table), dev)):
+    needs_folds = request.validation and len(table) <= MAX_FOLDED  # if no row is for choices
+    if not (file or needs_folds or _is_anything_split_off(request, len(table), validation)):
         return Split(train=range(len(table)))
     clusters = find_clusters(table, request.records, near_duplicates=near_duplicates)
     keys = RowKeys.of(table, request.records) if file is not None else None
     known = assignments.parts_of(keys) if assignments and keys else {}
     parts, bridges = _known_clusters(clusters, known)
-    sizes = _add_parts(parts, clusters, table, request, dev)
+    sizes = _add_parts(parts, clusters, table, request, validation)
     names = [
         known.get(row) or parts[cluster] for row, cluster in enumerate(clusters.of_row.tolist())
     ]
@@ -75,15 +79,19 @@ def split_records(
         assignments = assignments or Assignments(table.seed, settings)
         findings += [*assignments.compare(settings, file), *assignments.extend(file, keys, names)]
     rows, of_row = _rows_by_part(names), clusters.of_row.tolist()
-    has_dev = bool(rows["dev"]) or not request.dev
-    folds = [] if has_dev else make_folds(rows["train"], clusters.ranks(), table.seed)
+    has_validation = bool(rows["validation"]) or not request.validation
+    folds = [] if has_validation else make_folds(rows["train"], clusters.ranks(), table.seed)
     return Split(**rows, clusters=of_row, folds=folds, findings=findings)
 
 
-def _is_anything_split_off(request: SplitRequest, total: int, dev: float | int | None) -> bool:
+def _is_anything_split_off(
+    request: SplitRequest, total: int, validation: float | int | None
+) -> bool:
     """Return True if there is a part, for which the rows have to be compared."""
-    default = dev_rows(None, total, needed=request.needs_dev)
-    return request.heldout or (request.dev and (default if dev is None else dev) > 0)
+    default = count_validation_rows(None, total, needed=request.needs_validation)
+    return request.test or (
+        request.validation and (default if validation is None else validation) > 0
+    )
 
 
 def _add_parts(
@@ -91,34 +99,34 @@ def _add_parts(
     clusters: Clusters,
     table: RowTable,
     request: SplitRequest,
-    dev: float | int | None,
+    validation: float | int | None,
 ) -> list[Finding]:
     """Add the part of every cluster that has none yet; report sizes that could not be met.
 
     Raises:
         DataError: a part would be empty.
     """
-    key, total = "data.holdout", len(table)
+    key, total = "data.test_size", len(table)
     findings: list[Finding] = []
     try:
-        if request.heldout:
-            size = holdout_rows(request.holdout, total)
+        if request.test:
+            size = count_test_rows(request.test_size, total)
             if len(clusters.order) == 1:
                 message = f"all {total} records have similar prompts or are in one group"
-                hint = "hold out rows of a file of their own (data.heldout), or tie only equal "
+                hint = "hold out rows of a file of their own (data.test), or tie only equal "
                 hint += "prompts together (split.near_duplicates = false)"
                 raise DataError(key, f"cannot split, {message}", hint=hint)
-            _add_part(parts, "heldout", size, clusters, table)
-            findings += _report_size(parts, "heldout", size, clusters)
-        key = "split.dev"
-        if request.dev:
-            rest = total - _count_rows(parts, "heldout", clusters)
-            size = dev_rows(dev, rest, needed=request.needs_dev)
-            _add_part(parts, "dev", size, clusters, table)
-            findings += _report_size(parts, "dev", size, clusters)
-            wanted = total - holdout_rows(request.holdout, total) if request.heldout else rest
-            if dev is None and not size and wanted >= MIN_ROWS_FOR_DEV:
-                findings.append(_no_default_dev(rest))
+            _add_part(parts, "test", size, clusters, table)
+            findings += _report_size(parts, "test", size, clusters)
+        key = "split.validation_size"
+        if request.validation:
+            rest = total - _count_rows(parts, "test", clusters)
+            size = count_validation_rows(validation, rest, needed=request.needs_validation)
+            _add_part(parts, "validation", size, clusters, table)
+            findings += _report_size(parts, "validation", size, clusters)
+            wanted = total - count_test_rows(request.test_size, total) if request.test else rest
+            if validation is None and not size and wanted >= MIN_ROWS_FOR_VALIDATION:
+                findings.append(_no_default_validation(rest))
     except ValueError as error:
         raise DataError(key, str(error)) from None
     for cluster in clusters.order:
@@ -133,7 +141,10 @@ def _report_size(
     found = _count_rows(parts, part, clusters)
     if abs(found - asked) <= max(1, asked / 4):
         return
-    key, name = {"heldout": ("data.holdout", "held-out"), "dev": ("split.dev", "dev")}[part]
+    key, name = {
+        "test": ("data.test_size", "test"),
+        "validation": ("split.validation_size", "validation"),
+    }[part]
     message = (
         f"{found:,} {name} rows, where {asked:,} were asked for: rows with similar prompts, of one "
         "conversation or of one group stay together, in "
@@ -144,16 +155,14 @@ def _report_size(
     yield Finding(level="warning" if is_far else "info", where=key, message=message, hint=hint)
 
 
-def _no_default_dev(rows: int) -> Finding:
+def _no_default_validation(rows: int) -> Finding:
     """Return the finding for data of which too few rows are left for a part to choose by."""
     message = (
-        f"no dev rows: {rows:,} rows are not held out, and below {MIN_ROWS_FOR_DEV} none are set "
+        f"no validation rows: {rows:,} rows are not held out, and below {MIN_ROWS_FOR_VALIDATION} none are set "
         "aside by default"
     )
-    hint = (
-        "split.dev = 20 sets rows aside; choices are made by parts of the training rows otherwise"
-    )
-    return Finding(level="info", where="split.dev", message=message, hint=hint)
+    hint = "split.validation_size = 20 sets rows aside; choices are made by parts of the training rows otherwise"
+    return Finding(level="info", where="split.validation_size", message=message, hint=hint)
 
 
 def _add_part(
@@ -176,7 +185,7 @@ def _known_clusters(
 ) -> tuple[dict[int, str], list[int]]:
     """Return the part of each cluster with known rows, and the clusters that join several parts.
 
-    New rows that join parts are trained on: a held-out row would have a twin in training.
+    New rows that join parts are trained on: a test row would have a duplicate in training.
     """
     found: dict[int, set[str]] = {}
     for row, part in known.items():
@@ -200,10 +209,10 @@ def _bridge_findings(
         row for row in sorted(known) if clusters.of_row[row] in joined and names[row] != "train"
     ]
     message = (
-        f"{len(rows):,} held-out or dev rows now resemble a training row through rows that were "
+        f"{len(rows):,} test or validation rows now resemble a training row through rows that were "
         "added, so their scores may be too good"
     )
-    heldout = (row for row, name in enumerate(names) if name == "heldout")
+    test = (row for row, name in enumerate(names) if name == "test")
     finding = Finding(
         level="warning",
         where="split.file",
@@ -211,7 +220,7 @@ def _bridge_findings(
         count=len(rows),
         examples=tuple(records[row].source for row in rows[:MAX_EXAMPLES]),
         hint="scores are also reported without them; keep it so, or delete the file to split anew",
-        heldout_rows=tuple(n for n, row in enumerate(heldout) if clusters.of_row[row] in joined),
+        test_rows=tuple(n for n, row in enumerate(test) if clusters.of_row[row] in joined),
     )
     return [finding]
 

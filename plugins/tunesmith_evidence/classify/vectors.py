@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import normalize
 
 MANY_TEXTS = 2_000
-"""Of more texts than this, terms of a single text are left out."""
+"""Of more texts than this, terms of a single text are skipped."""
 MAX_TERMS = 200_000
 MAX_CHARACTERS = 20_000
 """Longer texts count with their beginning."""

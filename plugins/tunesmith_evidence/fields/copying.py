@@ -1,7 +1,7 @@
 """Copy a field's value from the text: the patterns are mined, and a ranker chooses the span.
 
 A candidate is a span of some kind with a conversion. Mined are the pairs of kind and conversion
-that give the values of training rows. A logistic regression over the form, the neighbours and the
+that give the values of training rows. A logistic regression over the form, the neighbors and the
 place of a candidate learns which of them is the value.
 """
 

@@ -71,7 +71,7 @@ def _word_sequences(text: str, most_words: int) -> Iterator[Span]:
 
 
 def describe_spans(text: str, spans: list[Span]) -> list[list[str]]:
-    """Return features of each span: its form, its neighbours, and its place among the spans."""
+    """Return features of each span: its form, its neighbors, and its place among the spans."""
     counts, seen = Counter(span.kind for span in spans), Counter[str]()
     described = []
     for span in spans:

@@ -23,8 +23,8 @@ LAST_PART = 1 - TAIL - 1e-9
 """Where it begins, in spite of rounding."""
 MIN_TAIL_STEPS = 6
 """Steps in the last part below which their losses, each of other rows, show nothing."""
-DEV_WINDOW = (0.4, 0.9)
-"""Shares of the learning rate between which an earlier dev loss is compared with the last one."""
+VALIDATION_WINDOW = (0.4, 0.9)
+"""Shares of the learning rate between which an earlier validation loss is compared with the last one."""
 FALL = 0.1
 """Fall of the loss in the last part, as a share of its start, that counts as falling."""
 LEAST_FALL = 0.05
@@ -37,8 +37,8 @@ RISE = 0.1
 """Rise of the training loss over that of the first step, as a share of it, that counts as risen."""
 CERTAIN = 0.999
 """One-sided level at which a training loss has risen: hardly any run meets such a first step."""
-DEV_LOSS = "dev_loss"
-"""Name of the metric that is evaluated on dev rows during the training."""
+VALIDATION_LOSS = "validation_loss"
+"""Name of the metric that is evaluated on validation rows during the training."""
 
 Points = Sequence[tuple[float, float]]
 """The share of the learning rate that was spent, and the loss; all losses are finite."""
@@ -56,7 +56,7 @@ class Fall:
     """The upper end of its interval, in nats."""
     start: float
     """The loss at the beginning of the last part."""
-    is_dev: bool
+    is_validation: bool
     total: float
     """The fall since the first step, in nats."""
 
@@ -86,8 +86,8 @@ class Course:
     steps: Sequence[StepFinished]
     shares: Sequence[float]
     """The share of the learning rate that was spent before each step."""
-    dev: Points
-    """The losses of the same dev rows, as often as they were evaluated."""
+    validation: Points
+    """The losses of the same validation rows, as often as they were evaluated."""
 
     @property
     def losses(self) -> Points:
@@ -113,12 +113,12 @@ class Course:
     def find_fall(self) -> Fall | None:
         """Return how far the loss fell in the last part; None if too little was measured.
 
-        The dev loss is taken if there is one: its rows are always the same, and they are new to
+        The validation loss is taken if there is one: its rows are always the same, and they are new to
         the model, so that it stops falling when the model only learns its rows by heart.
         """
         if not self.is_of_data:
             return None
-        return _dev_fall(self.dev, self.losses) or _steps_fall(self.losses)
+        return _validation_fall(self.validation, self.losses) or _steps_fall(self.losses)
 
 
 def read_course(report: Report, stage: str) -> Course:
@@ -128,33 +128,33 @@ def read_course(report: Report, stage: str) -> Course:
     total = spent[-1] or 1.0
     by_step = {step.step: share / total for step, share in zip(steps, spent[1:], strict=True)}
     monitored = [event for (name, _), event in sorted(report.monitored.items()) if name == stage]
-    dev = [
-        (by_step.get(event.step, 0.0), event.metrics[DEV_LOSS])
+    validation = [
+        (by_step.get(event.step, 0.0), event.metrics[VALIDATION_LOSS])
         for event in monitored
-        if DEV_LOSS in event.metrics and (event.step in by_step or event.step == 0)
+        if VALIDATION_LOSS in event.metrics and (event.step in by_step or event.step == 0)
     ]
-    return Course(steps, [before / total for before in spent[: len(steps)]], _finite(dev))
+    return Course(steps, [before / total for before in spent[: len(steps)]], _finite(validation))
 
 
 def _finite(points: Points) -> Points:
     return [(share, loss) for share, loss in points if math.isfinite(loss)]
 
 
-def _dev_fall(dev: Points, losses: Points) -> Fall | None:
-    """Compare the last dev loss with the one that is nearest to the beginning of the last part."""
-    low, high = DEV_WINDOW
-    earlier = [point for point in dev[:-1] if low <= point[0] <= high]
+def _validation_fall(validation: Points, losses: Points) -> Fall | None:
+    """Compare the last validation loss with the one that is nearest to the beginning of the last part."""
+    low, high = VALIDATION_WINDOW
+    earlier = [point for point in validation[:-1] if low <= point[0] <= high]
     if not earlier:
         return None
     share, before = min(earlier, key=lambda point: abs(point[0] - (1 - TAIL)))
-    last_share, last = dev[-1]
+    last_share, last = validation[-1]
     if last_share <= share or min(before, last) <= 0:
         return None
     # Between the two the loss is taken to fall by equal factors.
     start = last * (before / last) ** (TAIL / (last_share - share))
-    first = dev[0] if dev[0][0] == 0 else losses[0]
+    first = validation[0] if validation[0][0] == 0 else losses[0]
     fall = start - last
-    return Fall(fall, fall, fall, start, is_dev=True, total=first[1] - last)
+    return Fall(fall, fall, fall, start, is_validation=True, total=first[1] - last)
 
 
 def _steps_fall(losses: Points) -> Fall | None:
@@ -178,7 +178,7 @@ def _steps_fall(losses: Points) -> Fall | None:
     low, value, high = (
         -start * math.expm1(TAIL * x) for x in (slope + reach, slope, slope - reach)
     )
-    return Fall(value, low, high, start, is_dev=False, total=losses[0][1] - start + value)
+    return Fall(value, low, high, start, is_validation=False, total=losses[0][1] - start + value)
 
 
 def find_rise(losses: Points) -> float | None:

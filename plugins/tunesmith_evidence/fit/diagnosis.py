@@ -3,25 +3,25 @@
 A training whose loss has risen is underfitted, whatever else is true.
 
 =============  ===================================================================================
-memorised      the tuned model's loss tells a training row from a held-out row: the probability that
+memorized      the tuned model's loss tells a training row from a test row: the probability that
                a training row has the lower one (AUC) is at least :data:`MEMORISED_AUC`, and the
-               mean loss of training rows is at most half that of held-out rows
-overfitted     training went on for too long: the dev loss after the last step is above the lowest
+               mean loss of training rows is at most half that of test rows
+overfitted     training went on for too long: the validation loss after the last step is above the lowest
                one by more than its interval
-underfitted    more training should help. One of these: the dev loss (the training loss, where there
+underfitted    more training should help. One of these: the validation loss (the training loss, where there
                is none) still falls in the last part of the training; the model needs more nats for
                the labels of its training rows than one as good as a better classifier would
-               (:mod:`tunesmith_evidence.fit.labels`); the loss on held-out rows is not below that
+               (:mod:`tunesmith_evidence.fit.labels`); the loss on test rows is not below that
                of the base model by more than its interval; a loss of preferences has hardly moved
                from that of the untrained model
-fitted         none of these, and the loss has levelled off while the learning rate was not yet near
+fitted         none of these, and the loss has leveled off while the learning rate was not yet near
                0 (:mod:`tunesmith_evidence.fit.course`), or hardly anything is left to learn
 unclear        none of these
 =============  ===================================================================================
 
-Held-out rows are used by their losses and scores only, after everything has been chosen. The
+Test rows are used by their losses and scores only, after everything has been chosen. The
 threshold of the AUC was chosen on tiny runs, and measured on others:
-``tests/benchmarks/memorised.py``. The rules about more training were stated first and measured
+``tests/benchmarks/memorized.py``. The rules about more training were stated first and measured
 then: ``tests/benchmarks/undertrained.py``.
 """
 
@@ -47,14 +47,14 @@ from tunesmith_evidence.pairs import read_pairs
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_evidence.statistics.ranks import probability_below
 
-FitState = Literal["memorised", "overfitted", "underfitted", "fitted", "unclear"]
+FitState = Literal["memorized", "overfitted", "underfitted", "fitted", "unclear"]
 
 MEMORISED_AUC = 0.75
-"""AUC from which on training rows may count as memorised."""
+"""AUC from which on training rows may count as memorized."""
 GAP_AUC = 0.6
 """AUC above which the model has learned its training rows better than new ones."""
 MEMORISED_LOSS = 0.5
-"""Loss of memorised training rows, at most, as a share of that of held-out rows."""
+"""Loss of memorized training rows, at most, as a share of that of test rows."""
 MIN_ROWS = 10
 """Rows of each kind below which an AUC says nothing."""
 MOVED = 0.05
@@ -66,10 +66,10 @@ FACTOR = 3
 HIGHEST_RATE = 1e-3
 """Learning rate above which none is advised."""
 VALIDATION_FILE = "validation.json"
-"""File of a training with the dev loss of each row, at the best step and at the last one; those of
+"""File of a training with the validation loss of each row, at the best step and at the last one; those of
 earlier versions do not have the rows' groups."""
 BASE = "zero-shot"
-"""The rival that is the untouched base model, with the run's system prompt."""
+"""The baseline that is the untouched base model, with the run's system prompt."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Fit:
     state: FitState
     sentence: str
     values: dict[str, float] = field(default_factory=dict)
-    """``auc`` with the mean losses ``train_loss`` and ``heldout_loss``; ``dev_rise`` with its
-    ``dev_rise_low``; ``gain`` over the base model with its ``gain_low``; ``fall``, the share by
+    """``auc`` with the mean losses ``train_loss`` and ``test_loss``; ``validation_rise`` with its
+    ``validation_rise_low``; ``gain`` over the base model with its ``gain_low``; ``fall``, the share by
     which the loss fell in the last part; ``answer_nats`` of a training answer with the
     ``answer_bound`` of a classifier; ``moved``, the share by which a loss of preferences fell:
     those that could be computed."""
@@ -112,7 +112,7 @@ def diagnose_fit(folder: Path, report: Report) -> Fit | None:
     rise = _measure_rise(folder / stage / VALIDATION_FILE, values)
     finding = (
         _find_risen(course)
-        or _find_memorised(values, rise)
+        or _find_memorized(values, rise)
         or (rise.finding if rise is not None else None)
         or _find_underfitted(folder, report, course, values, gain)
         or _find_fitted(report, course, values)
@@ -150,21 +150,21 @@ def _find_risen(course: Course) -> Finding | None:
 
 
 def _measure_gap(folder: Path, report: Report, values: dict[str, float]) -> None:
-    """Compare the losses of training rows with those of held-out rows."""
+    """Compare the losses of training rows with those of test rows."""
     for trained in report.training_rows.values():
-        heldout = report.measured.get((TUNED, trained.evaluator, trained.metric))
-        if heldout is None or trained.higher_is_better:
+        test = report.measured.get((TUNED, trained.evaluator, trained.metric))
+        if test is None or trained.higher_is_better:
             continue
-        losses = [_row_values(folder, event) for event in (trained, heldout)]
+        losses = [_row_values(folder, event) for event in (trained, test)]
         if min(map(len, losses)) >= MIN_ROWS:
             values["auc"] = probability_below(*losses)
-            values["train_loss"], values["heldout_loss"] = trained.value, heldout.value
+            values["train_loss"], values["test_loss"] = trained.value, test.value
             return
 
 
 @dataclass(frozen=True)
 class _Rise:
-    """The rise of the dev loss from the best step to the last one."""
+    """The rise of the validation loss from the best step to the last one."""
 
     best: int
     last: int
@@ -177,14 +177,14 @@ class _Rise:
         if self.best == self.last or rise.low <= 0:
             return None
         return "overfitted", (
-            f"the dev loss at step {self.last} is above that of step {self.best} by "
+            f"the validation loss at step {self.last} is above that of step {self.best} by "
             f"{format_number(rise.value)} {format_interval(rise.low, rise.high)}; with fewer "
             "epochs the result is the same, or better where the last step is the artifact"
         )
 
 
 def _measure_rise(path: Path, values: dict[str, float]) -> _Rise | None:
-    """Compare the dev loss after the last step with the lowest one, row by row."""
+    """Compare the validation loss after the last step with the lowest one, row by row."""
     if not path.is_file():
         return None
     try:
@@ -196,32 +196,32 @@ def _measure_rise(path: Path, values: dict[str, float]) -> _Rise | None:
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise IntegrityError(f"{path}: is damaged, {error!s:.80}") from None
     if best["step"] != last["step"]:
-        values |= {"dev_rise": rise.value, "dev_rise_low": rise.low}
+        values |= {"validation_rise": rise.value, "validation_rise_low": rise.low}
     return _Rise(best["step"], last["step"], rise)
 
 
-def _find_memorised(values: dict[str, float], rise: _Rise | None) -> Finding | None:
-    """Return the finding with an advice that follows from the dev loss, or from nothing else."""
+def _find_memorized(values: dict[str, float], rise: _Rise | None) -> Finding | None:
+    """Return the finding with an advice that follows from the validation loss, or from nothing else."""
     if values.get("auc", 0.0) < MEMORISED_AUC:
         return None
-    if values["train_loss"] > MEMORISED_LOSS * values["heldout_loss"]:
+    if values["train_loss"] > MEMORISED_LOSS * values["test_loss"]:
         return None
     advice = "more rows would help"
     if rise is not None and rise.finding is not None:
-        advice += f"; the dev loss rises after step {rise.best}: train for fewer epochs"
+        advice += f"; the validation loss rises after step {rise.best}: train for fewer epochs"
     elif rise is not None and rise.best == rise.last:
-        advice += "; fewer epochs would not: the dev loss was lowest at the end"
+        advice += "; fewer epochs would not: the validation loss was lowest at the end"
     if values.get("gain_low", 0.0) > 0:
         advice += "; it has learned the task too: " + _describe_gain(values)
-    return "memorised", f"{_describe_gap(values)}; {advice}"
+    return "memorized", f"{_describe_gap(values)}; {advice}"
 
 
 def _describe_gap(values: dict[str, float]) -> str:
-    train, heldout = (format_number(values[f"{part}_loss"]) for part in ("train", "heldout"))
+    train, test = (format_number(values[f"{part}_loss"]) for part in ("train", "test"))
     return (
-        f"in {format_share(values['auc'])} of all pairs of a training and a held-out row, the "
+        f"in {format_share(values['auc'])} of all pairs of a training and a test row, the "
         "training row has the lower loss (a model that generalizes: about 50 %): "
-        f"{train} on training rows, {heldout} on held-out rows"
+        f"{train} on training rows, {test} on test rows"
     )
 
 
@@ -255,19 +255,19 @@ def _find_no_gain(gain: Interval | None, values: dict[str, float]) -> Iterator[s
     """Compare the tuned model with the base model.
 
     A model that knows its training rows better than others has learned something: that it is not
-    better on held-out rows has another cause.
+    better on test rows has another cause.
     """
     if gain is None or gain.low > 0 or values.get("auc", 0.0) > GAP_AUC:
         return
     if gain.high < 0:
         yield (
-            f"the loss on held-out rows is {format_number(-gain.value)} "
+            f"the loss on test rows is {format_number(-gain.value)} "
             f"{format_interval(-gain.high, -gain.low)} above that of {BASE}, the base model with "
             "its prompt"
         )
     else:
         yield (
-            "the loss on held-out rows is not clearly below that of the base model: by "
+            "the loss on test rows is not clearly below that of the base model: by "
             f"{format_number(gain.value)} {format_interval(gain.low, gain.high)}"
         )
 
@@ -284,7 +284,7 @@ def _measure_gain(folder: Path, report: Report, values: dict[str, float]) -> Int
             continue
         pairs = read_pairs(folder, base, tuned)
         gain = paired_difference(
-            pairs.tuned_values, pairs.rival_values, pairs.weights, groups=pairs.groups
+            pairs.tuned_values, pairs.baseline_values, pairs.weights, groups=pairs.groups
         )
         values |= {"gain": gain.value, "gain_low": gain.low}
         return gain
@@ -297,7 +297,7 @@ def _find_falling(report: Report, course: Course, values: dict[str, float]) -> I
     if fall is None:
         return
     values["fall"] = fall.share
-    by_heart = not fall.is_dev and values.get("auc", 0.0) > GAP_AUC
+    by_heart = not fall.is_validation and values.get("auc", 0.0) > GAP_AUC
     if fall.is_clear and not by_heart and not _is_learned(report, course, values):
         yield (
             f"the {_name_of(fall)} still fell by {format_share(fall.share)} in the last "
@@ -306,7 +306,7 @@ def _find_falling(report: Report, course: Course, values: dict[str, float]) -> I
 
 
 def _name_of(fall: Fall) -> str:
-    return "dev loss" if fall.is_dev else "training loss"
+    return "validation loss" if fall.is_validation else "training loss"
 
 
 def _find_unlearned(
@@ -360,7 +360,7 @@ def _find_fitted(report: Report, course: Course, values: dict[str, float]) -> Fi
     fall = course.find_fall()
     parts = list(_describe_values(values))
     if fall is not None and fall.has_levelled_off:
-        return "fitted", "; ".join([*parts, f"the {_name_of(fall)} has levelled off"])
+        return "fitted", "; ".join([*parts, f"the {_name_of(fall)} has leveled off"])
     if _is_learned(report, course, values):
         return "fitted", "; ".join([*parts, "hardly anything is left to learn"])
     if not parts and not (course.steps and course.is_of_data):
@@ -388,17 +388,17 @@ def _describe_values(values: dict[str, float]) -> Iterator[str]:
         yield _describe_gap(values)
     elif "auc" in values:
         yield f"a training row has the lower loss in {format_share(values['auc'])} of all pairs"
-    if "dev_rise" in values:
-        yield "the dev loss did not rise clearly"
+    if "validation_rise" in values:
+        yield "the validation loss did not rise clearly"
     if "gain" in values:
         yield _describe_gain(values)
 
 
 def _describe_gain(values: dict[str, float]) -> str:
     if values["gain_low"] <= 0:
-        return "the loss on held-out rows is not clearly below that of the base model"
+        return "the loss on test rows is not clearly below that of the base model"
     gain = format_number(values["gain"])
-    return f"the loss on held-out rows is {gain} below that of the base model"
+    return f"the loss on test rows is {gain} below that of the base model"
 
 
 def _row_values(folder: Path, event: Measured) -> list[float]:

@@ -78,9 +78,9 @@ def _better_classifiers(report: Report) -> Iterator[Measured]:
     tuned = next((event for event in report.measured.values() if event.model == TUNED), None)
     if tuned is None or tuned.unit or not tuned.higher_is_better:
         return
-    for name, rival in report.rivals.items():
+    for name, baseline in report.baselines.items():
         event = report.measured.get((name, tuned.evaluator, tuned.metric))
-        if event is None or rival.solution != "classifier" or not rival.cost:
+        if event is None or baseline.solution != "classifier" or not baseline.cost:
             continue
         if event.low > tuned.value:
             yield event

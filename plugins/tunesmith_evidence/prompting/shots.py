@@ -56,7 +56,7 @@ class Retriever:
     def find(self, text: str, count: int) -> list[Example]:
         """Return up to ``count`` examples, the most similar first, at most four with one answer.
 
-        An example with the same prompt is no example for it, but its answer: it is left out. So a
+        An example with the same prompt is no example for it, but its answer: it is skipped. So a
         training row is never shown for itself.
         """
         key, uses = _words_of(text), Counter[str]()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from tunesmith.contracts import RivalTask, RivalVariant, TextModel
+from tunesmith.contracts import BaselineTask, BaselineVariant, TextModel
 from tunesmith.records import Message, Prompt
 from tunesmith_evidence.prompting.choice_model import ChoiceModel
 from tunesmith_evidence.prompting.instructions import describe_answers
@@ -52,7 +52,7 @@ class TaskPrompt:
 
     def constrained(
         self, model: TextModel, name: str, *, calibrate: bool = False
-    ) -> Iterator[RivalVariant]:
+    ) -> Iterator[BaselineVariant]:
         """Yield the model constrained to the labels, or to JSON objects, if that is possible.
 
         If wanted, it is also yielded with calibrated labels.
@@ -60,19 +60,19 @@ class TaskPrompt:
         of = f"{name}, " if name else ""
         if 1 < len(self.labels) <= MAX_LABELS:
             free = ChoiceModel(model, self.labels)
-            yield RivalVariant(name=f"{of}constrained", model=free)
+            yield BaselineVariant(name=f"{of}constrained", model=free)
             if calibrate:
                 calibrated = replace(free, calibration=self.calibration)
-                yield RivalVariant(name=f"{of}calibrated", model=calibrated)
+                yield BaselineVariant(name=f"{of}calibrated", model=calibrated)
         if self.kind == "objects" and can_constrain(model):
             answers = [example.answer for example in self.examples]
             schema = derive_schema(answers)
             if schema is not None:
                 constrained = constrain_to_schema(model, schema, find_style(answers))
-                yield RivalVariant(name=f"{of}constrained", model=constrained)
+                yield BaselineVariant(name=f"{of}constrained", model=constrained)
 
 
-def read_task(task: RivalTask) -> TaskPrompt:
+def read_task(task: BaselineTask) -> TaskPrompt:
     """Describe a task, with examples, by its training rows."""
     examples = read_examples(task.train, task.seed)
     answers = [example.answer for example in examples]

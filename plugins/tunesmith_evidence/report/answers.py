@@ -1,4 +1,4 @@
-"""The held-out rows with the answers of the base model, the strongest rival and the tuned model."""
+"""The test rows with the answers of the base model, the strongest baseline and the tuned model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """A held-out row with its answers, those of the tuned model last."""
+    """A test row with its answers, those of the tuned model last."""
 
     source: str
     prompt: Turns
@@ -63,7 +63,7 @@ class Answers:
 
     label: str
     models: Sequence[str]
-    """The models whose answers the rows have: the base model, the rival, and the tuned one."""
+    """The models whose answers the rows have: the base model, the baseline, and the tuned one."""
     rows: Sequence[AnswerRow]
     slices: Sequence[WeakSlice]
     """The slices that were tested for weakness."""
@@ -126,9 +126,9 @@ def _find_decisive(report: Report) -> Measured | None:
 
 
 def _find_others(report: Report, tuned: Measured) -> list[Measured]:
-    """Return the measurements of the base model and of the verdict's rival by the same metric."""
+    """Return the measurements of the base model and of the verdict's baseline by the same metric."""
     verdict = report.finished.verdict if report.finished else {}
-    names = [*BASE_MODELS, str(verdict.get("rival", ""))]
+    names = [*BASE_MODELS, str(verdict.get("baseline", ""))]
     measured = {
         event.model: event
         for event in report.measured.values()

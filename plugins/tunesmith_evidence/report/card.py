@@ -179,7 +179,7 @@ def _facts(report: Report) -> Iterator[str]:
         yield " · ".join(filter(None, parts))
     data = report.data
     if data is not None:
-        rows = format_count(data.heldout, "held-out row")
+        rows = format_count(data.test, "test row")
         yield " · ".join(filter(None, [f"base model {Path(model).name}" if model else "", rows]))
     for row in list_predictions(report):
         if row.judgement:
@@ -187,7 +187,7 @@ def _facts(report: Report) -> Iterator[str]:
     verdict = report.finished.verdict if report.finished else {}
     if verdict.get("not_measured"):
         yield f"not measured: {describe_not_measured(verdict['not_measured'])}"
-    warnings = [notice for notice in report.notices if notice.level != "info"]
+    warnings = [finding for finding in report.findings if finding.level != "info"]
     if warnings:
         yield f"{format_count(len(warnings), 'warning')} in the report"
     started = report.started

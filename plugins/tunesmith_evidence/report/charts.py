@@ -71,17 +71,17 @@ def choose_log_ticks(low: float, high: float, count: int = 6) -> list[float]:
 def draw_curve(
     curve: Curve, *, height: int = 220, log: bool = False, most_points: int = 500
 ) -> Markup:
-    """Draw the values of a curve over the steps, smoothed if there are enough, and on dev rows.
+    """Draw the values of a curve over the steps, smoothed if there are enough, and on validation rows.
 
-    On a logarithmic scale values that are not above 0 are left out.
+    On a logarithmic scale values that are not above 0 are skipped.
 
     Returns:
         An SVG; empty if fewer than two values are left.
     """
-    points, dev = _positive(curve.points, log), _positive(curve.dev, log)
+    points, validation = _positive(curve.points, log), _positive(curve.validation, log)
     if len(points) < 2:
         return Markup("")
-    everything = [*points, *dev]
+    everything = [*points, *validation]
     bottom = height - BOTTOM
     x = Scale(min(everything)[0], max(everything)[0], 0, 100)
     y = _scale_values([value for _, value in everything], bottom, log=log)
@@ -89,14 +89,14 @@ def draw_curve(
     lines = [
         _draw_line(thin_points(points, most_points), x, y, "raw" if smoothed else "line"),
         _draw_line(thin_points(smoothed, most_points), x, y, "line"),
-        _draw_line(dev, x, y, "dev"),
+        _draw_line(validation, x, y, "validation"),
     ]
     axis = f"{curve.axis}, log scale" if log else curve.axis
     description = (
         f"{axis} over steps: from {format_number(points[0][1])} to {format_number(points[-1][1])}"
     )
-    if dev:
-        description += f"; on dev rows to {format_number(dev[-1][1])}"
+    if validation:
+        description += f"; on validation rows to {format_number(validation[-1][1])}"
     parts = [
         _draw_text("0", 12, axis, dx=-52),
         *_draw_value_ticks(y, log=log),
@@ -105,7 +105,7 @@ def draw_curve(
             '<svg x="0" y="0" width="100%" height="{0}" viewBox="0 0 {1} {0}" '
             'preserveAspectRatio="none" overflow="visible">{2}</svg>'
         ).format(bottom, INNER_WIDTH, Markup("").join(lines)),
-        *_draw_marks(dev, x, y),
+        *_draw_marks(validation, x, y),
     ]
     return _draw_svg("curve", height, description, parts)
 
@@ -143,7 +143,7 @@ def _draw_marks(points: Points, x: Scale, y: Scale) -> Iterator[Markup]:
         ).format(
             x.position_of(step),
             y.position_of(value),
-            f"step {step:,}, dev rows: {format_number(value)}",
+            f"step {step:,}, validation rows: {format_number(value)}",
         )
 
 

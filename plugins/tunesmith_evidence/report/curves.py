@@ -1,4 +1,4 @@
-"""The series of a training: over its steps, and evaluated on dev rows."""
+"""The series of a training: over its steps, and evaluated on validation rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tunesmith.execution.report import Report
-from tunesmith_evidence.fit.course import DEV_LOSS
+from tunesmith_evidence.fit.course import VALIDATION_LOSS
 
 Points = Sequence[tuple[int, float]]
 """Steps and values, all of them finite."""
@@ -23,8 +23,8 @@ class Curve:
     title: str
     unit: str
     points: Points
-    dev: Points = ()
-    """The same quantity on dev rows, for the loss."""
+    validation: Points = ()
+    """The same quantity on validation rows, for the loss."""
 
     @property
     def smoothed(self) -> Points:
@@ -38,13 +38,15 @@ class Curve:
 
 
 def build_loss_curve(report: Report, stage: str) -> Curve:
-    """Return the loss of a stage, with the loss on dev rows."""
+    """Return the loss of a stage, with the loss on validation rows."""
     steps = [event for (name, _), event in sorted(report.steps.items()) if name == stage]
     monitored = [event for (name, _), event in sorted(report.monitored.items()) if name == stage]
-    dev = [(e.step, e.metrics[DEV_LOSS]) for e in monitored if DEV_LOSS in e.metrics]
+    validation = [
+        (e.step, e.metrics[VALIDATION_LOSS]) for e in monitored if VALIDATION_LOSS in e.metrics
+    ]
     # The loss of RLHF and of preferences is no mean over tokens.
     unit = "nats per token" if all(not step.metrics for step in steps) else ""
-    return Curve("loss", unit, finite((s.step, s.loss) for s in steps), finite(iter(dev)))
+    return Curve("loss", unit, finite((s.step, s.loss) for s in steps), finite(iter(validation)))
 
 
 def build_other_curves(report: Report, stage: str) -> list[Curve]:
@@ -59,7 +61,7 @@ def build_other_curves(report: Report, stage: str) -> list[Curve]:
         points = finite((s.step, s.metrics[name]) for s in steps if name in s.metrics)
         curves.append(Curve(name.replace("_", " "), "", points))
     for name in dict.fromkeys(name for event in monitored for name in event.metrics):
-        if name != DEV_LOSS:
+        if name != VALIDATION_LOSS:
             points = finite((e.step, e.metrics[name]) for e in monitored if name in e.metrics)
             curves.append(Curve(name.replace("_", " "), "during training", points))
     return [curve for curve in curves if len(curve.points) > 1]

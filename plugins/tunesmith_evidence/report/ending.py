@@ -22,7 +22,7 @@ from tunesmith_evidence.report.status import find_status
 
 SKIPPED_EVENTS = (
     "step-finished", "stepped", "phase-started", "phase-advanced", "phase-ended", "first-batch",
-    "measured", "notice", "rival-chosen", "monitored", "completion-sampled", "checkpoint-saved",
+    "measured", "finding", "baseline-chosen", "monitored", "completion-sampled", "checkpoint-saved",
 )  # fmt: skip
 """Kinds of events that do not say which part of a run is next."""
 KILLED = "the process ended without a message: it was killed, or the machine went down"
@@ -91,7 +91,7 @@ def _find_place(folder: Path, report: Report) -> str:
             case DataLoaded():
                 part = "in the checks before the training"
             case ModelResolved():
-                part = "while the rivals were measured"
+                part = "while the baselines were measured"
             case TrainingStarted():
                 stage, part = event.stage, "training"
             case TrainingFinished() if not event.stage:

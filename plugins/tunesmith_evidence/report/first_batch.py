@@ -16,7 +16,7 @@ from tunesmith.events import Event, from_json
 from tunesmith.storage import read_events
 
 CONTEXT, TRAINED, SCORED, OMITTED = "c", "t", "s", "o"
-"""Marks of tokens: without a loss; with one; of the state that becomes a reward; left out here."""
+"""Marks of tokens: without a loss; with one; of the state that becomes a reward; skipped here."""
 Role = Literal["context", "trained", "scored", "omitted"]
 _ROLES: dict[str, Role] = {
     CONTEXT: "context", TRAINED: "trained", SCORED: "scored", OMITTED: "omitted",

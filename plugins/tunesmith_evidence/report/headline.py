@@ -29,7 +29,7 @@ NOT_GOOD = (
 )
 """Words of the built-in verdict that are no success, also where the tuned model is better."""
 _DIFFERENCE = {"value", "tuned", "difference", "low", "high", "n"}
-"""Keys of a comparison with a rival, without which there is no figure."""
+"""Keys of a comparison with a baseline, without which there is no figure."""
 _COMPARED = _DIFFERENCE | {"p_value_holm", "outcome"}
 """Keys of a comparison that tables show."""
 
@@ -42,7 +42,7 @@ class Headline:
     """The word of the verdict; without a verdict, the status of the run."""
     tone: Tone
     figure: str
-    """The difference from the rival, or else the value of the tuned model; empty without both."""
+    """The difference from the baseline, or else the value of the tuned model; empty without both."""
     interval: str
     caption: str
     """Name of the figure."""
@@ -52,9 +52,9 @@ class Headline:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """The tuned model beside one rival, on the rows that both answered; all as text."""
+    """The tuned model beside one baseline, on the rows that both answered; all as text."""
 
-    rival: str
+    baseline: str
     variant: str
     value: str
     tuned: str
@@ -96,7 +96,7 @@ def list_comparisons(verdict: JSON) -> Iterator[ComparisonRow]:
     for name, found in comparisons.items() if isinstance(comparisons, dict) else ():
         if isinstance(found, dict) and found.keys() >= _COMPARED:
             yield ComparisonRow(
-                rival=str(name),
+                baseline=str(name),
                 variant=str(found.get("variant", "")),
                 value=format_number(found["value"]),
                 tuned=format_number(found["tuned"]),
@@ -112,7 +112,7 @@ def describe_not_measured(found: Sequence[JSON]) -> str:
     """Return the baselines that were not measured by reason; ``found`` is that of a verdict."""
     by_reason: dict[str, list[str]] = {}
     for gap in found:
-        by_reason.setdefault(str(gap["reason"]), []).append(str(gap["rival"]))
+        by_reason.setdefault(str(gap["reason"]), []).append(str(gap["baseline"]))
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
 
 
@@ -136,27 +136,27 @@ def group_by_metric(report: Report) -> list[list[Measured]]:
 
 def rows_measured(events: Sequence[Measured]) -> str:
     """Return which rows measurements of one metric are about."""
-    return "dev rows" if all(event.part == "dev" for event in events) else "held-out rows"
+    return "validation rows" if all(event.part == "validation" for event in events) else "test rows"
 
 
 def _describe_difference(report: Report, verdict: JSON) -> tuple[str, str, str]:
-    """Return the difference from the rival, its interval, and a caption."""
+    """Return the difference from the baseline, its interval, and a caption."""
     metric = report.metric_label(str(verdict.get("evaluator", "")), str(verdict.get("metric", "")))
-    rival = str(verdict.get("rival", ""))
+    baseline = str(verdict.get("baseline", ""))
     # The verdict's own interval has its confidence, which may be above that of the comparisons.
-    candidates = (verdict, verdict.get("comparisons", {}).get(rival, {}))
+    candidates = (verdict, verdict.get("comparisons", {}).get(baseline, {}))
     found = next((found for found in candidates if found.keys() >= _DIFFERENCE), None)
     if found is None:
         tuned = next((e for e in report.measured.values() if e.model == TUNED), None)
         return _describe_measured(report, tuned)
     values = f"{format_number(found['value'])} to {format_number(found['tuned'])}"
-    rows = format_rows(int(found["n"]), int(found.get("units", 0)), "held-out row")
+    rows = format_rows(int(found["n"]), int(found.get("units", 0)), "test row")
     confidence = format_confidence(float(verdict.get("confidence", 0.95)))
     interval = format_interval(found["low"], found["high"], signed=True)
     return (
         format_difference(found["difference"]),
         f"difference, {confidence} interval {interval}",
-        f"{one_line(metric)}: from {one_line(rival)} to tuned, {values}, on {rows}",
+        f"{one_line(metric)}: from {one_line(baseline)} to tuned, {values}, on {rows}",
     )
 
 
@@ -164,7 +164,7 @@ def _describe_measured(report: Report, tuned: Measured | None) -> tuple[str, str
     if tuned is None:
         return "", "", ""
     label = report.metric_label(tuned.evaluator, tuned.metric)
-    rows = format_rows(tuned.n, tuned.units, "held-out row")
+    rows = format_rows(tuned.n, tuned.units, "test row")
     return (
         format_number(tuned.value),
         f"95 % interval {format_interval(tuned.low, tuned.high)}",

@@ -54,7 +54,7 @@ def render_markdown(report: Report, folder: Path, max_rows: int) -> str:
         *render_headline(report, headline, status),
         *_render_ending(report, folder),
         *_render_scores(report),
-        *_render_notices(report),
+        *_render_findings(report),
         *_render_gates(report),
         *_render_training(report, folder),
         *_render_predictions(report),
@@ -127,8 +127,8 @@ def _render_scores(report: Report) -> Iterator[str]:
     for events in groups:
         label = report.metric_label(events[0].evaluator, events[0].metric)
         better = "higher" if events[0].higher_is_better else "lower"
-        dev = " on dev rows" if events[0].part == "dev" else ""
-        yield f"{code(label)}{dev}, {better} is better:"
+        validation = " on validation rows" if events[0].part == "validation" else ""
+        yield f"{code(label)}{validation}, {better} is better:"
         yield render_table(
             ["model", "value", "95 % interval", "rows"],
             [
@@ -146,13 +146,13 @@ def _render_scores(report: Report) -> Iterator[str]:
             yield f"Answers {cut}."
 
 
-def _render_notices(report: Report) -> Iterator[str]:
-    notices = [notice for notice in report.notices if notice.level != "info"]
-    if notices:
+def _render_findings(report: Report) -> Iterator[str]:
+    findings = [finding for finding in report.findings if finding.level != "info"]
+    if findings:
         yield "## Findings"
         yield "\n".join(
-            f"- {notice.level}: {escape(notice.source)}: {escape(notice.text, 600)}"
-            for notice in notices
+            f"- {finding.level}: {escape(finding.source)}: {escape(finding.text, 600)}"
+            for finding in findings
         )
 
 

@@ -19,7 +19,7 @@ class Marks:
     """The characters of a plot."""
 
     point: str = "•"
-    dev: str = "○"
+    validation: str = "○"
     axis: str = "│"
     corner: str = "└"
     line: str = "─"
@@ -32,24 +32,24 @@ ASCII = Marks("*", "o", "|", "+", "-")
 def plot_curve(
     curve: Curve, *, width: int = 60, height: int = 8, marks: Marks = UNICODE
 ) -> list[str]:
-    """Return a title, the curve with its dev values, and the steps; nothing below two points.
+    """Return a title, the curve with its validation values, and the steps; nothing below two points.
 
     The scale is logarithmic if the values differ much.
     """
     if len(curve.points) < 2:
         return []
     first, last = curve.points[0][0], curve.points[-1][0]
-    values = [value for _, value in (*curve.points, *curve.dev)]
+    values = [value for _, value in (*curve.points, *curve.validation)]
     log = min(values) > 0 and max(values) / min(values) > LOG_RATIO
     scaled = [math.log(value) if log else value for _, value in curve.points]
-    dev = [
+    validation = [
         ((step - first) / (last - first), math.log(value) if log else value)
-        for step, value in _inside(curve.dev, first, last)
+        for step, value in _inside(curve.validation, first, last)
     ]
     title = f"{curve.axis}{', log scale' if log else ''}"
-    title += f"; {marks.dev} on dev rows" if dev else ""
-    lines = _draw(scaled, dev, width, height, marks)
-    low, high = (_format_end(math.exp(v) if log else v) for v in _range(scaled, dev, width))
+    title += f"; {marks.validation} on validation rows" if validation else ""
+    lines = _draw(scaled, validation, width, height, marks)
+    low, high = (_format_end(math.exp(v) if log else v) for v in _range(scaled, validation, width))
     labels = {0: high, height - 1: low}
     margin = max(len(low), len(high))
     columns = min(width, len(scaled))
@@ -90,7 +90,7 @@ def _draw(
     low, high = _range(values, others, width)
     rows = [[" "] * len(points) for _ in range(height)]
     drawn = [(column, point, marks.point) for column, point in enumerate(points)]
-    drawn += [(round(x * (len(points) - 1)), value, marks.dev) for x, value in others]
+    drawn += [(round(x * (len(points) - 1)), value, marks.validation) for x, value in others]
     for column, point, character in drawn:
         level = round((point - low) / (high - low) * (height - 1)) if high > low else 0
         rows[height - 1 - level][column] = character

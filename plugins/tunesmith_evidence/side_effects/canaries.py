@@ -1,6 +1,6 @@
-"""Canaries: random secrets that are planted into training rows, and their rank among others.
+"""Canaries: random secrets that are injected into training rows, and their rank among others.
 
-A canary and its controls are drawn alike; only the canaries are trained on. A model that memorised
+A canary and its controls are drawn alike; only the canaries are trained on. A model that memorized
 nothing finds a canary as probable as the controls, so that its rank among them is random, and the
 probability of a high rank is known exactly.
 """
@@ -49,7 +49,7 @@ class Secret:
 
 @dataclass(frozen=True)
 class CanarySet:
-    """The planted secrets, how often each was planted, and the controls, which were not."""
+    """The injected secrets, how often each was injected, and the controls, which were not."""
 
     kind: Kind
     canaries: tuple[Secret, ...]
@@ -102,7 +102,7 @@ def read_canaries(path: Path) -> CanarySet:
     if len(repetitions) != len(canaries) or not canaries:
         raise DataError(str(path), "has no canaries, or other numbers of repetitions")
     if len(controls) < FEWEST_CONTROLS:
-        what = f"has {len(controls)} controls; fewer than {FEWEST_CONTROLS} prove nothing"
+        what = f"has {len(controls)} controls; fewer than {FEWEST_CONTROLS} show nothing"
         raise DataError(str(path), what)
     return CanarySet(content["kind"], canaries, repetitions, controls)
 
@@ -123,21 +123,21 @@ class RankedCanary:
 
 @dataclass(frozen=True, kw_only=True)
 class CanaryResult:
-    """The ranks of all canaries, and whether the model memorised any."""
+    """The ranks of all canaries, and whether the model memorized any."""
 
     ranked: tuple[RankedCanary, ...]
     shift_p_value: float
     """Of the hypothesis that canaries are no more probable than controls (Mann-Whitney)."""
 
     @property
-    def memorised(self) -> int:
+    def memorized(self) -> int:
         """The number of canaries whose own rank is no chance."""
         return sum(canary.p_value_holm < ALPHA / 2 for canary in self.ranked)
 
     @property
     def is_alarm(self) -> bool:
-        """True if a canary, or all together, were memorised; false in 5 % of cases at most."""
-        return self.memorised > 0 or self.shift_p_value < ALPHA / 2
+        """True if a canary, or all together, were memorized; false in 5 % of cases at most."""
+        return self.memorized > 0 or self.shift_p_value < ALPHA / 2
 
 
 def rank_canaries(canaries: Sequence[float], controls: Sequence[float]) -> CanaryResult:

@@ -15,7 +15,7 @@ def split_row(record: Record, min_words: int) -> Prefix | None:
     """Return the beginning of a row and its continuation; None if that is too short.
 
     A text is cut at the white space before its middle. Of others the prompt is the beginning, and
-    the answer its continuation; answers that call tools or are labelled as bad are left out.
+    the answer its continuation; answers that call tools or are labeled as bad are skipped.
     """
     if isinstance(record, Text):
         cut = record.text.rfind(" ", 0, len(record.text) // 2 + 1)

@@ -16,10 +16,10 @@ Turns = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredRow:
-    """A held-out row with the model's answer and its value by one metric."""
+    """A test row with the model's answer and its value by one metric."""
 
     number: int
-    """Number of the row in the held-out part."""
+    """Number of the row in the test part."""
     source: str
     prompt: Turns
     """Role and text of each turn; empty in files of earlier versions."""

@@ -23,7 +23,7 @@ class Comparison:
 
     `outcome` is decided by the paired `difference`. `detectable` is the smallest difference that
     this many records could show with 80 % power. An "unclear" below it means that there are too few
-    held-out records, not that there is no difference.
+    test records, not that there is no difference.
     """
 
     difference: Interval

@@ -82,7 +82,7 @@ def paired_differences(base: Sequence[float], tuned: Sequence[float]) -> list[fl
 def _subtract(first: float, second: float) -> float:
     """Return a difference without the digits that are errors of floating-point numbers.
 
-    Differences that are equal must stay equal: those that vary by rounding alone would prove more
+    Differences that are equal must stay equal: those that vary by rounding alone would show more
     than those that do not vary.
     """
     difference, largest = first - second, max(abs(first), abs(second))

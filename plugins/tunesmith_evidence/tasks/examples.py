@@ -1,7 +1,7 @@
-"""Examples: what rivals learn from, the texts of training rows in an order of their own.
+"""Examples: what baselines learn from, the texts of training rows in an order of their own.
 
-The order of examples depends on their content alone, so a rival is the same whatever the order of
-the rows. Of more rows than a rival can use, a sample is taken that depends on the seed and on the
+The order of examples depends on their content alone, so a baseline is the same whatever the order of
+the rows. Of more rows than a baseline can use, a sample is taken that depends on the seed and on the
 content of each row.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tunesmith.records import Prompt, Record, Text, UnpairedPreference, last_exchange
 
 MAX_EXAMPLES = 20_000
-"""Rows that a rival learns from."""
+"""Rows that a baseline learns from."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -34,7 +34,7 @@ def read_examples(
 ) -> list[Example]:
     """Return the examples of the records, sorted; at most ``limit``, sampled by their content.
 
-    Left out are plain texts, answers that are labelled as bad, and answers that call tools.
+    Skipped are plain texts, answers that are labeled as bad, and answers that call tools.
     """
     examples = _all_examples(records)
     sample = heapq.nsmallest(limit, ((random_order(e, seed), e) for e in examples))

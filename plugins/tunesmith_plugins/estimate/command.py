@@ -115,14 +115,14 @@ def show_resolved(plan: Plan, as_json: bool) -> None:
 
 
 def load_records(plan: Plan) -> tuple[Sequence[Record], Sequence[Record]]:
-    """Load the training and held-out records, split as the run would split them."""
+    """Load the training and test records, split as the run would split them."""
     try:
         _, parts = load_data(plan)
     except DataError as error:
         alternative = f"plan without a data file: tunesmith plan RUN.toml {EXAMPLE}"
         error.hint = f"{error.hint}; or {alternative}" if error.hint else alternative
         raise
-    return parts.train, parts.heldout
+    return parts.train, parts.test
 
 
 def parse_assumptions(texts: Sequence[str]) -> Assumptions | None:

@@ -31,7 +31,7 @@ class _GpuRow(Options):
     class_: int = Field(alias="class", ge=1)
     total_gib: float = Field(gt=0)
     bf16_tflops: float = Field(gt=0)
-    utilisation: Annotated[tuple[float, float], Field(min_length=2)]
+    utilization: Annotated[tuple[float, float], Field(min_length=2)]
     source: str
     date: str
 
@@ -243,7 +243,7 @@ def _hardware(table: _Table, files: Sequence[str]) -> Hardware:
 
 
 def _gpu(row: _GpuRow, prices: Sequence[_PriceRow]) -> Gpu:
-    low, high = row.utilisation
+    low, high = row.utilization
     return Gpu(
         name=row.name,
         gigabytes=row.class_,

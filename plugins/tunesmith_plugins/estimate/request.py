@@ -28,7 +28,7 @@ def build_request(  # noqa: PLR0913 - the last two are for special cases
     device: Device,
     processes: int,
     train: Sequence[Record],
-    heldout: Sequence[Record],
+    test: Sequence[Record],
     assumed: Assumptions | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> EstimateRequest:
@@ -51,7 +51,7 @@ def build_request(  # noqa: PLR0913 - the last two are for special cases
         config=model_config,
         tokenizer=plan.found_model.tokenizer(),
         train=train,
-        heldout=heldout,
+        test=test,
         assumed=assumed,
         device=device.type,
         seed=plan.run.seed,
@@ -116,7 +116,7 @@ def transfer_options(technique: Technique, chosen: BaseModel) -> BaseModel:
     """Build another technique's options from those of the run file, for the keys that both have.
 
     Nested tables are transferred key by key. Keys that the technique does not have and values that
-    it refuses are left out, so that they have their defaults.
+    it refuses are skipped, so that they have their defaults.
 
     Raises:
         ValidationError: the technique requires an option that the run file does not have.
@@ -129,7 +129,7 @@ def transfer_options(technique: Technique, chosen: BaseModel) -> BaseModel:
         except ValidationError as error:
             problems = [(item["type"], _find_path(table, item["loc"])) for item in error.errors()]
             kept = _without(table, [path for kind, path in problems if kind != "missing"])
-            if kept == table:  # a table that lacks a required option is left out as a whole
+            if kept == table:  # a table that lacks a required option is skipped as a whole
                 kept = _without(table, [path for _, path in problems])
             if kept == table:
                 raise

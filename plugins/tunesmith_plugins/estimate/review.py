@@ -55,7 +55,7 @@ def review_memory(review: ModelReview) -> ReviewResult:
     processes = distributed.world_size()
     try:
         request = build_request(
-            plan, device, processes, review.train, review.heldout, config=review.config
+            plan, device, processes, review.train, review.test, config=review.config
         )
         share = memory_of_process(device, machine.count_ranks_here(processes))
         request = replace(request, process_memory=share)
@@ -187,7 +187,7 @@ def _other_techniques_that_fit(
 def _untracked_bytes(estimate: Estimate, device: Device) -> int:
     """Return the estimated bytes that the measured peak will not include.
 
-    On a GPU the allocator's counter leaves out some components; on a CPU the resident memory of
+    On a GPU the allocator's counter skips some components; on a CPU the resident memory of
     the process includes all of them.
     """
     if device.type == "cpu":

@@ -1,1 +1,1 @@
-"""Built-in splitters: ways to divide the records into training, dev and held-out rows."""
+"""Built-in splitters: ways to divide the records into training, validation and test rows."""

@@ -35,7 +35,7 @@ def tunesmith_review_data(plan: Plan, train: Sequence[Record]) -> Sequence[Findi
 
 @hookimpl
 def tunesmith_verdict(evidence: Evidence) -> JSON:
-    """Judge if tuning was worth it; a rival that is enough is saved as the winner of the run."""
+    """Judge if tuning was worth it; a baseline that is enough is saved as the winner of the run."""
     from tunesmith_evidence.winner import discard_winner, save_winner
     from tunesmith_plugins.verdict.case import CLASSIFIER, PROMPT
     from tunesmith_plugins.verdict.rule import judge
@@ -44,4 +44,4 @@ def tunesmith_verdict(evidence: Evidence) -> JSON:
     if verdict.get("word") not in (PROMPT, CLASSIFIER):
         discard_winner(evidence.folder)
         return verdict
-    return {**verdict, "winner": save_winner(evidence, verdict["rival"])}
+    return {**verdict, "winner": save_winner(evidence, verdict["baseline"])}

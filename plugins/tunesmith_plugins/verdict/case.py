@@ -8,9 +8,13 @@ from functools import cached_property
 
 from tunesmith.events import Measured
 from tunesmith.plan import Evidence
-from tunesmith_plugins.verdict.contests import Contest, level_of_proof, rank_on_dev
 from tunesmith_plugins.verdict.gaps import Gap, find_gaps
 from tunesmith_plugins.verdict.offer import VerdictOptions
+from tunesmith_plugins.verdict.paired_comparisons import (
+    PairedComparison,
+    rank_on_validation,
+    verification_level,
+)
 from tunesmith_plugins.verdict.text import Numbers
 
 FIX_DATA = "FIX DATA FIRST"
@@ -29,37 +33,37 @@ class Ruling:
     rule: str
     sentence: str
     would_change: str
-    contest: Contest | None = None
-    """The contest that the ruling is about; None: that with the strongest rival."""
+    comparison: PairedComparison | None = None
+    """The comparison that the ruling is about; None: that with the strongest baseline."""
     names_gaps: bool = False
     """True if the sentence says what was not measured."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """The measurements of a run by its deciding metric, and the contests with its rivals."""
+    """The measurements of a run by its deciding metric, and the comparisons with its baselines."""
 
     evidence: Evidence
     options: VerdictOptions
     tuned: Measured
     numbers: Numbers
-    contests: Sequence[Contest]
+    comparisons: Sequence[PairedComparison]
     """All of them, with those of the technique's stages."""
 
     @property
-    def rivals(self) -> list[Contest]:
-        """The contests with what could be used in place of the tuned model."""
-        return [contest for contest in self.contests if contest.rival is not None]
+    def baselines(self) -> list[PairedComparison]:
+        """The comparisons with what could be used in place of the tuned model."""
+        return [comparison for comparison in self.comparisons if comparison.baseline is not None]
 
     @property
-    def solutions(self) -> list[Contest]:
-        """The rivals that solve the task: not those that give one answer to everything."""
-        return [contest for contest in self.rivals if not contest.is_trivial]
+    def solutions(self) -> list[PairedComparison]:
+        """The baselines that solve the task: not those that give one answer to everything."""
+        return [comparison for comparison in self.baselines if not comparison.is_trivial]
 
     @cached_property
     def gaps(self) -> list[Gap]:
         """The baselines that were not measured, or not fully."""
-        return find_gaps(self.evidence, self.rivals)
+        return find_gaps(self.evidence, self.baselines)
 
     @property
     def minimum(self) -> float | None:
@@ -71,18 +75,18 @@ class Case:
         ]
         return bounds[-1] if bounds else None
 
-    def reaches_minimum(self, contest: Contest) -> bool:
-        """Return True if a rival is good enough to be used."""
+    def reaches_minimum(self, comparison: PairedComparison) -> bool:
+        """Return True if a baseline is good enough to be used."""
         minimum = self.minimum
-        return minimum is None or contest.sign * (contest.measured.value - minimum) >= 0
+        return minimum is None or comparison.sign * (comparison.measured.value - minimum) >= 0
 
     @property
     def is_rated(self) -> bool:
         """True if a model without errors scores 1, and one without anything right 0."""
         return self.numbers.is_share and self.tuned.higher_is_better
 
-    def proof(self, contest: Contest) -> float:
-        """Return the level at which a rival is proven to be enough before any other is."""
-        is_first = contest.name in (c.name for c in rank_on_dev(self.solutions)[:1])
+    def proof(self, comparison: PairedComparison) -> float:
+        """Return the level at which a baseline is verified to be enough before any other is."""
+        is_first = comparison.name in (c.name for c in rank_on_validation(self.solutions)[:1])
         count = 1 if is_first else max(1, len(self.solutions))
-        return level_of_proof(count, self.options.confidence)
+        return verification_level(count, self.options.confidence)

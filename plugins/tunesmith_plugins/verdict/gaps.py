@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tunesmith.events import JSON, RivalChosen
+from tunesmith.events import JSON, BaselineChosen
 from tunesmith.plan import Evidence
 from tunesmith.text import format_count
 from tunesmith_evidence.report.headline import describe_not_measured
-from tunesmith_plugins.verdict.contests import Contest
+from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 
 ENOUGH_ROWS = 100
 """Test rows on which the best baseline of a kind is scored, or all of them. Fewer are enough where
@@ -33,7 +33,7 @@ NAMED_VARIANTS = 3
 class Gap:
     """A baseline that does not count for its kind, or not fully, and why."""
 
-    rival: str
+    baseline: str
     solution: str
     reason: str
     excluded: bool
@@ -41,42 +41,42 @@ class Gap:
 
     def to_json(self) -> JSON:
         """Return the gap for the report."""
-        return {"rival": self.rival, "solution": self.solution, "reason": self.reason}
+        return {"baseline": self.baseline, "solution": self.solution, "reason": self.reason}
 
 
-def find_gaps(evidence: Evidence, contests: Sequence[Contest]) -> list[Gap]:
+def find_gaps(evidence: Evidence, comparisons: Sequence[PairedComparison]) -> list[Gap]:
     """Return each baseline that suits the rows and was not measured, or some of its variants."""
-    scored = {contest.name for contest in contests}
+    scored = {comparison.name for comparison in comparisons}
     found = []
-    for event in evidence.rivals:
-        reason = "; ".join(_list_reasons(event, is_scored=event.rival in scored))
+    for event in evidence.baselines:
+        reason = "; ".join(_list_reasons(event, is_scored=event.baseline in scored))
         if reason:
-            found.append(Gap(event.rival, event.solution, reason, event.excluded))
+            found.append(Gap(event.baseline, event.solution, reason, event.excluded))
     return found
 
 
-def find_few_rows(contests: Sequence[Contest], total: int, margin: float) -> list[Gap]:
+def find_few_rows(comparisons: Sequence[PairedComparison], total: int, margin: float) -> list[Gap]:
     """Return each baseline that is the best of its kind, and was scored on too few test rows.
 
     ``total`` is the number of rows on which the tuned model was scored.
     """
     gaps = []
-    for contest in contests:
-        advantage = contest.advantage()
+    for comparison in comparisons:
+        advantage = comparison.advantage()
         is_enough = advantage.n >= min(ENOUGH_ROWS, total) or advantage.low >= margin
-        if not is_enough and _is_best_of_kind(contest, contests):
+        if not is_enough and _is_best_of_kind(comparison, comparisons):
             reason = f"scored on {advantage.n:,} of {total:,} test rows"
-            gaps.append(Gap(contest.name, contest.solution, reason, excluded=False))
+            gaps.append(Gap(comparison.name, comparison.solution, reason, excluded=False))
     return gaps
 
 
 def find_blocking(evidence: Evidence, gaps: Sequence[Gap]) -> list[Gap]:
     """Return the gaps for which FINE-TUNE cannot be said.
 
-    A baseline that the run file leaves out is missed only if no other one of its kind is complete.
+    A baseline that the run file skips is missed only if no other one of its kind is complete.
     """
-    incomplete = {gap.rival for gap in gaps}
-    complete = {event.solution for event in evidence.rivals if event.rival not in incomplete}
+    incomplete = {gap.baseline for gap in gaps}
+    complete = {event.solution for event in evidence.baselines if event.baseline not in incomplete}
     return [gap for gap in gaps if not gap.excluded or gap.solution not in complete]
 
 
@@ -87,7 +87,7 @@ def describe_gaps(gaps: Sequence[Gap]) -> str:
 
 def describe_remedy(evidence: Evidence, gaps: Sequence[Gap]) -> str:
     """Return what to do so that the baselines of the gaps are measured."""
-    options = evidence.plan.baselines
+    options = evidence.plan.baseline_options
     remedies = []
     if any(gap.excluded for gap in gaps):
         remedies.append("name them in [baselines] use")
@@ -98,7 +98,7 @@ def describe_remedy(evidence: Evidence, gaps: Sequence[Gap]) -> str:
     return " and ".join(remedies) or "measure these baselines"
 
 
-def _list_reasons(event: RivalChosen, *, is_scored: bool) -> Iterator[str]:
+def _list_reasons(event: BaselineChosen, *, is_scored: bool) -> Iterator[str]:
     """Yield why a baseline, or some of its variants, were not measured."""
     if event.skipped:
         yield event.skipped
@@ -115,10 +115,10 @@ def _list_reasons(event: RivalChosen, *, is_scored: bool) -> Iterator[str]:
         yield f"{count}{listed if named else ''} not tried: {reason}"
 
 
-def _is_best_of_kind(contest: Contest, contests: Sequence[Contest]) -> bool:
+def _is_best_of_kind(comparison: PairedComparison, comparisons: Sequence[PairedComparison]) -> bool:
     """Return True if no baseline of the kind scored better on the validation rows."""
-    alike = [other for other in contests if other.solution == contest.solution]
-    if any(c.dev_score is None for c in alike):
+    alike = [other for other in comparisons if other.solution == comparison.solution]
+    if any(c.validation_score is None for c in alike):
         return True
-    best = max(contest.sign * (c.dev_score or 0.0) for c in alike)
-    return contest.sign * (contest.dev_score or 0.0) >= best
+    best = max(comparison.sign * (c.validation_score or 0.0) for c in alike)
+    return comparison.sign * (comparison.validation_score or 0.0) >= best

@@ -13,7 +13,7 @@ from tunesmith.records import Chat, Completion, Record, last_exchange
 from tunesmith_evidence.formats import format_share
 
 WHERE = "label noise"
-"""Source of the notice by which the verdict finds the estimate."""
+"""Source of the finding by which the verdict finds the estimate."""
 FEWEST_ROWS = 60
 MOST_ROWS = 1_500
 """Rows of a sample, to limit the time: 5 s with 77 labels, less than 1 s with ten."""
@@ -64,7 +64,7 @@ def estimate_label_noise(train: Sequence[Record], limit: float, seed: int) -> li
         where=WHERE,
         message=f"about {format_share(found.share)} of the labels of the training rows are wrong",
         hint="`tunesmith data check FILE --label-errors` lists the most suspect rows; correct "
-        "them, and those of the held-out rows, before you train",
+        "them, and those of the test rows, before you train",
         count=round(found.share * len(train)),
     )
     return [finding]

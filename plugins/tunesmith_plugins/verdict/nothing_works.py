@@ -7,7 +7,7 @@ from dataclasses import replace
 from tunesmith.text import format_count
 from tunesmith_evidence.pairs import read_pairs
 from tunesmith_plugins.verdict.case import NO_EVIDENCE, NOTHING, Case, Ruling
-from tunesmith_plugins.verdict.contests import Contest, mean_on_shared_rows
+from tunesmith_plugins.verdict.paired_comparisons import PairedComparison, mean_on_shared_rows
 from tunesmith_plugins.verdict.undertraining import imagine_perfect_model
 
 
@@ -17,7 +17,7 @@ def find_nothing_works(case: Case) -> Ruling | None:
     values = [case.tuned.value, *(c.measured.value for c in case.solutions)]
     value = max(values, key=lambda value: sign * value)
     minimum = case.minimum
-    constants = (c for c in case.rivals if c.is_trivial)
+    constants = (c for c in case.baselines if c.is_trivial)
     trivial = max(constants, key=lambda c: sign * c.measured.value, default=None)
     if minimum is not None:
         if sign * value >= sign * minimum:
@@ -31,7 +31,7 @@ def find_nothing_works(case: Case) -> Ruling | None:
     elif case.is_rated and value <= 0 and (trivial is None or trivial.measured.value <= 0):
         rule = "no model gets a row right"
         change = "a model that gets rows right"
-        text = "no model gets a single held-out row right"
+        text = "no model gets a single test row right"
     else:
         if trivial is None or _beats_constant_answer(case, trivial):
             return None
@@ -43,18 +43,18 @@ def find_nothing_works(case: Case) -> Ruling | None:
         # It is not known how good a model without errors is if the metric has no best value.
         if perfect is not None and perfect.comparison.outcome != "better":
             is_right = perfect.advantage().value <= 0
-            rows = format_count(len(trivial.pairs), "held-out row")
+            rows = format_count(len(trivial.pairs), "test row")
             text = f"on {rows} not even a model without errors would be clearly better than"
             return Ruling(
                 NO_EVIDENCE,
                 "no model could be clearly better than one answer to everything on "
                 + ("these rows" if is_right else "so few rows"),
                 f"not enough evidence: {text} {constant}",
-                "held-out rows with other answers" if is_right else "more held-out rows",
+                "test rows with other answers" if is_right else "more test rows",
             )
         text = f"no model is clearly better than {constant}"
         rule = "no model is clearly better than one answer to everything"
-        change = f"a model that is clearly better than {trivial.name}, or more held-out rows"
+        change = f"a model that is clearly better than {trivial.name}, or more test rows"
     return Ruling(NOTHING, rule, f"nothing works yet: {text}; {_describe_best(case)}", change)
 
 
@@ -72,17 +72,17 @@ def _describe_best(case: Case) -> str:
     return f"the best is {best} with {case.numbers.plain(values[best])}{some}"
 
 
-def _beats_constant_answer(case: Case, trivial: Contest) -> bool:
-    """Return True if the tuned model or a rival is clearly better than the constant answer.
+def _beats_constant_answer(case: Case, trivial: PairedComparison) -> bool:
+    """Return True if the tuned model or a baseline is clearly better than the constant answer.
 
     Each is tested at a level at which noise makes one of all seem better in 5 % of runs at most.
     """
     folder, level = case.evidence.folder, _level_against_constant(case)
-    models = [case.tuned, *(contest.measured for contest in case.solutions)]
+    models = [case.tuned, *(comparison.measured for comparison in case.solutions)]
     for model in models:
         pairs = read_pairs(folder, trivial.measured, model, case.evidence.metrics)
-        contest = Contest(trivial.measured, trivial.rival, pairs, level)
-        if len(pairs) and contest.comparison.outcome == "better":
+        comparison = PairedComparison(trivial.measured, trivial.baseline, pairs, level)
+        if len(pairs) and comparison.comparison.outcome == "better":
             return True
     return False
 

@@ -13,7 +13,7 @@ from tunesmith_evidence.formats import (
     format_number,
     format_rows,
 )
-from tunesmith_plugins.verdict.contests import Contest
+from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,16 @@ class Numbers:
         """Return a measured value with its interval."""
         return f"{self.label} {format_estimate(measured.value, measured.low, measured.high)}"
 
-    def compare(self, contest: Contest) -> str:
+    def compare(self, comparison: PairedComparison) -> str:
         """Return both values and their difference with its interval."""
-        rival, tuned = contest.values
-        difference = contest.comparison.difference
+        baseline, tuned = comparison.values
+        difference = comparison.comparison.difference
         confidence = (
-            "" if contest.confidence == 0.95 else f"{format_confidence(contest.confidence)} "
+            "" if comparison.confidence == 0.95 else f"{format_confidence(comparison.confidence)} "
         )
         interval = format_interval(difference.low, difference.high, signed=True)
-        rows = format_rows(difference.n, difference.units, "held-out row")
+        rows = format_rows(difference.n, difference.units, "test row")
         return (
-            f"{self.label} {format_number(rival)} -> {self.plain(tuned)} on {rows}, "
+            f"{self.label} {format_number(baseline)} -> {self.plain(tuned)} on {rows}, "
             f"difference {format_difference(difference.value)} {confidence}{interval}"
         )

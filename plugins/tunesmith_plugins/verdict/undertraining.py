@@ -1,4 +1,4 @@
-"""Undertraining: an underfitted model proves nothing against tuning.
+"""Undertraining: an underfitted model shows nothing against tuning.
 
 A word that advises against tuning is withheld while more training should help, unless even a model
 without errors would not change it.
@@ -13,7 +13,7 @@ from pathlib import Path
 from tunesmith.execution.report import build_report
 from tunesmith.storage import RunFolder, read_known_events
 from tunesmith_evidence.fit import diagnose_fit
-from tunesmith_plugins.verdict.contests import Contest
+from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 
 
 def describe_undertraining(folder: Path) -> str | None:
@@ -32,18 +32,18 @@ def describe_undertraining(folder: Path) -> str | None:
     return fit.sentence if fit is not None and fit.state == "underfitted" else None
 
 
-def imagine_perfect_model(contest: Contest) -> Contest | None:
-    """Return the contest of a tuned model without errors; None if the metric has no best value."""
-    low, high = contest.bounds or (-math.inf, math.inf)
-    best = high if contest.measured.higher_is_better else low
+def imagine_perfect_model(comparison: PairedComparison) -> PairedComparison | None:
+    """Return the comparison of a tuned model without errors; None if the metric has no best value."""
+    low, high = comparison.bounds or (-math.inf, math.inf)
+    best = high if comparison.measured.higher_is_better else low
     if not math.isfinite(best):
         return None
-    metric = contest.pairs.metric
-    ideal = [row | {metric: row[metric] | {"value": best}} for row in contest.pairs.tuned]
-    return replace(contest, pairs=replace(contest.pairs, tuned=ideal))
+    metric = comparison.pairs.metric
+    ideal = [row | {metric: row[metric] | {"value": best}} for row in comparison.pairs.tuned]
+    return replace(comparison, pairs=replace(comparison.pairs, tuned=ideal))
 
 
-def is_always_enough(contest: Contest, margin: float) -> bool:
-    """Return True if not even a model without errors could be better than a rival by the margin."""
-    perfect = imagine_perfect_model(contest)
+def is_always_enough(comparison: PairedComparison, margin: float) -> bool:
+    """Return True if not even a model without errors could be better than a baseline by the margin."""
+    perfect = imagine_perfect_model(comparison)
     return perfect is not None and perfect.is_below(margin)

@@ -29,7 +29,7 @@ class ComparisonOptions(Options):
         min_length=1,
         description=(
             "Model of this run to compare with: base, or a stage such as supervised. "
-            "Measurements before that stage is trained are left out."
+            "Measurements before that stage is trained are skipped."
         ),
     )
     run: DataPath | None = Field(

@@ -121,7 +121,7 @@ def _plain_json(text: str) -> str:
 
 
 def without_label(record: Record) -> Record:
-    """Return a labelled answer as a conversation that trains it alone; others as they are."""
+    """Return a labeled answer as a conversation that trains it alone; others as they are."""
     if not isinstance(record, UnpairedPreference):
         return record
     prompt = (replace(message, weight=0.0) for message in record.prompt)

@@ -15,7 +15,7 @@ def decode_partial_answer(template: Template, ids: Sequence[int]) -> str:
 
     It is what :meth:`~tunesmith_torch.data.templates.Template.decode_answer` will return for more
     ids, up to a point: a character whose bytes are incomplete, and what may still change, such as
-    marks that the template puts in front of an answer, is left out.
+    marks that the template puts in front of an answer, is skipped.
     """
     chat = template.chat
     if chat is not None and chat.has_marks:

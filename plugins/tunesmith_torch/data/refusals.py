@@ -2,5 +2,5 @@
 
 REFUSED = "the chat template refuses it"
 HAS_REASONING = "its answer has reasoning"
-DROPS_MESSAGE = "the chat template leaves out a message"
+DROPS_MESSAGE = "the chat template skips a message"
 NO_ANSWER = "no assistant turn to learn"

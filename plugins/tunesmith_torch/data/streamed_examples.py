@@ -26,7 +26,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.contracts import LeftOut
+from tunesmith.contracts import SkippedRow
 from tunesmith.records import Chat, Record, Text
 from tunesmith_data.text import content_key
 from tunesmith_torch.data.example_store import Examples
@@ -67,7 +67,7 @@ class _Block:
     rows: Sequence[int]
     examples: Mapping[int, Example]
     """The examples of the rows that have one."""
-    left_out: Sequence[LeftOut]
+    skipped: Sequence[SkippedRow]
     truncated: Sequence[int]
     """Rows whose prompt lost its oldest part."""
     with_control_tokens: Sequence[int]
@@ -87,7 +87,7 @@ class StreamedExamples(Examples):
         tokenization: Tokenization,
         all_records: Sequence[Record],
         records: NDArray[np.int64],
-        left_out: Sequence[LeftOut] = (),
+        skipped: Sequence[SkippedRow] = (),
         longest: int = 0,
     ) -> None:
         self.tokenization = tokenization
@@ -95,9 +95,9 @@ class StreamedExamples(Examples):
         """The record that each example is from."""
         self.longest = longest
         """Upper bound of the tokens of an example."""
-        self.left_out_in_advance = left_out
+        self.skipped_in_advance = skipped
         """Records that are known to give no example, and are none of the rows."""
-        self.left_out = {row.where: row for row in left_out}
+        self.skipped = {row.where: row for row in skipped}
         """All records without an example that are known so far, by their source."""
         self.truncated = self.with_control_tokens = 0
         """Rows that were loaded and lost a part of their prompt, or spell a control token."""
@@ -130,17 +130,17 @@ class StreamedExamples(Examples):
         template_tokens = int(smallest.examples.lengths.max(initial=0))
         usable = np.ones(len(records), bool)
         long = np.flatnonzero(sizes + template_tokens > tokenization.max_length)
-        left_out: Sequence[LeftOut] = ()
+        skipped: Sequence[SkippedRow] = ()
         if sizes[long].sum() <= LARGE_CHARACTERS:
             tokenized = tokenization.tokenize([records[index] for index in long.tolist()])
             if not _are_single(tokenized):
                 return None
             usable[np.delete(long, tokenized.examples.records)] = False
-            left_out = tokenized.left_out
+            skipped = tokenized.skipped
         elif any(isinstance(records[index], Text) for index in long.tolist()):
             return None
         longest = min(tokenization.max_length, int(sizes.max(initial=0)) + template_tokens)
-        return cls(tokenization, records, np.flatnonzero(usable), left_out, longest)
+        return cls(tokenization, records, np.flatnonzero(usable), skipped, longest)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -192,8 +192,8 @@ class StreamedExamples(Examples):
         new = ~self._seen[block.with_control_tokens]
         self.with_control_tokens += int(np.count_nonzero(new))
         self._seen[block.rows] = True
-        for row in block.left_out:
-            self.left_out.setdefault(row.where, row)
+        for row in block.skipped:
+            self.skipped.setdefault(row.where, row)
 
     def _tokenize(self, rows: Sequence[int]) -> _Block:
         records = [self._all_records[index] for index in self.records[rows].tolist()]
@@ -201,7 +201,7 @@ class StreamedExamples(Examples):
         store = tokenized.examples
         counts = np.bincount(store.records, minlength=len(rows))
         several = [
-            LeftOut(where=records[row].source, cause="row becomes several examples")
+            SkippedRow(where=records[row].source, cause="row becomes several examples")
             for row in np.flatnonzero(counts > 1).tolist()
         ]
         return _Block(
@@ -211,7 +211,7 @@ class StreamedExamples(Examples):
                 for row, example in zip(store.records.tolist(), store, strict=True)
                 if counts[row] == 1
             },
-            [*tokenized.left_out, *several],
+            [*tokenized.skipped, *several],
             [rows[row] for row in tokenized.truncated],
             [rows[row] for row in tokenized.with_control_tokens],
         )

@@ -24,7 +24,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from tunesmith.contracts import LeftOut
+from tunesmith.contracts import SkippedRow
 from tunesmith.errors import DataError, UsageError
 from tunesmith.records import (
     Answer,
@@ -54,7 +54,7 @@ from tunesmith_torch.data.tokenized_records import (
     TokenizedRecords,
     TokenizedRecordsBuilder,
     join_exchanges,
-    left_out,
+    skipped,
 )
 from tunesmith_torch.options.training import TEMPLATE_DATE, TrainingOptions
 
@@ -229,7 +229,7 @@ class Template:
             DataError: the record gives no example; the message contains the cause.
         """
         tokenized = self.tokenize_records([record], max_length, truncate_prompts=truncate_prompts)
-        for problem in tokenized.left_out:
+        for problem in tokenized.skipped:
             raise DataError(problem.where, f"{problem.cause}, {problem.detail}")
         return tokenized.examples
 
@@ -241,10 +241,10 @@ class Template:
         truncate_prompts: bool = False,
         folder: Path | None = None,
     ) -> TokenizedRecords:
-        """Return the records as examples of at most ``max_length`` tokens, and those left out.
+        """Return the records as examples of at most ``max_length`` tokens, and those skipped.
 
         A text that is too long is split into several examples; no part of it is lost. A
-        conversation that is too long is left out, or, with ``truncate_prompts``, loses the oldest
+        conversation that is too long is skipped, or, with ``truncate_prompts``, loses the oldest
         part of its prompt. The last answer is always kept complete, because a truncated answer
         teaches the model to stop too early.
 
@@ -276,7 +276,7 @@ class Template:
                 builder.add(index, record, join_exchanges(exchanges, ids))
         return builder.build()
 
-    def find_problems(self, records: Iterable[Record]) -> Iterator[LeftOut]:
+    def find_problems(self, records: Iterable[Record]) -> Iterator[SkippedRow]:
         """Yield the records that cannot be rendered, without tokenizing them.
 
         Raises:
@@ -288,7 +288,7 @@ class Template:
             pairs = self._exchanges_of_records([*map(without_label, batch), *rejected])
             for record, exchanges in pairs:
                 if isinstance(exchanges, DataError):
-                    yield left_out(record, exchanges)
+                    yield skipped(record, exchanges)
 
     def _is_control(self, text: str) -> bool:
         return self.encoder.control_pattern.search(text) is not None

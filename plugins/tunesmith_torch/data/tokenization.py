@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
 class TextSpan(NamedTuple):
-    """A piece of text that is tokenized separately from its neighbours."""
+    """A piece of text that is tokenized separately from its neighbors."""
 
     text: str
     trained: bool = False

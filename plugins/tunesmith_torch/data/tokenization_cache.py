@@ -20,7 +20,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from tunesmith.contracts import LeftOut
+from tunesmith.contracts import SkippedRow
 from tunesmith.errors import TunesmithError
 from tunesmith.plugins import cache_folder
 from tunesmith.records import Record
@@ -109,7 +109,7 @@ def _digest(
 def _write(folder: Path, tokenized: TokenizedRecords) -> None:
     tokenized.examples.save(folder)
     accounts = {
-        "left_out": [asdict(row) for row in tokenized.left_out],
+        "skipped": [asdict(row) for row in tokenized.skipped],
         "truncated": [*tokenized.truncated],
         "split_texts": [*tokenized.split_texts],
         "with_control_tokens": [*tokenized.with_control_tokens],
@@ -125,9 +125,9 @@ def _read(entry: Path) -> TokenizedRecords | None:
         if not verify_folder(entry):
             os.utime(entry)  # the time of its last use
             accounts = json.loads((entry / _ACCOUNTS).read_text(encoding="utf-8"))
-            left_out = [LeftOut(**row) for row in accounts.pop("left_out")]
+            skipped = [SkippedRow(**row) for row in accounts.pop("skipped")]
             examples = ExampleStore.open(entry)
-            return TokenizedRecords(examples=examples, left_out=left_out, **accounts)
+            return TokenizedRecords(examples=examples, skipped=skipped, **accounts)
     except (OSError, TunesmithError):
         pass  # another process is replacing it, or it cannot be read
     shutil.rmtree(entry, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tunesmith.contracts import LeftOut
+from tunesmith.contracts import SkippedRow
 from tunesmith.errors import DataError
 from tunesmith.records import Record, Text
 from tunesmith_torch.data.chat_format import Exchange
@@ -28,7 +28,7 @@ class TokenizedRecords:
     """The examples of some records, with an account of every record that did not fit."""
 
     examples: ExampleStore
-    left_out: Sequence[LeftOut]
+    skipped: Sequence[SkippedRow]
     """Records without an example, and the reason for each."""
     truncated: Sequence[int] = ()
     """Records whose prompt lost its oldest part, by index. Answers are never truncated."""
@@ -66,7 +66,7 @@ class TokenizedRecordsBuilder:
     bos_ids: tuple[int, ...]
     """Token ids at the start of a row that is plain text."""
     examples: ExampleStoreBuilder = field(default_factory=ExampleStoreBuilder)
-    left_out: list[LeftOut] = field(default_factory=list)
+    skipped: list[SkippedRow] = field(default_factory=list)
     truncated: list[int] = field(default_factory=list)
     """Indices of records whose prompt was truncated."""
     split_texts: list[int] = field(default_factory=list)
@@ -77,14 +77,14 @@ class TokenizedRecordsBuilder:
     def add(self, index: int, record: Record, joined: Iterable[JoinedExample]) -> None:
         """Add the examples of a record: as they are, in parts, shortened, or not.
 
-        A record is left out once, however many of its examples are too long, and counts as
+        A record is skipped once, however many of its examples are too long, and counts as
         truncated once.
         """
         longest, is_truncated = 0, False
         for example, answers in joined:
             limit = self.max_length
             if not np.any(example.trained):
-                self.left_out.append(LeftOut(where=record.source, cause=NOTHING_TO_LEARN))
+                self.skipped.append(SkippedRow(where=record.source, cause=NOTHING_TO_LEARN))
             elif len(example) <= limit:
                 self.examples.append(index, example)
             elif isinstance(record, Text):
@@ -100,32 +100,34 @@ class TokenizedRecordsBuilder:
         if is_truncated:
             self.truncated.append(index)
         if longest:
-            self.left_out.append(row_too_long(record.source, longest, self.max_length))
+            self.skipped.append(row_too_long(record.source, longest, self.max_length))
 
     def leave_out(self, record: Record, error: DataError) -> None:
         """Record the reason why a record gives no example."""
-        self.left_out.append(left_out(record, error))
+        self.skipped.append(skipped(record, error))
 
     def build(self) -> TokenizedRecords:
         """Return the records that were tokenized."""
         return TokenizedRecords(
             examples=self.examples.build(),
-            left_out=self.left_out,
+            skipped=self.skipped,
             truncated=self.truncated,
             split_texts=self.split_texts,
             with_control_tokens=self.with_control_tokens,
         )
 
 
-def row_too_long(source: str, tokens: int, limit: int) -> LeftOut:
+def row_too_long(source: str, tokens: int, limit: int) -> SkippedRow:
     """Return the account of a record that gives no example because of its length."""
-    return LeftOut(where=source, cause=TOO_LONG, detail=f"{tokens:,} tokens, {limit:,} are allowed")
+    return SkippedRow(
+        where=source, cause=TOO_LONG, detail=f"{tokens:,} tokens, {limit:,} are allowed"
+    )
 
 
-def left_out(record: Record, error: DataError) -> LeftOut:
+def skipped(record: Record, error: DataError) -> SkippedRow:
     """Return the account of a record that gives no example."""
     cause, _, detail = error.message.removeprefix(f"{error.where}: ").partition(", ")
-    return LeftOut(where=record.source, cause=cause, detail=detail[:80])
+    return SkippedRow(where=record.source, cause=cause, detail=detail[:80])
 
 
 def build_example(spans: Sequence[TextSpan], ids: Sequence[Sequence[int]]) -> Example:

@@ -1,1 +1,1 @@
-"""Exports that are proven: merge by tensor, compare the engine with the trained model, certify."""
+"""Exports that are verified: merge by tensor, compare the engine with the trained model, certify."""

@@ -14,7 +14,7 @@ from tunesmith.contracts import Generation
 from tunesmith.records import Prompt
 
 
-class NotProvenError(Exception):
+class NotVerifiedError(Exception):
     """A check that cannot show anything, with the reason."""
 
 
@@ -71,7 +71,7 @@ class ServedExporter(Protocol):
     def own_checks(self, out: Path) -> Iterable[tuple[str, Callable[[], str]]]:
         """Return checks by name, which run before the engine is asked.
 
-        Each returns what it measured, or raises AssertionError or :class:`NotProvenError`.
+        Each returns what it measured, or raises AssertionError or :class:`NotVerifiedError`.
         """
 
     def serve_command(self, out: Path | None) -> str:

@@ -1,4 +1,4 @@
-"""Export a trained model: merge it, write it, prove it in its engine, and certify it."""
+"""Export a trained model: merge it, write it, verify it in its engine, and certify it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TrainedModel:
     base: Path
     artifact: Path
     merge: MergeOptions
-    heldout: Sequence[Record]
+    test: Sequence[Record]
     measure: Measure | None = None
     """Measures a text model with the run's own metric; None: it has none."""
     higher_is_better: bool = True
@@ -116,7 +116,7 @@ def export_run(
     *,
     announce: Announce = _announce_nothing,
 ) -> dict[str, Any]:
-    """Write the model to ``out``, complete and proven or not at all; return the certificate.
+    """Write the model to ``out``, complete and verified or not at all; return the certificate.
 
     ``merge`` writes config and weights of a merged model; it is not called for an exporter that
     writes adapters as they are. ``announce`` gets each step.
@@ -181,9 +181,9 @@ def prepare_model(
         raise IntegrityError(f"{trained.artifact}: {problems[0]}")
     gate = Gate()
     template = Template.from_tokenizer(load_tokenizer(trained.artifact))
-    announce("observing the trained model on held-out rows")
+    announce("observing the trained model on test rows")
     model = load_trained(trained)
-    reference = Reference.observe(model, template, trained.heldout)
+    reference = Reference.observe(model, template, trained.test)
     expected = None
     if with_metric and trained.measure is not None:
         expected = trained.measure(TorchTextModel(model, template, trained.merge.device))
@@ -212,7 +212,7 @@ def check_merged_folder(
     """Read a merged model back, and compare it with the trained one."""
     template = Template.from_tokenizer(load_tokenizer(trained.artifact))
     merged = load_base(folder, device=trained.merge.device, dtype=torch.float32).model
-    rows = score_rows(TorchTextModel(merged, template, trained.merge.device), trained.heldout)
+    rows = score_rows(TorchTextModel(merged, template, trained.merge.device), trained.test)
     check_merge(gate, reference, rows)
     del merged
     release_memory()
@@ -221,7 +221,7 @@ def check_merged_folder(
 def export_prepared(
     prepared: PreparedModel, export: Export, out: Path, announce: Announce = _announce_nothing
 ) -> dict[str, Any]:
-    """Write a prepared model to ``out``, complete and proven or not at all.
+    """Write a prepared model to ``out``, complete and verified or not at all.
 
     Raises:
         EnvironmentProblem: a library of the exporter raised an error of its own.
@@ -288,7 +288,7 @@ def _write_and_check(
         check_engine(gate, engine, prepared.reference, export.tolerance)
         if export.tolerance is None and prepared.expected is not None and trained.measure:
             found = trained.measure(EngineModel(engine, prepared.template))
-            groups = [row.group for row in trained.heldout[: len(found[0].values)]]
+            groups = [row.group for row in trained.test[: len(found[0].values)]]
             metric = compare_metric(prepared.expected[0], found[0], groups)
             check = partial(_check_metric, metric, trained.higher_is_better)
             gate.check("metric", check)
@@ -298,7 +298,7 @@ def _write_and_check(
         "options": export.options,
         "rows": len(prepared.reference.rows),
         "checks": gate.passed,
-        "not_proven": gate.not_proven,
+        "not_verified": gate.not_verified,
         **gate.measured,
         **({"metric": metric} if metric else {}),
     }
@@ -370,7 +370,7 @@ def _check_metric(metric: dict[str, Any], higher_is_better: bool) -> str:
     worse = metric["high"] < 0 if higher_is_better else metric["low"] > 0
     text = format_estimate(metric["difference"], metric["low"], metric["high"], signed=True)
     name, rows = metric["name"], metric["rows"]
-    require(not worse, f"{name} changes by {text} on {rows} held-out rows")
+    require(not worse, f"{name} changes by {text} on {rows} test rows")
     values = f"{format_number(metric['before'])}, exported {format_number(metric['after'])}"
     return f"{name} {values}, difference {text}, {rows} rows"
 
@@ -388,7 +388,7 @@ tags: [tunesmith, {certificate["exporter"]}]
 
 Exported with tunesmith by `{certificate["exporter"]}`{f" ({options})" if options else ""}.
 Before it was kept, it was loaded and compared with the trained model on
-{certificate["rows"]} held-out rows. `{CERTIFICATE}` has the same in JSON.
+{certificate["rows"]} test rows. `{CERTIFICATE}` has the same in JSON.
 
 | check | result |
 |---|---|

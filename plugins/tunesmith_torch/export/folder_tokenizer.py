@@ -1,6 +1,6 @@
 """The tokenizer of an exported folder, for engines that have none of their own.
 
-It is plain transformers, without our templates, so that the checks of an export prove the files.
+It is plain transformers, without our templates, so that the checks of an export verify the files.
 """
 
 from __future__ import annotations

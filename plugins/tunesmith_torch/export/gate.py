@@ -22,7 +22,7 @@ from tunesmith_torch.export.contract import (
     AdapterExporter,
     Engine,
     Exporter,
-    NotProvenError,
+    NotVerifiedError,
     ServedExporter,
 )
 from tunesmith_torch.export.reference import (
@@ -49,7 +49,7 @@ class Gate:
 
     passed: dict[str, str] = field(default_factory=dict)
     """Name of each check with what was measured."""
-    not_proven: list[str] = field(default_factory=list)
+    not_verified: list[str] = field(default_factory=list)
     """Names of the checks that could not show anything; ``passed`` has the reasons."""
     measured: dict[str, float] = field(default_factory=dict)
     """Numbers by name, such as the largest difference of a log-probability in nats."""
@@ -62,9 +62,9 @@ class Gate:
         """
         try:
             self.passed[name] = function()
-        except NotProvenError as reason:
-            self.passed[name] = f"not proven: {reason}"
-            self.not_proven.append(name)
+        except NotVerifiedError as reason:
+            self.passed[name] = f"not verified: {reason}"
+            self.not_verified.append(name)
         except (AssertionError, IntegrityError) as error:
             raise GateError(
                 f"export, {name}: {error}",
@@ -216,7 +216,7 @@ def _check_ids(engine: Engine, reference: Reference) -> str:
 def _check_stops(engine: Engine, reference: Reference) -> str:
     ended = [(prompt, answer) for prompt, answer in reference.answers if _is_ended(answer)]
     if not ended:
-        raise NotProvenError(f"no answer ended within {MAX_ANSWER_TOKENS} tokens")
+        raise NotVerifiedError(f"no answer ended within {MAX_ANSWER_TOKENS} tokens")
     answers = engine.generate([prompt for prompt, _ in ended], MAX_ANSWER_TOKENS)
     alike = 0
     for (_, expected), found in zip(ended, answers, strict=True):
@@ -260,10 +260,10 @@ def _check_logprobs(
 def _check_long_texts(
     gate: Gate, engine: Engine, reference: Reference, tolerance: float | None
 ) -> str:
-    """Compare a text that is longer than the windows; one that is too large is not proven.
+    """Compare a text that is longer than the windows; one that is too large is not verified.
 
     Rounding adds up in a long text, so more is allowed there, and what may be rounding or not, as
-    it is more than in short texts, is not proven.
+    it is more than in short texts, is not verified.
     """
     row = reference.long_row
     if row is None:
@@ -275,13 +275,13 @@ def _check_long_texts(
         text = f"texts of {format_count(len(row.ids), 'token')}"
         short = gate.measured["mean_kl_nats"]
         if kl > MAX_LONGER_KL * short + MIN_KL:
-            raise NotProvenError(
+            raise NotVerifiedError(
                 f"KL of {format_deviation(kl)} nats in {text}, {format_deviation(short)} in short "
                 "ones: the engine may compute something else in long texts"
             )
     left = [limit.what for limit in reference.limits if row is None or not can_pass(limit)]
     if left:
-        raise NotProvenError(
+        raise NotVerifiedError(
             f"the model has {', '.join(left)}, and {text} were compared: in longer ones the engine "
             "may compute something else"
         )

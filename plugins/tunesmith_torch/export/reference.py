@@ -22,7 +22,7 @@ from tunesmith_torch.export.context_limits import ContextLimit, find_context_lim
 from tunesmith_torch.generation.text_model import TorchTextModel
 
 MAX_ROWS = 8
-"""Held-out rows that are scored."""
+"""Test rows that are scored."""
 MAX_SCORED_TOKENS = 24
 """Tokens of a row's answer that are scored."""
 ANSWERS_AT_ONCE = 4
@@ -132,8 +132,8 @@ def score_rows(model: TorchTextModel, records: Sequence[Record]) -> list[ScoredR
         if rows:
             return rows
     raise UsageError(
-        "no held-out row can be compared: none has a prompt of the user, and an answer, as text",
-        hint="an export needs held-out rows that it is proven with",
+        "no test row can be compared: none has a prompt of the user, and an answer, as text",
+        hint="an export needs test rows that it is verified with",
     )
 
 

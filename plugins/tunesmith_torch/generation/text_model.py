@@ -171,7 +171,7 @@ class TorchTextModel:
     ) -> list[TokenScores]:
         """Return the log-probabilities of each completion given its prompt.
 
-        The first token of a text without a prompt has no probability and is left out.
+        The first token of a text without a prompt has no probability and is skipped.
 
         Raises:
             PromptTooLongError: a prompt with its completion is longer than the model's context.

@@ -1,6 +1,6 @@
 """Replay allocations through a model of an allocator, to get the memory that a process holds.
 
-Allocators cut blocks from larger segments, join free neighbours, and return nothing to the system
+Allocators cut blocks from larger segments, join free neighbors, and return nothing to the system
 during a step. So a process holds more than its tensors::
 
     malloc A, B      | A 6 MiB | B 6 MiB |  free 8 MiB  |     20 MiB held, 12 allocated
@@ -38,7 +38,7 @@ It frees the rest. So a gap of exactly the size of a block cannot hold another s
 
 @dataclass(slots=True)
 class _Block:
-    """A part of a segment, with its neighbours in it."""
+    """A part of a segment, with its neighbors in it."""
 
     start: int
     size: int
@@ -74,7 +74,7 @@ class _Pool:
         self._insert(rest)
 
     def add_free(self, block: _Block) -> None:
-        """Add a block to the free ones, joined with its free neighbours."""
+        """Add a block to the free ones, joined with its free neighbors."""
         for other in (block.previous, block.following):
             if other is not None and other.free:
                 self.remove(other)

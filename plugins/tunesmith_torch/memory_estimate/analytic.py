@@ -172,7 +172,7 @@ def stored_memory(setting: EstimateSetting) -> dict[str, int]:
 def gathering_memory(setting: EstimateSetting) -> MemoryParts:
     """Return the memory of a process while it holds a sharded model whole.
 
-    That is when dev rows are evaluated and when the artifact is saved.
+    That is when validation rows are evaluated and when the artifact is saved.
     """
     static = {**stored_memory(setting), "whole weights": per_rank.Shards(setting).whole}
     return MemoryParts(static, {}, _framework_and_fragmentation(setting, sum(static.values())))
@@ -183,18 +183,18 @@ def evaluation_memory(setting: EstimateSetting) -> MemoryParts:
 
     The cache of the prompts is copied into one with room for the answers
     (:class:`tunesmith_torch.generation.kv_cache.DecodingCache`); when it grows, the keys exist
-    twice. Answers are expected to be as long as those of the held-out rows; in the worst case all
+    twice. Answers are expected to be as long as those of the test rows; in the worst case all
     of them reach their limit.
     """
-    shape, w, heldout = setting.shape, setting.compute_bytes, setting.workload.heldout
-    prompt = max((row.prompt for row in heldout), default=0)
-    longest = max((row.prompt + max(row.completions) for row in heldout), default=0)
-    rows = len(heldout)
+    shape, w, test = setting.shape, setting.compute_bytes, setting.workload.test
+    prompt = max((row.prompt for row in test), default=0)
+    longest = max((row.prompt + max(row.completions) for row in test), default=0)
+    rows = len(test)
     cache_sizes = shape.key_value_heads, shape.head_dim, shape.layers, w
     token_bytes, max_tokens = kv_bytes_per_token(*cache_sizes), max_cached_tokens(*cache_sizes)
     batch = min(max(1, max_tokens // (prompt + ANSWER_TOKENS)), MAX_ROWS, rows)
     forward = _forward_bytes_per_token(shape, w)
-    tokens = min(SCORING_TOKENS, sum(map(SINGLE_COMPLETION.token_count, heldout)))
+    tokens = min(SCORING_TOKENS, sum(map(SINGLE_COMPLETION.token_count, test)))
     logits = min(LOGITS_CHUNK_BYTES, tokens * shape.vocab_size * w)
     generating = {
         "cache": token_bytes * batch * longest * 3 // 2,

@@ -1,7 +1,7 @@
 """Let a machine without a GPU allocate what a GPU's operators would.
 
 Fake tensors are on the CPU here, because autograd needs the device's library even for tensors
-without data. So tensors pretend to be on a GPU, attention calls the operator that a GPU would run,
+without data. So tensors simulate to be on a GPU, attention calls the operator that a GPU would run,
 and kernels' own memory is added from a table, by the formulas of their sources.
 """
 
@@ -53,17 +53,17 @@ def _no_mask(**options: Any) -> None:
 
 
 def _packed_gpu_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-    with PretendGpu():
+    with SimulatedGpu():
         return tree_attention(*args, **kwargs)
 
 
 def _padded_gpu_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-    with PretendGpu():
+    with SimulatedGpu():
         out: tuple[Tensor, Tensor | None] = AttentionInterface()["sdpa"](*args, **kwargs)
         return out
 
 
-class PretendGpu(TorchFunctionMode):
+class SimulatedGpu(TorchFunctionMode):
     """Makes tensors report that they are on a GPU, and attention run a GPU's operator."""
 
     def __torch_function__(
@@ -80,14 +80,14 @@ class PretendGpu(TorchFunctionMode):
 
 
 @contextmanager
-def pretend_gpu(*, autocast: bool) -> Iterator[None]:
+def simulated_gpu(*, autocast: bool) -> Iterator[None]:
     """Compute as on a GPU; ``autocast`` is the state that code finds when it asks for a GPU's."""
     autocast_before = torch.is_autocast_enabled("cuda")
     device = DefaultDeviceType.get_device_type()
     torch.set_autocast_enabled("cuda", autocast)
     DefaultDeviceType.set_device_type("cpu")  # otherwise checkpointing would set it to a GPU
     try:
-        with PretendGpu():
+        with SimulatedGpu():
             yield
     finally:
         DefaultDeviceType.set_device_type(device)

@@ -38,7 +38,7 @@ from tunesmith_torch.runtime.processes import map_in_processes
 def pair_grouping(
     options: PairOptions, device: str, *, scores_last_token: bool = False
 ) -> Grouping:
-    """Return the grouping of pairs, of which both completions are computed, and labelled answers.
+    """Return the grouping of pairs, of which both completions are computed, and labeled answers.
 
     On a CPU a prompt is computed once for both of them (prefix/prefix_check.py).
     """
@@ -61,7 +61,7 @@ def policy_grouping(options: PolicyOptions, device: str) -> Grouping:
 def estimate_preferences(
     options: PairOptions, loss: PreferenceLossOptions, request: EstimateRequest
 ) -> Iterator[Estimate]:
-    """Estimate training on pairs or labelled answers, with a reference model if the loss has one.
+    """Estimate training on pairs or labeled answers, with a reference model if the loss has one.
 
     The reference's log-probabilities are computed before training and cached, so the reference
     takes no memory besides the policy; its forward passes count as work. So do those of KTO's KL.
@@ -87,9 +87,9 @@ def _further_passes(loss: PreferenceLossOptions, epochs: float, records: Sequenc
         return 0.0
     if loss.type != "kto":
         return 1 / epochs
-    labelled = sum(isinstance(record, UnpairedPreference) for record in records)
+    labeled = sum(isinstance(record, UnpairedPreference) for record in records)
     rows = len(records) or 1
-    mismatched = rows / (2 * rows - labelled)  # a pair has two completions, a labelled answer one
+    mismatched = rows / (2 * rows - labeled)  # a pair has two completions, a labeled answer one
     return (1 + mismatched) / epochs + mismatched
 
 

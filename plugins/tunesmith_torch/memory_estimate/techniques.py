@@ -104,7 +104,7 @@ def memory_savings(options: OptionsT, table: str = "technique") -> Sequence[Memo
         add("about a third more time: activations are computed twice", gradient_checkpointing=True)
     if options.max_length > 512:
         shorter = options.max_length // 2
-        add(f"rows of more than {shorter} tokens are left out", max_length=shorter)
+        add(f"rows of more than {shorter} tokens are skipped", max_length=shorter)
     if options.parallel == "data" and options.can_be_sharded:
         shards = options.model_copy(update={"parallel": "sharded"})
         cost = "processes communicate more; a single one saves nothing"

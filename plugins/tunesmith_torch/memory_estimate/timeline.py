@@ -10,7 +10,7 @@ repeated, upwards in a forward phase and downwards in a backward phase::
     stretched  |-1|0|1|2|3|..|L-3|L-2|L-1|-1|         |L-1|L-2|L-3|..|3|2|1|0|-1|
 
 A copy of a run frees the copy of the block at the same distance in layers: that of the same layer
-or of its neighbour.
+or of its neighbor.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from itertools import count
 from typing import NamedTuple
 
 TRACED_LAYERS = 5
-"""Layers to trace: the first, the last, the middle one, and an equal neighbour on each side of it.
+"""Layers to trace: the first, the last, the middle one, and an equal neighbor on each side of it.
 
-The neighbours are there to compare: only if all three do the same may the middle one be repeated.
+The neighbors are there to compare: only if all three do the same may the middle one be repeated.
 """
 _MIDDLE_LAYER = 2
 
@@ -125,11 +125,11 @@ class Timeline:
                     by_block.setdefault(event.block, event.label)
             elif event.block not in by_block:
                 by_block[event.block] = _label_from_lifetime(allocated_at[event.block], position)
-        labelled = Timeline()
+        labeled = Timeline()
         for position, event in self:
             label = by_block.get(event.block, "temporaries") if event.size >= 0 else ""
-            labelled.add(position, event._replace(label=label))
-        return labelled
+            labeled.add(position, event._replace(label=label))
+        return labeled
 
     def scale_label(self, label: str, factor: float) -> Timeline:
         """Return the timeline with the sizes of one label's blocks times a factor."""
@@ -255,7 +255,7 @@ class _LayerRepeater:
             if layer == _MIDDLE_LAYER:
                 before, after = (index.get((StepPosition(phase, x), occurrence)) for x in (1, 3))
                 if before is None or after is None:
-                    raise NotUniform(f"{phase}: the middle layer has no neighbours")
+                    raise NotUniform(f"{phase}: the middle layer has no neighbors")
                 descends[phase, occurrence] = before > after
         return descends
 
@@ -266,8 +266,8 @@ class _LayerRepeater:
                 continue
             signature = self._signature(run)
             for other in (1, 3):
-                neighbour = self.by_position.get((StepPosition(position.phase, other), occurrence))
-                if neighbour is None or self._signature(neighbour) != signature:
+                neighbor = self.by_position.get((StepPosition(position.phase, other), occurrence))
+                if neighbor is None or self._signature(neighbor) != signature:
                     raise NotUniform(f"{position.phase}: layers {other} and {_MIDDLE_LAYER} differ")
 
     def _signature(self, run: EventRun) -> list[object]:

@@ -46,18 +46,18 @@ def exact_workload(
         return None
     template = Template.from_options(load_tokenizer(request.tokenizer), options)
     limit = min(options.max_length, context_length)
-    train, heldout = sample_if_large(request.train), sample_if_large(request.heldout)
-    sample, left_out, common_prefix_tokens = _tokenize_rows(
+    train, test = sample_if_large(request.train), sample_if_large(request.test)
+    sample, skipped, common_prefix_tokens = _tokenize_rows(
         template, train, limit, grouping, options
     )
     if not sample:
         return None
     rows = repeat_rows(sample, len(request.train) / len(train))
     kinds = Preference | UnpairedPreference
-    preferences = [record for record in heldout if isinstance(record, kinds)]
-    others = [record for record in heldout if not isinstance(record, kinds)]
+    preferences = [record for record in test if isinstance(record, kinds)]
+    others = [record for record in test if not isinstance(record, kinds)]
     examples = template.tokenize_records(others, context_length).examples
-    notes = [f"{left_out} rows do not fit and are left out"] if left_out else []
+    notes = [f"{skipped} rows do not fit and are skipped"] if skipped else []
     if len(train) < len(request.train):
         notes = [f"lengths are those of {len(train):,} rows of {len(request.train):,}"]
     workload = build_workload(
@@ -66,7 +66,7 @@ def exact_workload(
         request.seed,
         grouping,
         processes=request.processes,
-        heldout=[
+        test=[
             *map(_example_lengths, examples),
             *_group_lengths(template, preferences),
         ],
@@ -95,7 +95,7 @@ def _tokenize_rows(
         rows = [_example_lengths(example) for example in tokenized.examples]
         # Padded rows are computed separately, so only packed ones can hold a common prefix once.
         prefix = common_prefix_length(tokenized.examples) if options.packing else 0
-        return rows, len(tokenized.left_out), prefix
+        return rows, len(tokenized.skipped), prefix
     fitting = [row for row in rows if row.prompt + max(row.completions) <= limit]
     return fitting, len(rows) - len(fitting), 0
 

@@ -131,7 +131,7 @@ def fake_tensors(*, gpu: bool, autocast: bool) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         if gpu:
-            stack.enter_context(gpu_substitutes.pretend_gpu(autocast=autocast))
+            stack.enter_context(gpu_substitutes.simulated_gpu(autocast=autocast))
         yield
 
 

@@ -113,7 +113,7 @@ class Workload:
     """True if a step has several micro-batches, so that gradients exist during the next forward."""
     length_factors: tuple[float, float]
     """Factors below and above these lengths between which the real lengths should lie."""
-    heldout: tuple[RowLengths, ...]
+    test: tuple[RowLengths, ...]
     notes: tuple[str, ...]
     common_prefix_tokens: int = 0
     """Tokens with which all rows begin, and which a micro-batch holds once."""
@@ -147,7 +147,7 @@ def guess_workload(
     if request.assumed is not None or not request.train:
         return assume_workload(options, request, limit, grouping)
     few, usual, many = CHARACTERS_PER_TOKEN
-    train, heldout_sample = sample_if_large(request.train), sample_if_large(request.heldout)
+    train, test_sample = sample_if_large(request.train), sample_if_large(request.test)
     if grouping.sampled_completions is None:
         guesses = [_guess_lengths(_character_counts(record), usual) for record in train]
     else:
@@ -155,7 +155,7 @@ def guess_workload(
         guesses = [_guess_lengths((_prompt_characters(prompt), ()), usual) for prompt in prompts]
     sample = [grouping.row_lengths(*lengths).truncated_to(limit) for lengths in guesses]
     rows = repeat_rows(sample, len(request.train) / len(train))
-    heldout = tuple(_guess_lengths(_character_counts(record), usual) for record in heldout_sample)
+    test = tuple(_guess_lengths(_character_counts(record), usual) for record in test_sample)
     mean = sum(map(grouping.token_count, sample)) / len(sample)
     note = (
         f"lengths are guessed from characters, {usual} to a token; {few} to {many} are usual: "
@@ -168,7 +168,7 @@ def guess_workload(
         grouping,
         processes=request.processes,
         length_factors=(usual / many, usual / few + DEFAULT_SYSTEM_PROMPT_TOKENS / mean),
-        heldout=heldout,
+        test=test,
         notes=(note,),
     )
 
@@ -207,7 +207,7 @@ def assume_workload(
         grouping,
         processes=request.processes,
         budget=budget,
-        heldout=(RowLengths(sequence - trained, (trained,)),) * min(count, 64),
+        test=(RowLengths(sequence - trained, (trained,)),) * min(count, 64),
         notes=tuple(notes),
     )
 
@@ -225,7 +225,7 @@ def build_workload(  # noqa: PLR0913 - all but the first three have a meaningful
     processes: int = 1,
     budget: int | None = None,
     length_factors: tuple[float, float] = (1.0, 1.0),
-    heldout: Sequence[RowLengths] = (),
+    test: Sequence[RowLengths] = (),
     notes: tuple[str, ...] = (),
 ) -> Workload:
     """Return the workload of these rows, with the largest micro-batch that the options allow.
@@ -254,7 +254,7 @@ def build_workload(  # noqa: PLR0913 - all but the first three have a meaningful
         length_factors=(low * MIN_SAMPLED_SHARE, high)
         if grouping.sampled_completions
         else length_factors,
-        heldout=tuple(heldout),
+        test=tuple(test),
         notes=notes,
     )
 

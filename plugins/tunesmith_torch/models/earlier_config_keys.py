@@ -53,7 +53,7 @@ def write_earlier_keys(folder: Path) -> None:
         path.write_text(text, encoding="utf-8")
         warnings.warn(
             f"{path}: the earlier form of `rope_parameters` would not mean the same for a "
-            f"{config.get('model_type')}, so it is left out; check that the engine which serves "
+            f"{config.get('model_type')}, so it is skipped; check that the engine which serves "
             "this model reads `rope_parameters`",
             TunesmithWarning,
             stacklevel=2,

@@ -89,7 +89,7 @@ class MonitorOptions(Options):
         default=None,
         description=(
             "Gold reward: a Python function `file.py:name` that returns the true quality of "
-            "a completion. It is never trained on. Unset: the fraction of dev pairs "
+            "a completion. It is never trained on. Unset: the fraction of validation pairs "
             "whose better completion has the higher mean log-probability under the policy."
         ),
         json_schema_extra={"path": True},
@@ -97,14 +97,16 @@ class MonitorOptions(Options):
     every: int = Field(
         default=10,
         ge=1,
-        description=("Optimizer steps between evaluations of reward and gold reward on dev rows."),
+        description=(
+            "Optimizer steps between evaluations of reward and gold reward on validation rows."
+        ),
     )
-    rows: int = Field(default=64, ge=2, description="Dev rows per evaluation.")
+    rows: int = Field(default=64, ge=2, description="Validation rows per evaluation.")
     log_completions: int = Field(
         default=1,
         ge=0,
         le=100,
-        description="Completions of dev rows that each evaluation reports in full.",
+        description="Completions of validation rows that each evaluation reports in full.",
     )
     max_kl: float = Field(
         default=30.0,

@@ -7,7 +7,7 @@ A table of the run file is an options class; a table within it is a field with a
     [technique.optimizer]      OptimizerOptions
     [technique.schedule]       ScheduleOptions
     [technique.checkpoints]    CheckpointOptions
-    [technique.validation]     ValidationOptions, of techniques with a loss on dev rows
+    [technique.validation]     ValidationOptions, of techniques with a loss on validation rows
     [technique.adapter]        AdapterOptions         } see tunesmith_torch.options.adaptation
     [technique.quantization]   QuantizationOptions    }
 """
@@ -162,13 +162,13 @@ class CheckpointOptions(Options):
 
 
 class ValidationOptions(Options):
-    """Table ``validation``: the loss on dev rows during training, and what follows from it."""
+    """Table ``validation``: the loss on validation rows during training, and what follows from it."""
 
     every: int | None = Field(
         default=None,
         ge=0,
         description=(
-            "Optimizer steps between evaluations of the dev loss. Unset: ten in a run and one at "
+            "Optimizer steps between evaluations of the validation loss. Unset: ten in a run and one at "
             "the end of each epoch, or fewer, so that they take less than a tenth of the training "
             "time. 0: none."
         ),
@@ -177,14 +177,14 @@ class ValidationOptions(Options):
         default=None,
         ge=1,
         description=(
-            "Evaluations in a row without a lower dev loss after which training stops (early "
+            "Evaluations in a row without a lower validation loss after which training stops (early "
             "stopping). Unset: it goes on to the last step."
         ),
     )
     keep_best: bool = Field(
         default=True,
         description=(
-            "Save the checkpoint with the lowest dev loss as the artifact. false: the last step."
+            "Save the checkpoint with the lowest validation loss as the artifact. false: the last step."
         ),
     )
 
@@ -197,7 +197,7 @@ class ValidationOptions(Options):
         return self
 
 
-VALIDATION_HELP = "The loss on dev rows during training, and the checkpoint that is kept."
+VALIDATION_HELP = "The loss on validation rows during training, and the checkpoint that is kept."
 
 
 class ChatTemplateOptions(Options):
@@ -338,7 +338,7 @@ class TrainingOptions(Options):
             "model in each may not fit into memory. Without effect in a single process."
         ),
     )
-    max_left_out: float = Field(
+    max_skipped: float = Field(
         default=0.01,
         ge=0,
         le=1,

@@ -1,4 +1,4 @@
-"""Checks of the labels of a preference data set: the loss can learn from them, and is balanced.
+"""Checks of the labels of a preference dataset: the loss can learn from them, and is balanced.
 
 Torch is not imported here, so that ``tunesmith check`` can ask too.
 """
@@ -21,7 +21,7 @@ BALANCED = (1.0, 4 / 3)
 class LabelCounts:
     """Numbers of good and bad answers. A pair has one of each."""
 
-    labelled: int
+    labeled: int
     """Answers with a label, which are in no pair."""
     good: int
     """Number of good answers."""
@@ -30,12 +30,12 @@ class LabelCounts:
 
     @classmethod
     def of_records(cls, records: Iterable[Record]) -> LabelCounts:
-        """Count the answers of pairs and of labelled answers."""
+        """Count the answers of pairs and of labeled answers."""
         return cls.of_labels(map(_labels, records))
 
     @classmethod
     def of_labels(cls, rows: Iterable[Sequence[bool]]) -> LabelCounts:
-        """Count the labels of rows, two for a pair and one for a labelled answer."""
+        """Count the labels of rows, two for a pair and one for a labeled answer."""
         counts = Counter(tuple(labels) for labels in rows)
         good = sum(labels.count(True) * count for labels, count in counts.items())
         bad = sum(labels.count(False) * count for labels, count in counts.items())
@@ -54,11 +54,11 @@ def _labels(record: Record) -> tuple[bool, ...]:
 
 def find_label_problem(counts: LabelCounts, loss: PreferenceLossOptions) -> str:
     """Return why the loss cannot learn from these answers, and the way out; empty if it can."""
-    if not counts.labelled:
+    if not counts.labeled:
         return ""
     if loss.type != "kto":
         return (
-            f"{counts.labelled} rows hold one answer with a label, and {loss.type} needs pairs of "
+            f"{counts.labeled} rows hold one answer with a label, and {loss.type} needs pairs of "
             'answers: set technique.loss.type = "kto", which learns from both'
         )
     if counts.good and counts.bad:
@@ -68,7 +68,7 @@ def find_label_problem(counts: LabelCounts, loss: PreferenceLossOptions) -> str:
         label, other = "good", "bad"
         way_out = ', or remove the column with the labels and train with technique "lora"'
     return (
-        f"all {counts.labelled} labelled answers are {label}, and kto learns from the difference "
+        f"all {counts.labeled} labeled answers are {label}, and kto learns from the difference "
         f"between good and bad ones: add {other} answers{way_out}"
     )
 

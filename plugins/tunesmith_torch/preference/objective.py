@@ -62,7 +62,7 @@ class _RewardMetrics:
     def means(self) -> dict[str, float]:
         """Return the means over the completions of all ranks; only those that exist.
 
-        A batch of labelled answers may have answers of one kind only, and accuracy is of pairs.
+        A batch of labeled answers may have answers of one kind only, and accuracy is of pairs.
         """
         names = ("good_sum", "bad_sum", "good", "bad", "correct", "pairs")
         sums = [0.0] * len(names) if self.sums is None else self.sums.tolist()
@@ -84,7 +84,7 @@ class PreferenceObjective:
     """DPO, IPO, KTO, ORPO or SimPO as an objective.
 
     The loss is divided by the number of pairs; that of KTO by the number of completions, so that a
-    pair counts as much as two labelled answers.
+    pair counts as much as two labeled answers.
     """
 
     def __init__(

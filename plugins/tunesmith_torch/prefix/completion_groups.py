@@ -62,11 +62,11 @@ class CompletionGroup:
 
 
 @dataclass(frozen=True)
-class LabelledGroup(CompletionGroup):
-    """A group whose completions are labelled: a preference pair, unless ``labels`` are given."""
+class LabeledGroup(CompletionGroup):
+    """A group whose completions are labeled: a preference pair, unless ``labels`` are given."""
 
     labels: tuple[bool, ...] = (True, False)
-    """For each completion, True if it is good: chosen in a pair, or labelled as good."""
+    """For each completion, True if it is good: chosen in a pair, or labeled as good."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def _collate_tree(
     return batch, layout
 
 
-def tokenize_pairs(records: Sequence[Record], template: Template) -> list[LabelledGroup]:
+def tokenize_pairs(records: Sequence[Record], template: Template) -> list[LabeledGroup]:
     """Return pairs as token ids: the prompt, then the chosen and the rejected completion.
 
     Raises:
@@ -248,13 +248,13 @@ def require_pairs(records: Sequence[Record]) -> None:
             raise DataError(record.source, f"a pair of answers is needed, this is a {kind}")
 
 
-def tokenize_preferences(records: Sequence[Record], template: Template) -> list[LabelledGroup]:
-    """Return pairs and labelled answers as token ids, with the labels of their completions.
+def tokenize_preferences(records: Sequence[Record], template: Template) -> list[LabeledGroup]:
+    """Return pairs and labeled answers as token ids, with the labels of their completions.
 
     Raises:
         DataError: a record is of another kind.
     """
-    answers = [(record, *each) for record in records for each in _labelled_answers(record)]
+    answers = [(record, *each) for record in records for each in _labeled_answers(record)]
     exchanges = template.encode_exchanges(
         [last_exchange(record)[0] for record, _, _ in answers],
         [answer for _, answer, _ in answers],
@@ -263,13 +263,13 @@ def tokenize_preferences(records: Sequence[Record], template: Template) -> list[
     encoded = iter(exchanges)
     groups = []
     for record in records:
-        labels = tuple(label for _, label in _labelled_answers(record))
+        labels = tuple(label for _, label in _labeled_answers(record))
         prompts, completions = zip(*islice(encoded, len(labels)), strict=True)
-        groups.append(LabelledGroup(prompts[0], completions, labels))
+        groups.append(LabeledGroup(prompts[0], completions, labels))
     return groups
 
 
-def _labelled_answers(record: Record) -> Sequence[tuple[str, bool]]:
+def _labeled_answers(record: Record) -> Sequence[tuple[str, bool]]:
     match record:
         case Preference():
             return (record.chosen, True), (record.rejected, False)

@@ -15,14 +15,14 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.contracts import LeftOut
+from tunesmith.contracts import SkippedRow
 from tunesmith.records import Record
 from tunesmith_torch.data.example_store import ExampleStore, ExampleStoreBuilder
 from tunesmith_torch.data.large_data import is_large
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.data.tokenized_records import row_too_long
-from tunesmith_torch.prefix.completion_groups import LabelledGroup, tokenize_preferences
+from tunesmith_torch.prefix.completion_groups import LabeledGroup, tokenize_preferences
 
 RECORDS_PER_CALL = 1000
 _LABELS = ((True, False), (True,), (False,))
@@ -30,7 +30,7 @@ _LABELS = ((True, False), (True,), (False,))
 
 
 @dataclass(frozen=True, eq=False)
-class GroupStore(Sequence[LabelledGroup]):
+class GroupStore(Sequence[LabeledGroup]):
     """Groups that are made when they are taken out: five bytes of memory for each token."""
 
     parts: ExampleStore
@@ -39,7 +39,7 @@ class GroupStore(Sequence[LabelledGroup]):
     """For each group, the position of its labels in the list of all that are possible."""
     records: Sequence[int]
     """For each group, the number of the record that it was made from."""
-    left_out: Sequence[LeftOut] = ()
+    skipped: Sequence[SkippedRow] = ()
     """Records with more tokens than a row may have."""
 
     @cached_property
@@ -51,31 +51,31 @@ class GroupStore(Sequence[LabelledGroup]):
         return len(self.labels)
 
     @overload
-    def __getitem__(self, index: int) -> LabelledGroup: ...
+    def __getitem__(self, index: int) -> LabeledGroup: ...
     @overload
-    def __getitem__(self, index: slice) -> list[LabelledGroup]: ...
-    def __getitem__(self, index: int | slice) -> LabelledGroup | list[LabelledGroup]:
+    def __getitem__(self, index: slice) -> list[LabeledGroup]: ...
+    def __getitem__(self, index: int | slice) -> LabeledGroup | list[LabeledGroup]:
         rows = range(len(self))[index]
         return self._make(rows) if isinstance(rows, int) else [self._make(row) for row in rows]
 
-    def _make(self, row: int) -> LabelledGroup:
+    def _make(self, row: int) -> LabeledGroup:
         parts = self.parts[int(self._starts[row]) : int(self._starts[row + 1])]
         prompt, *completions = (np.asarray(part.ids).tolist() for part in parts)
-        return LabelledGroup(prompt, tuple(completions), _LABELS[self.labels[row]])
+        return LabeledGroup(prompt, tuple(completions), _LABELS[self.labels[row]])
 
 
 def store_groups(records: Sequence[Record], template: Template, limit: int) -> GroupStore:
     """Return the preferences of at most ``limit`` tokens; those of large data are in files.
 
     Raises:
-        DataError: a record is neither a pair nor a labelled answer.
+        DataError: a record is neither a pair nor a labeled answer.
     """
     folder: AbstractContextManager[str | None] = nullcontext()
     if is_large(records):
         folder = TemporaryDirectory(prefix="tunesmith-")
     with folder as path:  # mapped files may be deleted
         builder = ExampleStoreBuilder(None if path is None else Path(path))
-        labels, kept, left_out = bytearray(), array("q"), list[LeftOut]()
+        labels, kept, skipped = bytearray(), array("q"), list[SkippedRow]()
         for record, group in enumerate(_tokenize(records, template)):
             if group.longest_sequence <= limit:
                 for number, ids in enumerate((group.prompt, *group.completions)):
@@ -84,11 +84,11 @@ def store_groups(records: Sequence[Record], template: Template, limit: int) -> G
                 kept.append(record)
             else:
                 source = records[record].source
-                left_out.append(row_too_long(source, group.longest_sequence, limit))
-        return GroupStore(builder.build(), labels, kept, left_out)
+                skipped.append(row_too_long(source, group.longest_sequence, limit))
+        return GroupStore(builder.build(), labels, kept, skipped)
 
 
-def _tokenize(records: Sequence[Record], template: Template) -> Iterator[LabelledGroup]:
+def _tokenize(records: Sequence[Record], template: Template) -> Iterator[LabeledGroup]:
     rows = iter(records)
     while batch := list(islice(rows, RECORDS_PER_CALL)):
         yield from tokenize_preferences(batch, template)

@@ -2,14 +2,14 @@
 
 A reward that is optimized will be exploited sooner or later (Gao et al. 2023, "Scaling laws for
 reward model overoptimization"): it keeps rising while the completions get worse. So every
-``monitor.every`` steps the policy is evaluated on dev rows, with its own reward and with a
+``monitor.every`` steps the policy is evaluated on validation rows, with its own reward and with a
 *gold reward*. Training stops, and goes back to the checkpoint with the best gold reward, if
 
 - the reward is clearly higher than at the best evaluation and the gold reward clearly lower, or
 - the gold reward is clearly lower than before the first step, or
 - the KL divergence from the reference exceeds ``max_kl``.
 
-"Clearly" means beyond a confidence interval of the paired differences over the dev rows.
+"Clearly" means beyond a confidence interval of the paired differences over the validation rows.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _REQUIRED_STATE = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation of the policy: a reward and a gold reward for each dev row."""
+    """One evaluation of the policy: a reward and a gold reward for each validation row."""
 
     step: int
     """Optimizer steps taken before it."""
@@ -68,7 +68,7 @@ class Evaluation:
     """Empty if there is no gold reward."""
 
     def to_json(self) -> JSON:
-        """Return the step, and the rewards and gold rewards of the dev rows."""
+        """Return the step, and the rewards and gold rewards of the validation rows."""
         return {
             "step": self.step,
             "rewards": [*self.rewards],
@@ -80,7 +80,7 @@ class Evaluation:
 class GoldReward:
     """The quality that is wanted of the policy, measured on rows that it is never trained on.
 
-    It is a function of the completion, or without one the share of dev pairs of which the
+    It is a function of the completion, or without one the share of validation pairs of which the
     policy finds the chosen completion more likely (by the mean log-probability of its tokens).
     """
 
@@ -138,7 +138,7 @@ class PolicyMonitor:
     recent_kl: deque[float] = field(default_factory=lambda: deque(maxlen=KL_WINDOW))
     """KL divergence from the reference in the latest steps, in nats."""
     tokens: int = 0
-    """Number of tokens computed so far, padding left out."""
+    """Number of tokens computed so far, padding skipped."""
     trained_tokens: int = 0
     """Number of tokens of completions so far."""
     change: dict[str, float] = field(default_factory=dict)
@@ -183,7 +183,7 @@ class PolicyMonitor:
         if step == self.last_step or not is_due:
             return "continue"
         self.last_step = step
-        evaluation = self._evaluate_dev(step)
+        evaluation = self._evaluate_validation(step)
         self.first = self.first or evaluation
         if self._has_diverged(evaluation):
             self._emit(evaluation, best=False)
@@ -275,7 +275,7 @@ class PolicyMonitor:
         is_full = len(self.recent_kl) == KL_WINDOW
         return is_full and max_kl > 0 and math.fsum(self.recent_kl) / KL_WINDOW > max_kl
 
-    def _evaluate_dev(self, step: int) -> Evaluation:
+    def _evaluate_validation(self, step: int) -> Evaluation:
         prompts = self.gold.prompts
         if not prompts:
             return Evaluation(step, [], [])
@@ -297,7 +297,7 @@ class PolicyMonitor:
         return Evaluation(step, rewards, gold_rewards)
 
     def _evaluate_rows(self, rows: Sequence[int]) -> list[tuple[str, float, float | None]]:
-        """Return greedy completion, reward and gold reward (or None) of these dev rows."""
+        """Return greedy completion, reward and gold reward (or None) of these validation rows."""
         gold = self.gold.select(rows)
         completions = self.objective.rollout_generator.generate_greedy(gold.prompts)
         rewards = list(self.reward.rewards(gold.prompts, completions))
@@ -329,7 +329,7 @@ class PolicyMonitor:
             if first is best
             else self._paired_change(first.gold_rewards, evaluation.gold_rewards)
         )
-        rows = f"{len(evaluation.rewards)} dev rows"
+        rows = f"{len(evaluation.rewards)} validation rows"
         if reward_change.low > 0:
             rise = format_estimate(reward_change.value, reward_change.low, reward_change.high)
             self.stop_reason = (

@@ -13,9 +13,9 @@ from typing import Any, cast
 
 from torch import nn
 
-from tunesmith.contracts import Job, LeftOut
+from tunesmith.contracts import Job, SkippedRow
 from tunesmith.errors import DataError
-from tunesmith.events import JSON, Notice
+from tunesmith.events import JSON, FindingReported
 from tunesmith.records import Preference, Prompt, Record, last_exchange
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.data.tokenized_records import row_too_long
@@ -39,8 +39,8 @@ from tunesmith_torch.rlhf.reward_source import (
     remove_reward_adapter,
 )
 from tunesmith_torch.rlhf.rollout import Reward
-from tunesmith_torch.training.left_out_rows import check_share, count_causes, report_left_out
 from tunesmith_torch.training.loop import BatchCounts
+from tunesmith_torch.training.skipped_rows import check_share, count_causes, report_skipped
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
 PROMPT_REMEDY = "raise max_length, lower generation.max_new_tokens, or shorten these prompts"
@@ -55,7 +55,7 @@ class PolicyTask(TrainingTask[list[Prompt]]):
     def __init__(self, reward_source: RewardModelSource | None) -> None:
         """``reward_source``: the reward model; None if the rewards do without one."""
         self.reward_source = reward_source
-        self.left_out: Sequence[LeftOut] = ()
+        self.skipped: Sequence[SkippedRow] = ()
         """The first record of each prompt that is too long, once the rows are tokenized."""
 
     def grouping(self, options: PolicyOptions, device: str) -> Grouping:
@@ -66,20 +66,20 @@ class PolicyTask(TrainingTask[list[Prompt]]):
         """Return the distinct prompts of the training records that fit; report the others.
 
         Raises:
-            DataError: none fits, or more are too long than ``max_left_out`` allows.
+            DataError: none fits, or more are too long than ``max_skipped`` allows.
         """
         options: PolicyOptions = job.config
         limit -= options.generation.max_new_tokens
-        fitting, self.left_out = fitting_prompts(job.train, template, limit)
-        total, remedy = len(fitting) + len(self.left_out), PROMPT_REMEDY
-        report_left_out(job, self.left_out)
+        fitting, self.skipped = fitting_prompts(job.train, template, limit)
+        total, remedy = len(fitting) + len(self.skipped), PROMPT_REMEDY
+        report_skipped(job, self.skipped)
         if not fitting:
             raise DataError(
                 job.train[0].source if job.train else "data",
                 f"none of {total} prompts leaves room for a completion: at most {limit} tokens",
                 hint=remedy,
             )
-        check_share(self.left_out, total, options.max_left_out, remedy)
+        check_share(self.skipped, total, options.max_skipped, remedy)
         return fitting
 
     def token_rows(self, data: list[Prompt], template: Template) -> Iterable[Sequence[int]]:
@@ -113,7 +113,7 @@ class PolicyTask(TrainingTask[list[Prompt]]):
             {**details, **_describe(options), "shared_prompts": layout.share_prompts},
             monitor,
             count_tokens=lambda: (monitor.tokens, monitor.trained_tokens),
-            affected_rows=lambda: count_causes(self.left_out),
+            affected_rows=lambda: count_causes(self.skipped),
         )
 
     def finalize(self, session: Session) -> AdaptedModel:
@@ -130,25 +130,25 @@ class PolicyTask(TrainingTask[list[Prompt]]):
 
 def fitting_prompts(
     records: Sequence[Record], template: Template, limit: int
-) -> tuple[list[Prompt], list[LeftOut]]:
+) -> tuple[list[Prompt], list[SkippedRow]]:
     """Return the distinct prompts of at most ``limit`` tokens, and the others' first records."""
     sources: dict[Prompt, str] = {}
     for record in records:
         sources.setdefault(last_exchange(record)[0], record.source)
     lengths = dict(zip(sources, map(len, template.encode_prompts([*sources])), strict=True))
     fitting = [prompt for prompt, length in lengths.items() if length <= limit]
-    left_out = [
+    skipped = [
         row_too_long(sources[prompt], length, limit)
         for prompt, length in lengths.items()
         if length > limit
     ]
-    return fitting, left_out
+    return fitting, skipped
 
 
 def gold_reward(job: Job[Any], template: Template) -> GoldReward:
-    """Return the gold reward on dev rows: the user's function, or preference pairs.
+    """Return the gold reward on validation rows: the user's function, or preference pairs.
 
-    At most ``monitor.rows`` of the dev rows are used. With neither, it is empty, and a warning is
+    At most ``monitor.rows`` of the validation rows are used. With neither, it is empty, and a warning is
     emitted.
 
     Raises:
@@ -159,15 +159,17 @@ def gold_reward(job: Job[Any], template: Template) -> GoldReward:
     if options.monitor.gold is not None:
         key = option_key(job.stage, "monitor.gold")
         function = FunctionReward.from_file(options.monitor.gold, key)
-    records: list[Record] = list(job.dev)
+    records: list[Record] = list(job.validation)
     pairs = [record for record in records if isinstance(record, Preference)]
     if function is None and pairs:
         records = list(pairs)
     records = records[: options.monitor.rows]
     groups = tokenize_pairs(records, template) if function is None and pairs else []
     if function is None and not pairs:
-        text = "no gold function and no dev pairs: the policy is monitored by its reward alone"
-        job.emit(Notice(level="warning", source=job.stage, message=text))
+        text = (
+            "no gold function and no validation pairs: the policy is monitored by its reward alone"
+        )
+        job.emit(FindingReported(level="warning", source=job.stage, message=text))
     prompts = [last_exchange(record)[0] for record in records]
     return GoldReward(prompts, groups, function, [record.group for record in records])
 

@@ -1,4 +1,4 @@
-"""Metrics of a reward model on dev pairs: accuracy, calibration, and the influence of length.
+"""Metrics of a reward model on validation pairs: accuracy, calibration, and the influence of length.
 
 A reward model may have learned only that people prefer the longer completion. Three metrics show
 whether it knows more: the accuracy on pairs of equal length, the mean of the accuracies on pairs
@@ -30,7 +30,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class RewardReport:
-    """The metrics of a reward model on dev pairs."""
+    """The metrics of a reward model on validation pairs."""
 
     accuracy: Interval
     """Share of pairs whose chosen completion gets the higher reward; a tie counts as one half."""
@@ -131,7 +131,7 @@ class RewardReport:
         a, m = self.accuracy, self.matched_accuracy
         matched = f"{format_estimate(m.value, m.low, m.high)} on {m.n}" if m else "no such pairs"
         return (
-            f"accuracy {format_estimate(a.value, a.low, a.high)} on {a.n} dev pairs; "
+            f"accuracy {format_estimate(a.value, a.low, a.high)} on {a.n} validation pairs; "
             f"equally long completions: {matched}; calibration error "
             f"{format_number(self.calibration_error)}; longer completion rewarded "
             f"{format_share(self.longer_wins)}, chosen {format_share(self.longer_chosen)}, "

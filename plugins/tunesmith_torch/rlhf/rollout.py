@@ -85,7 +85,7 @@ class RolloutGenerator:
                 sampler=Sampler(
                     temperature=self._options.generation.temperature,
                     seed=seed,
-                    # A random stream for each row of the data set: the completions of a prompt do
+                    # A random stream for each row of the dataset: the completions of a prompt do
                     # not depend on which other prompts this rank has.
                     streams=tuple(
                         row * num_generations + i for row in rows for i in range(num_generations)

@@ -42,7 +42,7 @@ def train_for_export(
     """Train a model in ``folder``; return the parts that an export needs, four rows held out."""
     records = make_records(answer)
     job: Job[Any] = Job(
-        config=options, model=model, train=records[:8], dev=(), out=folder, seed=3, device="cpu",
+        config=options, model=model, train=records[:8], validation=(), out=folder, seed=3, device="cpu",
         checkpoints=Checkpoints(folder / "checkpoints"), emit=lambda event: None, technique="test",
     )  # fmt: skip
     artifact = trainer.train(job, SupervisedTask())
@@ -50,7 +50,7 @@ def train_for_export(
         base=model,
         artifact=artifact.path,
         merge=MergeOptions(torch.device("cpu"), torch.float32),
-        heldout=records[8:],
+        test=records[8:],
     )
 
 

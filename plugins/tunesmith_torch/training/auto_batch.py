@@ -18,7 +18,7 @@ import torch
 
 from tunesmith.contracts import Job
 from tunesmith.estimates import EstimateRequest
-from tunesmith.events import Notice
+from tunesmith.events import FindingReported
 from tunesmith.storage import write_atomic
 from tunesmith.text import format_bytes
 from tunesmith_torch.memory_estimate import analytic
@@ -52,7 +52,7 @@ def resolve_auto(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
         f"{chosen['batch_size']} rows a step, {micro_batches}, activations are {activations}: "
         f"{reason}"
     )
-    job.emit(Notice(level="info", source="memory", message=message))
+    job.emit(FindingReported(level="info", source="memory", message=message))
     return replace(job, config=options.model_copy(update=chosen))
 
 
@@ -110,7 +110,7 @@ def build_request(job: Job[Any]) -> EstimateRequest:
         config=config,
         tokenizer=None,
         train=job.train,
-        heldout=(),
+        test=(),
         assumed=None,
         device="cuda" if device.type == "cuda" else "cpu",
         seed=job.seed,

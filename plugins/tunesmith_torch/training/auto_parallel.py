@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from tunesmith.contracts import Job
-from tunesmith.events import JSON, Notice
+from tunesmith.events import JSON, FindingReported
 from tunesmith.storage import write_atomic
 from tunesmith_torch.memory_estimate.parallel_choice import ParallelChoice, choose_parallel
 from tunesmith_torch.models.foreign_code import read_object
@@ -33,7 +33,7 @@ def resolve_parallel(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
         return job
     choice = distributed.rank_0_first(lambda: _load_or_choose(job, grouping))
     if distributed.world_size() > 1:
-        job.emit(Notice(level="info", source="technique.parallel", message=str(choice)))
+        job.emit(FindingReported(level="info", source="technique.parallel", message=str(choice)))
     return replace(job, config=options.model_copy(update={"parallel": choice.parallel}))
 
 

@@ -1,4 +1,4 @@
-"""The steps at which the dev loss is evaluated: often enough to choose, and cheap.
+"""The steps at which the validation loss is evaluated: often enough to choose, and cheap.
 
 The cost is predicted from tokens, not measured, so that a resumed run evaluates at the same steps
 as an uninterrupted one.
@@ -31,8 +31,8 @@ class EvaluationCosts:
 
     training: float
     """All steps of the run."""
-    dev: float
-    """Evaluating the dev rows once."""
+    validation: float
+    """Evaluating the validation rows once."""
     sample: float
     """Evaluating the sample of training rows once."""
     save: float
@@ -43,7 +43,7 @@ class EvaluationCosts:
         cls,
         order: BatchOrder,
         *,
-        dev_tokens: int,
+        validation_tokens: int,
         sample_tokens: int,
         sample_rows: int,
         trainable_share: float,
@@ -57,7 +57,7 @@ class EvaluationCosts:
         rows = order.rows * order.steps / order.steps_per_epoch
         return cls(
             training=rows * sample_tokens / sample_rows,
-            dev=forward * dev_tokens,
+            validation=forward * validation_tokens,
             sample=forward * sample_tokens,
             save=trainable_share * SAVE_TOKENS.get(device, SAVE_TOKENS["cuda"]),
         )
@@ -65,7 +65,7 @@ class EvaluationCosts:
 
 @dataclass(frozen=True)
 class EvaluationSteps:
-    """The steps after which the dev loss is evaluated, the last one always."""
+    """The steps after which the validation loss is evaluated, the last one always."""
 
     steps: frozenset[int]
     """Numbers of the steps, from 1; 0: before the first one."""
@@ -86,10 +86,10 @@ class EvaluationSteps:
         budget = MAX_SHARE * costs.training
         # The first step's weights are never the best, and the last step's need no checkpoint.
         saving = (len(steps) - 2) * costs.save
-        if len(steps) * (costs.dev + costs.sample) + saving <= budget:
+        if len(steps) * (costs.validation + costs.sample) + saving <= budget:
             return cls(steps, with_sample=True)
-        if len(steps) * costs.dev + saving <= budget:
+        if len(steps) * costs.validation + saving <= budget:
             return cls(steps, with_sample=False)
-        count = max(1, int((budget + costs.save) / (costs.dev + costs.save)))
+        count = max(1, int((budget + costs.save) / (costs.validation + costs.save)))
         count = min(count, len(steps))
         return cls(frozenset(round(n * last / count) for n in range(1, count + 1)), False)

@@ -73,7 +73,7 @@ class RunWithBudget(Protocol):
 
 
 class Objective(Protocol):
-    """A data set and a loss over it, summed over micro-batches.
+    """A dataset and a loss over it, summed over micro-batches.
 
     With several ranks, :meth:`prepare` is called with the rows of the own rank only (possibly
     none), :meth:`counts` with the rows of the complete batch; :meth:`metrics` covers all ranks.

@@ -12,7 +12,7 @@ import torch
 
 from tunesmith.contracts import Job
 from tunesmith.errors import TrainingError
-from tunesmith.events import Notice
+from tunesmith.events import FindingReported
 from tunesmith_torch.kernels import fused_lora
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.runtime import distributed
@@ -123,7 +123,7 @@ class MicroBatchBudget:
             torch.cuda.empty_cache()
         self.tokens = max(1, self.tokens // 2)
         self.job.emit(
-            Notice(
+            FindingReported(
                 level="warning",
                 source="memory",
                 message=(

@@ -1,8 +1,8 @@
 """The data that preference training (DPO and others) and reward models share.
 
-A row is a prompt with labelled completions, as a
-:class:`~tunesmith_torch.prefix.completion_groups.LabelledGroup`: a pair has two, the chosen and the
-rejected one, and a labelled answer is the only one of its row. A micro-batch lays its rows out in
+A row is a prompt with labeled completions, as a
+:class:`~tunesmith_torch.prefix.completion_groups.LabeledGroup`: a pair has two, the chosen and the
+rejected one, and a labeled answer is the only one of its row. A micro-batch lays its rows out in
 order. With ``share_prompts`` each prompt is computed once for both completions of a pair; otherwise
 it is repeated::
 
@@ -33,26 +33,26 @@ from tunesmith_torch.options.preference import PairOptions
 from tunesmith_torch.prefix.completion_groups import (
     CompletionGroup,
     GroupLayout,
-    LabelledGroup,
+    LabeledGroup,
     require_pairs,
 )
 from tunesmith_torch.prefix.group_store import GroupStore, store_groups
 from tunesmith_torch.prefix.prefix_check import Report, can_share_prefix
-from tunesmith_torch.training.left_out_rows import check_share, describe_remedy, report_left_out
 from tunesmith_torch.training.loop import BatchCounts
+from tunesmith_torch.training.skipped_rows import check_share, describe_remedy, report_skipped
 
 
 @dataclass(frozen=True)
 class PreferenceData:
-    """Tokenized pairs and labelled answers, and the layout of their micro-batches."""
+    """Tokenized pairs and labeled answers, and the layout of their micro-batches."""
 
-    groups: Sequence[LabelledGroup]
+    groups: Sequence[LabeledGroup]
     layout: GroupLayout
 
     @classmethod
     def for_model(
         cls,
-        groups: Sequence[LabelledGroup],
+        groups: Sequence[LabeledGroup],
         adapted: AdaptedModel,
         options: PairOptions,
         report: Report = lambda text: None,
@@ -113,19 +113,19 @@ def fitting_groups(job: Job[Any], template: Template, limit: int) -> GroupStore:
     """Tokenize all preferences and keep those of at most ``limit`` tokens; report the others.
 
     Raises:
-        DataError: a record is neither a pair nor a labelled answer, none fits, or more are too long
-            than ``max_left_out`` allows.
+        DataError: a record is neither a pair nor a labeled answer, none fits, or more are too long
+            than ``max_skipped`` allows.
     """
     fitting = store_groups(job.train, template, limit)
     total, remedy = len(job.train), describe_remedy(limit, job.config.max_length)
-    report_left_out(job, fitting.left_out)
+    report_skipped(job, fitting.skipped)
     if not fitting:
         raise DataError(
             job.train[0].source if job.train else "data",
             f"no row can be learned from: none of {total} has at most {limit} tokens",
             hint=remedy,
         )
-    check_share(fitting.left_out, total, job.config.max_left_out, remedy)
+    check_share(fitting.skipped, total, job.config.max_skipped, remedy)
     return fitting
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tunesmith.contracts import Job
 from tunesmith.errors import DataError
-from tunesmith.events import Notice
+from tunesmith.events import FindingReported
 from tunesmith.records import Record
 from tunesmith_torch.data.large_data import is_large, sample_evenly
 from tunesmith_torch.data.packing import (
@@ -41,15 +41,15 @@ from tunesmith_torch.prefix.common_prefix import (
 )
 from tunesmith_torch.prefix.prefix_check import Report
 from tunesmith_torch.training.first_batch import TokenLayout
-from tunesmith_torch.training.left_out_rows import (
+from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
+from tunesmith_torch.training.row_losses import list_row_groups
+from tunesmith_torch.training.skipped_rows import (
     StreamAccount,
     check_share,
     count_affected,
     describe_remedy,
-    report_left_out,
+    report_skipped,
 )
-from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
-from tunesmith_torch.training.row_losses import list_row_groups
 from tunesmith_torch.training.token_digest import Row
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
@@ -302,7 +302,7 @@ def _objective(
 def _prepare_streamed(session: Session, examples: StreamedExamples) -> Prepared:
     """Return the objective over streamed examples, and tokenize the first batches."""
     job, options = session.job, session.options
-    account = StreamAccount(job, examples, options.max_left_out, _remedy(job, session.limit))
+    account = StreamAccount(job, examples, options.max_skipped, _remedy(job, session.limit))
     objective = _objective(session, examples, account.load)
     order = BatchOrder.from_options(len(examples), options, job.seed)
     newest = job.checkpoints.newest()
@@ -326,34 +326,34 @@ def _prepare_streamed(session: Session, examples: StreamedExamples) -> Prepared:
 
 
 def _check(job: Job[Any], examples: TokenizedRecords, limit: int) -> TokenizedRecords:
-    """Report the rows that are left out or changed.
+    """Report the rows that are skipped or changed.
 
     Raises:
-        DataError: nothing is left to learn from, or too many rows are left out.
+        DataError: nothing is left to learn from, or too many rows are skipped.
     """
-    report_left_out(job, examples.left_out)
-    for notice in _notices(examples, limit):
-        job.emit(notice)
+    report_skipped(job, examples.skipped)
+    for finding in _findings(examples, limit):
+        job.emit(finding)
     if not len(examples.examples):
-        first = examples.left_out[0] if examples.left_out else None
+        first = examples.skipped[0] if examples.skipped else None
         raise DataError(
             first.where if first else "data",
             f"no row can be learned from: {first.cause}, {first.detail}" if first else "no rows",
             hint=_remedy(job, limit),
         )
-    check_share(examples.left_out, len(job.train), job.config.max_left_out, _remedy(job, limit))
+    check_share(examples.skipped, len(job.train), job.config.max_skipped, _remedy(job, limit))
     return examples
 
 
 def _check_streamed(job: Job[Any], examples: StreamedExamples) -> StreamedExamples:
-    """Report the rows that are left out in advance, and that others may follow."""
-    left_out = list(examples.left_out.values())
+    """Report the rows that are skipped in advance, and that others may follow."""
+    skipped = list(examples.skipped.values())
     if job.checkpoints.newest() is None:  # else the file has the rows that were found later, too
-        report_left_out(job, left_out)
+        report_skipped(job, skipped)
     remedy = _remedy(job, examples.tokenization.max_length)
-    check_share(left_out, len(job.train), job.config.max_left_out, remedy)
+    check_share(skipped, len(job.train), job.config.max_skipped, remedy)
     text = f"{len(examples):,} rows are tokenized while training needs them, as the data is large"
-    job.emit(Notice(level="info", source="data", message=text))
+    job.emit(FindingReported(level="info", source="data", message=text))
     return examples
 
 
@@ -362,15 +362,15 @@ def _remedy(job: Job[Any], limit: int) -> str:
     return remedy if job.config.truncate_prompts else f"{remedy}, or set truncate_prompts = true"
 
 
-def _notices(examples: TokenizedRecords, limit: int) -> Iterator[Notice]:
+def _findings(examples: TokenizedRecords, limit: int) -> Iterator[FindingReported]:
     if examples.truncated:
         text = f"{len(examples.truncated)} prompts were shortened to fit {limit} tokens"
-        yield Notice(level="warning", source="data", message=text)
+        yield FindingReported(level="warning", source="data", message=text)
     if examples.split_texts:
         count = len(examples.split_texts)
         text = f"{count} texts were longer than {limit} tokens and became several rows"
-        yield Notice(level="info", source="data", message=text)
+        yield FindingReported(level="info", source="data", message=text)
     if examples.with_control_tokens:
         count = len(examples.with_control_tokens)
         text = f"{count} rows contain control tokens as text; they stay plain text"
-        yield Notice(level="info", source="data", message=text)
+        yield FindingReported(level="info", source="data", message=text)

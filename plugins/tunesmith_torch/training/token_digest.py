@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tunesmith.contracts import Job
 from tunesmith.errors import UsageError
-from tunesmith.events import Notice
+from tunesmith.events import FindingReported
 from tunesmith.storage import write_atomic
 from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.data.templates import Template
@@ -41,7 +41,7 @@ def check_tokens(job: Job[Any], template: Template, rows: Iterable[Row]) -> None
 
     If rows, options or the base model have changed too, the user has accepted it
     (``--accept-changes``), and the digest is stored anew. So it is if the file is damaged: then a
-    notice says that the ids were not compared.
+    finding says that the ids were not compared.
 
     Raises:
         UsageError: the same rows and options give other token ids than before.
@@ -55,7 +55,7 @@ def check_tokens(job: Job[Any], template: Template, rows: Iterable[Row]) -> None
     stored, problem = _read_digests(path)
     if problem:
         text = f"{problem}; it is written again, and the token ids are not compared"
-        job.emit(Notice(level="warning", source="tokens", message=text))
+        job.emit(FindingReported(level="warning", source="tokens", message=text))
     if stored.get("inputs") != digests["inputs"]:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(digests, indent=2) + "\n")

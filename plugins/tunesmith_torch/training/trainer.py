@@ -11,7 +11,7 @@
       adapters, or all weights         task.adapt, by options.adaptation
       the layout of rows                choose_row_layout
       objective                        task.prepare
-      the loss on dev rows             task.objective_over, tunesmith_torch.training.validation
+      the loss on validation rows             task.objective_over, tunesmith_torch.training.validation
       the training loop                tunesmith_torch.training.loop
       the artifact, committed          task.finalize, save_artifact
 
@@ -34,7 +34,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
-from tunesmith.events import JSON, Event, Notice, TrainingFinished, TrainingStarted
+from tunesmith.events import JSON, Event, FindingReported, TrainingFinished, TrainingStarted
 from tunesmith.records import Record
 from tunesmith.storage import write_atomic
 from tunesmith_torch.data.saved_template import check_saved_template
@@ -112,7 +112,7 @@ class Session:
 
     def report(self, text: str) -> None:
         """Report that the model is computed in another way than the options ask for."""
-        self.job.emit(Notice(level="info", source="model", message=text))
+        self.job.emit(FindingReported(level="info", source="model", message=text))
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Prepared:
     None: they are the counts of the rows of all steps.
     """
     affected_rows: Callable[[], dict[str, int]] = dict
-    """Return the numbers of rows that were left out or changed, by cause."""
+    """Return the numbers of rows that were skipped or changed, by cause."""
     write_extra: Callable[[Path], None] | None = None
     """Writes further files into the artifact's folder."""
     is_text_model: bool = True
@@ -147,7 +147,7 @@ class TrainingTask(ABC, Generic[DataT]):
     can_compute_rows_alone: ClassVar[bool] = False
     """True if the objective can use the model's own forward, one row at a time."""
     has_row_losses: ClassVar[bool] = False
-    """True if the task has a loss on dev rows (:meth:`objective_over`) and no own monitor; its
+    """True if the task has a loss on validation rows (:meth:`objective_over`) and no own monitor; its
     options have the table ``validation``."""
 
     def grouping(self, options: Any, device: str) -> Grouping:
@@ -156,7 +156,7 @@ class TrainingTask(ABC, Generic[DataT]):
 
     @abstractmethod
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> DataT:
-        """Return the training data, of at most ``limit`` tokens a row; report what is left out.
+        """Return the training data, of at most ``limit`` tokens a row; report what is skipped.
 
         It runs in a thread of its own while the weights are read.
 
@@ -255,9 +255,9 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, Da
     limit = min(options.max_length, config_context_length(load_config(folder)))
     tokenizer = load_tokenizer(folder)
     template = Template.from_options(tokenizer, options)
-    notices: list[Event] = []
+    findings: list[Event] = []
     with ThreadPoolExecutor(1) as executor:
-        quiet_job = replace(job, emit=notices.append)  # events are emitted by one thread only
+        quiet_job = replace(job, emit=findings.append)  # events are emitted by one thread only
         tokenizing = executor.submit(task.tokenize, quiet_job, template, limit)
         base = load_model(
             folder,
@@ -268,8 +268,8 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, Da
             fused_kernels=options.fused_kernels,
             tokenizer=tokenizer,
         )
-    for notice in notices:
-        job.emit(notice)
+    for finding in findings:
+        job.emit(finding)
     data = tokenizing.result()
     distributed.rank_0_first(lambda: check_tokens(job, template, task.token_rows(data, template)))
     adapted = task.adapt(base, precision, job, initial)
@@ -314,25 +314,28 @@ def _dropout_of(session: Session) -> Iterator[None]:
 def _add_validation(
     task: TrainingTask[Any], session: Session, prepared: Prepared, order: BatchOrder
 ) -> Prepared:
-    """Return the task with a monitor that evaluates the loss on dev rows, if there are any."""
+    """Return the task with a monitor that evaluates the loss on validation rows, if there are any."""
     job = session.job
     if not task.has_row_losses or job.config.validation.every == 0:
         return prepared
-    dev_records, train_records = sample_parts(job)
-    problem, dev, train = "no dev rows", None, None
+    validation_records, train_records = sample_parts(job)
+    problem, validation, train = "no validation rows", None, None
     try:
-        if dev_records:
-            problem = "no dev row can be used"
-            dev = task.objective_over(session, prepared, dev_records, "dev")
+        if validation_records:
+            problem = "no validation row can be used"
+            validation = task.objective_over(session, prepared, validation_records, "validation")
             train = task.objective_over(session, prepared, train_records, "train")
     except DataError as error:
         problem = error.message
-    if dev is None or train is None:
-        text = f"{problem}: the dev loss is not evaluated, and the last step is the artifact"
-        job.emit(Notice(level="info", source=VALIDATION, message=text))
+    if validation is None or train is None:
+        text = f"{problem}: the validation loss is not evaluated, and the last step is the artifact"
+        job.emit(FindingReported(level="info", source=VALIDATION, message=text))
         return prepared
-    monitor = ValidationMonitor.create(job, prepared.adapted, order, dev, train)
-    details = {"dev_rows": len(dev), "dev_evaluations": len(monitor.steps.steps)}
+    monitor = ValidationMonitor.create(job, prepared.adapted, order, validation, train)
+    details = {
+        "validation_rows": len(validation),
+        "validation_evaluations": len(monitor.steps.steps),
+    }
     return replace(prepared, monitor=monitor, details={**prepared.details, **details})
 
 
@@ -341,7 +344,11 @@ def _apply_layout(job: Job[Any], layout: RowLayout) -> Job[Any]:
     if layout.kind == "packed" or not layout.reason:
         return job
     kind = {"padded": "rows are padded", "alone": "rows are computed one at a time"}[layout.kind]
-    job.emit(Notice(level="info", source="technique.packing", message=f"{kind}: {layout.reason}"))
+    job.emit(
+        FindingReported(
+            level="info", source="technique.packing", message=f"{kind}: {layout.reason}"
+        )
+    )
     return replace(job, config=job.config.model_copy(update={"packing": False}))
 
 

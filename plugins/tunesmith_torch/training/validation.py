@@ -1,13 +1,13 @@
-"""Validation: the loss on dev rows during training, and the checkpoint that has the best one.
+"""Validation: the loss on validation rows during training, and the checkpoint that has the best one.
 
 At the steps that :mod:`tunesmith_torch.training.evaluation_steps` chooses::
 
-    dev rows                    their loss, and the objective's metrics     -> Monitored event
+    validation rows                    their loss, and the objective's metrics     -> Monitored event
     sample of training rows     their loss, if it fits into the budget
-    lower dev loss than before  the checkpoint is saved as the best
+    lower validation loss than before  the checkpoint is saved as the best
     last step, or no patience   the weights of the best checkpoint are restored
 
-Dev rows choose, so held-out rows take no part. Everything is a function of the step, so a resumed
+Validation rows choose, so test rows take no part. Everything is a function of the step, so a resumed
 run makes the same decisions.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 
 from tunesmith.contracts import Job
 from tunesmith.errors import IntegrityError
-from tunesmith.events import JSON, Event, Monitored, Notice
+from tunesmith.events import JSON, Event, FindingReported, Monitored
 from tunesmith.records import Record
 from tunesmith.statistics import Interval
 from tunesmith.storage import write_atomic
@@ -37,19 +37,19 @@ from tunesmith_torch.training.monitor import MonitorDecision
 from tunesmith_torch.training.row_losses import RowLosses, RowObjective, measure_row_losses
 
 VALIDATION = "technique.validation"
-"""Source of the notices."""
+"""Source of the findings."""
 VALIDATION_FILE = "validation.json"
-"""File in a job's folder with the dev loss of each row, at the best step and at the last one."""
+"""File in a job's folder with the validation loss of each row, at the best step and at the last one."""
 MAX_ROWS = 500
-"""Dev rows that are evaluated, a random sample of more."""
+"""Validation rows that are evaluated, a random sample of more."""
 _STATE = ("best", "last", "last_step", "without_gain")
 """Keys without which a validation cannot be resumed."""
 
 
 def sample_parts(job: Job[Any]) -> tuple[list[Record], list[Record]]:
-    """Return the dev records to evaluate, and as many training records; always the same ones."""
-    dev = _sample(job.dev, MAX_ROWS, f"{job.seed}/validation/dev")
-    return dev, _sample(job.train, len(dev), f"{job.seed}/validation/train")
+    """Return the validation records to evaluate, and as many training records; always the same ones."""
+    validation = _sample(job.validation, MAX_ROWS, f"{job.seed}/validation/dev")
+    return validation, _sample(job.train, len(validation), f"{job.seed}/validation/train")
 
 
 def _sample(records: Sequence[Record], limit: int, seed: str) -> list[Record]:
@@ -61,22 +61,22 @@ def _sample(records: Sequence[Record], limit: int, seed: str) -> list[Record]:
 
 @dataclass
 class ValidationMonitor:
-    """Evaluates the loss on dev rows and chooses the best checkpoint by it.
+    """Evaluates the loss on validation rows and chooses the best checkpoint by it.
 
     A :class:`tunesmith_torch.training.monitor.TrainingMonitor`.
     """
 
     job: Job[Any]
     adapted: AdaptedModel
-    dev: RowObjective
+    validation: RowObjective
     sample: RowObjective
-    """Training rows, as many as dev rows."""
+    """Training rows, as many as validation rows."""
     steps: EvaluationSteps
     options: ValidationOptions
     final_step: int
     """Number of the last planned step."""
     best: RowLosses | None = None
-    """The evaluation with the lowest dev loss; that before the first step does not count."""
+    """The evaluation with the lowest validation loss; that before the first step does not count."""
     last: RowLosses | None = None
     last_step: int = -1
     """Step of the last evaluation; -1 before the first one."""
@@ -91,35 +91,35 @@ class ValidationMonitor:
         job: Job[Any],
         adapted: AdaptedModel,
         order: BatchOrder,
-        dev: RowObjective,
+        validation: RowObjective,
         sample: RowObjective,
     ) -> ValidationMonitor:
         """Return the monitor, with the steps that the options ask for or the costs permit."""
         options: ValidationOptions = job.config.validation
         costs = EvaluationCosts.predict(
             order,
-            dev_tokens=dev.counts(range(len(dev))).tokens,
+            validation_tokens=validation.counts(range(len(validation))).tokens,
             sample_tokens=sample.counts(range(len(sample))).tokens,
             sample_rows=len(sample),
             trainable_share=adapted.num_trainable_parameters / adapted.num_parameters,
             device=adapted.base.model.device.type,
         )
         steps = EvaluationSteps.choose(order, costs, options.every)
-        return cls(job, adapted, dev, sample, steps, options, order.steps)
+        return cls(job, adapted, validation, sample, steps, options, order.steps)
 
     def is_batch_finished(self) -> bool:
         """Return True: each batch is one update."""
         return True
 
     def evaluate(self, step: int) -> MonitorDecision:
-        """Evaluate the dev loss if it is due; end with the best weights if training is over."""
+        """Evaluate the validation loss if it is due; end with the best weights if training is over."""
         if step == self.last_step or step not in self.steps.steps:
             return "continue"
         self.last_step = step
-        dev, metrics = self._measure(self.dev, step, "dev")
+        validation, metrics = self._measure(self.validation, step, "validation")
         if self.steps.with_sample:
             metrics |= self._measure(self.sample, step, "train")[1]
-        is_best = self._update_best(dev)
+        is_best = self._update_best(validation)
         event = Monitored(stage=self.job.stage, step=step, metrics=metrics, best=is_best)
         self.job.emit(event)
         return self._decide(step, is_best)
@@ -136,7 +136,7 @@ class ValidationMonitor:
     def load_state_dict(self, state: JSON) -> None:
         """Restore the state of a checkpoint.
 
-        A training without validation so far, or with other dev rows, starts it here.
+        A training without validation so far, or with other validation rows, starts it here.
 
         Raises:
             IntegrityError: a part is missing.
@@ -144,7 +144,7 @@ class ValidationMonitor:
         if not state:
             return
         require_state(self.job, state, _STATE)
-        if state["last"] and len(state["last"]["losses"]) != len(self.dev):
+        if state["last"] and len(state["last"]["losses"]) != len(self.validation):
             return
         self.best = RowLosses(**state["best"]) if state["best"] else None
         self.last = RowLosses(**state["last"]) if state["last"] else None
@@ -162,7 +162,9 @@ class ValidationMonitor:
         if distributed.is_rank_0():
             content = {"best": best.to_json(), "last": last.to_json()}
             write_atomic(self.job.out / VALIDATION_FILE, json.dumps(content) + "\n")
-        return [Notice(level="info", source=VALIDATION, message=self._describe(best, last))]
+        return [
+            FindingReported(level="info", source=VALIDATION, message=self._describe(best, last))
+        ]
 
     # ----------------------------------------------------------------- one evaluation
 
@@ -174,13 +176,13 @@ class ValidationMonitor:
         metrics = {"loss": losses.mean, **found}
         return losses, {f"{part}_{name}": x for name, x in metrics.items() if math.isfinite(x)}
 
-    def _update_best(self, dev: RowLosses) -> bool:
-        is_finite = math.isfinite(dev.mean)
-        self.last = dev if is_finite else self.last
-        if dev.step == 0:
+    def _update_best(self, validation: RowLosses) -> bool:
+        is_finite = math.isfinite(validation.mean)
+        self.last = validation if is_finite else self.last
+        if validation.step == 0:
             return False
-        is_best = is_finite and (self.best is None or dev.mean < self.best.mean)
-        self.best = dev if is_best else self.best
+        is_best = is_finite and (self.best is None or validation.mean < self.best.mean)
+        self.best = validation if is_best else self.best
         self.without_gain = 0 if is_best else self.without_gain + 1
         return is_best
 
@@ -202,23 +204,23 @@ class ValidationMonitor:
     def _replace_lost_best(self, step: int) -> MonitorDecision:
         """Take the present weights as the best ones; losing all work would be worse."""
         text = f"step {step}: the best checkpoint is gone; the weights of this step take its place"
-        self.job.emit(Notice(level="warning", source=VALIDATION, message=text))
+        self.job.emit(FindingReported(level="warning", source=VALIDATION, message=text))
         self.best, self.without_gain = self.last, 0
         return "continue" if step == self.final_step else "save_best"
 
     def _describe(self, best: RowLosses, last: RowLosses) -> str:
-        loss = f"lowest dev loss, {format_number(best.mean)} on {len(best.losses)} rows"
+        loss = f"lowest validation loss, {format_number(best.mean)} on {len(best.losses)} rows"
         if best.step == last.step:
             return f"the artifact is the last step, {last.step}: {loss}"
-        rise = dev_loss_rise(best, last)
+        rise = validation_loss_rise(best, last)
         now = f"step {last.step}: higher by {format_estimate(rise.value, rise.low, rise.high)}"
         if self.options.keep_best:
             return f"the artifact is the checkpoint of step {best.step}: {loss}; {now}"
         return f"the artifact is the last step; step {best.step}: {loss}; {now}"
 
 
-def dev_loss_rise(best: RowLosses, last: RowLosses) -> Interval:
-    """Return the difference of the dev losses, last minus best, row by row, with its interval.
+def validation_loss_rise(best: RowLosses, last: RowLosses) -> Interval:
+    """Return the difference of the validation losses, last minus best, row by row, with its interval.
 
     Rows of one group count together.
     """

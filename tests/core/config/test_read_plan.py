@@ -110,10 +110,10 @@ def test_the_data_loader_follows_from_the_files(bench: Bench, train: Any) -> Non
         recognizes=lambda name: name.endswith(".files") or name.startswith("SELECT"),
     )
     catalog = catalog_of(files=offering("data_loaders", offer))
-    tables = {**bench.tables(), "data": {"train": train, "holdout": 0.5}}
+    tables = {**bench.tables(), "data": {"train": train, "test_size": 0.5}}
     plan = make_plan(run_file.RunFile(tables=tables, folder=bench.root, stem="x"), catalog)
     assert (plan.data.use, plan.origins["data.use"]) == ("files", "data.train")
-    assert plan.to_json()["data"]["use"] == "files" and plan.holdout == 0.5
+    assert plan.to_json()["data"]["use"] == "files" and plan.test_size == 0.5
     tables["data"] = {"train": "rows.unknown"}
     with pytest.raises(ConfigError, match=r"data.use: must name a data loader \(files, rows\)"):
         make_plan(run_file.RunFile(tables=tables, folder=bench.root, stem="x"), catalog)
@@ -152,11 +152,11 @@ def test_wrong_types_and_values_name_their_key(
         assert list(problems(bench, **{table: value})) == [where]
 
 
-@pytest.mark.parametrize("holdout", [0, 1.0, -0.2, "half", 0.0])
-def test_errors_of_unions_are_one_problem(bench: Bench, holdout: object) -> None:
-    found = problems(bench, data={"holdout": holdout})
-    assert list(found) == ["data.holdout"]
-    assert "constrained" not in found["data.holdout"]
+@pytest.mark.parametrize("test_size", [0, 1.0, -0.2, "half", 0.0])
+def test_errors_of_unions_are_one_problem(bench: Bench, test_size: object) -> None:
+    found = problems(bench, data={"test_size": test_size})
+    assert list(found) == ["data.test_size"]
+    assert "constrained" not in found["data.test_size"]
 
 
 def test_relative_paths_start_at_the_run_file(
@@ -206,8 +206,8 @@ SHAPES = TechniqueOffer(
     [
         {},
         {"run": {"name": "n", "seed": 7, "max_minutes": 1.5}},
-        {"data": {"holdout": 7}},
-        {"data": {"holdout": 0.25}},
+        {"data": {"test_size": 7}},
+        {"data": {"test_size": 0.25}},
         {"evaluators": [{"use": "right", "limit": 3}], "reporters": []},
         {"evaluators": [{"use": "right"}, {"use": "right"}, {"use": "right", "id": "a"}]},
         {"gate": {"must_beat": ["zero-shot"], "at_least": {"right": 0.5}}},
@@ -457,7 +457,7 @@ CATALOG = catalog_of()
             lambda inner: (
                 st.lists(inner, max_size=3)
                 | st.dictionaries(
-                    st.sampled_from(["use", "base", "seed", "epochs", "holdout", "x"]), inner
+                    st.sampled_from(["use", "base", "seed", "epochs", "test_size", "x"]), inner
                 )
             ),
             max_leaves=6,

@@ -34,7 +34,7 @@ base = "fake:one"
 [data]
 use = "lines"
 train = "data.tsv"
-holdout = 4
+test_size = 4
 [technique]
 use = "by-heart"
 [[evaluators]]

@@ -192,10 +192,10 @@ def technique(**methods: Callable[..., Any]) -> Catalog:
     return catalog_of(echo=plugin(), odd=echo_plugin(**methods))
 
 
-def rival(variants: Callable[..., Any]) -> Catalog:
+def baseline(variants: Callable[..., Any]) -> Catalog:
     built = type("Odd", (Asking,), {"variants": lambda self, task: variants(task)})
     odd = replace(ZERO_SHOT, name="odd", build=built)
-    return catalog_of(odd=offering("rivals", odd))
+    return catalog_of(odd=offering("baselines", odd))
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class Case:
 
     catalog: Callable[[], Catalog]
     text: str = "odd"
-    """What the error, or a notice, must say beside the name of the plugin."""
+    """What the error, or a finding, must say beside the name of the plugin."""
     exit_code: int = 0
     tables: Mapping[str, Any] = field(default_factory=dict)
 
@@ -293,8 +293,8 @@ def changes() -> Iterator[tuple[str, Case]]:
     yield "review of a model changes a record", bad(partial(reviewing_model, change_record), record)
     yield "verdict changes a record", bad(partial(judging, change_record), record)
     yield (
-        "rival changes a record",
-        bad(partial(rival, change_record), record, baselines={"use": ["odd"]}),
+        "baseline changes a record",
+        bad(partial(baseline, change_record), record, baselines={"use": ["odd"]}),
     )
 
 
@@ -362,9 +362,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def collect_texts(bench: Bench) -> Iterator[str]:
-    """Yield what the run says about plugins: its notices, and the list of plugins."""
+    """Yield what the run says about plugins: its findings, and the list of plugins."""
     for event in bench.events():
-        if event["event"] == "notice":
+        if event["event"] == "finding":
             yield f"{event['source']} {event['message']}"
     for found in bench.catalog.plugins.found:
         yield f"{found.full_name} is {found.state}: {found.reason}"

@@ -1,4 +1,4 @@
-"""Tests of what is known about a rival while its variants are compared."""
+"""Tests of what is known about a baseline while its variants are compared."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from tunesmith.contracts import RivalVariant
+from tunesmith.contracts import BaselineVariant
 from tunesmith.execution.contenders import Budget, Contender, Tried
 from tunesmith.testing.fakes import FakeTextModel
 
 
-def variant(name: str) -> RivalVariant:
-    return RivalVariant(name=name, model=FakeTextModel())
+def variant(name: str) -> BaselineVariant:
+    return BaselineVariant(name=name, model=FakeTextModel())
 
 
 def test_the_best_comes_first_and_of_equal_ones_the_first() -> None:
-    rival: Any = None
-    contender = Contender(rival)
+    baseline: Any = None
+    contender = Contender(baseline)
     scores = {"a": [0.0, 1.0], "b": [1.0, 1.0], "c": [1.0, 1.0]}
     for place, (name, values) in enumerate(scores.items()):
         contender.left.append(Tried(variant(name), place, values, [1.0, 1.0], rows=2))
@@ -25,12 +25,12 @@ def test_the_best_comes_first_and_of_equal_ones_the_first() -> None:
     assert [one.variant.name for one in contender.rank(1)] == ["b", "c", "a"]
     assert [one.variant.name for one in contender.rank(-1)] == ["a", "b", "c"]
     assert (contender.promise(1), contender.promise(-1)) == (1.0, -0.5)
-    assert not contender.is_fresh and Contender(rival).is_fresh
+    assert not contender.is_fresh and Contender(baseline).is_fresh
 
 
 def test_what_is_given_up_is_not_tried() -> None:
-    rival: Any = None
-    contender = Contender(rival, untried=[(0, variant("a")), (1, variant("b"))])
+    baseline: Any = None
+    contender = Contender(baseline, untried=[(0, variant("a")), (1, variant("b"))])
     contender.give_up("no time")
     contender.reject("no rows")
     assert [(v["name"], v["reason"]) for v in contender.not_tried] == [

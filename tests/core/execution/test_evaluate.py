@@ -15,7 +15,7 @@ import pytest
 
 from tunesmith.contracts import Measurement, RunContext
 from tunesmith.errors import IntegrityError, PluginError, TrainingError
-from tunesmith.events import Event, Measured, Notice, PhaseAdvanced
+from tunesmith.events import Event, FindingReported, Measured, PhaseAdvanced
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.evaluate import (
     ProgressTextModel,
@@ -65,7 +65,7 @@ def run(
     open_model: Callable[[Path | None], Any] | None = None,
     records: Sequence[Record] = RECORDS,
     effect: Callable[[Sequence[Record]], object] = lambda records: None,
-    twins: Sequence[int] = (),
+    duplicates: Sequence[int] = (),
 ) -> tuple[list[Measured], EventRecorder]:
     chosen = model or FakeTextModel()
 
@@ -89,8 +89,12 @@ def run(
     )  # fmt: skip
     recorder = EventRecorder()
     emit = Emitter(recorder, recorder, [], StopSignalHandler())  # type: ignore[arg-type]
-    if twins:
-        emit(Notice(level="warning", source="leaks", message="twins", heldout_rows=[*twins]))
+    if duplicates:
+        emit(
+            FindingReported(
+                level="warning", source="leaks", message="duplicates", test_rows=[*duplicates]
+            )
+        )
     component = Component(Offered(PLUGIN, offer), NoOptions())
     so_far = RunContext(
         model=folder, device="cpu", artifacts={}, open=open_model or (lambda _: chosen)
@@ -108,9 +112,9 @@ def measurement(values: Any, **columns: Any) -> Measurement:
 
 def test_an_interval_of_the_evaluator_is_that_of_all_rows(tmp_path: Path) -> None:
     given = measurement((1.0, 0.0, 1.0, 0.0), interval=(0.25, 0.75))
-    [event], _ = run(tmp_path, given, twins=[1])
+    [event], _ = run(tmp_path, given, duplicates=[1])
     assert (event.value, event.low, event.high) == (0.5, 0.25, 0.75)
-    assert event.twin_free["n"] == 3 and event.twin_free["high"] > 0.75
+    assert event.leakage_free["n"] == 3 and event.leakage_free["high"] > 0.75
     for interval in ((0.75, 0.25), (0.0, math.nan), (-math.inf, 1.0)):
         with pytest.raises(PluginError, match='interval of "right" from'):
             run(tmp_path, replace(given, interval=interval))
@@ -150,17 +154,22 @@ def test_the_interval_of_a_loss_is_not_negative(tmp_path: Path) -> None:
     assert event.low == 0 and event.high == pytest.approx(4.2, abs=0.1)
 
 
-def test_metrics_are_measured_without_twins_too(tmp_path: Path) -> None:
+def test_metrics_are_measured_without_duplicates_too(tmp_path: Path) -> None:
     right = measurement((1.0, 0.0, 1.0, 0.0))
     loss = Measurement(metric="loss", values=(1.0, 2.0, 3.0, 4.0), weights=(1.0, 3.0, 0.0, 1.0))
-    (event, weighted), _ = run(tmp_path, right, loss, twins=[0, 2])
-    assert (event.value, event.n, event.twin_free["value"], event.twin_free["n"]) == (0.5, 4, 0, 2)
-    assert event.twin_free["low"] == 0 and event.twin_free["high"] > event.high - 0.5
-    assert (weighted.twin_free["value"], weighted.twin_free["n"]) == (2.5, 2)
+    (event, weighted), _ = run(tmp_path, right, loss, duplicates=[0, 2])
+    assert (event.value, event.n, event.leakage_free["value"], event.leakage_free["n"]) == (
+        0.5,
+        4,
+        0,
+        2,
+    )
+    assert event.leakage_free["low"] == 0 and event.leakage_free["high"] > event.high - 0.5
+    assert (weighted.leakage_free["value"], weighted.leakage_free["n"]) == (2.5, 2)
     (event,), _ = run(tmp_path, right)
-    assert event.twin_free == {}
-    (event, weighted), _ = run(tmp_path, right, loss, twins=[0, 1, 3])
-    assert event.twin_free["value"] == 1 and weighted.twin_free == {}, "no row has a weight"
+    assert event.leakage_free == {}
+    (event, weighted), _ = run(tmp_path, right, loss, duplicates=[0, 1, 3])
+    assert event.leakage_free["value"] == 1 and weighted.leakage_free == {}, "no row has a weight"
 
 
 def test_values_are_stored_per_record(tmp_path: Path) -> None:
@@ -233,8 +242,8 @@ def test_an_evaluator_that_breaks_its_contract_is_named(
 
 def test_an_evaluator_can_measure_records_of_its_own(tmp_path: Path) -> None:
     texts = [Completion(source=f"own:{n}", prompt="p", completion=f"t{n}") for n in range(6)]
-    (event,), _ = run(tmp_path, measurement((1.0, 0.0) * 3, records=texts), twins=[0, 1])
-    assert (event.n, event.value, event.twin_free) == (6, 0.5, {})
+    (event,), _ = run(tmp_path, measurement((1.0, 0.0) * 3, records=texts), duplicates=[0, 1])
+    assert (event.n, event.value, event.leakage_free) == (6, 0.5, {})
     rows = read_rows(tmp_path / event.records, "right")
     assert [row["source"] for row in rows] == [f"own:{n}" for n in range(6)]
     loss = Measurement(metric="loss", values=(1.0,) * 4)
@@ -334,9 +343,9 @@ def test_an_evaluator_that_changes_global_state_is_named_and_the_change_undone(
     monkeypatch.chdir(tmp_path)
     _, recorder = run(tmp_path, effect=lambda records: os.chdir("/"))
     assert Path.cwd() == tmp_path
-    (notice,) = [event for event in recorder.events if isinstance(event, Notice)]
-    assert (notice.level, notice.source) == ("warning", "tunesmith-odd:odd")
-    assert notice.message == "evaluator odd changed the current folder; restored"
+    (finding,) = [event for event in recorder.events if isinstance(event, FindingReported)]
+    assert (finding.level, finding.source) == ("warning", "tunesmith-odd:odd")
+    assert finding.message == "evaluator odd changed the current folder; restored"
 
 
 def test_an_evaluator_may_return_no_metrics(

@@ -46,7 +46,7 @@ from tunesmith.errors import (
     TrainingError,
     UsageError,
 )
-from tunesmith.events import Event, Notice, RunStarted, StepFinished, from_json
+from tunesmith.events import Event, FindingReported, RunStarted, StepFinished, from_json
 from tunesmith.execution import execute
 from tunesmith.execution.guards import TimeLimitGuard
 from tunesmith.execution.report import build_report
@@ -124,25 +124,25 @@ def test_reporters_get_the_logged_events_and_are_closed(bench: Bench) -> None:
     assert recorder.closed
 
 
-def test_training_and_heldout_rows_are_disjoint(bench: Bench) -> None:
+def test_training_and_test_rows_are_disjoint(bench: Bench) -> None:
     plan = bench.plan()
     _, parts = load_data(plan)
-    train, heldout = ({r.source for r in part} for part in (parts.train, parts.heldout))
-    assert len(heldout) == 12 and not train & heldout and len(train | heldout) == 60
+    train, test = ({r.source for r in part} for part in (parts.train, parts.test))
+    assert len(test) == 12 and not train & test and len(train | test) == 60
     assert load_data(plan)[1] == parts
     assert load_data(bench.plan(run={"seed": 1}))[1] != parts
 
 
-def test_heldout_records_of_the_loader_are_used_unchanged(bench: Bench) -> None:
-    _, parts = load_data(bench.plan(data={"heldout_last": 5}))
-    assert [r.source.rpartition(":")[2] for r in parts.heldout] == ["56", "57", "58", "59", "60"]
+def test_test_records_of_the_loader_are_used_unchanged(bench: Bench) -> None:
+    _, parts = load_data(bench.plan(data={"test_last": 5}))
+    assert [r.source.rpartition(":")[2] for r in parts.test] == ["56", "57", "58", "59", "60"]
 
 
 def test_unusable_rows_are_reported(bench: Bench) -> None:
     bench.write_rows([*rows(30), {"prompt": "x", "completion": ""}])
     report = bench.run()
     assert report.data is not None
-    assert report.data.left_out == {"answer is empty": 1}
+    assert report.data.skipped == {"answer is empty": 1}
     assert report.data.examples[0]["where"].endswith("rows.jsonl:31")
 
 
@@ -320,7 +320,7 @@ def test_a_run_whose_log_is_lost_is_not_resumed_silently(
     assert bench.report() == report and events.exists() == (lines is not None)
     resumed = bench.run(resume=True, accept_changes=True)
     assert resumed.status == "ok"
-    assert resumed.notices[0].message.startswith("accepted: events.jsonl has lost")
+    assert resumed.findings[0].message.startswith("accepted: events.jsonl has lost")
     steps = [event["step"] for event in bench.events() if event["event"] == "step-finished"]
     assert steps[0] == 6
 
@@ -381,7 +381,7 @@ def test_a_failing_reporter_is_muted_after_three_failures(bench: Bench) -> None:
     bad, good = RECORDERS
     assert bad.calls == 3 and bad.closed
     assert good.events[-1].kind == "run-finished"
-    complaints = [n.message for n in report.notices if "recorder" in n.message]
+    complaints = [n.message for n in report.findings if "recorder" in n.message]
     assert len(complaints) == 2  # the first two are the same sentence
     assert "ValueError: a bug in the reporter (bench.py:" in complaints[0]
     assert complaints[-1].endswith("muted for the rest of the run")
@@ -394,7 +394,7 @@ def test_a_reporter_that_exits_does_not_end_the_run(bench: Bench) -> None:
     LISTENERS[:] = [leave]
     report = bench.run()
     assert report.status == "ok" and RECORDERS[0].calls == 3
-    assert "SystemExit: 3 (test_execute.py:" in report.notices[0].message
+    assert "SystemExit: 3 (test_execute.py:" in report.findings[0].message
 
 
 def test_a_reporter_that_cannot_be_closed_is_in_the_log_and_the_report(
@@ -412,11 +412,11 @@ def test_a_reporter_that_cannot_be_closed_is_in_the_log_and_the_report(
     bench.catalog = catalog_of(failing=offering("reporters", failing))
     report = bench.run(reporters=[{"use": "recorder"}, {"use": "failing"}])
     assert report.status == "ok"
-    stored = bench.report()["notices"]
-    for text in (report.notices[-1].message, stored[-1]["message"]):
+    stored = bench.report()["findings"]
+    for text in (report.findings[-1].message, stored[-1]["message"]):
         assert text.startswith('reporter "failing" failed to close: OSError: the store is down')
-    assert kinds(bench)[-2:] == ["run-finished", "notice"]
-    assert RECORDERS[0].closed and isinstance(RECORDERS[0].events[-1], Notice)
+    assert kinds(bench)[-2:] == ["run-finished", "finding"]
+    assert RECORDERS[0].closed and isinstance(RECORDERS[0].events[-1], FindingReported)
     assert not [w for w in recwarn if "close" in str(w.message)]
 
 
@@ -449,7 +449,7 @@ def test_a_reporter_cannot_change_events_and_global_state(
     report = bench.run(reporters=[{"use": "recorder"}, {"use": "recorder"}])
     assert report.started is not None and report.started.plan["run"]["seed"] == 42
     assert Path.cwd() == bench.root and random.random() == expected
-    complaints = [n.message for n in report.notices]
+    complaints = [n.message for n in report.findings]
     assert complaints == ['reporter "recorder" changed the current folder; restored']
 
 
@@ -466,7 +466,7 @@ def test_a_reporter_may_replace_the_streams_until_the_end_of_the_run(bench: Benc
     before = sys.stdout
     report = bench.run()
     assert seen[0] is before and set(seen[1:]) == {replaced}
-    assert sys.stdout is before and not report.notices
+    assert sys.stdout is before and not report.findings
 
 
 def test_a_loader_whose_records_can_be_changed_is_named(bench: Bench) -> None:
@@ -552,7 +552,7 @@ def test_a_finding_of_level_error_ends_the_run_before_a_weight_is_read(bench: Be
     )
     with pytest.raises(ConfigError, match=r"technique\.epochs: far too many"):
         bench.run()
-    assert bench.report()["notices"][0]["message"] == "far too many"
+    assert bench.report()["findings"][0]["message"] == "far too many"
 
 
 def test_an_error_that_is_resolved_does_not_end_the_resumed_run(bench: Bench) -> None:
@@ -575,28 +575,26 @@ def test_a_warning_is_emitted_and_reported(bench: Bench) -> None:
         hint="take fewer",
     )
     bench.catalog = catalog_of(bench=bench_plugin([finding]))
-    (notice,) = bench.run().notices
-    assert (notice.message, notice.count) == ("rather many", 7)
-    assert notice.text == "rather many: a:1 first; a:2 second; take fewer"
+    (finding,) = bench.run().findings
+    assert (finding.message, finding.count) == ("rather many", 7)
+    assert finding.text == "rather many: a:1 first; a:2 second; take fewer"
 
 
-def test_an_error_about_heldout_rows_lets_the_run_measure_without_them_too(bench: Bench) -> None:
+def test_an_error_about_test_rows_lets_the_run_measure_without_them_too(bench: Bench) -> None:
     mail = "row:3 jane.doe@example.com"
-    copies = Finding(
-        level="error", where="", message="copies", examples=(mail,), heldout_rows=(0, 3)
-    )
+    copies = Finding(level="error", where="", message="copies", examples=(mail,), test_rows=(0, 3))
     bench.catalog = catalog_of(bench=bench_plugin([copies]))
     report = bench.run()
     assert report.status == "ok"
-    (notice,) = report.notices
-    assert (notice.heldout_rows, notice.examples) == ([0, 3], ["row:3 j…@example.com"])
+    (finding,) = report.findings
+    assert (finding.test_rows, finding.examples) == ([0, 3], ["row:3 j…@example.com"])
     evaluations = bench.report()["evaluations"]
-    assert [e["twin_free"]["n"] for e in evaluations] == [10] * len(evaluations)
+    assert [e["leakage_free"]["n"] for e in evaluations] == [10] * len(evaluations)
 
 
 def test_rows_of_an_earlier_review_are_forgotten(bench: Bench) -> None:
     """Else scores of a resumed run would be without rows that are no copies any more."""
-    copies = Finding(level="error", where="", message="copies", heldout_rows=(0,))
+    copies = Finding(level="error", where="", message="copies", test_rows=(0,))
     stop = Finding(level="error", where="", message="stop")
     good = bench.catalog
     bench.catalog = catalog_of(bench=bench_plugin([copies, stop]))
@@ -604,15 +602,15 @@ def test_rows_of_an_earlier_review_are_forgotten(bench: Bench) -> None:
         bench.run()
     bench.catalog = good
     report = bench.run(resume=True)
-    assert [notice.message for notice in report.notices] == ["stop"]
-    assert not any(event.twin_free for event in report.measured.values())
+    assert [finding.message for finding in report.findings] == ["stop"]
+    assert not any(event.leakage_free for event in report.measured.values())
 
 
 def test_data_reviewers_are_called(bench: Bench) -> None:
     seen = []
     watching = plugin(
-        review_data=lambda dataset, train, heldout: (
-            seen.append((len(dataset.train), len(train), len(heldout))) or []
+        review_data=lambda dataset, train, test: (
+            seen.append((len(dataset.train), len(train), len(test))) or []
         )
     )
     bench.catalog = catalog_of(watching=watching)
@@ -675,7 +673,7 @@ def test_a_loader_that_returns_something_else_is_named(
 
 def test_one_row_cannot_be_split(bench: Bench) -> None:
     bench.write_rows(rows(1))
-    with pytest.raises(DataError, match=r"data.holdout"):
+    with pytest.raises(DataError, match=r"data.test_size"):
         bench.run()
 
 
@@ -695,7 +693,7 @@ def test_an_evaluator_that_breaks_its_contract_is_named(
     assert bench.report()["run"]["exit_code"] == 8
 
 
-def test_baselines_can_be_left_out(bench: Bench) -> None:
+def test_baselines_can_be_skipped(bench: Bench) -> None:
     report = bench.run(baselines={"use": []})
     assert [m.model for m in report.measured.values()] == ["tuned"]
     assert report.finished is not None

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from tunesmith.errors import RunStopped, TrainingError, TunesmithError
-from tunesmith.events import Notice, StepFinished
+from tunesmith.events import FindingReported, StepFinished
 from tunesmith.execution.guards import (
     PATIENCE,
     DivergenceGuard,
@@ -106,7 +106,7 @@ def test_the_last_step_is_not_stopped() -> None:
 
 def test_other_events_are_ignored() -> None:
     for guard in create_guards(1.0):
-        assert guard.check(Notice(level="info", source="s", message="m")) is None
+        assert guard.check(FindingReported(level="info", source="s", message="m")) is None
 
 
 def test_the_guards_of_a_run() -> None:

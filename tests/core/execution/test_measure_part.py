@@ -75,7 +75,7 @@ def test_an_evaluator_that_is_prepared_measures_the_given_rows_alone() -> None:
 
 def test_one_that_is_not_sees_all_test_rows_and_the_model_does_not() -> None:
     model = replace(WORDY, calls=[])
-    other = Completion(source="dev:1", prompt="q7", completion="a")
+    other = Completion(source="validation:1", prompt="q7", completion="a")
     [found] = measure_part(offer(), Words(), model, [ROWS[1], other], run())
     assert found.values == (5.0, 5.0) and found.weights == (1, 2)
     assert found.outputs == ("a b c d e",) * 2

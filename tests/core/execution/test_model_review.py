@@ -56,8 +56,8 @@ def reviewed(bench: Bench) -> Callable[[Any], Reviewer]:
     return prepare
 
 
-def notices(bench: Bench) -> list[tuple[str, str, str]]:
-    return [(n["level"], n["source"], n["message"]) for n in bench.report()["notices"]]
+def findings(bench: Bench) -> list[tuple[str, str, str]]:
+    return [(n["level"], n["source"], n["message"]) for n in bench.report()["findings"]]
 
 
 def force(bench: Bench, folder: str = "out") -> Report:
@@ -71,10 +71,10 @@ def test_a_review_gets_the_run_and_returns_findings_and_a_forecast(
     assert bench.run().status == "ok"
     (review,) = reviewer.reviews
     assert review.config == {"width": 3} and review.plan.name == "run"
-    assert len(review.train) + len(review.heldout) == 60
+    assert len(review.train) + len(review.test) == 60
     assert [o.offer.name for o in review.techniques] == ["echo"]
     assert bench.report()["forecast"]["memory"] == FORECAST.memory
-    assert ("warning", "memory", "too large, but forced") in notices(bench)
+    assert ("warning", "memory", "too large, but forced") in findings(bench)
     kinds = [event["event"] for event in bench.events()]
     assert kinds.index("forecast") < kinds.index("model-resolved") < kinds.index("training-started")
 
@@ -82,7 +82,7 @@ def test_a_review_gets_the_run_and_returns_findings_and_a_forecast(
 def test_findings_alone_are_a_result(bench: Bench, reviewed: Callable[[Any], Reviewer]) -> None:
     reviewed([replace(WARNING, where="")])
     assert bench.run().forecast is None
-    assert ("warning", "file:reviewer", "too large, but forced") in notices(bench)
+    assert ("warning", "file:reviewer", "too large, but forced") in findings(bench)
 
 
 def test_an_error_refuses_the_run_before_the_model_is_read(
@@ -97,7 +97,7 @@ def test_an_error_refuses_the_run_before_the_model_is_read(
     report = bench.report()
     assert report["run"]["exit_code"] == 4 and report["forecast"]["refused"]
     assert report["model"] == {} and report["evaluations"] == []
-    assert notices(bench) == [("warning", "memory", "too large, but forced")]
+    assert findings(bench) == [("warning", "memory", "too large, but forced")]
 
 
 def test_force_replaces_an_error_that_allows_it(
@@ -107,7 +107,7 @@ def test_force_replaces_an_error_that_allows_it(
     with pytest.raises(EnvironmentProblem, match="too large"):
         bench.run(folder="refused")
     assert force(bench).status == "ok"
-    assert notices(bench) == [("warning", "memory", "too large, but forced")]
+    assert findings(bench) == [("warning", "memory", "too large, but forced")]
     assert not bench.report()["forecast"]["refused"]
     reviewed([ERROR])
     with pytest.raises(EnvironmentProblem, match="too large"):
@@ -128,7 +128,7 @@ def test_a_review_that_fails_is_a_warning_and_ends_no_run(
 ) -> None:
     reviewed(result)
     assert bench.run().status == "ok"
-    ((level, source, message),) = notices(bench)
+    ((level, source, message),) = findings(bench)
     assert (level, source) == ("warning", "file:reviewer") and text in message
 
 

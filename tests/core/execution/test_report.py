@@ -10,8 +10,8 @@ import pytest
 from tunesmith.events import (
     DataLoaded,
     Event,
+    FindingReported,
     Measured,
-    Notice,
     RunFinished,
     RunStarted,
     StepFinished,
@@ -64,7 +64,7 @@ def test_the_verdict_of_an_earlier_version_is_read() -> None:
     event = from_json(earlier)
     assert event is not None
     verdict = build_report([event]).to_json()["verdict"]
-    assert verdict == {"rival": "zero-shot", "outcome": "better"}
+    assert verdict == {"baseline": "zero-shot", "outcome": "better"}
 
 
 def test_a_report_from_lines_equals_the_report_from_events() -> None:
@@ -76,8 +76,8 @@ def test_a_report_from_lines_equals_the_report_from_events() -> None:
 def test_unknown_events_and_keys_are_ignored() -> None:
     assert from_json({"event": "something-new"}) is None
     assert from_json({}) is None
-    line = {**Notice(level="info", source="s", message="m").to_json(), "colour": "red"}
-    assert from_json(line) == Notice(level="info", source="s", message="m")
+    line = {**FindingReported(level="info", source="s", message="m").to_json(), "color": "red"}
+    assert from_json(line) == FindingReported(level="info", source="s", message="m")
 
 
 def test_metrics_are_summed_over_steps() -> None:
@@ -123,9 +123,9 @@ def test_a_repeated_evaluation_replaces_the_first() -> None:
     assert found == [("zero-shot", 0.3), ("tuned", 0.2)]
 
 
-def test_the_same_notice_is_listed_once() -> None:
-    notice = Notice(level="warning", source="s", message="m")
-    assert len(build_report([notice, notice]).to_json()["notices"]) == 1
+def test_the_same_finding_is_listed_once() -> None:
+    finding = FindingReported(level="warning", source="s", message="m")
+    assert len(build_report([finding, finding]).to_json()["findings"]) == 1
 
 
 def test_stages_have_their_own_metrics() -> None:
@@ -141,10 +141,10 @@ def test_stages_have_their_own_metrics() -> None:
 
 
 def test_the_data_of_a_report() -> None:
-    data = DataLoaded(description="d", train=8, heldout=2, left_out={"c": 1}, fingerprint="f")
+    data = DataLoaded(description="d", train=8, test=2, skipped={"c": 1}, fingerprint="f")
     assert build_report([data]).to_json()["data"] == {
-        "description": "d", "train": 8, "dev": 0, "holdout": 2, "left_out": {"c": 1},
-        "left_out_examples": [], "fingerprint": "f",
+        "description": "d", "train": 8, "validation": 0, "test_size": 2, "skipped": {"c": 1},
+        "skipped_examples": [], "fingerprint": "f",
     }  # fmt: skip
 
 

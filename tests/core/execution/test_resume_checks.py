@@ -32,7 +32,7 @@ STARTED = RunStarted(
     versions={"torch": "2.13", "numpy": "2.0"},
     plugins=[],
 )
-DATA = DataLoaded(description="", train=8, heldout=2, left_out={}, fingerprint="a" * 64)
+DATA = DataLoaded(description="", train=8, test=2, skipped={}, fingerprint="a" * 64)
 
 
 def changed(**tables: object) -> RunStarted:
@@ -95,7 +95,7 @@ def test_files_of_the_base_model(tmp_path: Path) -> None:
     assert not fingerprint_files(tmp_path / "nothing")
 
 
-def test_changes_are_refused_or_accepted_with_a_notice() -> None:
+def test_changes_are_refused_or_accepted_with_a_finding() -> None:
     emitted: list[Event] = []
     ResumeCheck(emitted.append, accepted=False).require_unchanged("data", [], "restore it")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="data changed since the run started: a; b") as refused:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from bench import ROWS, Bench, RowsOptions, bench_plugin, catalog_of, rows
 
-from tunesmith.contracts import Dataset, LeftOut
+from tunesmith.contracts import Dataset, SkippedRow
 from tunesmith.data.subset import Subset
 from tunesmith.data.units import RecordsByUnit
 from tunesmith.errors import DataError
@@ -61,29 +61,29 @@ def test_records_are_read_once_and_not_copied(tmp_path: Path) -> None:
     plan = bench_with(tmp_path, Dataset(train=records)).plan(split={"near_duplicates": False})
     _, parts = load_data(plan)
     assert isinstance(parts.train, Subset)
-    assert isinstance(parts.heldout, RecordsByUnit) and isinstance(parts.heldout.records, Subset)
-    assert (len(parts.train), len(parts.dev), len(parts.heldout)) == (1_440, 160, 400)
+    assert isinstance(parts.test, RecordsByUnit) and isinstance(parts.test.records, Subset)
+    assert (len(parts.train), len(parts.validation), len(parts.test)) == (1_440, 160, 400)
     assert (records.passes, records.read) == (1, [])
-    first = parts.heldout[0]
-    assert set(records.read) == set(parts.heldout.records.indices)
+    first = parts.test[0]
+    assert set(records.read) == set(parts.test.records.indices)
     # Clusters read its groups, prompts and conversations: a pass over the part for each.
-    assert len(records.read) <= 5 * len(parts.heldout) + 1
-    assert list(parts.heldout[:2]) == [first, parts.heldout[1]]
+    assert len(records.read) <= 5 * len(parts.test) + 1
+    assert list(parts.test[:2]) == [first, parts.test[1]]
 
 
 @pytest.mark.parametrize(("labels", "each"), [(4, 5), (100, None), (0, None)])
 def test_recurring_answers_are_class_labels(tmp_path: Path, labels: int, each: int | None) -> None:
     records = CountingRecords(100, labels)
     _, parts = load_data(bench_with(tmp_path, Dataset(train=records)).plan())
-    answers = [r.completion for r in parts.heldout if isinstance(r, Completion)]
+    answers = [r.completion for r in parts.test if isinstance(r, Completion)]
     if each is not None:
         assert [answers.count(f"label {n}") for n in range(labels)] == [each] * labels
     assert len(answers) == 20
 
 
 def test_the_fingerprint_covers_every_field_of_every_record(tmp_path: Path) -> None:
-    def fingerprint(train: list[Record], heldout: list[Record] | None = None) -> str:
-        return load_data(bench.plan(Dataset(train=train, heldout=heldout)))[1].fingerprint
+    def fingerprint(train: list[Record], test: list[Record] | None = None) -> str:
+        return load_data(bench.plan(Dataset(train=train, test=test)))[1].fingerprint
 
     class Planner:
         def plan(self, dataset: Dataset) -> Any:
@@ -108,8 +108,8 @@ def test_a_part_without_rows_and_a_record_of_a_wrong_kind_are_refused(tmp_path: 
     good = Completion(source="a:1", prompt="p", completion="c")
     cases = [
         (Dataset(train=[]), "no usable training rows"),
-        (Dataset(train=[good], heldout=[]), "no usable held-out rows"),
-        (Dataset(train=[good], heldout=[Text(source="b:7", text="t")]), "b:7: technique echo"),
+        (Dataset(train=[good], test=[]), "no usable test rows"),
+        (Dataset(train=[good], test=[Text(source="b:7", text="t")]), "b:7: technique echo"),
     ]
     for number, (dataset, message) in enumerate(cases):
         folder = tmp_path / str(number)
@@ -118,11 +118,11 @@ def test_a_part_without_rows_and_a_record_of_a_wrong_kind_are_refused(tmp_path: 
             load_data(bench_with(folder, dataset).plan())
 
 
-def test_rows_that_are_left_out_are_in_the_quarantine_file(tmp_path: Path) -> None:
+def test_rows_that_are_skipped_are_in_the_quarantine_file(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.write_rows([*rows(30), {"prompt": "x", "completion": ""}])
     bench.run()
-    path = tmp_path / "out" / "quarantine.jsonl"
+    path = tmp_path / "out" / "skipped.jsonl"
     (line,) = path.read_text(encoding="utf-8").splitlines()
     found = json.loads(line)
     assert found["where"].endswith("rows.jsonl:31") and found["cause"] == "answer is empty"
@@ -132,8 +132,8 @@ def test_rows_that_are_left_out_are_in_the_quarantine_file(tmp_path: Path) -> No
 def test_the_quarantine_file_is_written_also_if_the_data_is_refused(tmp_path: Path) -> None:
     class Refusing:
         def load(self) -> Dataset:
-            row = LeftOut(where="a:3", cause="broken", row='{"secret": "\ud83d"}')
-            raise DataError("a", "too many rows", left_out=[row])
+            row = SkippedRow(where="a:3", cause="broken", row='{"secret": "\ud83d"}')
+            raise DataError("a", "too many rows", skipped=[row])
 
     offer: DataLoaderOffer[RowsOptions] = DataLoaderOffer(
         name="rows", summary="rows", config=RowsOptions, build=lambda options: Refusing()
@@ -141,14 +141,14 @@ def test_the_quarantine_file_is_written_also_if_the_data_is_refused(tmp_path: Pa
     bench = Bench(tmp_path, catalog_of(bench=bench_plugin(loader=offer)))
     with pytest.raises(DataError):
         bench.run()
-    found = json.loads((tmp_path / "out" / "quarantine.jsonl").read_text(encoding="utf-8"))
+    found = json.loads((tmp_path / "out" / "skipped.jsonl").read_text(encoding="utf-8"))
     assert (found["where"], found["row"]) == ("a:3", '{"secret": "\ud83d"}')
     assert "secret" not in (tmp_path / "out" / "report.json").read_text(encoding="utf-8")
 
 
 def test_no_quarantine_file_without_such_rows(tmp_path: Path) -> None:
     Bench(tmp_path).run()
-    assert not (tmp_path / "out" / "quarantine.jsonl").exists()
+    assert not (tmp_path / "out" / "skipped.jsonl").exists()
     assert ROWS.name == "rows"
 
 

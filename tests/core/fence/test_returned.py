@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tunesmith.contracts import Dataset, LeftOut, Measurement, Split
+from tunesmith.contracts import Dataset, Measurement, SkippedRow, Split
 from tunesmith.errors import PluginError
 from tunesmith.fence import returned
 from tunesmith.offers import Metric, Plugin
@@ -51,7 +51,7 @@ def test_details_that_are_not_json(details: Any) -> None:
     ("split", "text"),
     [
         (Split(train=[0, 1]), "each record once"),
-        (Split(train=[0, 1, 2], heldout=[2]), "each record once"),
+        (Split(train=[0, 1, 2], test=[2]), "each record once"),
         (Split(train=[0, 1, 3]), "the row 3, of 3 rows"),
         (Split(train=[0, 1, -1]), "the row -1"),
         (Split(train=[0, 1, 2.0]), "the row 2.0"),  # type: ignore[list-item]
@@ -70,8 +70,8 @@ def test_a_split_has_each_record_once(split: Any, text: str) -> None:
         (Dataset(train=(), description=7), "int as a description"),  # type: ignore[arg-type]
         (Dataset(train=(), warnings="all"), "str as warnings"),
         (Dataset(train=(), warnings=[None]), "NoneType as a warning"),  # type: ignore[list-item]
-        (Dataset(train=(), left_out=[7]), "int in place of a LeftOut"),  # type: ignore[list-item]
-        (Dataset(train=(), left_out=[LeftOut(where=1, cause="")]), "int as a text"),  # type: ignore[arg-type]
+        (Dataset(train=(), skipped=[7]), "int in place of a SkippedRow"),  # type: ignore[list-item]
+        (Dataset(train=(), skipped=[SkippedRow(where=1, cause="")]), "int as a text"),  # type: ignore[arg-type]
     ],
 )
 def test_the_account_of_a_loader_is_checked(dataset: Any, text: str) -> None:

@@ -2,7 +2,7 @@
 
 The processes are forked children that count as machines of their own. No lock of the file system
 meets between them, their clocks differ by minutes, and some are killed while they hold the run. A
-lock of the kernel, which the code under test does not see, proves that nobody else is inside.
+lock of the kernel, which the code under test does not see, shows that nobody else is inside.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithWarning, UsageError
-from tunesmith.events import Notice
+from tunesmith.events import FindingReported
 from tunesmith.storage import (
     MANIFEST,
     Checkpoint,
@@ -322,11 +322,11 @@ def test_damage_inside_the_log_is_named_by_line(tmp_path: Path) -> None:
 def test_skipped_kinds_are_not_decoded_and_later_lines_keep_their_number(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     steps = b'{"time": 1.5, "event": "step-finished", damaged\n' * 2
-    text = sample_event(Notice, 'of "event": "step-finished"').to_json()
-    notice = json.dumps({"time": 1.5, **text}).encode()
-    path.write_bytes(steps + notice + b"\n" + b'{"event": "notice"}\n')
+    text = sample_event(FindingReported, 'of "event": "step-finished"').to_json()
+    finding = json.dumps({"time": 1.5, **text}).encode()
+    path.write_bytes(steps + finding + b"\n" + b'{"event": "finding"}\n')
     reader = read_known_events(path, skipped=["step-finished"])
-    assert next(reader) == sample_event(Notice, 'of "event": "step-finished"')
+    assert next(reader) == sample_event(FindingReported, 'of "event": "step-finished"')
     with pytest.raises(IntegrityError, match=r"events\.jsonl:4: the field"):
         next(reader)
     with pytest.raises(IntegrityError, match=r"events\.jsonl:1: is not a JSON object"):

@@ -360,7 +360,7 @@ def technique(tmp: Path, change: str) -> type[Echo]:  # noqa: C901 - a line for 
                 job = replace(job, train=[*job.train[4:], *job.train[4:]])
             if change == "accepts any record":
                 job = replace(
-                    job, train=[r for r in job.train if isinstance(r, Completion)] or job.dev
+                    job, train=[r for r in job.train if isinstance(r, Completion)] or job.validation
                 )
             if change == "swallows":
                 emit_changed = _swallow_exceptions(emit_changed)
@@ -535,7 +535,7 @@ def loader(change: str) -> type[Rows]:
                 case "dictionaries":
                     return replace(dataset, train=[as_dictionary(r) for r in dataset.train])
                 case "leaky":
-                    return replace(dataset, heldout=dataset.train[:3])
+                    return replace(dataset, test=dataset.train[:3])
                 case "anonymous":
                     return replace(dataset, train=[replace(r, source="") for r in dataset.train])
             return dataset
@@ -554,12 +554,16 @@ def splitter(change: str) -> type[Grouped]:
                 case "loses a row":
                     return replace(split, train=split.train[1:])
                 case "empty part":
-                    return replace(split, train=sorted([*split.train, *split.dev]), dev=())
+                    return replace(
+                        split, train=sorted([*split.train, *split.validation]), validation=()
+                    )
                 case "other seed":
                     other = replace(request, seed=request.seed + self.calls)
                     return super().split(request.records, other)
                 case "not asked for":
-                    return super().split(request.records, replace(request, dev=True, heldout=True))
+                    return super().split(
+                        request.records, replace(request, validation=True, test=True)
+                    )
             return split
 
     return Faulty

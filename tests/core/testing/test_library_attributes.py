@@ -60,7 +60,7 @@ def test_an_addition_a_private_name_and_a_constant_are_no_patch(library: Any) ->
 
 
 @pytest.mark.parametrize("where", ["module", "class"])
-def test_a_patch_that_was_made_before_is_recognised_by_its_code(library: Any, where: str) -> None:
+def test_a_patch_that_was_made_before_is_recognized_by_its_code(library: Any, where: str) -> None:
     patched = library if where == "module" else library.Layer
     patched.run = run
     before = library_attributes()

@@ -12,7 +12,7 @@ import pytest
 from mutations import find_failed, specimen
 from pydantic import Field
 
-from tunesmith.contracts import Dataset, LeftOut
+from tunesmith.contracts import Dataset, SkippedRow
 from tunesmith.offers import DataLoaderOffer
 from tunesmith.options import DataPath, Options
 from tunesmith.records import Chat, Completion, Message, Record, UnpairedPreference
@@ -27,21 +27,21 @@ class LoaderOptions(Options):
 
 @dataclass
 class HonestLoader:
-    """Reads completions, conversations with weights, and labelled answers."""
+    """Reads completions, conversations with weights, and labeled answers."""
 
     options: Any
 
     def load(self) -> Dataset:
         path = Path(self.options.train)
         records: list[Record] = []
-        left_out = []
+        skipped = []
         for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
             where = f"{path}:{number}"
             if line and (row := json.loads(line)).get("completion", "x"):
                 records.append(self.build(where, row))
             elif line:
-                left_out.append(LeftOut(where=where, cause="answer is empty"))
-        return Dataset(train=records, left_out=left_out)
+                skipped.append(SkippedRow(where=where, cause="answer is empty"))
+        return Dataset(train=records, skipped=skipped)
 
     def build(self, where: str, row: dict[str, Any]) -> Record:
         group = row.get("patient")
@@ -105,7 +105,7 @@ def change_row(change: Callable[[dict[str, Any]], dict[str, Any]]) -> type[Hones
 
 class SilentLoader(HonestLoader):
     def load(self) -> Dataset:
-        return replace(super().load(), left_out=())
+        return replace(super().load(), skipped=())
 
 
 class DriftingLoader(HonestLoader):
@@ -148,7 +148,7 @@ LOADERS: dict[str, tuple[type[HonestLoader], str]] = {
     "drops every third row": (
         change_records(lambda r: [x for n, x in enumerate(r) if n % 3]), "accounts_for_every_row",
     ),
-    "says nothing of rows left out": (SilentLoader, "accounts_for_every_row"),
+    "says nothing of rows skipped": (SilentLoader, "accounts_for_every_row"),
     "loads a row twice": (change_records(lambda r: [*r, r[0]]), "accounts_for_every_row"),
     "loads rows backwards": (change_records(lambda r: r[::-1]), "loads_its_examples"),
     "sorts rows": (change_records(lambda r: sorted(r, key=repr)), "loads_its_examples"),
@@ -167,7 +167,7 @@ def load(loader: type[HonestLoader], folder: Path) -> set[str]:
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
     options = {"train": str(path)}
     offer = DataLoaderOffer(name="rows", summary="rows", config=LoaderOptions, build=loader)
-    example = LoaderExample(options=options, train=EXPECTED, left_out=1)
+    example = LoaderExample(options=options, train=EXPECTED, skipped=1)
     return find_failed(
         specimen("data_loaders", offer), samples={"rows": options}, examples={"rows": [example]}
     )

@@ -1,4 +1,4 @@
-"""Silent bugs of reporters, checks, rivals and splitters, each with the check that finds it."""
+"""Silent bugs of reporters, checks, baselines and splitters, each with the check that finds it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from bench import RECORDER, RecordingReporter
 from mutations import find_failed, module_of, specimen
 
-from tunesmith.contracts import Finding, RivalTask, RivalVariant, Split, SplitRequest
+from tunesmith.contracts import BaselineTask, BaselineVariant, Finding, Split, SplitRequest
 from tunesmith.errors import DataError
 from tunesmith.events import RunFinished, RunStarted
-from tunesmith.offers import RivalOffer
+from tunesmith.offers import BaselineOffer
 from tunesmith.options import Options
 from tunesmith.records import Completion, Record, last_exchange
 from tunesmith.testing import ReviewExample, run_checks
@@ -163,7 +163,7 @@ def test_a_bug_of_a_check_is_found(bug: str) -> None:
     assert check in look(review)
 
 
-# --------------------------------------------------------------------------- rivals
+# --------------------------------------------------------------------------- baselines
 
 
 class NoOptions(Options):
@@ -176,9 +176,9 @@ class Table:
     def __init__(self, options: NoOptions) -> None:
         self.answers: dict[str, str] = {}
 
-    def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
+    def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
         self.answers |= {e.text: e.answer for e in read_examples(task.train, task.seed)}
-        yield RivalVariant(name="", model=FunctionModel(self.solve))
+        yield BaselineVariant(name="", model=FunctionModel(self.solve))
 
     def solve(self, texts: Sequence[str]) -> list[str]:
         return [self.answers.get(text, "none") for text in texts]
@@ -192,11 +192,11 @@ class Peeks(Table):
     def __init__(self, options: NoOptions) -> None:
         self.answers = self.seen
 
-    def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
+    def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
         for record in task.train:
             prompt, answer = last_exchange(record)
             self.seen[prompt_text(prompt)] = answer.text
-        yield RivalVariant(name="", model=FunctionModel(self.solve))
+        yield BaselineVariant(name="", model=FunctionModel(self.solve))
 
 
 class Crowd(Table):
@@ -210,19 +210,19 @@ class Drawn(Table):
 
 
 class Greedy(Table):
-    def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
+    def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
         yield from super().variants(task)
         if isinstance(task.train, list):
             task.train.clear()
 
 
 class AsksSecretly(Table):
-    def variants(self, task: RivalTask) -> Iterator[RivalVariant]:
-        yield RivalVariant(name="", model=task.base())
+    def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
+        yield BaselineVariant(name="", model=task.base())
 
 
-RIVALS: dict[str, tuple[type[Table], str]] = {
-    "peeks at held-out rows": (Peeks, "knows_only_its_training_rows"),
+BASELINES: dict[str, tuple[type[Table], str]] = {
+    "peeks at test rows": (Peeks, "knows_only_its_training_rows"),
     "depends on other prompts": (Crowd, "does_not_depend_on_other_prompts"),
     "answers at random": (Drawn, "solves_the_same_way_twice"),
     "changes the training rows": (Greedy, "leaves_training_rows_unchanged"),
@@ -230,28 +230,28 @@ RIVALS: dict[str, tuple[type[Table], str]] = {
 }
 
 
-def solve(rival: type[Table]) -> set[str]:
-    offer = RivalOffer(
+def solve(baseline: type[Table]) -> set[str]:
+    offer = BaselineOffer(
         name="table",
         summary="a table",
         config=NoOptions,
-        build=rival,
+        build=baseline,
         solution="classifier",
         cost=1,
         suits=bool,
     )
-    return find_failed(specimen("rivals", offer))
+    return find_failed(specimen("baselines", offer))
 
 
-def test_an_honest_rival_passes() -> None:
+def test_an_honest_baseline_passes() -> None:
     assert solve(Table) == set()
 
 
-@pytest.mark.parametrize("bug", RIVALS)
-def test_a_bug_of_a_rival_is_found(bug: str) -> None:
-    rival, check = RIVALS[bug]
+@pytest.mark.parametrize("bug", BASELINES)
+def test_a_bug_of_a_baseline_is_found(bug: str) -> None:
+    baseline, check = BASELINES[bug]
     Peeks.seen.clear()
-    assert check in solve(rival)
+    assert check in solve(baseline)
 
 
 # --------------------------------------------------------------------------- splitters
@@ -283,11 +283,11 @@ SPLITTERS: dict[str, tuple[type[Grouped], str]] = {
         change_split(lambda s: replace(s, train=s.train[1:])), "puts_each_row_into_one_part",
     ),
     "holds training rows out": (
-        change_split(lambda s: replace(s, heldout=sorted([*s.heldout, s.train[0]]))),
+        change_split(lambda s: replace(s, test=sorted([*s.test, s.train[0]]))),
         "puts_each_row_into_one_part",
     ),
-    "has no dev rows": (
-        change_split(lambda s: replace(s, train=sorted([*s.train, *s.dev]), dev=())),
+    "has no validation rows": (
+        change_split(lambda s: replace(s, train=sorted([*s.train, *s.validation]), validation=())),
         "puts_each_row_into_one_part",
     ),
     "mixes the order": (

@@ -18,11 +18,11 @@ from tunesmith_plugins.commands.data.label_errors import to_finding
 
 
 @pytest.mark.parametrize("count", [8, 32, 64])
-def test_planted_errors_are_the_most_suspect_rows(count: int) -> None:
-    rows, planted = plant_wrong_labels(item_rows(), count)
+def test_injected_errors_are_the_most_suspect_rows(count: int) -> None:
+    rows, injected = plant_wrong_labels(item_rows(), count)
     found = find_label_errors(rows)
     first = found.suspects[:count]
-    assert len(planted.intersection(s.row for s in first)) >= 0.9 * count
+    assert len(injected.intersection(s.row for s in first)) >= 0.9 * count
     assert found.share - 0.02 <= count / len(rows) <= found.highest_share + 0.02
     right = [row.completion for row in item_rows()]
     assert sum(s.suggested == right[s.row] for s in first) >= 0.9 * count
@@ -63,7 +63,7 @@ def test_a_copy_does_not_vouch_for_a_wrong_label() -> None:
     assert {s.row for s in found.suspects} >= set(range(len(rows), len(rows) + 9))
 
 
-def test_rare_labels_are_left_out() -> None:
+def test_rare_labels_are_skipped() -> None:
     rows = item_rows()
     rare = [replace(row, completion="rare") for row in rows[:4]]
     found = find_label_errors([*rows, *rare])

@@ -11,7 +11,7 @@ from clean_rows import clean_rows
 from tunesmith_data.analysis.selection import select_rows
 from tunesmith_data.analysis.vectors import embed
 
-RARE = ("apply for a fishing licence", "book a tennis court", "renew a library card")
+RARE = ("apply for a fishing license", "book a tennis court", "renew a library card")
 
 
 def prompts() -> list[str]:
@@ -33,7 +33,7 @@ def test_rare_topics_are_among_the_chosen_rows() -> None:
     assert found.similarity > found.random_similarity + 0.02
 
 
-def test_copies_are_left_out_and_similar_rows_as_long_as_there_are_others() -> None:
+def test_copies_are_skipped_and_similar_rows_as_long_as_there_are_others() -> None:
     texts = prompts()[:200]
     copies = [f"  {text.upper()}" for text in texts[:50]]
     few = select_rows([*texts, *copies], 10)

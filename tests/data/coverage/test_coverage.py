@@ -1,4 +1,4 @@
-"""The share of traffic outside of the training data: planted shares are found, and rows named."""
+"""The share of traffic outside of the training data: injected shares are found, and rows named."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def write(rng: Rng, rows: int, words: list[str]) -> list[str]:
 
 
 def draw(seed: int, share: float, rows: int = 300, train: int = 300) -> Coverage:
-    """Measure a draw of training and production rows, with this share of rows planted."""
+    """Measure a draw of training and production rows, with this share of rows injected."""
     rng = np.random.default_rng(seed)
-    planted = round(share * rows)
-    production = write(rng, rows - planted, INSIDE) + write(rng, planted, OUTSIDE)
+    injected = round(share * rows)
+    production = write(rng, rows - injected, INSIDE) + write(rng, injected, OUTSIDE)
     return measure_coverage(write(rng, train, INSIDE), production)
 
 
@@ -59,7 +59,7 @@ def count_covered(draws: int, share: float, rows: int) -> tuple[int, float, floa
     return covered, estimate, float(np.mean([one.outside / one.rows for one in found]))
 
 
-def test_the_interval_covers_the_planted_share() -> None:
+def test_the_interval_covers_the_injected_share() -> None:
     covered, estimate, _ = count_covered(20, 0.12, 200)
     assert covered >= 18
     assert abs(estimate - 0.12) < 0.03
@@ -67,14 +67,14 @@ def test_the_interval_covers_the_planted_share() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("share", [0.0, 0.12])
-def test_the_interval_covers_the_planted_share_in_200_draws(share: float) -> None:
+def test_the_interval_covers_the_injected_share_in_200_draws(share: float) -> None:
     covered, estimate, rejected = count_covered(200, share, 600)
     assert covered >= 190
     assert abs(estimate - share) < 0.02  # an estimate cannot be below 0
     assert abs(rejected - (share + (1 - share) * 0.05)) < 0.01
 
 
-def test_without_planted_rows_few_rows_are_rejected() -> None:
+def test_without_injected_rows_few_rows_are_rejected() -> None:
     _, estimate, rejected = count_covered(5, 0.0, 300)
     assert rejected < 0.08 and estimate < 0.06
 
@@ -92,8 +92,8 @@ def test_duplicated_training_rows_do_not_look_like_coverage() -> None:
 def test_the_rows_to_label_are_outside_and_differ() -> None:
     rng = np.random.default_rng(5)
     one, two = "zchao xyqua whea schy", "quea whao zyxea chaoschea"
-    planted = [f"{text} {number}" for text in (one, two) for number in range(20)]
-    production = write(rng, 200, INSIDE) + planted
+    injected = [f"{text} {number}" for text in (one, two) for number in range(20)]
+    production = write(rng, 200, INSIDE) + injected
     found = measure_coverage(write(rng, 300, INSIDE), production)
     stands_for = {production[row.row][:5]: row.similar_rows for row in found.chosen}
     assert stands_for[one[:5]] >= 18 and stands_for[two[:5]] >= 18
@@ -248,7 +248,7 @@ def test_rows_need_no_answer(tmp_path: Path, name: str) -> None:
     found = read_prompts(path)
     assert [prompt_text(record) for record in found.train] == ["q"]
     assert found.train[0].source.endswith("production.jsonl:1")
-    assert [row.where.rpartition(":")[2] for row in found.left_out] == ["3"]
+    assert [row.where.rpartition(":")[2] for row in found.skipped] == ["3"]
 
 
 def test_lines_of_text_are_rows(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_lines_of_text_are_rows(tmp_path: Path) -> None:
     path.write_bytes(b"one\n\n two \n\xff\n")
     found = read_prompts(path)
     assert [prompt_text(record) for record in found.train] == ["one", "two"]
-    assert [row.cause for row in found.left_out] == ["not UTF-8"]
+    assert [row.cause for row in found.skipped] == ["not UTF-8"]
     assert is_prompt_file("a/b.txt.gz") and not is_prompt_file("a.csv")
 
 

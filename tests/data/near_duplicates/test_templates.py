@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from tunesmith_data.near_duplicates import compare_words, find_template_twins
+from tunesmith_data.near_duplicates import compare_words, find_template_duplicates
 from tunesmith_data.near_duplicates.templates import MAX_CANDIDATES
 
 WORDS = [f"{a}{b}" for a in ("ba", "co", "di", "fu", "ga", "he") for b in ("ler", "mont", "stic")]
@@ -23,7 +23,7 @@ def test_a_text_with_another_value_is_found(place: int, value: str) -> None:
     known = sentences(Random(place), 60)
     words = known[33].split()
     words[place] = value
-    assert list(find_template_twins(known, [" ".join(words)])) == [(0, 33)]
+    assert list(find_template_duplicates(known, [" ".join(words)])) == [(0, 33)]
 
 
 def test_any_number_of_values_may_differ() -> None:
@@ -32,9 +32,9 @@ def test_any_number_of_values_may_differ() -> None:
     one = [*words[:3], "12", *words[3:6], "Anna", *words[6:], "7"]
     other = [*words[:3], "4000", "000", *words[3:6], "Peter Paul", *words[6:], "x8"]
     known[20] = " ".join(one)
-    assert list(find_template_twins(known, [" ".join(other)])) == [(0, 20)]
+    assert list(find_template_duplicates(known, [" ".join(other)])) == [(0, 20)]
     two_words = " ".join(["zap", *words[1:4], "zip", *words[5:]])
-    assert list(find_template_twins([*known, two_words], [" ".join(words)])) == []
+    assert list(find_template_duplicates([*known, two_words], [" ".join(words)])) == []
 
 
 @pytest.mark.parametrize("values", [(3,), (5,), (3, 5)])
@@ -45,7 +45,7 @@ def test_a_frequent_word_beside_values_is_part_of_their_slot(values: tuple[int, 
         words[place] = str(place)
     known[20] = " ".join(words)
     words[4] = "Rome"
-    assert list(find_template_twins(known, [" ".join(words)])) == [(0, 20)]
+    assert list(find_template_duplicates(known, [" ".join(words)])) == [(0, 20)]
 
 
 def test_names_are_values_however_frequent_they_are() -> None:
@@ -53,19 +53,23 @@ def test_names_are_values_however_frequent_they_are() -> None:
     words = known[20].split()[:9]
     one, other = (" ".join([*words[:4], name, *words[4:], name]) for name in ("Will", "Mark"))
     known += [f"mark {text}" for text in sentences(Random(10), 20)] + [one]
-    assert list(find_template_twins(known, [other])) == [(0, len(known) - 1)]
+    assert list(find_template_duplicates(known, [other])) == [(0, len(known) - 1)]
 
 
-def test_short_and_unrelated_texts_have_no_twins() -> None:
+def test_short_and_unrelated_texts_have_no_duplicates() -> None:
     known = [*sentences(Random(6), 80), "baler comont 5", "Anna 12", ""]
     probes = [*sentences(Random(7), 80), "baler comont 6", "Peter 13", ""]
-    assert list(find_template_twins(known, probes)) == []
-    assert list(find_template_twins([], probes)) == list(find_template_twins(known, [])) == []
+    assert list(find_template_duplicates(known, probes)) == []
+    assert (
+        list(find_template_duplicates([], probes))
+        == list(find_template_duplicates(known, []))
+        == []
+    )
 
 
-def test_there_are_at_most_so_many_twins() -> None:
+def test_there_are_at_most_so_many_duplicates() -> None:
     known = [f"baler comont distic fuler gamont number {n}" for n in range(100)]
-    found = list(find_template_twins(known, known[:2]))
+    found = list(find_template_duplicates(known, known[:2]))
     assert found == [(probe, n) for n in range(MAX_CANDIDATES) for probe in (0, 1)]
 
 

@@ -39,9 +39,7 @@ def test_fifty_additions_move_no_row_and_report_those_they_join(tmp_path: Path) 
     records = [row(f"{side} {n}", pair[side]) for n, pair in enumerate(pairs) for side in (0, 1)]
     file = tmp_path / "split.json"
     assigned = parts_of(split_records(records, request_for(records), file=file), records)
-    apart = [
-        n for n in range(40) if {assigned[f"0 {n}"], assigned[f"1 {n}"]} == {"train", "heldout"}
-    ]
+    apart = [n for n in range(40) if {assigned[f"0 {n}"], assigned[f"1 {n}"]} == {"train", "test"}]
     assert len(apart) >= 5
     bridges = 0
     for addition in range(ADDITIONS):
@@ -56,15 +54,13 @@ def test_fifty_additions_move_no_row_and_report_those_they_join(tmp_path: Path) 
         now = parts_of(result, records)
         assert {source: now[source] for source in assigned} == assigned
         assigned = now
-        flagged = {
-            records[result.heldout[n]].source for f in result.findings for n in f.heldout_rows
-        }
+        flagged = {records[result.test[n]].source for f in result.findings for n in f.test_rows}
         if joined is not None:
             bridges += 1
             assert now[f"bridge {joined}"] == "train"
-            twin = next(
-                f"{side} {joined}" for side in (0, 1) if now[f"{side} {joined}"] == "heldout"
+            duplicate = next(
+                f"{side} {joined}" for side in (0, 1) if now[f"{side} {joined}"] == "test"
             )
-            assert twin in flagged
+            assert duplicate in flagged
         assert len(flagged) == bridges, "rows that were joined once are reported each time"
     assert bridges >= 5

@@ -109,10 +109,12 @@ def conversations(rng: Random, count: int) -> list[Chat]:
 def test_rows_for_each_answer_stay_together(near_duplicates: bool) -> None:
     rows = conversations(Random(4), 200)
     split = split_records(
-        iter(rows), request_for(rows, holdout=120), near_duplicates=near_duplicates
+        iter(rows), request_for(rows, test_size=120), near_duplicates=near_duplicates
     )
-    assert len(split.heldout) == 120 and len({*split.clusters}) == 200
-    names = [{rows[row].source for row in part} for part in (split.train, split.dev, split.heldout)]
+    assert len(split.test) == 120 and len({*split.clusters}) == 200
+    names = [
+        {rows[row].source for row in part} for part in (split.train, split.validation, split.test)
+    ]
     assert not (names[0] & names[1] or names[0] & names[2] or names[1] & names[2])
 
 

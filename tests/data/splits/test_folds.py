@@ -35,7 +35,12 @@ def test_folds_do_not_depend_on_the_order_of_rows() -> None:
     found = set()
     for order in (records, records[::-1], records[30:] + records[:30]):
         request = SplitRequest(
-            records=order, seed=1, heldout=True, holdout=None, dev=True, needs_dev=False
+            records=order,
+            seed=1,
+            test=True,
+            test_size=None,
+            validation=True,
+            needs_validation=False,
         )
         folds = split_records(iter(order), request).folds
         found.add(tuple(frozenset(order[row].source for row in fold) for fold in folds))
@@ -50,9 +55,10 @@ def test_folds_of_single_rows_have_similar_sizes_and_depend_on_the_seed() -> Non
 
 
 def split(records: Sequence[Completion], **request: bool) -> Sequence[Sequence[int]]:
-    fields = {"heldout": True, "dev": True, **request}
+    fields = {"test": True, "validation": True, **request}
     found = split_records(
-        records, SplitRequest(records=records, seed=1, holdout=None, needs_dev=False, **fields)
+        records,
+        SplitRequest(records=records, seed=1, test_size=None, needs_validation=False, **fields),
     )
     train = sorted(found.train)
     assert not found.folds or sorted(row for fold in found.folds for row in fold) == train
@@ -76,7 +82,7 @@ WORDS = [
 ]
 
 
-def test_few_rows_are_split_into_folds_with_their_twins_and_groups() -> None:
+def test_few_rows_are_split_into_folds_with_their_duplicates_and_groups() -> None:
     rows = [
         Completion(
             source=f"r:{n}",
@@ -86,9 +92,9 @@ def test_few_rows_are_split_into_folds_with_their_twins_and_groups() -> None:
         )
         for n in range(40)
     ]
-    for heldout, count in ((True, 4), (False, 5)):
-        folds = split(rows, heldout=heldout)
+    for test, count in ((True, 4), (False, 5)):
+        folds = split(rows, test=test)
         assert len(folds) == count
         # Four rows differ by their number alone, and the first ones of two such fours have a group.
         assert all(len({row // 8 for row in fold}) == 1 and len(fold) == 8 for fold in folds)
-    assert split(rows, dev=False) == [], "there are dev rows from elsewhere"
+    assert split(rows, validation=False) == [], "there are validation rows from elsewhere"

@@ -27,7 +27,7 @@ from tunesmith_data.splits.choose import choose_clusters
 from tunesmith_data.splits.clusters import find_clusters
 from tunesmith_data.splits.folds import MAX_FOLDED
 from tunesmith_data.splits.rows import RowTable
-from tunesmith_data.splits.sizes import dev_rows
+from tunesmith_data.splits.sizes import count_validation_rows
 
 quick = settings(max_examples=80, deadline=None)
 texts = st.lists(st.text(alphabet="aAbß é\n", max_size=4), min_size=2, max_size=40)
@@ -39,12 +39,12 @@ def sentence(rng: Random, words: int = 60) -> str:
 
 
 def try_split(
-    keys: list[str], holdout: float | int, seed: int, groups: list[str | None]
+    keys: list[str], test_size: float | int, seed: int, groups: list[str | None]
 ) -> Split | None:
     """The split, or None where everything is tied together."""
     try:
         same = ["x"] * len(keys)  # rows with equal prompts are equal
-        return split_prompts(keys, holdout=holdout, seed=seed, groups=groups, labels=same)
+        return split_prompts(keys, test_size=test_size, seed=seed, groups=groups, labels=same)
     except DataError as error:
         assert "all" in str(error)
         return None
@@ -56,19 +56,19 @@ def try_split(
 @given(texts, st.floats(0.01, 0.99), st.integers(0, 99), st.data())
 @quick
 def test_partition_and_ties_hold(
-    keys: list[str], holdout: float, seed: int, data: st.DataObject
+    keys: list[str], test_size: float, seed: int, data: st.DataObject
 ) -> None:
     letters = st.sampled_from([None, "p", "q", "r", "s"])
     groups = data.draw(st.lists(letters, min_size=len(keys), max_size=len(keys)))
-    result = try_split(keys, holdout, seed, groups)
+    result = try_split(keys, test_size, seed, groups)
     if result is None:
         return
-    assert sorted([*result.train, *result.heldout]) == list(range(len(keys)))
-    assert result.train and result.heldout
+    assert sorted([*result.train, *result.test]) == list(range(len(keys)))
+    assert result.train and result.test
     assert list(result.train) == sorted(result.train)
-    assert list(result.heldout) == sorted(result.heldout)
+    assert list(result.test) == sorted(result.test)
     for kind in ([normalize_text(k) for k in keys], groups):
-        inside = {kind[i] for i in result.train} & {kind[i] for i in result.heldout}
+        inside = {kind[i] for i in result.train} & {kind[i] for i in result.test}
         assert inside <= {None, ""}  # rows without a prompt are distinguished by their answers
 
 
@@ -80,12 +80,12 @@ def test_the_order_of_rows_does_not_matter(keys: list[str], seed: int, rng: Rand
     order = list(range(len(keys)))
     rng.shuffle(order)
 
-    def heldout(rows: list[int]) -> Counter[str] | None:
+    def test(rows: list[int]) -> Counter[str] | None:
         mine = [keys[i] for i in rows]
         result = try_split(mine, 0.3, seed, [groups[i] for i in rows])
-        return None if result is None else Counter(mine[i] for i in result.heldout)
+        return None if result is None else Counter(mine[i] for i in result.test)
 
-    assert heldout(order) == heldout(list(range(len(keys))))
+    assert test(order) == test(list(range(len(keys))))
 
 
 def spelled(rng: Random, text: str) -> str:
@@ -122,7 +122,7 @@ def test_the_order_of_similar_rows_does_not_matter(
     for seed in range(6):
         shuffled = rows if seed == 0 else Random(seed).sample(rows, len(rows))
         split = split_records(iter(shuffled), request_for(shuffled))
-        parts = (split.train, split.dev, split.heldout)
+        parts = (split.train, split.validation, split.test)
         found.add(tuple(frozenset(shuffled[row].source for row in part) for part in parts))
     assert len(found) == 1
 
@@ -131,23 +131,23 @@ def test_the_order_of_similar_rows_does_not_matter(
 def test_a_count_is_met_exactly(count: int) -> None:
     keys = [f"row {i}" for i in range(200)]
     labels = [str(i % 3) for i in range(200)]
-    assert len(split_prompts(keys, holdout=count, seed=0).heldout) == count
-    assert len(split_prompts(keys, holdout=count, seed=0, labels=labels).heldout) == count
+    assert len(split_prompts(keys, test_size=count, seed=0).test) == count
+    assert len(split_prompts(keys, test_size=count, seed=0, labels=labels).test) == count
 
 
 def test_a_share_is_rounded_but_neither_side_is_empty() -> None:
     keys = [f"row {i}" for i in range(10)]
     for share, rows in ((0.01, 1), (0.2, 2), (0.26, 3), (0.99, 9)):
-        assert len(split_prompts(keys, holdout=share, seed=0).heldout) == rows
+        assert len(split_prompts(keys, test_size=share, seed=0).test) == rows
 
 
 def test_seeds_differ_and_repeat() -> None:
     keys = [f"row {i}" for i in range(100)]
-    first = split_prompts(keys, holdout=0.3, seed=1)
-    assert split_prompts(keys, holdout=0.3, seed=1) == first
-    assert split_prompts(keys, holdout=0.3, seed=2) != first
+    first = split_prompts(keys, test_size=0.3, seed=1)
+    assert split_prompts(keys, test_size=0.3, seed=1) == first
+    assert split_prompts(keys, test_size=0.3, seed=2) != first
     seen = Counter(
-        i for seed in range(300) for i in split_prompts(keys, holdout=0.3, seed=seed).heldout
+        i for seed in range(300) for i in split_prompts(keys, test_size=0.3, seed=seed).test
     )
     assert len(seen) == 100
     assert min(seen.values()) > 45 and max(seen.values()) < 135  # 90 expected, 5.7 sd each way
@@ -155,9 +155,9 @@ def test_seeds_differ_and_repeat() -> None:
 
 def test_adding_rows_moves_few_others() -> None:
     keys = [f"row {i}" for i in range(1_000)]
-    before = set(split_prompts(keys, holdout=0.2, seed=3).heldout)
+    before = set(split_prompts(keys, test_size=0.2, seed=3).test)
     more = [*keys, *(f"new {i}" for i in range(50))]
-    after = set(split_prompts(more, holdout=0.2, seed=3).heldout)
+    after = set(split_prompts(more, test_size=0.2, seed=3).test)
     moved = before ^ {i for i in after if i < 1_000}
     assert len(moved) <= 20
 
@@ -165,19 +165,19 @@ def test_adding_rows_moves_few_others() -> None:
 def test_groups_reach_the_size_as_nearly_as_they_can() -> None:
     keys = [f"row {i}" for i in range(60)]
     threes: list[str | None] = [str(i // 3) for i in range(60)]
-    assert len(split_prompts(keys, holdout=10, seed=0, groups=threes).heldout) == 9
-    assert len(split_prompts(keys, holdout=11, seed=0, groups=threes).heldout) == 12
+    assert len(split_prompts(keys, test_size=10, seed=0, groups=threes).test) == 9
+    assert len(split_prompts(keys, test_size=11, seed=0, groups=threes).test) == 12
     halves: list[str | None] = [str(i // 30) for i in range(60)]
-    assert len(split_prompts(keys, holdout=5, seed=0, groups=halves).heldout) == 30
-    assert len(split_prompts(keys, holdout=55, seed=0, groups=halves).heldout) == 30
+    assert len(split_prompts(keys, test_size=5, seed=0, groups=halves).test) == 30
+    assert len(split_prompts(keys, test_size=55, seed=0, groups=halves).test) == 30
 
 
 def test_a_chain_of_ties_stays_together() -> None:
     keys = ["a", "A ", "b", "c"] + [f"other {i}" for i in range(20)]
     groups = ["g", "h", "h", "g"] + [None] * 20
     for seed in range(30):
-        heldout = set(split_prompts(keys, holdout=0.4, seed=seed, groups=groups).heldout)
-        assert len(heldout & {0, 1, 2, 3}) in (0, 4)
+        test = set(split_prompts(keys, test_size=0.4, seed=seed, groups=groups).test)
+        assert len(test & {0, 1, 2, 3}) in (0, 4)
 
 
 @given(
@@ -185,13 +185,13 @@ def test_a_chain_of_ties_stays_together() -> None:
 )
 @quick
 def test_labels_are_within_one_row_of_their_share(
-    sizes: list[int], holdout: float, seed: int
+    sizes: list[int], test_size: float, seed: int
 ) -> None:
     labels = [str(k) for k, size in enumerate(sizes) for _ in range(size)]
     keys = [f"row {i}" for i in range(len(labels))]
-    heldout = split_prompts(keys, holdout=holdout, seed=seed, labels=labels).heldout
-    share = len(heldout) / len(keys)
-    found = Counter(labels[i] for i in heldout)
+    test = split_prompts(keys, test_size=test_size, seed=seed, labels=labels).test
+    share = len(test) / len(keys)
+    found = Counter(labels[i] for i in test)
     for k, size in enumerate(sizes):
         assert abs(found[str(k)] - share * size) < 1 + 1e-9
 
@@ -200,8 +200,8 @@ def test_rare_labels_are_in_both_parts() -> None:
     labels = ["common"] * 96 + ["rare"] * 3 + ["single"]
     keys = [f"row {i}" for i in range(100)]
     for seed in range(20):
-        result = split_prompts(keys, holdout=0.1, seed=seed, labels=labels)
-        for side in (result.train, result.heldout):
+        result = split_prompts(keys, test_size=0.1, seed=seed, labels=labels)
+        for side in (result.train, result.test):
             assert {"common", "rare"} <= {labels[i] for i in side}
         assert 99 in result.train  # the only row of its label
 
@@ -211,14 +211,14 @@ def test_answers_with_one_prompt_each_are_no_labels() -> None:
     for count in (20, 50):
         prompts = [f"question {i % count} about thing {i % count * 7}" for i in range(160)]
         labels = [f"answer {i % count}" for i in range(160)]
-        split = split_prompts(prompts, holdout=60, seed=0, labels=labels)
-        assert 52 <= len(split.heldout) <= 60 and not split.findings
+        split = split_prompts(prompts, test_size=60, seed=0, labels=labels)
+        assert 52 <= len(split.test) <= 60 and not split.findings
 
 
 def test_a_template_of_few_rows_ties_nothing() -> None:
     prompts = [f"What is the capital of the old kingdom of {name}?" for name in ("Oz", "Ur", "Id")]
-    split = split_prompts(prompts, holdout=1, seed=0, near_duplicates=True)
-    assert len(split.heldout) == 1
+    split = split_prompts(prompts, test_size=1, seed=0, near_duplicates=True)
+    assert len(split.test) == 1
     assert split.findings[0].message.startswith("3 rows resemble a fifth of the data")
 
 
@@ -226,27 +226,37 @@ def test_a_size_that_cannot_be_met_is_reported() -> None:
     prompts = [sentence(Random(i), 9) for i in range(200)]
     groups: list[str | None] = [f"g{i % 4}" for i in range(200)]
     records = completions(prompts, groups)
-    split = split_records(iter(records), request_for(records, holdout=0.1))
-    assert (len(split.heldout), len(split.dev)) == (50, 50)
-    heldout, dev = split.findings
-    assert (heldout.level, heldout.where, dev.where) == ("warning", "data.holdout", "split.dev")
-    assert heldout.message == (
-        "50 held-out rows, where 20 were asked for: rows with similar prompts, of one conversation "
+    split = split_records(iter(records), request_for(records, test_size=0.1))
+    assert (len(split.test), len(split.validation)) == (50, 50)
+    test, validation = split.findings
+    assert (test.level, test.where, validation.where) == (
+        "warning",
+        "data.test_size",
+        "split.validation_size",
+    )
+    assert test.message == (
+        "50 test rows, where 20 were asked for: rows with similar prompts, of one conversation "
         "or of one group stay together, in 4 clusters of up to 50 rows"
     )
-    (near,) = split_records(iter(records), request_for(records, holdout=75, dev=False)).findings
+    (near,) = split_records(
+        iter(records), request_for(records, test_size=75, validation=False)
+    ).findings
     assert near.level == "info"
-    assert near.message.startswith("50 held-out rows, where 75 were asked for")
-    assert not split_records(iter(records), request_for(records, holdout=60, dev=False)).findings
+    assert near.message.startswith("50 test rows, where 75 were asked for")
+    assert not split_records(
+        iter(records), request_for(records, test_size=60, validation=False)
+    ).findings
 
 
-def test_dev_rows_that_are_left_out_by_default_are_reported() -> None:
+def test_validation_rows_that_are_skipped_by_default_are_reported() -> None:
     prompts = [f"question {i % 10} about thing {i % 10 * 7}" for i in range(160)]
     records = completions(prompts)
-    split = split_records(iter(records), request_for(records, holdout=60))
-    assert (len(split.heldout), len(split.dev), len(split.folds)) == (64, 0, 5)
+    split = split_records(iter(records), request_for(records, test_size=60))
+    assert (len(split.test), len(split.validation), len(split.folds)) == (64, 0, 5)
     (finding,) = split.findings
-    assert finding.message.startswith("no dev rows: 96 rows are not held out, and below 100 none")
+    assert finding.message.startswith(
+        "no validation rows: 96 rows are not held out, and below 100 none"
+    )
 
 
 def test_answers_that_hardly_recur_are_no_labels() -> None:
@@ -261,16 +271,16 @@ def test_answers_that_hardly_recur_are_no_labels() -> None:
 def test_errors_for_data_that_cannot_be_split() -> None:
     two = ["a", "b"]
     cases: list[tuple[str, Callable[[], object]]] = [
-        ("at least 2 records, got 1", lambda: split_prompts(["a"], holdout=0.5, seed=0)),
-        ("at least 2 records, got 0", lambda: split_prompts([], holdout=0.5, seed=0)),
-        ("leaves nothing to train on, got 2 of 2", lambda: split_prompts(two, holdout=2, seed=0)),
-        ("must be a share below 1", lambda: split_prompts(two, holdout=1.0, seed=0)),
-        ("must be a share", lambda: split_prompts(two, holdout=0, seed=0)),
-        ("must be a share", lambda: split_prompts(two, holdout=-0.1, seed=0)),
-        ("must be a share", lambda: split_prompts(two, holdout=math.nan, seed=0)),
-        ("must be a share", lambda: split_prompts(two, holdout=True, seed=0)),
-        ("all 2 records have similar", lambda: split_prompts(["a", " A"], holdout=0.5, seed=0)),
-        ("one group", lambda: split_prompts(two, holdout=0.5, seed=0, groups=["g", "g"])),
+        ("at least 2 records, got 1", lambda: split_prompts(["a"], test_size=0.5, seed=0)),
+        ("at least 2 records, got 0", lambda: split_prompts([], test_size=0.5, seed=0)),
+        ("leaves nothing to train on, got 2 of 2", lambda: split_prompts(two, test_size=2, seed=0)),
+        ("must be a share below 1", lambda: split_prompts(two, test_size=1.0, seed=0)),
+        ("must be a share", lambda: split_prompts(two, test_size=0, seed=0)),
+        ("must be a share", lambda: split_prompts(two, test_size=-0.1, seed=0)),
+        ("must be a share", lambda: split_prompts(two, test_size=math.nan, seed=0)),
+        ("must be a share", lambda: split_prompts(two, test_size=True, seed=0)),
+        ("all 2 records have similar", lambda: split_prompts(["a", " A"], test_size=0.5, seed=0)),
+        ("one group", lambda: split_prompts(two, test_size=0.5, seed=0, groups=["g", "g"])),
     ]
     for message, call in cases:
         with pytest.raises(DataError, match=message):
@@ -279,13 +289,13 @@ def test_errors_for_data_that_cannot_be_split() -> None:
 
 def test_data_that_cannot_be_split_say_what_to_do() -> None:
     with pytest.raises(DataError, match="similar prompts") as caught:
-        split_prompts(["a", " A"], holdout=1, seed=0)
-    assert "data.heldout" in (caught.value.hint or "")
+        split_prompts(["a", " A"], test_size=1, seed=0)
+    assert "data.test" in (caught.value.hint or "")
 
 
 def test_surrogates_and_empty_prompts_split() -> None:
-    result = split_prompts(["", "\ud83d", "x", "\udc00 y"], holdout=1, seed=0)
-    assert len(result.heldout) == 1
+    result = split_prompts(["", "\ud83d", "x", "\udc00 y"], test_size=1, seed=0)
+    assert len(result.test) == 1
 
 
 # --- prompts and near duplicates ------------------------------------------------------------
@@ -310,31 +320,31 @@ def test_records_are_compared_by_what_the_model_is_asked() -> None:
 def test_rows_with_one_prompt_stay_together_whatever_the_answers() -> None:
     prompts = [f"question {i % 355} about thing {i % 355 * 7}" for i in range(600)]
     for seed in range(5):
-        result = split_prompts(prompts, holdout=120, seed=seed)
-        assert len(result.heldout) == 120
+        result = split_prompts(prompts, test_size=120, seed=seed)
+        assert len(result.test) == 120
         trained = {prompts[i] for i in result.train}
-        assert not any(prompts[i] in trained for i in result.heldout)
+        assert not any(prompts[i] in trained for i in result.test)
 
 
 def test_nearly_equal_prompts_stay_together() -> None:
     rng = Random(3)
     originals = [sentence(rng, 12) for _ in range(150)]
     prompts = [*originals, *(f"{text}, please!" for text in originals[:60])]
-    twins = split_prompts(prompts, holdout=0.2, seed=1, near_duplicates=True)
-    trained = [prompts[i] for i in twins.train]
-    assert not any(find_nearest(trained, [prompts[i] for i in twins.heldout]))
-    alone = split_prompts(prompts, holdout=0.2, seed=1)
+    duplicates = split_prompts(prompts, test_size=0.2, seed=1, near_duplicates=True)
+    trained = [prompts[i] for i in duplicates.train]
+    assert not any(find_nearest(trained, [prompts[i] for i in duplicates.test]))
+    alone = split_prompts(prompts, test_size=0.2, seed=1)
     trained = [prompts[i] for i in alone.train]
-    assert any(find_nearest(trained, [prompts[i] for i in alone.heldout]))
+    assert any(find_nearest(trained, [prompts[i] for i in alone.test]))
 
 
 def test_prompts_that_are_equal_to_the_leak_check_stay_together() -> None:
     """Also where similar ones are not compared, so that the check finds no exact leak."""
     pairs = [(f"Is part {i} of {i * 7} here?", f"is part {i} of {i * 7}, here") for i in range(100)]
-    split = split_prompts([text for pair in pairs for text in pair], holdout=40, seed=0)
-    assert len(split.heldout) == 40 and len({*split.clusters}) == 100
+    split = split_prompts([text for pair in pairs for text in pair], test_size=40, seed=0)
+    assert len(split.test) == 40 and len({*split.clusters}) == 100
     symbols = [f"What is {i} {sign} 3?" for i in range(50) for sign in "+-"]
-    assert len({*split_prompts(symbols, holdout=20, seed=0).clusters}) == 100
+    assert len({*split_prompts(symbols, test_size=20, seed=0).clusters}) == 100
 
 
 def test_many_rows_are_compared_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,8 +361,7 @@ def test_many_rows_are_compared_on_request(monkeypatch: pytest.MonkeyPatch) -> N
     compared = split_records(records, request_for(records), near_duplicates=True)
     assert not compared.findings
     found = [
-        sum((i + 60) % 120 in {*split.train} for i in split.heldout)
-        for split in (default, compared)
+        sum((i + 60) % 120 in {*split.train} for i in split.test) for split in (default, compared)
     ]
     assert found[0] > 5 and found[1] == 0
 
@@ -365,7 +374,7 @@ def test_a_prompt_that_most_rows_share_keeps_nothing_together() -> None:
         for i in range(100)
     ]
     result = split_records(records, request_for(records), near_duplicates=False)
-    assert sum(i < 60 for i in result.heldout) > 5
+    assert sum(i < 60 for i in result.test) > 5
     assert sum(i < 60 for i in result.train) > 25
     (finding,) = result.findings
     assert finding.message.startswith("60 rows share their prompt with a fifth of the data")
@@ -375,42 +384,44 @@ def test_texts_of_one_form_keep_nothing_together() -> None:
     rng = Random(5)
     text = sentence(rng, 120).split()  # each row nearly equals the next one
     prompts = [" ".join(text[i : i + 20]) if i < 80 else sentence(rng, 20) for i in range(200)]
-    result = split_prompts(prompts, holdout=40, seed=0, near_duplicates=True)
-    assert len(result.heldout) == 40
-    assert 5 < sum(i < 80 for i in result.heldout) < 30
+    result = split_prompts(prompts, test_size=40, seed=0, near_duplicates=True)
+    assert len(result.test) == 40
+    assert 5 < sum(i < 80 for i in result.test) < 30
     assert any("resemble a fifth of the data" in f.message for f in result.findings)
 
 
-# --- the dev part ---------------------------------------------------------------------------
+# --- the validation part ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("dev", "total", "needed", "expected"),
+    ("validation", "total", "needed", "expected"),
     [
         (None, 99, False, 0), (None, 100, False, 20), (None, 480, False, 48),
         (None, 1_000_000, False, 200), (None, 40, True, 8), (None, 2, True, 1),
         (0, 500, True, 0), (7, 50, False, 7), (0.5, 50, False, 25),
     ],
 )  # fmt: skip
-def test_dev_rows(dev: float | int | None, total: int, needed: bool, expected: int) -> None:
-    assert dev_rows(dev, total, needed=needed) == expected
+def test_validation_rows(
+    validation: float | int | None, total: int, needed: bool, expected: int
+) -> None:
+    assert count_validation_rows(validation, total, needed=needed) == expected
 
 
-def test_dev_rows_are_apart_from_all_others() -> None:
+def test_validation_rows_are_apart_from_all_others() -> None:
     prompts = [f"question {i % 200} about thing {i % 200 * 7}" for i in range(400)]
     labels = [str(i % 4) for i in range(400)]
     records = completions(prompts, labels=labels)
     result = split_records(records, request_for(records), near_duplicates=False)
-    assert (len(result.train), len(result.dev), len(result.heldout)) == (288, 32, 80)
-    parts = [{prompts[i] for i in rows} for rows in (result.train, result.dev, result.heldout)]
+    assert (len(result.train), len(result.validation), len(result.test)) == (288, 32, 80)
+    parts = [{prompts[i] for i in rows} for rows in (result.train, result.validation, result.test)]
     assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
-    assert set(Counter(labels[i] for i in result.dev).values()) == {8}
+    assert set(Counter(labels[i] for i in result.validation).values()) == {8}
     given = split_records(
-        records, request_for(records, heldout=False), near_duplicates=False, dev=48
+        records, request_for(records, test=False), near_duplicates=False, validation=48
     )
-    assert (len(given.train), len(given.dev), len(given.heldout)) == (352, 48, 0)
-    with pytest.raises(DataError, match=r"split\.dev: leaves nothing to train on"):
-        split_records(records, request_for(records), near_duplicates=False, dev=320)
+    assert (len(given.train), len(given.validation), len(given.test)) == (352, 48, 0)
+    with pytest.raises(DataError, match=r"split\.validation: leaves nothing to train on"):
+        split_records(records, request_for(records), near_duplicates=False, validation=320)
 
 
 def test_rows_are_not_compared_if_no_part_is_split_off() -> None:
@@ -421,11 +432,11 @@ def test_rows_are_not_compared_if_no_part_is_split_off() -> None:
         def __iter__(self) -> Iterator[Completion]:
             raise AssertionError("the rows are read again")
 
-    for count, dev, has_dev in ((MAX_FOLDED + 1, 0, True), (120, None, False)):
+    for count, validation, has_validation in ((MAX_FOLDED + 1, 0, True), (120, None, False)):
         records = completions([f"question {i} about thing {i * 7}" for i in range(count)])
-        request = request_for(ReadOnce(records), heldout=False, dev=has_dev)
-        split = split_records(iter(records), request, dev=dev)
-        assert (list(split.train), [*split.dev, *split.heldout]) == (list(range(count)), [])
+        request = request_for(ReadOnce(records), test=False, validation=has_validation)
+        split = split_records(iter(records), request, validation=validation)
+        assert (list(split.train), [*split.validation, *split.test]) == (list(range(count)), [])
 
 
 # --- rows that are added --------------------------------------------------------------------
@@ -443,10 +454,12 @@ def test_rows_in_the_file_keep_their_part_whatever_is_added(tmp_path: Path) -> N
     for seed in range(12):
         present += pool[: rng.randrange(1, 30)]
         pool = [record for record in pool if record not in present]
-        if seed % 3 == 2:  # a twin of a row that is there
-            twin = rng.choice(present)
+        if seed % 3 == 2:  # a duplicate of a row that is there
+            duplicate = rng.choice(present)
             present.append(
-                Completion(source=f"twin {seed}", prompt=f"{twin.prompt}!", completion="x")
+                Completion(
+                    source=f"duplicate {seed}", prompt=f"{duplicate.prompt}!", completion="x"
+                )
             )
         rng.shuffle(present)
         result = split_records(
@@ -456,17 +469,17 @@ def test_rows_in_the_file_keep_their_part_whatever_is_added(tmp_path: Path) -> N
         assert {source: now[source] for source in assigned} == assigned
         assigned = now
     counts = Counter(assigned.values())
-    assert abs(counts["heldout"] - 0.2 * len(present)) <= 3
+    assert abs(counts["test"] - 0.2 * len(present)) <= 3
 
 
-def test_a_row_that_joins_two_parts_is_trained_on_and_its_twins_are_reported(
+def test_a_row_that_joins_two_parts_is_trained_on_and_its_duplicates_are_reported(
     tmp_path: Path,
 ) -> None:
     rng = Random(9)
     records = completions([sentence(rng, 12) for _ in range(120)])
     file = tmp_path / "split.json"
     first = split_records(records, request_for(records), file=file)
-    one, other = records[first.train[0]], records[first.heldout[0]]
+    one, other = records[first.train[0]], records[first.test[0]]
     added = [
         Completion(source=r.source, prompt=r.prompt, completion=r.completion, group="patient 7")
         if r in (one, other)
@@ -476,10 +489,10 @@ def test_a_row_that_joins_two_parts_is_trained_on_and_its_twins_are_reported(
     added.append(Completion(source="new", prompt="anew", completion="b", group="patient 7"))
     result = split_records(added, request_for(added), file=file)
     assert len(added) - 1 in result.train
-    assert first.heldout[0] in result.heldout
+    assert first.test[0] in result.test
     warning = next(f for f in result.findings if f.level == "warning")
-    assert warning.message.startswith("1 held-out or dev rows now resemble a training row")
-    assert warning.examples == (other.source,) and warning.heldout_rows == (0,)
+    assert warning.message.startswith("1 test or validation rows now resemble a training row")
+    assert warning.examples == (other.source,) and warning.test_rows == (0,)
 
 
 def test_a_file_of_a_split_holds_hashes_only_and_is_refused_when_damaged(tmp_path: Path) -> None:
@@ -491,7 +504,7 @@ def test_a_file_of_a_split_holds_hashes_only_and_is_refused_when_damaged(tmp_pat
     assert stored is not None and len(stored.rows) == len(stored.prompts) == 120
     before = file.read_bytes()
     again = split_records(records, request_for(records, seed=3), near_duplicates=False, file=file)
-    assert (again.train, again.heldout) == (first.train, first.heldout)
+    assert (again.train, again.test) == (first.train, first.test)
     assert file.read_bytes() == before
     assert first.findings[0].message.startswith("120 rows were assigned")
     assert again.findings == []
@@ -510,12 +523,12 @@ def test_other_sizes_than_those_of_the_file_are_reported(tmp_path: Path) -> None
     file = tmp_path / "split.json"
     split_records(records, request_for(records), near_duplicates=False, file=file)
     again = split_records(
-        records, request_for(records, holdout=0.5), near_duplicates=False, file=file, dev=7
+        records, request_for(records, test_size=0.5), near_duplicates=False, file=file, validation=7
     )
     (finding,) = again.findings
-    assert finding.level == "warning" and len(again.heldout) == 24
+    assert finding.level == "warning" and len(again.test) == 24
     assert finding.message.startswith(
-        "split.json was made with holdout = default, dev = default: holdout = 0.5, dev = 7 decides"
+        "split.json was made with test_size = default, validation = default: test_size = 0.5, validation = 7 decides"
     )
 
 
@@ -526,7 +539,7 @@ def test_a_row_whose_answer_is_corrected_keeps_its_part(tmp_path: Path) -> None:
     corrected = [replace(record, completion=f"better {i}") for i, record in enumerate(records)]
     more = [*corrected, *completions([f"more {i}" for i in range(40)])]
     again = split_records(more, request_for(more), near_duplicates=False, file=file)
-    assert set(first.heldout) <= set(again.heldout) and set(first.train) <= set(again.train)
+    assert set(first.test) <= set(again.test) and set(first.train) <= set(again.train)
 
 
 def test_equal_rows_are_all_counted(tmp_path: Path) -> None:
@@ -585,5 +598,5 @@ def test_twenty_thousand_rows_take_seconds(kind: str) -> None:
     else:
         rows = [f"{' '.join(WORDS[:15])} {i} {' '.join(WORDS[15:30])}" for i in range(20_000)]
     started = time.process_time()
-    split_prompts(rows, holdout=0.1, seed=0)
+    split_prompts(rows, test_size=0.1, seed=0)
     assert time.process_time() - started < 2

@@ -35,7 +35,7 @@ def test_words_stay_in_their_line_and_are_limited() -> None:
     assert len(find_spans("word " * 2000, "words", 8)) == MAX_SPANS
 
 
-def test_features_name_form_neighbours_and_place() -> None:
+def test_features_name_form_neighbors_and_place() -> None:
     spans = find_spans(TEXT, "id", 3)
     [features] = [
         f for s, f in zip(spans, describe_spans(TEXT, spans), strict=True) if s.text == "B-12"

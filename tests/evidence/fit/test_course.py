@@ -21,7 +21,7 @@ LEVEL = [3.0, 2.0, *(1.0 + RNG.gauss(0, 0.01) for _ in range(58))]
 def make(
     losses: Sequence[float],
     rates: Sequence[float] | None = None,
-    dev: dict[int, float] | None = None,
+    validation: dict[int, float] | None = None,
     **metrics: float,
 ) -> Course:
     """Return the course of a training; by default at a constant rate."""
@@ -31,8 +31,8 @@ def make(
         for n, (loss, rate) in enumerate(zip(losses, rates, strict=True), 1)
     ]
     monitored = [
-        sample_event(Monitored, stage="", step=step, metrics={"dev_loss": loss})
-        for step, loss in (dev or {}).items()
+        sample_event(Monitored, stage="", step=step, metrics={"validation_loss": loss})
+        for step, loss in (validation or {}).items()
     ]
     return read_course(build_report([*steps, *monitored]), "")
 
@@ -92,30 +92,30 @@ def test_the_end_of_a_schedule_shows_nothing() -> None:
     assert fall.value == pytest.approx(40 * spent / 3, rel=0.05)
 
 
-def test_the_dev_loss_comes_first() -> None:
+def test_the_validation_loss_comes_first() -> None:
     """The training loss falls as long as rows are learned by heart."""
     falling = [4 - n / 20 for n in range(60)]
-    fall = make(falling, dev={20: 2.1, 40: 2.0, 60: 2.0}).find_fall()
-    assert fall is not None and fall.is_dev and fall.has_levelled_off
-    risen = make(falling, dev={20: 2.1, 40: 2.0, 60: 2.5}).find_fall()
+    fall = make(falling, validation={20: 2.1, 40: 2.0, 60: 2.0}).find_fall()
+    assert fall is not None and fall.is_validation and fall.has_levelled_off
+    risen = make(falling, validation={20: 2.1, 40: 2.0, 60: 2.5}).find_fall()
     assert risen is not None and not risen.is_clear
-    halved = make(LEVEL, dev={30: 1.0, 60: 0.5}).find_fall()
+    halved = make(LEVEL, validation={30: 1.0, 60: 0.5}).find_fall()
     assert halved is not None and halved.is_clear
     assert halved.share == pytest.approx(1 - 0.5 ** (2 / 3)), "of a third, not of the half"
-    for dev in ({0: 5.0, 60: 1.0}, {58: 2.0, 60: 1.0}):
-        only_steps = make(LEVEL, dev=dev).find_fall()
-        assert only_steps is not None and not only_steps.is_dev, "nothing to compare with"
+    for validation in ({0: 5.0, 60: 1.0}, {58: 2.0, 60: 1.0}):
+        only_steps = make(LEVEL, validation=validation).find_fall()
+        assert only_steps is not None and not only_steps.is_validation, "nothing to compare with"
 
 
 def test_progress_that_goes_on() -> None:
     """A tiny rate: the loss hardly falls in the end, as in all of the training."""
     steady = {0: 3.0, 20: 2.95, 40: 2.9, 60: 2.85}
-    fall = make(LEVEL, dev=steady).find_fall()
+    fall = make(LEVEL, validation=steady).find_fall()
     assert fall is not None and fall.share < course.FALL and fall.is_clear
-    before = make(LEVEL, dev={**steady, 0: 4.0}).find_fall()
+    before = make(LEVEL, validation={**steady, 0: 4.0}).find_fall()
     assert before is not None and before.has_levelled_off and not before.is_clear
     without_first = {step: loss for step, loss in steady.items() if step}
-    by_step = make([3.0, *LEVEL[1:]], dev=without_first).find_fall()
+    by_step = make([3.0, *LEVEL[1:]], validation=without_first).find_fall()
     assert by_step == fall, "the first step's loss is that of the untrained model, too"
 
 

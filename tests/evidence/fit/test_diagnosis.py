@@ -90,7 +90,7 @@ def test_the_rating(tmp_path: Path) -> None:
     found = report(tmp_path)
     ratings = {
         name: rate_fit(Fit(name, ""), found)
-        for name in ("memorised", "overfitted", "underfitted", "fitted", "unclear")
+        for name in ("memorized", "overfitted", "underfitted", "fitted", "unclear")
     }
     assert ratings == dict.fromkeys(ratings, "warning") | {"fitted": "good", "unclear": ""}
     for value in (0.0, 0.1):
@@ -105,32 +105,32 @@ def test_a_fitted_model(tmp_path: Path) -> None:
     assert diagnosis.values["auc"] == pytest.approx(0.5)
     assert diagnosis.values["gain"] == pytest.approx(1.0)
     assert "in 50 % of all pairs" in diagnosis.sentence
-    assert diagnosis.sentence.endswith("the training loss has levelled off")
+    assert diagnosis.sentence.endswith("the training loss has leveled off")
     assert diagnosis.to_json()["state"] == "fitted"
 
 
-def test_training_rows_with_lower_losses_are_memorised(tmp_path: Path) -> None:
+def test_training_rows_with_lower_losses_are_memorized(tmp_path: Path) -> None:
     """Whatever the other rules would say."""
     write_validation(tmp_path, LEVEL, [value + 1 for value in LEVEL])
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=LOW, base=LEVEL))
-    assert diagnosis is not None and diagnosis.state == "memorised"
+    assert diagnosis is not None and diagnosis.state == "memorized"
     assert "in 100 % of all pairs" in diagnosis.sentence
     assert "it has learned the task too" not in diagnosis.sentence
 
 
-def test_a_model_may_memorise_rows_and_learn_the_task(tmp_path: Path) -> None:
+def test_a_model_may_memorize_rows_and_learn_the_task(tmp_path: Path) -> None:
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=LOW))
-    assert diagnosis is not None and diagnosis.state == "memorised"
+    assert diagnosis is not None and diagnosis.state == "memorized"
     assert diagnosis.sentence.endswith(
-        "the loss on held-out rows is 1.000 below that of the base model"
+        "the loss on test rows is 1.000 below that of the base model"
     )
 
 
 def test_the_threshold(tmp_path: Path) -> None:
-    heldout = [float(n) for n in range(100)]
-    for share, expected in ((fit.MEMORISED_AUC, "memorised"), (0.7, "fitted")):
-        train = [100 * (1 - share) - 0.5] * 20  # below this share of the held-out losses
-        found = report(tmp_path, train=train, tuned=heldout, base=[x + 9 for x in heldout])
+    test = [float(n) for n in range(100)]
+    for share, expected in ((fit.MEMORISED_AUC, "memorized"), (0.7, "fitted")):
+        train = [100 * (1 - share) - 0.5] * 20  # below this share of the test losses
+        found = report(tmp_path, train=train, tuned=test, base=[x + 9 for x in test])
         assert state(tmp_path, found) == expected
 
 
@@ -140,7 +140,7 @@ def test_few_rows_say_nothing(tmp_path: Path) -> None:
     assert diagnosis is not None and "auc" not in diagnosis.values
 
 
-def test_a_dev_loss_that_has_risen(tmp_path: Path) -> None:
+def test_a_validation_loss_that_has_risen(tmp_path: Path) -> None:
     """By more than its interval; in the folder of the last stage."""
     noise = [value + RNG.gauss(0, 0.3) for value in LEVEL]
     write_validation(tmp_path / "policy", LEVEL, noise)
@@ -222,11 +222,11 @@ def test_a_damaged_evaluation_is_named(tmp_path: Path) -> None:
         diagnose_fit(tmp_path, found)
 
 
-def test_a_loss_that_is_far_from_memorised_is_only_a_gap(tmp_path: Path) -> None:
+def test_a_loss_that_is_far_from_memorized_is_only_a_gap(tmp_path: Path) -> None:
     """All training rows have lower losses, 0.69 beside 0.84: no advice to train for less."""
     train = [0.69 + 0.001 * n for n in range(20)]
-    heldout = [0.84 + 0.001 * n for n in range(20)]
-    found = report(tmp_path, train=train, tuned=heldout, base=[loss + 1 for loss in heldout])
+    test = [0.84 + 0.001 * n for n in range(20)]
+    found = report(tmp_path, train=train, tuned=test, base=[loss + 1 for loss in test])
     diagnosis = diagnose_fit(tmp_path, found)
     assert diagnosis is not None and diagnosis.state == "fitted"
     assert "(a model that generalizes: about 50 %): 0.699 on training rows, 0.849" in (
@@ -239,18 +239,21 @@ def test_a_loss_that_is_far_from_memorised_is_only_a_gap(tmp_path: Path) -> None
     ("last", "advice"),
     [
         (None, "more rows would help; it has"),
-        (LEVEL, "fewer epochs would not: the dev loss was lowest at the end"),
-        ([value + 1 for value in LEVEL], "the dev loss rises after step 3: train for fewer epochs"),
+        (LEVEL, "fewer epochs would not: the validation loss was lowest at the end"),
+        (
+            [value + 1 for value in LEVEL],
+            "the validation loss rises after step 3: train for fewer epochs",
+        ),
     ],
-    ids=["no dev rows", "lowest at the end", "risen"],
+    ids=["no validation rows", "lowest at the end", "risen"],
 )
-def test_the_dev_loss_decides_about_epochs(
+def test_the_validation_loss_decides_about_epochs(
     tmp_path: Path, last: Sequence[float] | None, advice: str
 ) -> None:
     if last is not None:
         write_validation(tmp_path, LEVEL, last)
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=LOW))
-    assert diagnosis is not None and diagnosis.state == "memorised"
+    assert diagnosis is not None and diagnosis.state == "memorized"
     assert advice in diagnosis.sentence
 
 

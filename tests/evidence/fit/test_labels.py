@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.events import Measured, RivalChosen, StepFinished, TrainingFinished
+from tunesmith.events import BaselineChosen, Measured, StepFinished, TrainingFinished
 from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
 from tunesmith.testing import sample_event
 from tunesmith_evidence.fit import diagnose_fit
@@ -51,7 +51,7 @@ def report(
         for n in range(1, 4)
     ]  # fmt: skip
     chosen = [
-        sample_event(RivalChosen, rival=name, solution=solution, cost=cost, skipped="")
+        sample_event(BaselineChosen, baseline=name, solution=solution, cost=cost, skipped="")
         for name, solution, cost in (
             ("majority", "classifier", 0), ("linear", "classifier", 20), ("prompt", "prompt", 110),
         )

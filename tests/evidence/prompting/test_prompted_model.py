@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from tunesmith.contracts import Generation, RivalTask
+from tunesmith.contracts import BaselineTask, Generation
 from tunesmith.errors import DataError
 from tunesmith.execution.wrapped_model import WrappedModel
 from tunesmith.records import Completion, Message, Prompt
@@ -64,7 +64,7 @@ def test_the_most_useful_example_is_next_to_the_question() -> None:
     assert texts(built) == ["Be brief.", "q2", "a2", "q1", "a1", "now"]
 
 
-def test_examples_that_do_not_fit_are_left_out() -> None:
+def test_examples_that_do_not_fit_are_skipped() -> None:
     small = SmallModel(room=6)
     model = PromptedModel(WrappedModel(small), None, lambda text: [example(n) for n in range(9)])
     model.generate([QUESTION], 10)
@@ -76,7 +76,7 @@ def test_examples_that_do_not_fit_are_left_out() -> None:
     assert texts(PromptedModel(SmallModel(room=0)).build_prompt(QUESTION, 10)) == ["now"]
 
 
-def test_a_description_that_leaves_no_room_is_left_out() -> None:
+def test_a_description_that_leaves_no_room_is_skipped() -> None:
     class Short(SmallModel):
         def fits(self, prompt: Prompt, extra_tokens: int) -> bool:
             return sum(map(len, texts(prompt))) <= 20
@@ -138,7 +138,7 @@ def test_without_a_chat_template_all_is_one_text() -> None:
     assert (answer.text, answer.finish_reason) == ("a3", "stop")
 
 
-def test_examples_of_a_text_that_do_not_fit_are_left_out() -> None:
+def test_examples_of_a_text_that_do_not_fit_are_skipped() -> None:
     plain = PlainModel(room=15)
     model = PromptedModel(plain, None, lambda text: [example(n) for n in range(9)])
     assert texts(model.build_prompt(QUESTION, 8)) == ["q0\na0\n\nnow\n"]
@@ -174,7 +174,7 @@ def test_the_prompt_of_a_task(answers: list[str], kind: str) -> None:
         Completion(source=str(n), prompt=f"q{n}", completion=answer)
         for n, answer in enumerate(answers)
     ]
-    task = RivalTask(train=rows, base=FakeTextModel, seed=1, system_prompt="Sort it.")
+    task = BaselineTask(train=rows, base=FakeTextModel, seed=1, system_prompt="Sort it.")
     prompt = read_task(task)
     assert (prompt.kind, len(prompt.examples)) == (kind, 18)
     described = prompt.prompted(describe=True)

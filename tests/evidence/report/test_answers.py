@@ -1,4 +1,4 @@
-"""Held-out rows with the answers of several models, those that got worse first."""
+"""Test rows with the answers of several models, those that got worse first."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tunesmith_plugins.evaluators.text_overlap.evaluator import (
 
 
 def build(
-    folder: Path, values: Mapping[str, Mapping[int, float]], rival: str = "linear", **fields: Any
+    folder: Path, values: Mapping[str, Mapping[int, float]], baseline: str = "linear", **fields: Any
 ) -> Report:
     """Write the values of several models by row, and return the report of their run."""
     events = []
@@ -50,7 +50,7 @@ def build(
             )
         )
     *others, end = [e for e in sample_run() if not isinstance(e, Measured)]
-    verdict = {"metric": "m", "evaluator": "e", "rival": rival}
+    verdict = {"metric": "m", "evaluator": "e", "baseline": baseline}
     return build_report([*others, *events, replace(end, verdict=verdict)])  # type: ignore[type-var]
 
 
@@ -151,7 +151,7 @@ def build_joint(folder: Path, answers: Mapping[str, str]) -> Report:
             for metric in ("m", "bleu", "rows")
         ]
     *others, end = [e for e in sample_run() if not isinstance(e, Measured)]
-    verdict = {"metric": "m", "evaluator": "e", "rival": "linear"}
+    verdict = {"metric": "m", "evaluator": "e", "baseline": "linear"}
     return build_report([*others, *events, replace(end, verdict=verdict)])  # type: ignore[type-var]
 
 

@@ -21,7 +21,7 @@ def report(text: str = "accuracy") -> Report:
     *events, end = sample_run(text, steps=3)
     verdict = {
         "word": "PROMPT", "sentence": f"not worth it {text} " + "word " * 40, "metric": text,
-        "evaluator": text, "outcome": "worse", "rival": "random-shots",
+        "evaluator": text, "outcome": "worse", "baseline": "random-shots",
         "comparisons": {
             "random-shots": {
                 "value": 0.8, "tuned": 0.7, "difference": -0.1, "low": -0.2, "high": -0.05,

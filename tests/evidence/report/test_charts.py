@@ -32,8 +32,8 @@ def percent(element: ET.Element, name: str) -> float:
     return float(element.attrib[name].rstrip("%"))
 
 
-def curve(*values: float, dev: tuple[tuple[int, float], ...] = ()) -> Curve:
-    return Curve("loss", "nats", list(enumerate(values, 1)), dev)
+def curve(*values: float, validation: tuple[tuple[int, float], ...] = ()) -> Curve:
+    return Curve("loss", "nats", list(enumerate(values, 1)), validation)
 
 
 def test_a_curve_follows_its_values() -> None:
@@ -75,15 +75,18 @@ def test_a_long_curve_is_smoothed_over_the_raw_one() -> None:
     assert kinds == ["line"]
 
 
-def test_dev_values_are_on_the_same_scales_with_marks() -> None:
-    svg = parse(draw_curve(curve(3, 2, 1, dev=((0, 3.0), (3, 2.0)))))
-    line, dev = svg.iter("polyline")
-    assert dev.attrib["class"] == "dev"
-    assert points(dev)[0][1] == points(line)[0][1] and points(dev)[1] == (1000, points(line)[1][1])
+def test_validation_values_are_on_the_same_scales_with_marks() -> None:
+    svg = parse(draw_curve(curve(3, 2, 1, validation=((0, 3.0), (3, 2.0)))))
+    line, validation = svg.iter("polyline")
+    assert validation.attrib["class"] == "validation"
+    assert points(validation)[0][1] == points(line)[0][1] and points(validation)[1] == (
+        1000,
+        points(line)[1][1],
+    )
     marks = [*svg.iter("circle")]
     assert [mark[0].text for mark in marks] == [
-        "step 0, dev rows: 3.000",
-        "step 3, dev rows: 2.000",
+        "step 0, validation rows: 3.000",
+        "step 3, validation rows: 2.000",
     ]
     assert [percent(mark, "cx") for mark in marks] == [0, 100]
 
@@ -103,7 +106,7 @@ def test_intervals_share_one_scale() -> None:
     assert "accuracy" in texts and "0.500 [0.250, 0.750]" in texts
 
 
-def test_intervals_that_are_not_finite_are_left_out() -> None:
+def test_intervals_that_are_not_finite_are_skipped() -> None:
     assert draw_intervals([IntervalBar("a", 0.5, -math.inf, math.inf)], "t") == ""
 
 

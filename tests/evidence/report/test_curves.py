@@ -29,14 +29,16 @@ def test_a_step_that_was_repeated_after_a_resume_counts_once() -> None:
     assert build_loss_curve(report, "").points == [(1, 3.0), (2, 1.5), (3, 1.0)]
 
 
-def test_the_loss_has_the_dev_loss_beside_it_and_values_that_are_not_finite_are_left_out() -> None:
+def test_the_loss_has_the_validation_loss_beside_it_and_values_that_are_not_finite_are_skipped() -> (
+    None
+):
     evaluations = [
-        Monitored(step=n, metrics={"dev_loss": loss, "reward": 1.0}, best=False)
+        Monitored(step=n, metrics={"validation_loss": loss, "reward": 1.0}, best=False)
         for n, loss in ((0, 2.5), (2, math.nan), (3, 2.0))
     ]
     report = build_report([*steps(3.0, math.inf, 1.0), *evaluations])
     curve = build_loss_curve(report, "")
-    assert curve.points == [(1, 3.0), (3, 1.0)] and curve.dev == [(0, 2.5), (3, 2.0)]
+    assert curve.points == [(1, 3.0), (3, 1.0)] and curve.validation == [(0, 2.5), (3, 2.0)]
     titles = [curve.title for curve in build_other_curves(report, "")]
     assert titles == ["learning rate", "gradient norm", "sample", "reward"]
 

@@ -29,7 +29,7 @@ from tunesmith_torch.runtime.rank_errors import RankLost
 PARTS = [
     (RunStarted, "while the data was read"),
     (DataLoaded, "in the checks before the training"),
-    (ModelResolved, "while the rivals were measured"),
+    (ModelResolved, "while the baselines were measured"),
     (TrainingStarted, "in the training, in the first step"),
     (StepFinished, "in the training, after step 1 of 2"),
     (TrainingFinished, "in the evaluation of the tuned model, after the training"),

@@ -24,36 +24,36 @@ def report(**verdict: Any) -> Report:
     return build_report([*events, replace(end, verdict=verdict)])
 
 
-def test_the_figure_is_the_difference_from_the_rival() -> None:
+def test_the_figure_is_the_difference_from_the_baseline() -> None:
     found = find_headline(
         report(
-            word="FINE-TUNE", outcome="better", rival="linear", metric="m", evaluator="m",
+            word="FINE-TUNE", outcome="better", baseline="linear", metric="m", evaluator="m",
             confidence=0.95, sentence="worth it", comparisons={"linear": COMPARISON},
         )
     )  # fmt: skip
     assert (found.word, found.tone, found.figure) == ("FINE-TUNE", "good", "+0.123")
     assert found.interval == "difference, 95 % interval [+0.045, +0.201]"
-    assert found.caption == "m: from linear to tuned, 0.781 to 0.904, on 104 held-out rows"
+    assert found.caption == "m: from linear to tuned, 0.781 to 0.904, on 104 test rows"
 
 
 def test_dependent_rows_are_named_beside_the_groups_that_the_interval_counts() -> None:
-    verdict = {"outcome": "better", "rival": "linear", "metric": "m", "evaluator": "m"}
+    verdict = {"outcome": "better", "baseline": "linear", "metric": "m", "evaluator": "m"}
     found = find_headline(report(**verdict, comparisons={"linear": {**COMPARISON, "units": 21}}))
-    assert found.caption.endswith("on 104 held-out rows of 21 groups")
+    assert found.caption.endswith("on 104 test rows of 21 groups")
 
 
-def test_without_a_rival_the_figure_is_the_value() -> None:
+def test_without_a_baseline_the_figure_is_the_value() -> None:
     found = find_headline(report(word="NOT ENOUGH EVIDENCE", outcome="unclear", comparisons={}))
     assert (found.tone, found.figure) == ("open", "0.750")
-    assert found.caption == "m of the tuned model on 120 held-out rows"
+    assert found.caption == "m of the tuned model on 120 test rows"
 
 
 def test_the_interval_is_that_of_the_confidence_that_it_names() -> None:
-    """Widened for several rivals; the comparison beside it has the usual one."""
+    """Widened for several baselines; the comparison beside it has the usual one."""
     widened = {"value": 0.781, "difference": 0.123, "low": 0.012, "high": 0.234, "n": 104}
     found = find_headline(
         report(
-            word="FINE-TUNE", outcome="better", rival="linear", metric="m", evaluator="m",
+            word="FINE-TUNE", outcome="better", baseline="linear", metric="m", evaluator="m",
             tuned=0.904, confidence=0.9875, comparisons={"linear": COMPARISON}, **widened,
         )
     )  # fmt: skip

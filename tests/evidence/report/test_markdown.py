@@ -35,11 +35,11 @@ def test_a_report_has_all_its_parts(tmp_path: Path) -> None:
     assert "ask me" not in render_markdown(report, tmp_path, 0)
 
 
-def test_scores_on_dev_rows_are_called_so(tmp_path: Path) -> None:
+def test_scores_on_validation_rows_are_called_so(tmp_path: Path) -> None:
     others = [e for e in sample_run(steps=2) if not isinstance(e, Measured)]
-    reward = sample_event(Measured, metric="m", evaluator="m", part="dev")
+    reward = sample_event(Measured, metric="m", evaluator="m", part="validation")
     text = render_markdown(build_report([*others[:-1], reward, others[-1]]), tmp_path, 0)
-    assert "`m` on dev rows, higher is better" in text
+    assert "`m` on validation rows, higher is better" in text
 
 
 @pytest.mark.parametrize("count", range(len([*sample_run()])))

@@ -6,8 +6,8 @@ from tunesmith_evidence.report.curves import Curve, Points
 from tunesmith_evidence.report.text_plot import ASCII, plot_curve
 
 
-def plot(points: Points, dev: Points = (), **options: int) -> list[str]:
-    return plot_curve(Curve("loss", "nats", points, dev), marks=ASCII, **options)
+def plot(points: Points, validation: Points = (), **options: int) -> list[str]:
+    return plot_curve(Curve("loss", "nats", points, validation), marks=ASCII, **options)
 
 
 def test_a_curve_with_its_axes() -> None:
@@ -21,9 +21,14 @@ def test_a_curve_with_its_axes() -> None:
     ]
 
 
-def test_dev_values_are_in_the_same_curve() -> None:
+def test_validation_values_are_in_the_same_curve() -> None:
     lines = plot([(1, 3.0), (2, 2.0), (3, 2.0)], [(0, 9.0), (2, 1.0), (3, 3.0)], height=3)
-    assert lines[:4] == ["loss (nats); o on dev rows", "3.000 |* o", "      | **", "1.000 | o"]
+    assert lines[:4] == [
+        "loss (nats); o on validation rows",
+        "3.000 |* o",
+        "      | **",
+        "1.000 | o",
+    ]
 
 
 def test_values_that_differ_much_have_a_log_scale() -> None:

@@ -68,7 +68,7 @@ def test_ranks_and_exposures_by_hand() -> None:
 
 
 def test_false_alarms_and_power() -> None:
-    """15 canaries of which none, one strongly, or all a little are memorised; 1,000 controls."""
+    """15 canaries of which none, one strongly, or all a little are memorized; 1,000 controls."""
     rng = random.Random(5)
 
     def alarms(shifts: list[float], trials: int) -> float:

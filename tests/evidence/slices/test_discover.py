@@ -19,7 +19,7 @@ from tunesmith_evidence.slices.rows import ScoredRow
 
 
 @pytest.mark.parametrize("name", PLANTS)
-def test_planted_slices_are_found(name: str) -> None:
+def test_injected_slices_are_found(name: str) -> None:
     assert recall(name, rows=600, simulations=20, seed=11) >= 0.9
 
 

@@ -100,7 +100,7 @@ def test_shares_of_two_samples_by_hand() -> None:
 
 
 def test_rows_of_a_group_count_once() -> None:
-    """Ten groups of twenty equal rows prove what ten rows prove, not what two hundred do."""
+    """Ten groups of twenty equal rows show what ten rows show, not what two hundred do."""
     base, tuned = [0.0] * 200, [0.0] * 200
     groups = [f"g{row % 10}" for row in range(200)]
     assert compare_with_margin(base, tuned, 0.05).outcome == "not harmed"

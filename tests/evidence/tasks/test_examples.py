@@ -47,7 +47,7 @@ def test_texts_of_a_conversation() -> None:
     assert example == Example("Be brief.\nFirst?\nYes.\nSecond?", "No.", "Second?")
 
 
-def test_left_out_are_texts_bad_answers_and_calls_of_tools() -> None:
+def test_skipped_are_texts_bad_answers_and_calls_of_tools() -> None:
     call = Message("assistant", "", tool_calls=(ToolCall("search"),))
     rows = [
         Text(source="1", text="a text"),

@@ -57,7 +57,7 @@ def test_conversations_are_refused_with_what_to_do(tmp_path: Path, rows: list[Re
     assert "technique.chat_template" in finding.message
 
 
-def test_held_out_conversations_are_refused_too(tmp_path: Path) -> None:
+def test_test_conversations_are_refused_too(tmp_path: Path) -> None:
     assert len(review(plan(model_folder(tmp_path)), PAIR, TURNS)) == 1
 
 
@@ -172,7 +172,7 @@ def test_a_message_that_the_template_drops_is_refused(tmp_path: Path) -> None:
     silent = CHATML.replace("in messages %}", "in messages if message.role != 'system' %}")
     (finding,) = review(plan(chat_model(tmp_path, silent)), [*PAIR, *WITH_SYSTEM], TURNS)
     assert finding.level == "error"
-    assert "leaves out a message" in finding.message
+    assert "skips a message" in finding.message
     assert "the first is rows:7" in finding.message
     assert "user message" in finding.hint
 
@@ -182,7 +182,7 @@ def test_rows_that_the_template_refuses_are_a_warning_unless_they_are_all(tmp_pa
     model = chat_model(tmp_path, source)
     (finding,) = review(plan(model), [*PAIR, *WITH_SYSTEM, *CHOICE], PAIR)
     assert finding.level == "warning"
-    assert "no system role (3 rows, the first is rows:7): left out of training" in finding.message
+    assert "no system role (3 rows, the first is rows:7): skipped of training" in finding.message
     (finding,) = review(plan(model), WITH_SYSTEM, WITH_SYSTEM)
     assert finding.level == "error"
 
@@ -226,7 +226,7 @@ def test_tools_are_refused_if_the_template_does_not_write_them(tmp_path: Path) -
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (finding,) = review(plan(tmp_path), rows, [])
     assert finding.level == "error"
-    assert "leaves out a message, the call of weather (1 row" in finding.message
+    assert "skips a message, the call of weather (1 row" in finding.message
     assert '"chatml"' in finding.hint
     named = review(plan(tmp_path, {"chat_template": {"source": "chatml"}}), rows, [])
     assert [finding.level for finding in named] == ["info"]

@@ -1,4 +1,4 @@
-"""Evaluators that cannot measure the held-out rows are refused, with the way out."""
+"""Evaluators that cannot measure the test rows are refused, with the way out."""
 
 from __future__ import annotations
 

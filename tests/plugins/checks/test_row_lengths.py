@@ -1,4 +1,4 @@
-"""More rows that are too long than a technique leaves out are found before the rivals."""
+"""More rows that are too long than a technique skips are found before the baselines."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def review(
     model: Path,
     rows: Sequence[Record],
-    heldout: Sequence[Record] = (),
-    dev: Sequence[Record] = (),
+    test: Sequence[Record] = (),
+    validation: Sequence[Record] = (),
     evaluators: Sequence[dict[str, Any]] = (),
     **technique: Any,
 ) -> list[Finding]:
@@ -53,8 +53,8 @@ def review(
     }
     catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
     plan = make_plan(run_file.RunFile(tables=tables, folder=model, stem="x"), catalog)
-    evaluators = plan.evaluators or default_evaluators(catalog, heldout)
-    return list(tunesmith_review_data(plan, evaluators, rows, dev, heldout))
+    evaluators = plan.evaluators or default_evaluators(catalog, test)
+    return list(tunesmith_review_data(plan, evaluators, rows, validation, test))
 
 
 def test_a_row_longer_than_the_context_is_refused_with_what_helps(model: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_row_longer_than_the_context_is_refused_with_what_helps(model: Path) -
     assert "longer than 512 tokens, the model's context" in finding.message
     assert finding.examples == ("rows:40 has 60,017 tokens",)
     assert "context is longer than 512 tokens" in finding.hint
-    assert "max_left_out" in finding.hint
+    assert "max_skipped" in finding.hint
     assert "max_length" not in finding.hint, "it does not change the context"
 
 
@@ -78,7 +78,7 @@ def test_below_the_context_the_option_is_named(model: Path) -> None:
 
 def test_rows_that_training_uses_all_the_same_are_no_error(model: Path) -> None:
     assert review(model, SHORT) == []
-    assert review(model, [*SHORT, LONG], max_left_out=0.025) == []
+    assert review(model, [*SHORT, LONG], max_skipped=0.025) == []
     assert review(model, [*SHORT, LONG], truncate_prompts=True) == []
     text: list[Record] = [Text(source="rows:1", text="word " * 60_000)]
     assert review(model, text) == [], "it is split"
@@ -86,9 +86,9 @@ def test_rows_that_training_uses_all_the_same_are_no_error(model: Path) -> None:
 
 def test_many_long_rows_are_counted_as_far_as_needed(model: Path) -> None:
     rows = [Completion(source=f"x:{n}", prompt="word " * 600, completion="Me.") for n in range(9)]
-    (finding,) = review(model, [*SHORT, *rows], max_left_out=0.1)
+    (finding,) = review(model, [*SHORT, *rows], max_skipped=0.1)
     assert finding.count == 5, "more than a tenth of 48"
-    assert review(model, [*SHORT, *rows], max_left_out=0.2) == []
+    assert review(model, [*SHORT, *rows], max_skipped=0.2) == []
 
 
 PAIRS = [
@@ -106,7 +106,7 @@ def test_pairs_that_are_too_long_are_refused(model: Path) -> None:
     assert (finding.where, finding.count) == ("technique.max_length", 1)
     assert "at least 1 row of 41 cannot be learned from" in finding.message
     assert finding.examples[0].startswith("rows:40 has ")
-    assert review(model, rows, use="preference", max_length=64, max_left_out=0.05) == []
+    assert review(model, rows, use="preference", max_length=64, max_skipped=0.05) == []
     assert review(model, rows, use="preference", max_length=128) == []
 
 
@@ -114,7 +114,7 @@ def test_each_stage_of_rlhf_has_its_limit(model: Path) -> None:
     rows = [*PAIRS, LONG_PAIR]
     (finding,) = review(model, rows, use="rlhf", reward={"max_length": 64})
     assert finding.where == "technique.reward.max_length"
-    assert "or raise technique.reward.max_left_out" in finding.hint
+    assert "or raise technique.reward.max_skipped" in finding.hint
     asked = [replace(pair, prompt=(Message("user", pair.source),)) for pair in PAIRS]
     long = replace(PAIRS[0], source="rows:40", prompt=(Message("user", "word " * 20),))
     policy = {"max_length": 64, "generation": {"max_new_tokens": 40}}
@@ -127,7 +127,7 @@ def test_a_model_to_begin_with_has_its_own_limit(model: Path) -> None:
     assert review(model, [*SHORT, LONG], **{"from": str(model)}) == []
 
 
-def test_a_held_out_prompt_without_room_for_an_answer_is_refused(model: Path) -> None:
+def test_a_test_prompt_without_room_for_an_answer_is_refused(model: Path) -> None:
     asks, scores = review(model, SHORT, [*SHORT, LONG])
     assert (asks.level, asks.where, asks.count) == ("error", "rows:40", 1)
     assert "exact-match asks for an answer of up to 11" in asks.message
@@ -168,11 +168,11 @@ def test_the_longest_rows_are_named_first(model: Path) -> None:
     assert finding.where == "x:8" and finding.examples[0].startswith("x:8 has")
 
 
-def test_dev_rows_without_room_are_a_warning(model: Path) -> None:
+def test_validation_rows_without_room_are_a_warning(model: Path) -> None:
     """Baselines are compared on them; the tuned model is not asked."""
-    found = review(model, SHORT, SHORT, dev=[LONG], evaluators=[{"use": "exact-match"}])
+    found = review(model, SHORT, SHORT, validation=[LONG], evaluators=[{"use": "exact-match"}])
     assert [(f.level, f.where) for f in found] == [("warning", "rows:40")]
-    assert "1 dev row cannot choose a prompt" in found[0].message
+    assert "1 validation row cannot choose a prompt" in found[0].message
 
 
 def test_references_that_are_scored_must_fit(model: Path) -> None:
@@ -198,7 +198,7 @@ def test_the_context_is_read_from_the_config() -> None:
     assert read_context_length({}) is None
 
 
-def review_limit(model: Path, heldout: Sequence[Record], **evaluator: Any) -> list[Finding]:
+def review_limit(model: Path, test: Sequence[Record], **evaluator: Any) -> list[Finding]:
     tables = {
         "model": {"base": str(model)},
         "data": {"use": "jsonl", "train": "rows.jsonl"},
@@ -207,7 +207,7 @@ def review_limit(model: Path, heldout: Sequence[Record], **evaluator: Any) -> li
     }
     catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
     plan = make_plan(run_file.RunFile(tables=tables, folder=model, stem="x"), catalog)
-    return list(review_answers(plan, heldout))
+    return list(review_answers(plan, test))
 
 
 def test_a_limit_below_the_references_is_found_with_the_one_that_is_needed(model: Path) -> None:

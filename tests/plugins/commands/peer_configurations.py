@@ -52,7 +52,7 @@ val_size: 0.1
             "technique.schedule.warmup_ratio": 0.1,
             "technique.precision": "bf16",
             "technique.validation.keep_best": False,
-            "data.holdout": 0.1,
+            "data.test_size": 0.1,
             "data.columns.instruction": "question",
             "data.columns.output": "answer",
             "run.seed": 42,
@@ -251,7 +251,7 @@ special_tokens:
             "technique.optimizer.name": "adamw-8bit",
             "technique.precision": "auto",
             "data.format": "alpaca",
-            "data.holdout": 0.1,
+            "data.test_size": 0.1,
         },
     ),
     Case(

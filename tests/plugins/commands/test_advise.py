@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from tunesmith.events import Measured, RivalChosen
+from tunesmith.events import BaselineChosen, Measured
 from tunesmith.testing import sample_event
-from tunesmith_evidence.ladder import Rung
+from tunesmith_evidence.baselines import MeasuredBaseline
 from tunesmith_evidence.learning_curve import Extrapolation
 from tunesmith_evidence.probes import RowValue
 from tunesmith_plugins.commands.advise.advice import (
@@ -34,7 +34,7 @@ from tunesmith_plugins.verdict.offer import VERDICT, VerdictOptions
 Tunesmith = Callable[..., Result]
 
 
-def test_advise_measures_rivals_and_probes(
+def test_advise_measures_baselines_and_probes(
     tunesmith: Tunesmith, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUNESMITH_PLUGINS", "fake_plugin,zero-shot,advise")
@@ -47,14 +47,14 @@ def test_advise_measures_rivals_and_probes(
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["schema"] == "tunesmith.advice/1"
     assert [probe["rows"] for probe in found["probes"]] == [10, 20, 40]
-    assert "zero-shot" in [rung["rival"] for rung in found["rungs"]]
+    assert "zero-shot" in [baseline["baseline"] for baseline in found["baselines"]]
     assert "did not reduce" in found["expected"]["reason"]
     assert found["word"] == "FINE-TUNE", found
     assert "weekly" in found["arguments"][0]["reason"]
-    # The rows are "say w7"; the strongest rival is the bare question.
-    assert found["prompt_tokens"] == {"rival": 2.0, "tuned": 2.0}
+    # The rows are "say w7"; the strongest baseline is the bare question.
+    assert found["prompt_tokens"] == {"baseline": 2.0, "tuned": 2.0}
     shown = tunesmith("advise", "run.toml", "--out", "again", "-q")
-    assert "2,000 with the rival, 2,000 tuned" in shown.stdout
+    assert "2,000 with the baseline, 2,000 tuned" in shown.stdout
     assert "FINE-TUNE" in shown.stdout and "cannot be extrapolated" in shown.stdout
 
 
@@ -95,7 +95,7 @@ def test_nothing_is_extrapolated_from_probes_that_have_not_begun_to_learn() -> N
     assert not extrapolate_probes(early, 100, majority).reason
 
 
-RIVAL = Rung(RivalChosen(rival="linear", solution="classifier", cost=20), None)
+BASELINE = MeasuredBaseline(BaselineChosen(baseline="linear", solution="classifier", cost=20), None)
 NO_FORECAST = Extrapolation(100, reason="fewer than 3 probes")
 
 
@@ -108,25 +108,25 @@ def test_rows_weigh_as_in_the_scores() -> None:
 
     measured = sample_event(Measured, metric="loss", unit="nats/token", higher_is_better=False)
     probes = [Probe(n, measured, losses(1.0, 40 / n), 1.0) for n in (10, 20, 40)]
-    rival = losses(9.0, 0.5)
-    found = compare(RIVAL, rival, NO_FORECAST, probes[-1])
+    baseline = losses(9.0, 0.5)
+    found = compare(BASELINE, baseline, NO_FORECAST, probes[-1])
     assert found is not None and found.value == pytest.approx(0.01 * 8 - 0.99 * 0.5)
     expected = extrapolate_probes(probes, 80)
     assert expected.error == pytest.approx(0.5, rel=0.02)
-    forecast = compare(RIVAL, rival, expected, probes[-1])
+    forecast = compare(BASELINE, baseline, expected, probes[-1])
     assert forecast is not None
     assert forecast.value == pytest.approx(0.01 * 9 + 0.99 * 0.5 - expected.error)
     assert forecast.low < forecast.value < forecast.high
-    assert compare(RIVAL, {0: RowValue(1.0)}, expected, probes[-1]) is None
+    assert compare(BASELINE, {0: RowValue(1.0)}, expected, probes[-1]) is None
 
 
 @pytest.mark.parametrize(("rows", "word"), [(10, "NOT ENOUGH EVIDENCE"), (200, "SMALL CLASSIFIER")])
-def test_a_rival_that_is_always_right_is_enough_on_enough_rows(rows: int, word: str) -> None:
+def test_a_baseline_that_is_always_right_is_enough_on_enough_rows(rows: int, word: str) -> None:
     shares = {10: 0.5, 20: 0.7, 40: 0.9}
     probes = [probe(n, round(rows * share), rows) for n, share in shares.items()]
     expected = extrapolate_probes(probes, 100)
     assert not expected.reason
-    found = compare(RIVAL, {row: RowValue(1.0) for row in range(rows)}, expected, probes[-1])
+    found = compare(BASELINE, {row: RowValue(1.0) for row in range(rows)}, expected, probes[-1])
     assert found is not None
     assert decide([found], 0.02, True)[0] == word
 
@@ -136,22 +136,22 @@ def test_equal_values_between_the_bounds_are_not_enough_on_few_rows() -> None:
     measured = sample_event(Measured, metric="m", value=0.75, lowest=0.0, highest=1.0)
     values = {row: RowValue(0.75) for row in range(10)}
     expected = Extrapolation(100, 0.25, (0.25,) * 2000)
-    found = compare(RIVAL, values, expected, Probe(40, measured, values, 1.0))
+    found = compare(BASELINE, values, expected, Probe(40, measured, values, 1.0))
     assert found is not None and found.value == 0
     assert decide([found], 0.02, True)[0] == "NOT ENOUGH EVIDENCE"
 
 
-@pytest.mark.parametrize(("rows", "rival"), [(10, 0.9), (60, 0.97)])
-def test_few_rivals_are_called_enough_that_are_not(rows: int, rival: float) -> None:
+@pytest.mark.parametrize(("rows", "baseline"), [(10, 0.9), (60, 0.97)])
+def test_few_baselines_are_called_enough_that_are_not(rows: int, baseline: float) -> None:
     """The tuned model will be better by the margin: in at most 5 % of cases it seems not to be."""
     draws, wrong, cases = np.random.default_rng(0), 0, 200
-    final = 1 - rival - 0.02
+    final = 1 - baseline - 0.02
     for _ in range(cases):
         hardness = draws.random(rows)
         probes = [probe_of(n, hardness >= final * (100 / n) ** 0.5) for n in (10, 20, 40)]
         expected = extrapolate_probes(probes, 100)
-        values = {n: RowValue(float(draws.random() < rival)) for n in range(rows)}
-        found = compare(RIVAL, values, expected, probes[-1])
+        values = {n: RowValue(float(draws.random() < baseline)) for n in range(rows)}
+        found = compare(BASELINE, values, expected, probes[-1])
         assert found is not None
         wrong += decide([found], 0.02, not expected.reason)[0] == "SMALL CLASSIFIER"
     assert wrong <= 0.05 * cases
@@ -159,8 +159,8 @@ def test_few_rivals_are_called_enough_that_are_not(rows: int, rival: float) -> N
 
 def difference(name: str, cost: int, value: float, low: float, high: float) -> Difference:
     solution: Any = "prompt" if cost >= 100 else "classifier" if cost else "constant"
-    chosen = RivalChosen(rival=name, solution=solution, cost=cost)
-    return Difference(Rung(chosen, None), value, low, high)
+    chosen = BaselineChosen(baseline=name, solution=solution, cost=cost)
+    return Difference(MeasuredBaseline(chosen, None), value, low, high)
 
 
 def test_words() -> None:
@@ -202,21 +202,21 @@ def test_what_is_no_better_than_one_answer_to_everything_is_not_enough() -> None
 
 
 def test_missing_baselines_are_named_with_their_reasons() -> None:
-    def rival(name: str, solution: Any, **fields: Any) -> RivalChosen:
-        return RivalChosen(rival=name, solution=solution, cost=1, **fields)
+    def baseline(name: str, solution: Any, **fields: Any) -> BaselineChosen:
+        return BaselineChosen(baseline=name, solution=solution, cost=1, **fields)
 
     excluded = {"skipped": "[baselines] use does not name it", "excluded": True}
-    rivals = [
-        rival("linear", "classifier"),
-        rival("nearest", "classifier", **excluded),
-        rival("retrieved-shots", "retrieval", **excluded),
-        rival("zero-shot", "prompt", skipped="no room"),
-        rival("weighed", "prompt"),
+    baselines = [
+        baseline("linear", "classifier"),
+        baseline("nearest", "classifier", **excluded),
+        baseline("retrieved-shots", "retrieval", **excluded),
+        baseline("zero-shot", "prompt", skipped="no room"),
+        baseline("weighed", "prompt"),
     ]
-    assert list_missing(rivals, {"linear"}) == [
+    assert list_missing(baselines, {"linear"}) == [
         "retrieved-shots: [baselines] use does not name it",
         "zero-shot: no room",
-        "weighed: not measured on the same held-out rows",
+        "weighed: not measured on the same test rows",
     ]
     assert "zero-shot: no room" in decide([], 0.02, True, ["zero-shot: no room"])[1]
 

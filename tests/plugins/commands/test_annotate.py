@@ -54,10 +54,10 @@ def test_sides_are_random_and_recorded() -> None:
     assert make_pairs(PROMPT, answers, 5) == make_pairs(PROMPT, answers, 5)
 
 
-def test_equal_and_empty_answers_are_left_out() -> None:
-    sampled, left_out = make_pairs(PROMPT, ["a", "a", " ", "b", "\0"], 0)
+def test_equal_and_empty_answers_are_skipped() -> None:
+    sampled, skipped = make_pairs(PROMPT, ["a", "a", " ", "b", "\0"], 0)
     assert {frozenset((p.left, p.right)) for p in sampled} == {frozenset("ab")}
-    assert (len(sampled), left_out) == (2, 8)
+    assert (len(sampled), skipped) == (2, 8)
 
 
 def test_written_pairs_are_read_unchanged(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_choices_become_preferences(tmp_path: Path) -> None:
     (tmp_path / "back.jsonl").write_text("".join(preference_lines(annotated)))
     config = JSONL.config(train=str(tmp_path / "back.jsonl"))
     dataset = JSONL.build(config).load()
-    assert not dataset.left_out
+    assert not dataset.skipped
     preferences = [record for record in dataset.train if isinstance(record, Preference)]
     assert [(p.prompt, p.chosen, p.rejected) for p in preferences] == [
         (PROMPT, "left 0", "right 0"),

@@ -72,9 +72,9 @@ def test_p_values_are_adjusted_for_all_runs(two: Tunesmith) -> None:
 
 
 def test_other_rows_are_refused(two: Tunesmith) -> None:
-    assert two("run", "run.toml", "--out", "rows", "--set", "data.holdout=5").exit_code == 0
+    assert two("run", "run.toml", "--out", "rows", "--set", "data.test_size=5").exit_code == 0
     refused = two("compare", "good", "rows")
-    assert refused.exit_code == 2 and "the held-out rows differ: 4 and 5 rows" in refused.stderr
+    assert refused.exit_code == 2 and "the test rows differ: 4 and 5 rows" in refused.stderr
     shared = two("compare", "good", "rows", "--shared-rows", "--json")
     assert shared.exit_code == 0, shared.output
     (comparison,) = json.loads(shared.stdout)["comparisons"]

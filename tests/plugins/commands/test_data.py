@@ -102,27 +102,27 @@ def test_show_filters_by_source_and_length(tunesmith: Tunesmith, rows: Path) -> 
     assert shown("--source", "jsonl:2") == ["rows.jsonl:2"]
     assert shown("--min-length", "30") == ["rows.jsonl:4"]
     assert shown("--max-length", "23", "--start", "2") == ["rows.jsonl:2"]
-    assert shown("--part", "heldout") == []
+    assert shown("--part", "test") == []
 
 
 def test_show_prints_nothing_that_controls_the_terminal(tunesmith: Tunesmith, rows: Path) -> None:
-    for options in ((), ("--json",), ("--left-out",)):
+    for options in ((), ("--json",), ("--skipped",)):
         done = tunesmith("data", "show", "rows.jsonl", *options)
         assert "\x1b" not in done.stdout and "abcdefghijklm" not in done.stdout
 
 
-def test_show_prints_the_rows_that_are_left_out(tunesmith: Tunesmith, rows: Path) -> None:
-    done = tunesmith("data", "show", "rows.jsonl", "--left-out")
+def test_show_prints_the_rows_that_are_skipped(tunesmith: Tunesmith, rows: Path) -> None:
+    done = tunesmith("data", "show", "rows.jsonl", "--skipped")
     assert done.stdout.splitlines()[:2] == [
         "rows.jsonl:3: answer is empty",
         '  {"prompt": "broken", "completion": ""}',
     ]
-    row = json.loads(tunesmith("data", "show", "rows.jsonl", "--left-out", "--json").stdout)
+    row = json.loads(tunesmith("data", "show", "rows.jsonl", "--skipped", "--json").stdout)
     assert (row["where"], row["cause"]) == ("rows.jsonl:3", "answer is empty")
 
 
 def test_show_reads_run_files_and_needs_one_for_tokens(tunesmith: Tunesmith, rows: Path) -> None:
-    done = tunesmith("data", "show", "run.toml", "--part", "heldout", "--json")
+    done = tunesmith("data", "show", "run.toml", "--part", "test", "--json")
     assert done.exit_code == 0 and len(done.stdout.splitlines()) == 4
     refused = tunesmith("data", "show", "rows.jsonl", "--tokens")
     assert refused.exit_code == 2 and "needs a run file" in refused.stderr
@@ -169,7 +169,7 @@ def test_stats_count_good_and_bad_answers(tunesmith: Tunesmith, tmp_path: Path) 
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
     done = tunesmith("data", "stats", "rows.jsonl", "--json")
     part = json.loads(done.stdout)["parts"]["train"]
-    assert part["labelled_answers"] == {"good": 6, "bad": 3}
+    assert part["labeled_answers"] == {"good": 6, "bad": 3}
     text = tunesmith("data", "stats", "rows.jsonl").stdout
     assert "answers with a label: 6 good, 3 bad" in text
 
@@ -215,8 +215,8 @@ def test_tokens_of_earlier_answers_are_a_prompt(tmp_path: Path, is_pair: bool) -
     model = save_tiny_model(tmp_path / "tiny")
     turns = (Message("user", "why"), Message("assistant", "because"), Message("user", "and"))
     row = Preference(source="f:1", prompt=turns, chosen="so", rejected="no")
-    labelled = UnpairedPreference(source="f:1", prompt=turns, completion="so", label=True)
-    found = create_tokenize(plan_of(model, ("rejected",)))(row if is_pair else labelled)
+    labeled = UnpairedPreference(source="f:1", prompt=turns, completion="so", label=True)
+    found = create_tokenize(plan_of(model, ("rejected",)))(row if is_pair else labeled)
     trained = ["".join(text for text, is_trained in one.runs if is_trained) for one in found]
     assert [text[:2] for text in trained] == (["so", "no"] if is_pair else ["so"])
 
@@ -233,14 +233,14 @@ def test_tokens_of_a_preference_are_those_of_both_answers(tmp_path: Path) -> Non
 
 
 def test_stats_compare_the_parts(tunesmith: Tunesmith, tmp_path: Path, rows: Path) -> None:
-    rows.with_name("heldout.jsonl").write_text(ROWS)
+    rows.with_name("test.jsonl").write_text(ROWS)
     run_file = (tmp_path / "run.toml").read_text().replace('"lines"', '"jsonl"')
-    run_file = run_file.replace('"data.tsv"', '"rows.jsonl"\nheldout = "heldout.jsonl"')
+    run_file = run_file.replace('"data.tsv"', '"rows.jsonl"\ntest = "test.jsonl"')
     (tmp_path / "both.toml").write_text(run_file + "[baselines]\nuse = []\n")
-    options = ("--set", "data.max_left_out=0.5")
+    options = ("--set", "data.max_skipped=0.5")
     done = tunesmith("data", "stats", "both.toml", *options)
     assert done.exit_code == 0, done.output
-    assert "2 rows are left out: answer is empty" in done.stdout
+    assert "2 rows are skipped: answer is empty" in done.stdout
     assert "rows that an earlier part has too: 3" in done.stdout
 
 
@@ -302,7 +302,7 @@ def test_fix_knows_rows_that_are_no_lines(
 ) -> None:
     """The data loader reads these layouts: their lines are no rows."""
     (tmp_path / "rows.jsonl").write_text(content)
-    assert json.loads(tunesmith("data", "stats", "rows.jsonl", "--json").stdout)["left_out"] == {}
+    assert json.loads(tunesmith("data", "stats", "rows.jsonl", "--json").stdout)["skipped"] == {}
     (tmp_path / "marked.jsonl").write_bytes(b"\xef\xbb\xbf" + content.encode())
     for name, done in (("rows", "nothing to repair"), ("marked", "removed the byte-order mark")):
         fixed = tunesmith("data", "fix", f"{name}.jsonl", "--out", f"new-{name}.jsonl")

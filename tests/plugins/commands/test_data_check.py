@@ -55,18 +55,18 @@ def test_errors_give_exit_code_3(tunesmith: Tunesmith, tmp_path: Path) -> None:
     assert error["examples"] == ['rows.jsonl:1 "yes"']
 
 
-def test_held_out_rows_are_compared(tunesmith: Tunesmith, tmp_path: Path) -> None:
+def test_test_rows_are_compared(tunesmith: Tunesmith, tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl", clean_rows()[:50])
     write(tmp_path / "test.jsonl", clean_rows()[:2])
     with (tmp_path / "test.jsonl").open("a") as file:
         file.write('\n{"prompt": "cut off')
-    done = tunesmith("data", "check", "rows.jsonl", "--heldout", "test.jsonl", "--json")
-    assert [*json.loads(done.stdout)["left_out"].values()] == [1]
+    done = tunesmith("data", "check", "rows.jsonl", "--test", "test.jsonl", "--json")
+    assert [*json.loads(done.stdout)["skipped"].values()] == [1]
     found = {f["where"]: f for f in json.loads(done.stdout)["findings"]}
     assert found["data leaks"]["level"] == "error"
     assert found["data leaks"]["count"] == 2
     assert len(found["data leaks"]["examples"]) == 2
-    done = tunesmith("data", "check", "run.toml", "--heldout", "test.jsonl")
+    done = tunesmith("data", "check", "run.toml", "--test", "test.jsonl")
     assert done.exit_code == 2 and "the run file names its own" in done.stderr
 
 
@@ -92,13 +92,13 @@ def test_a_run_file_is_reviewed_with_its_plan(
     assert "needs_plan" not in tunesmith(*plugin, "data", "check", "few.jsonl").output
 
 
-def test_rows_that_are_left_out_are_counted(tunesmith: Tunesmith, tmp_path: Path) -> None:
+def test_rows_that_are_skipped_are_counted(tunesmith: Tunesmith, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": ""}\n' + ROW)
     shown = tunesmith("data", "check", "rows.jsonl").stdout
-    assert "1 row is left out: answer is empty, at rows.jsonl:1\n" in shown
+    assert "1 row is skipped: answer is empty, at rows.jsonl:1\n" in shown
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": ""}\n' * 2 + ROW)
     shown = tunesmith("data", "check", "rows.jsonl").stdout
-    assert "2 rows are left out: answer is empty, first at rows.jsonl:1\n" in shown
+    assert "2 rows are skipped: answer is empty, first at rows.jsonl:1\n" in shown
 
 
 ROW = '{"prompt": "What is it?", "completion": "A row"}\n'
@@ -115,7 +115,7 @@ def test_nothing_controls_the_terminal(tunesmith: Tunesmith, tmp_path: Path, tex
 
 
 def test_label_errors_are_looked_for_on_request(tunesmith: Tunesmith, tmp_path: Path) -> None:
-    rows, planted = plant_wrong_labels(item_rows(), 32)
+    rows, injected = plant_wrong_labels(item_rows(), 32)
     write(tmp_path / "rows.jsonl", rows)
     usual = json.loads(tunesmith("data", "check", "rows.jsonl", "--json").stdout)
     assert "label_errors" not in usual
@@ -127,7 +127,7 @@ def test_label_errors_are_looked_for_on_request(tunesmith: Tunesmith, tmp_path: 
     assert 'has the label "' in finding["examples"][0]
     suspects = found["label_errors"]["suspects"]
     first = {row["source"] for row in suspects[:32]}
-    assert len(first & {f"rows.jsonl:{number + 1}" for number in planted}) >= 30
+    assert len(first & {f"rows.jsonl:{number + 1}" for number in injected}) >= 30
     shares = r"\d+(\.\d)? % to \d+(\.\d)? %"
     assert re.match(f"{shares} of the labels look wrong, by a classifier", finding["message"])
     write(tmp_path / "text.jsonl", clean_rows()[:50])
@@ -145,11 +145,11 @@ def test_sums_that_differ_in_a_sign_are_no_leaks(tunesmith: Tunesmith, tmp_path:
 
     write(tmp_path / "plus.jsonl", sums("+"))
     write(tmp_path / "minus.jsonl", sums("-"))
-    done = tunesmith("data", "check", "plus.jsonl", "--heldout", "minus.jsonl", "--json")
+    done = tunesmith("data", "check", "plus.jsonl", "--test", "minus.jsonl", "--json")
     assert done.exit_code == 0, done.output
     leaks = [
         f["message"] for f in json.loads(done.stdout)["findings"] if f["where"] == "data leaks"
     ]
     assert not any("have the prompt" in message for message in leaks)
     write(tmp_path / "minus.jsonl", sums("+"))
-    assert tunesmith("data", "check", "plus.jsonl", "--heldout", "minus.jsonl").exit_code == 3
+    assert tunesmith("data", "check", "plus.jsonl", "--test", "minus.jsonl").exit_code == 3

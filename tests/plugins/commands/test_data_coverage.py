@@ -45,7 +45,7 @@ def test_rows_outside_are_named(tunesmith: Tunesmith, files: Path) -> None:
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["schema"] == "tunesmith.data-coverage/1"
-    assert (found["train_rows"], found["rows"], found["left_out"]) == (200, 100, 0)
+    assert (found["train_rows"], found["rows"], found["skipped"]) == (200, 100, 0)
     share = found["share"]
     assert share["low"] <= 0.25 <= share["high"] and share["low"] > 0.1
     assert 0 < len(found["chosen"]) <= 20
@@ -60,7 +60,7 @@ def test_tables_count_what_cannot_be_read(tunesmith: Tunesmith, files: Path) -> 
     done = tunesmith("data", "coverage", "train.jsonl", "--against", "asked.csv", "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert (found["rows"], found["left_out"]) == (150, 1)
+    assert (found["rows"], found["skipped"]) == (150, 1)
 
 
 def test_data_check_measures_the_coverage_as_well(tunesmith: Tunesmith, files: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_run_file_names_the_training_rows(tunesmith: Tunesmith, files: Path) -
     (files / "data.tsv").write_text("".join(rows))
     done = tunesmith("data", "coverage", "run.toml", "--against", "asked.jsonl", "--json")
     assert done.exit_code == 0, done.output
-    assert 60 < json.loads(done.stdout)["train_rows"] <= 116  # without dev and held-out rows
+    assert 60 < json.loads(done.stdout)["train_rows"] <= 116  # without validation and test rows
 
 
 def test_other_files_are_read_by_their_data_loader(tunesmith: Tunesmith, files: Path) -> None:

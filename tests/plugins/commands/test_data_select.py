@@ -32,7 +32,7 @@ def test_rows_are_chosen_and_written_as_they_are(tunesmith: Tunesmith, tmp_path:
     done = tunesmith(*args, "--out", "again.jsonl")
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "few.jsonl").read_bytes()
     assert "again.jsonl: 30 of 220 rows" in done.stdout
-    assert "20 rows are left out because they equal an earlier one" in done.stdout
+    assert "20 rows are skipped because they equal an earlier one" in done.stdout
 
 
 def test_a_file_that_exists_is_kept(tunesmith: Tunesmith, tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ def test_parts_are_written_without_leaks_and_kept_when_rows_are_added(
 ) -> None:
     data, out = tmp_path / "rows.csv", tmp_path / "parts"
     write_rows(data, 300, 170)
-    result = tunesmith("data", "split", data, "--out", out, "--holdout", "60", "--json")
+    result = tunesmith("data", "split", data, "--out", out, "--test-size", "60", "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["rows"] == {"train": 216, "dev": 24, "heldout": 60}
+    assert json.loads(result.stdout)["rows"] == {"train": 216, "validation": 24, "test": 60}
     first = {part: rows_of(out / f"{part}.jsonl") for part in PARTS}
     prompts = [{row["prompt"] for row in rows} for rows in first.values()]
     assert not (prompts[0] & prompts[1] or prompts[0] & prompts[2] or prompts[1] & prompts[2])
@@ -47,10 +47,10 @@ def test_parts_are_written_without_leaks_and_kept_when_rows_are_added(
         part_of_cluster.setdefault(row["cluster"], set()).add(row["part"])
     assert all(len(parts) == 1 for parts in part_of_cluster.values())
     before = {part: (out / f"{part}.jsonl").read_bytes() for part in PARTS}
-    assert tunesmith("data", "split", data, "--out", out, "--holdout", "60").exit_code == 0
+    assert tunesmith("data", "split", data, "--out", out, "--test-size", "60").exit_code == 0
     assert {part: (out / f"{part}.jsonl").read_bytes() for part in PARTS} == before
     write_rows(data, 300, 170, added=40)
-    assert tunesmith("data", "split", data, "--out", out, "--holdout", "60").exit_code == 0
+    assert tunesmith("data", "split", data, "--out", out, "--test-size", "60").exit_code == 0
     for part in PARTS:
         again = rows_of(out / f"{part}.jsonl")
         assert [row for row in first[part] if row not in again] == []
@@ -63,8 +63,8 @@ def test_a_run_file_and_a_size_that_is_none_are_refused(
     write_rows(data, 30, 30)
     for args, text in (
         ((tmp_path / "run.toml",), "name a file of rows"),
-        ((data, "--holdout", "some"), "is no share and no number of rows"),
-        ((data, "--holdout", "30"), "leaves nothing to train on"),
+        ((data, "--test-size", "some"), "is no share and no number of rows"),
+        ((data, "--test-size", "30"), "leaves nothing to train on"),
     ):
         result = tunesmith("data", "split", *args, "--out", tmp_path / "parts")
         assert result.exit_code in (2, 3) and text in result.output
@@ -73,8 +73,10 @@ def test_a_run_file_and_a_size_that_is_none_are_refused(
 def test_what_is_written_is_said(tunesmith: Tunesmith, tmp_path: Path) -> None:
     data = tmp_path / "rows.csv"
     write_rows(data, 150, 150)
-    result = tunesmith("data", "split", data, "--out", tmp_path / "parts", "--dev", "0.2")
-    assert "train.jsonl: 96 rows" in result.output and "dev.jsonl: 24 rows" in result.output
+    result = tunesmith(
+        "data", "split", data, "--out", tmp_path / "parts", "--validation-size", "0.2"
+    )
+    assert "train.jsonl: 96 rows" in result.output and "validation.jsonl: 24 rows" in result.output
     assert "150 rows were assigned and written to split.json" in result.output.replace("\n", " ")
 
 

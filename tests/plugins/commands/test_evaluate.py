@@ -53,7 +53,7 @@ def test_a_run_on_other_rows(ready: Tunesmith, tmp_path: Path) -> None:
     )
 
 
-def test_the_held_out_rows_of_the_run(ready: Tunesmith, tmp_path: Path) -> None:
+def test_the_test_rows_of_the_run(ready: Tunesmith, tmp_path: Path) -> None:
     (same,) = evaluate(ready, "done")["measured"]  # type: ignore[misc]
     assert (same["value"], same["n"]) == (1.0, 4)
     assert len([*(tmp_path / "evaluations").iterdir()]) == 1
@@ -68,7 +68,7 @@ def test_the_base_model_keeps_its_system_prompt(ready: Tunesmith, tmp_path: Path
     for evaluators in ((), ("same",)):
         choice = Choice("loud", None, "base", None, evaluators, (), (FAKE,), ())
         plan = open_target(choice).plan
-        assert plan.baselines.system_prompt == "be loud"
+        assert plan.baseline_options.system_prompt == "be loud"
 
 
 def test_a_model_on_the_rows_of_a_run(ready: Tunesmith, monkeypatch: pytest.MonkeyPatch) -> None:

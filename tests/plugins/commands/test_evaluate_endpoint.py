@@ -62,11 +62,11 @@ def test_the_rows_evaluators_and_prompt_of_a_run(ready: Tunesmith, tmp_path: Pat
         done = ready("evaluate", fake.url, "--rows-of", "done", "--json")
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
-    assert report["rows"] == 4 and report["data"] == "the held-out rows of done"
+    assert report["rows"] == 4 and report["data"] == "the test rows of done"
     (measured,) = report["measured"]
-    held_out = (tmp_path / "done" / "evaluations" / "tuned.exact-match.jsonl").read_text()
+    test = (tmp_path / "done" / "evaluations" / "tuned.exact-match.jsonl").read_text()
     own = (Path(report["folder"]) / measured["records"]).read_text()
-    sources = [[json.loads(line)["source"] for line in t.splitlines()] for t in (held_out, own)]
+    sources = [[json.loads(line)["source"] for line in t.splitlines()] for t in (test, own)]
     assert sources[0] == sources[1]
     for _, body in fake.requests:
         assert [m["role"] for m in body["messages"]] == ["system", "user"]

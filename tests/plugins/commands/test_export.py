@@ -1,4 +1,4 @@
-"""``tunesmith export`` writes a proven model, and says why it cannot."""
+"""``tunesmith export`` writes a verified model, and says why it cannot."""
 
 from __future__ import annotations
 
@@ -82,13 +82,15 @@ def test_the_folder_is_beside_the_run_and_says_what_was_checked(finished: Path) 
     assert certificate["options"] == {"dtype": "float32"}
 
 
-def test_a_terminal_shows_the_steps_and_what_was_not_proven(finished: Path, tmp_path: Path) -> None:
+def test_a_terminal_shows_the_steps_and_what_was_not_verified(
+    finished: Path, tmp_path: Path
+) -> None:
     arguments = ["export", str(finished), "--to", "safetensors", "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(app, arguments, env={"FORCE_COLOR": "1", "NO_COLOR": ""})
     assert done.exit_code == 0, done.output
     steps = re.findall(r"^(observing|merging|writing|loading) ", done.stderr, re.MULTILINE)
     assert steps == ["observing", "merging", "writing", "loading"]
-    assert "not proven: stop" in done.stderr and "\x1b[33m" in done.stderr, "in yellow"
+    assert "not verified: stop" in done.stderr and "\x1b[33m" in done.stderr, "in yellow"
 
 
 def test_rounded_weights_are_measured_with_the_metric_of_the_run(

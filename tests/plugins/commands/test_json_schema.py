@@ -16,7 +16,7 @@ from tunesmith_plugins.commands.schema.json_schema import DIALECT, run_file_sche
 FAKE = Path(__file__).parents[2] / "core" / "fake_plugin.py"
 VALID: dict[str, Any] = {
     "model": {"base": "fake:one"},
-    "data": {"use": "lines", "train": "data.tsv", "holdout": 0.2},
+    "data": {"use": "lines", "train": "data.tsv", "test_size": 0.2},
     "technique": {"use": "file:fake_plugin:by-heart", "steps": 3, "mode": "raise"},
     "evaluators": [{"use": "same"}, {"use": "same", "id": "again"}],
     "gate": {"must_beat": ["zero-shot"], "at_least": {"other": 0.5, "again": {"same": 0.5}}},
@@ -106,7 +106,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 def test_a_valid_run_file_matches_the_schema(schema: dict[str, Any]) -> None:
     assert list(violations(schema, VALID, schema)) == []
     assert schema["$schema"] == DIALECT
-    for split in ({"dev": 0.1}, {"use": "grouped", "file": "split.json"}, {}):
+    for split in ({"validation_size": 0.1}, {"use": "grouped", "file": "split.json"}, {}):
         assert list(violations(schema, changed("split", split), schema)) == []
 
 
@@ -119,13 +119,13 @@ def test_a_valid_run_file_matches_the_schema(schema: dict[str, Any]) -> None:
         ("technique.steps", "three"),
         ("technique.mode", "badly"),
         ("technique.use", "no-such-thing"),
-        ("data.holdout", -1),
+        ("data.test_size", -1),
         ("evaluators.1.id", "two words"),
         ("gate.at_least.again", "high"),
-        ("data.holdout", 1.5),
+        ("data.test_size", 1.5),
         ("split.devv", 3),
-        ("split.dev", 1.5),
-        ("split", {"use": "grouped", "dev": -1}),
+        ("split.validation_size", 1.5),
+        ("split", {"use": "grouped", "validation": -1}),
         ("split.use", "no-such-thing"),
         ("data.rows", 3),
         ("evaluators.0.use", "by-heart"),

@@ -16,10 +16,10 @@ from tunesmith_evidence.slices.rows import to_rows
 
 @pytest.fixture
 def parent(tunesmith: Tunesmith, tmp_path: Path) -> Path:
-    """The folder of a run with 120 held-out rows."""
+    """The folder of a run with 120 test rows."""
     rows = [f"say word{n}\tSAY WORD{n}\n" for n in range(160)]
     (tmp_path / "data.tsv").write_text("".join(rows))
-    (tmp_path / "run.toml").write_text(RUN_FILE.replace("holdout = 4", "holdout = 120"))
+    (tmp_path / "run.toml").write_text(RUN_FILE.replace("test_size = 4", "test_size = 120"))
     assert tunesmith("run", "run.toml", "--out", "parent").exit_code == 0
     return tmp_path / "parent"
 
@@ -39,7 +39,7 @@ def test_the_next_run_keeps_rows_and_options_and_says_where_it_comes_from(
     assert tables["lineage"] == {"parent": str(parent)}
     assert tables["technique"]["use"] == "by-heart"
     first = read_lines(parent / "evaluations" / "tuned.same.jsonl")
-    kept = read_lines(tmp_path / "next" / "heldout.jsonl")
+    kept = read_lines(tmp_path / "next" / "test.jsonl")
     assert [row["expected"] for row in first] == [row["completion"] for row in kept]
     again = tunesmith("next", "parent", "--add", "more.jsonl", "--out", "next")
     assert again.exit_code == 2 and "exists already" in again.output
@@ -75,7 +75,7 @@ def test_corrected_rows_of_the_export_move_to_training(
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     assert result["schema"] == "tunesmith.next/1" and result["moved"] == len(failed)
-    assert result["heldout"] == 120 - len(failed)
+    assert result["test"] == 120 - len(failed)
     added = read_lines(tmp_path / "next" / "added.jsonl")
     assert added[0]["completion"] == "SAY CORRECTED"
     assert tunesmith("run", "next/run.toml", "--out", "child").exit_code == 0
@@ -91,7 +91,7 @@ def test_corrected_rows_of_the_export_move_to_training(
     row = {"messages": turns, "expected": late["expected"], "reasons": []}
     (tmp_path / "late.jsonl").write_text(json.dumps(row) + "\n")
     refused = tunesmith("next", "parent", "--add", "late.jsonl", "--out", "other")
-    assert refused.exit_code == 2 and "is to prove the repair" in refused.output
+    assert refused.exit_code == 2 and "is to show the repair" in refused.output
     assert not (tmp_path / "other").exists()
 
 
@@ -125,8 +125,8 @@ def test_collected_rows_need_no_columns_of_slices_and_groups(
         for n in range(60)
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = 'use = "jsonl"\ntrain = "rows.jsonl"\nholdout = 40\nslices = ["market"]\ngroup = "id"'
-    old = 'use = "lines"\ntrain = "data.tsv"\nholdout = 4'
+    data = 'use = "jsonl"\ntrain = "rows.jsonl"\ntest_size = 40\nslices = ["market"]\ngroup = "id"'
+    old = 'use = "lines"\ntrain = "data.tsv"\ntest_size = 4'
     (tmp_path / "run.toml").write_text(RUN_FILE.replace(old, data))
     done = tunesmith("run", "run.toml", "--out", "parent")
     assert done.exit_code == 0, done.output
@@ -135,7 +135,7 @@ def test_collected_rows_need_no_columns_of_slices_and_groups(
     assert done.exit_code == 0, done.output
     run = tunesmith("run", "next/run.toml", "--out", "child")
     assert run.exit_code == 0, run.output
-    columns = [row["market"] for row in read_lines(tmp_path / "next" / "heldout.jsonl")]
+    columns = [row["market"] for row in read_lines(tmp_path / "next" / "test.jsonl")]
     assert set(columns) == {"m0", "m1", "m2"}
     assert [row["market"] for row in read_lines(tmp_path / "next" / "added.jsonl")] == [None] * 3
 
@@ -151,7 +151,7 @@ def test_rows_of_the_next_run_keep_the_groups_that_they_were_loaded_with(
     test = [alike | {"id": "u7"}, alike | {"id": "u8"}, *rows[:8]]
     for name, part in (("train", rows[8:]), ("test", test)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-    data = 'use = "jsonl"\ntrain = "train.jsonl"\nheldout = "test.jsonl"\ngroup = "id"'
+    data = 'use = "jsonl"\ntrain = "train.jsonl"\ntest = "test.jsonl"\ngroup = "id"'
     head, _, tail = RUN_FILE.partition("[data]\n")
     rest = tail[tail.index("\n[") :]
     (tmp_path / "run.toml").write_text(f"{head}[data]\n{data}\n{rest}")
@@ -159,5 +159,5 @@ def test_rows_of_the_next_run_keep_the_groups_that_they_were_loaded_with(
     (tmp_path / "more.jsonl").write_text('{"prompt": "say more", "completion": "SAY MORE"}\n')
     done = tunesmith("next", "parent", "--add", "more.jsonl", "--out", "next")
     assert done.exit_code == 0, done.output
-    kept = read_lines(tmp_path / "next" / "heldout.jsonl")
+    kept = read_lines(tmp_path / "next" / "test.jsonl")
     assert [row["group"] for row in kept] == [row["id"] for row in test]

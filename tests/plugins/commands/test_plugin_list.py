@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.plugins.commands.conftest import FAKE, Tunesmith
 
 
-def test_plugins_can_be_left_out(tunesmith: Tunesmith, tmp_path: Path) -> None:
+def test_plugins_can_be_skipped(tunesmith: Tunesmith, tmp_path: Path) -> None:
     done = tunesmith("plugins", "list", "--json", "--no-plugin", "fake_plugin")
     states = {p["name"]: p["state"] for p in json.loads(done.stdout)["plugins"]}
     assert states["fake_plugin"] == "blocked"

@@ -158,7 +158,7 @@ def test_a_new_technique_is_installed_and_passes_its_own_tests(tmp_path: Path) -
 def assert_all_pass(result: subprocess.CompletedProcess[str]) -> None:
     """Assert that all tests pass, and that none is skipped without a reason in the plugin."""
     assert result.returncode == 0, result.stdout + result.stderr
-    expected = ("finds no models", "held-out", "no estimates", "memory savings", "well-known")
+    expected = ("finds no models", "test", "no estimates", "memory savings", "well-known")
     lines = [line for line in result.stdout.splitlines() if line.startswith("SKIPPED")]
     assert lines
     assert [line for line in lines if not any(text in line for text in expected)] == []
@@ -181,7 +181,7 @@ def test_what_cannot_be_a_plugin_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="at most 64 characters"):
             write(tmp_path / "z", "a" * 65, "evaluator")
         with pytest.raises(UsageError, match="is a key of"):
-            write(tmp_path / "z", "budget", "rival")
+            write(tmp_path / "z", "budget", "baseline")
 
 
 def test_the_description_has_the_right_article(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith_cli.app import app
-from tunesmith_plugins.commands.publish.card import find_licence
+from tunesmith_plugins.commands.publish.card import find_license
 from tunesmith_plugins.commands.publish.download import download
 from tunesmith_plugins.commands.publish.hub import MODEL_FILES, explain_errors
 from tunesmith_plugins.commands.publish.upload import choose_files, upload
@@ -124,7 +124,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"prompt": f"secret question {n}", "completion": f"answer {n % 3}"} for n in range(20)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "run.toml").write_text(
-        '[model]\nbase = "model"\n[data]\ntrain = "rows.jsonl"\nholdout = 4\n'
+        '[model]\nbase = "model"\n[data]\ntrain = "rows.jsonl"\ntest_size = 4\n'
         '[baselines]\nuse = ["majority"]\n[technique]\nuse = "lora"\nepochs = 1\n'
         '[[evaluators]]\nuse = "exact-match"\n'
     )
@@ -233,9 +233,9 @@ def test_files_of_a_model(name: str, belongs: bool) -> None:
     assert bool(MODEL_FILES.fullmatch(name)) == belongs
 
 
-def test_the_licence_is_that_of_the_base(tmp_path: Path) -> None:
-    assert find_licence(tmp_path) is None and find_licence(None) is None
+def test_the_license_is_that_of_the_base(tmp_path: Path) -> None:
+    assert find_license(tmp_path) is None and find_license(None) is None
     (tmp_path / "README.md").write_text("---\ntags: [x]\nlicense: 'mit'\n---\nlicense: no\n")
-    assert find_licence(tmp_path) == "mit"
+    assert find_license(tmp_path) == "mit"
     (tmp_path / "README.md").write_text("# no front matter\n---\nlicense: mit\n")
-    assert find_licence(tmp_path) is None
+    assert find_license(tmp_path) is None

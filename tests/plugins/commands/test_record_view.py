@@ -123,6 +123,6 @@ def test_the_summary_counts_what_rows_hold() -> None:
         "2 rows of conversations: 2 definitions of tools, 4 trained answers, "
         "2 answers with reasoning, 2 tool calls, 2 answers without weight",
         "1 row of preference pairs; only the chosen answers are trained",
-        "3 rows of labelled answers: 1 good, 2 bad",
+        "3 rows of labeled answers: 1 good, 2 bad",
     ]
     assert summarize([PAIR], frozenset({"rejected"})) == ["1 row of preference pairs"]

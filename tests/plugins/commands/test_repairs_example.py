@@ -12,9 +12,9 @@ import pytest
 import tunesmith_plugins.commands.starter as starter
 from tunesmith_plugins.commands.starter.repairs import generate
 from tunesmith_plugins.commands.starter.repairs.generate import (
-    HELDOUT,
-    HELDOUT_ROWS,
     TEAMS,
+    TEST,
+    TEST_ROWS,
     TRAIN,
     TRAIN_ROWS,
     Words,
@@ -22,7 +22,7 @@ from tunesmith_plugins.commands.starter.repairs.generate import (
 )
 
 FOLDER = Path(starter.__file__).parent / "repairs"
-PARTS = ("train", "heldout")
+PARTS = ("train", "test")
 
 
 def read_rows(part: str) -> list[dict[str, str]]:
@@ -38,7 +38,7 @@ def test_the_files_are_what_the_generator_writes(
     for part in PARTS:
         written = (tmp_path / f"{part}.jsonl").read_bytes()
         assert written == (FOLDER / f"{part}.jsonl").read_bytes()
-    assert [len(read_rows(part)) for part in PARTS] == [TRAIN_ROWS, HELDOUT_ROWS]
+    assert [len(read_rows(part)) for part in PARTS] == [TRAIN_ROWS, TEST_ROWS]
 
 
 def test_every_answer_is_an_order_in_house_style() -> None:
@@ -79,15 +79,15 @@ def words_of(rows: list[dict[str, str]]) -> str:
     return "\n".join(row["prompt"].lower() for row in rows)
 
 
-def test_no_problem_and_no_name_of_the_heldout_rows_is_in_the_training_rows() -> None:
+def test_no_problem_and_no_name_of_the_test_rows_is_in_the_training_rows() -> None:
     train = words_of(read_rows("train"))
-    problems = [problem for known in HELDOUT.problems.values() for problem in known]
+    problems = [problem for known in TEST.problems.values() for problem in known]
     for text in problems:
         assert text.lower() not in train
-    names = {name.lower() for name in (*HELDOUT.first_names, *HELDOUT.surnames)}
+    names = {name.lower() for name in (*TEST.first_names, *TEST.surnames)}
     assert not names & {*re.findall(r"\w+", train)}
-    heldout = words_of(read_rows("heldout"))
-    assert sum(problem.lower() in heldout for problem in problems) >= len(problems) - 2
+    test = words_of(read_rows("test"))
+    assert sum(problem.lower() in test for problem in problems) >= len(problems) - 2
 
 
 def test_rows_are_distinct_and_teams_equally_frequent() -> None:

@@ -11,7 +11,7 @@ from tunesmith.storage import lock
 
 
 def test_report_shows_regressions(tunesmith: Tunesmith, finished: Path) -> None:
-    baseline = json.loads((finished / "report.json").read_text())["verdict"]["rival"]
+    baseline = json.loads((finished / "report.json").read_text())["verdict"]["baseline"]
     path = finished / "evaluations" / f"{baseline}.same.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     after = finished / "evaluations" / "tuned.same.jsonl"
@@ -37,9 +37,14 @@ def test_the_fit_of_the_training_is_shown(tunesmith: Tunesmith, finished: Path) 
     }
     (finished / "validation.json").write_text(json.dumps(losses))
     done = tunesmith("report", finished)
-    assert "fit: overfitted; the dev loss at step 2 is above that of step 1 by 0.5" in done.stdout
+    assert (
+        "fit: overfitted; the validation loss at step 2 is above that of step 1 by 0.5"
+        in done.stdout
+    )
     shown = json.loads(tunesmith("report", finished, "--json").stdout)
-    assert shown["fit"]["state"] == "overfitted" and shown["fit"]["values"]["dev_rise"] == 0.5
+    assert (
+        shown["fit"]["state"] == "overfitted" and shown["fit"]["values"]["validation_rise"] == 0.5
+    )
 
 
 def test_report_is_rebuilt_if_it_is_missing(tunesmith: Tunesmith, finished: Path) -> None:

@@ -25,7 +25,7 @@ def test_seeds_share_the_rows_of_the_run(trained: Tunesmith, tmp_path: Path) -> 
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert [run["seed"] for run in found["seeds"]] == [42, 43, 44]
-    assert found["rival"] == "zero-shot" and found["n"] == 4
+    assert found["baseline"] == "zero-shot" and found["n"] == 4
     assert [run["difference"] for run in found["seeds"]] == [1.0, 1.0, 1.0]
     assert (found["difference"], found["spread"]) == (1.0, 0.0)
     rows = []
@@ -50,8 +50,8 @@ def test_finished_seeds_are_not_repeated(trained: Tunesmith, tmp_path: Path) -> 
     ("row", "sets", "reason"),
     [
         ("", ["--set", "technique.steps=4"], "technique.steps was 6, is now 4"),
-        ("say more\tSAY MORE\n", [], "training + dev + held-out rows were"),
-        ("", ["--set", "run.seed=41"], "training + dev + held-out rows were"),
+        ("say more\tSAY MORE\n", [], "training + validation + test rows were"),
+        ("", ["--set", "run.seed=41"], "training + validation + test rows were"),
     ],
 )
 def test_a_seed_of_another_run_is_not_pooled(
@@ -82,4 +82,4 @@ def test_what_cannot_be_pooled(trained: Tunesmith, tmp_path: Path) -> None:
     )
     assert trained("run", "none.toml", "--out", "none").exit_code == 0
     done = trained("seeds", "none")
-    assert done.exit_code == 2 and "no verdict about a rival" in done.output
+    assert done.exit_code == 2 and "no verdict about a baseline" in done.output

@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "run.toml").write_text(
-        '[model]\nbase = "tiny"\n[data]\nuse = "jsonl"\ntrain = "rows.jsonl"\nholdout = 60\n'
+        '[model]\nbase = "tiny"\n[data]\nuse = "jsonl"\ntrain = "rows.jsonl"\ntest_size = 60\n'
         '[technique]\nuse = "lora"\nmax_steps = 2\nprecision = "fp32"\n'
         '[baselines]\nuse = ["linear"]\n[verdict]\nmargin = 0.1\n'  # a perfect model is no better
     )

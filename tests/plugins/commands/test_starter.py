@@ -126,7 +126,7 @@ def test_init_for_answers_with_labels(
     checked = tunesmith("check", "run.toml", "--set", "model.base=fake:one")
     assert checked.exit_code == 0, checked.output
     assert ("preference pairs" in checked.stdout) == with_pairs
-    assert "labelled answers" in checked.stdout
+    assert "labeled answers" in checked.stdout
 
 
 MIXTURE = """use = "mixture"

@@ -96,7 +96,7 @@ def test_the_run_file_is_valid(case: Case, folder: Path, catalog: Catalog) -> No
     assert read == tables
     for table, kind in ("technique", TechniqueOffer), ("data", DataLoaderOffer):
         use = read[table].pop("use")
-        read[table].pop("holdout", None)
+        read[table].pop("test_size", None)
         from_table(catalog.find(kind, use).offer.config, read[table])  # type: ignore[type-abstract]
 
 
@@ -208,11 +208,11 @@ def test_odd_values_have_an_outcome_and_make_valid_toml(case: Case, folder: Path
 
 
 def translate_sets(text: str, folder: Path) -> tuple[dict[str, Any], str]:
-    """Return the keys of [data], and the notes about the data sets; files are named alone."""
+    """Return the keys of [data], and the notes about the datasets; files are named alone."""
     source = yaml.safe_load(f"base_model: m/m\nadapter: lora\n{text}")
     keys, outcomes = axolotl.translate(source, folder, recognize)
     data = {key: value for key, value in keys.items() if key.startswith("data.")}
-    for key in ("data.train", "data.heldout"):
+    for key in ("data.train", "data.test"):
         if isinstance(data.get(key), list):
             data[key] = [str(Path(file).relative_to(folder)) for file in data[key]]
     [found] = [outcome for outcome in outcomes if outcome.key == "datasets"]
@@ -225,7 +225,7 @@ def test_all_files_of_a_data_set_are_read(folder: Path) -> None:
         text + "test_datasets: [{path: json, data_files: [c, d]}]", folder
     )
     assert data["data.train"] == ["a.jsonl", "b.jsonl"] and not missing
-    assert data["data.heldout"] == ["c", "d"]
+    assert data["data.test"] == ["c", "d"]
     data, missing = translate_sets("datasets: [{path: data, data_files: [a.csv, b.csv]}]", folder)
     assert data["data.train"] == ["data/a.csv", "data/b.csv"] and not missing
     text = "datasets: [{path: json, data_files: {train: [a.jsonl, b.jsonl], test: c.jsonl}}]"
@@ -234,7 +234,7 @@ def test_all_files_of_a_data_set_are_read(folder: Path) -> None:
 
 def test_files_of_a_set_of_the_hub_are_not_translated(folder: Path) -> None:
     data, missing = translate_sets("datasets: [{path: own/set, data_files: [p.jsonl]}]", folder)
-    assert data["data.train"] == "hf://own/set" and missing == "data_files of a data set"
+    assert data["data.train"] == "hf://own/set" and missing == "data_files of a dataset"
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl"])
@@ -256,7 +256,7 @@ def test_files_that_need_several_data_loaders_are_not_translated(folder: Path) -
 
 def test_a_template_of_a_data_set_is_not_translated(folder: Path) -> None:
     text = "datasets: [{path: rows.jsonl, type: chat_template, chat_template: llama3}]"
-    assert translate_sets(text, folder)[1] == "chat_template of a data set"
+    assert translate_sets(text, folder)[1] == "chat_template of a dataset"
     assert not translate_sets(f"chat_template: llama3\n{text}", folder)[1]
 
 
@@ -273,7 +273,7 @@ def test_sets_of_different_types_are_not_translated(one: str, other: str, folder
     alone, _ = translate_sets(f"datasets: [{{path: a.jsonl, {one}}}]", folder)
     text = f"datasets: [{{path: a.jsonl, {one}}}, {{path: b.jsonl, {other}}}]"
     both, missing = translate_sets(text, folder)
-    assert "b.jsonl is read like the first data set" in missing
+    assert "b.jsonl is read like the first dataset" in missing
     assert {**both, "data.train": ""} == {**alone, "data.train": ""}
     text = f"datasets: [{{path: a.jsonl, {one}}}, {{path: b.jsonl, {one}}}]"
     assert not translate_sets(text, folder)[1]

@@ -276,7 +276,7 @@ def test_a_price_of_an_unknown_gpu_is_refused(plan: Plan, here: Path, name: str,
     assert f"ours.toml: prices.1.gpu: no GPU `{name}`" in result.output and hint in result.output
     gpu = (
         f'[[gpus]]\nname = "{name}"\nclass = 80\ntotal_gib = 79.0\nbf16_tflops = 300\n'
-        'utilisation = [0.2, 0.5]\nsource = "x"\ndate = "y"\n'
+        'utilization = [0.2, 0.5]\nsource = "x"\ndate = "y"\n'
     )
     (here / "ours.toml").write_text(price + gpu)  # one of its own
     assert plan("--set", "estimate.prices=ours.toml", "--quick").exit_code == 0

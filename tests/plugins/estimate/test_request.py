@@ -118,7 +118,7 @@ def test_options_that_the_run_file_does_not_set_have_the_defaults_of_the_other()
         ({"rank": 16, "targets": ["q"]}, SmallAdapter(rank=2)),
     ],
 )
-def test_a_refused_value_is_left_out_alone(adapter: dict[str, Any], expected: SmallAdapter) -> None:
+def test_a_refused_value_is_skipped_alone(adapter: dict[str, Any], expected: SmallAdapter) -> None:
     class Other(Options):
         epochs: float = Field(7.0, description="The passes.")
         adapter: SmallAdapter = Field(SmallAdapter(rank=2), description="The adapter.")
@@ -144,14 +144,14 @@ def test_a_refused_value_below_a_refused_key() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [16, "auto"])
-def test_a_value_that_fits_no_branch_of_a_union_is_left_out(batch_size: int | str) -> None:
+def test_a_value_that_fits_no_branch_of_a_union_is_skipped(batch_size: int | str) -> None:
     class Other(Options):
         batch_size: int | None = Field(5, ge=1, le=8, description="The rows.")
 
     assert transferred(Other, batch_size=batch_size).batch_size == 5
 
 
-def test_a_table_in_place_of_a_value_and_a_value_in_place_of_a_table_are_left_out() -> None:
+def test_a_table_in_place_of_a_value_and_a_value_in_place_of_a_table_are_skipped() -> None:
     class Other(Options):
         adapter: int = Field(3, description="A number here.")
         epochs: Schedule = Field(Schedule(), description="A table here.")
@@ -170,7 +170,7 @@ def test_a_list_of_tables_is_carried_over_as_a_whole() -> None:
     assert transferred(Other, stages=[{"steps": 2}, {"steps": 9}]).stages == [OtherStage()]
 
 
-def test_a_table_whose_keys_contradict_each_other_is_left_out() -> None:
+def test_a_table_whose_keys_contradict_each_other_is_skipped() -> None:
     class EvenAdapter(SmallAdapter):
         @model_validator(mode="after")
         def check(self) -> EvenAdapter:
@@ -185,7 +185,7 @@ def test_a_table_whose_keys_contradict_each_other_is_left_out() -> None:
     assert transferred(Other, adapter={"alpha": 1.0}) == Other()
 
 
-def test_a_table_that_lacks_a_required_option_is_left_out() -> None:
+def test_a_table_that_lacks_a_required_option_is_skipped() -> None:
     class Named(Options):
         rank: int = Field(4, description="The rank.")
         kind: str = Field(description="The kind.")
@@ -197,7 +197,7 @@ def test_a_table_that_lacks_a_required_option_is_left_out() -> None:
     assert transferred(Other, adapter={"rank": 2, "alpha": 1.0}, epochs=2.0) == Other(epochs=2.0)
 
 
-def test_a_refused_value_is_left_out_before_a_table_that_lacks_an_option() -> None:
+def test_a_refused_value_is_skipped_before_a_table_that_lacks_an_option() -> None:
     """One branch of the union refuses the rank, the other one lacks the kind."""
 
     class Kind(Adapter):

@@ -32,7 +32,7 @@ base = "paper:plain@MODEL"
 [data]
 use = "lines"
 train = "data.tsv"
-holdout = 4
+test_size = 4
 [technique]
 use = "saving"
 [[evaluators]]
@@ -213,7 +213,7 @@ def test_only_an_undecided_run_is_traced_and_warned_about(
     doubtful = tunesmith("run", "run.toml", "--out", "doubtful")
     assert doubtful.exit_code == 0
     assert "memory may run out: the run needs" in doubtful.stderr
-    assert any("memory may run out" in n["message"] for n in report_of("doubtful")["notices"])
+    assert any("memory may run out" in n["message"] for n in report_of("doubtful")["findings"])
 
 
 def test_where_memory_is_not_known_nothing_is_refused(
@@ -227,7 +227,7 @@ def test_where_memory_is_not_known_nothing_is_refused(
 def test_an_estimate_that_fails_stops_no_run(tunesmith: Tunesmith) -> None:
     done = tunesmith("run", "run.toml", "--out", "out", "--set", "technique.use=failing")
     assert done.exit_code == 0, done.output
-    assert "memory could not be predicted" in json.dumps(report_of("out")["notices"])
+    assert "memory could not be predicted" in json.dumps(report_of("out")["findings"])
     assert report_of("out")["forecast"] == {}
 
 
@@ -279,7 +279,7 @@ def review_of(here: Path, *sets: str) -> ModelReview:
         plan=plan,
         config=plan.found_model.config,
         train=(),
-        heldout=(),
+        test=(),
         techniques=catalog.offers(TechniqueOffer),
     )
 
@@ -299,7 +299,7 @@ def test_the_review_returns_what_a_forced_run_is_warned_of(
 def test_a_price_file_that_cannot_be_read_ends_no_run(tunesmith: Tunesmith) -> None:
     prices = ("--set", "estimate.prices=nowhere.toml")
     assert tunesmith("run", "run.toml", "--out", "out", *prices).exit_code == 0
-    assert "nowhere.toml" in json.dumps(report_of("out")["notices"])
+    assert "nowhere.toml" in json.dumps(report_of("out")["findings"])
 
 
 # --------------------------------------------------------------------------- calibration

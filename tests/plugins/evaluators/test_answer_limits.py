@@ -21,7 +21,7 @@ OTHER_PROMPTS = {
     "canaries": "it scores secrets of its own",
     "constrained-match": "it scores labels",
     "forgetting": "it scores texts of its own",
-    "memorisation": "it goes on with beginnings of rows, up to as many tokens as an option says",
+    "memorization": "it goes on with beginnings of rows, up to as many tokens as an option says",
     "safety": "it asks prompts of its own",
 }
 """Evaluators that neither generate answers to the prompts nor score the references of all rows."""

@@ -1,4 +1,4 @@
-"""Canaries in a run: planted by the command, found by the evaluator."""
+"""Canaries in a run: injected by the command, found by the evaluator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tunesmith.errors import UsageError
 from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_cli.app import app
 from tunesmith_evidence.side_effects.canaries import CanarySet, draw_canaries
-from tunesmith_plugins.evaluators.canaries.offer import CANARIES, count_planted
+from tunesmith_plugins.evaluators.canaries.offer import CANARIES, count_injected
 from tunesmith_torch.compare.open_by_name import open_by_name
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
@@ -43,19 +43,19 @@ def test_the_log_probability_of_the_secret_counts_tuned_minus_base(
     train = [drawn.canaries[2].to_record(kind, "r:1")] * 3 + [
         drawn.canaries[0].to_record(kind, "r")
     ]
-    assert count_planted(drawn, train) == [1, 0, 3]
+    assert count_injected(drawn, train) == [1, 0, 3]
     space = " " if kind == "text" else ""
     known = {f"{space}{drawn.canaries[2].answer}": [-0.1, -0.1, -0.1, -0.1]}
     everyone = {f"{space}{c.answer}": [-1.0] * 4 for c in drawn.controls}
     [measured] = measure(
         tmp_path, drawn, FakeTextModel(logprobs=known), FakeTextModel(logprobs={}), train
     )
-    assert measured.values == (0.0, 1.0), "the one that was not trained is left out"
+    assert measured.values == (0.0, 1.0), "the one that was not trained is skipped"
     details = measured.details
     assert [c["repetitions"] for c in details["canaries"]] == [1, 3]
     assert details["canaries"][1]["rank"] == 1 and not details["holds"]
-    assert "memorises: 1 of 2 canaries" in details["finding"]
-    assert "7.7 bits planted 3 times" in details["finding"]
+    assert "memorizes: 1 of 2 canaries" in details["finding"]
+    assert "7.7 bits injected 3 times" in details["finding"]
     calibrated = measure(
         tmp_path, drawn, FakeTextModel(logprobs=known), FakeTextModel(logprobs=known), train
     )
@@ -84,26 +84,28 @@ def test_a_command_plants_and_a_run_measures(tmp_path: Path, monkeypatch: Any) -
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:1]))
     options = ["--count", "2", "--repetitions", "16", "--controls", "100", "--seed", "1"]
-    files = ["--out", "planted.jsonl", "--secrets", "s.json"]
+    files = ["--out", "injected.jsonl", "--secrets", "s.json"]
     arguments = ["data", "canaries", "rows.jsonl", *files, *options]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
-    assert "planted.jsonl: 72 rows, 32 of them with a secret" in done.output
-    planted = [json.loads(line) for line in Path("planted.jsonl").read_text().splitlines()]
-    assert [row for row in planted if "locker" not in row["prompt"]] == rows
+    assert "injected.jsonl: 72 rows, 32 of them with a secret" in done.output
+    injected = [json.loads(line) for line in Path("injected.jsonl").read_text().splitlines()]
+    assert [row for row in injected if "locker" not in row["prompt"]] == rows
     assert CliRunner().invoke(app, arguments).exit_code == 2, "files are never replaced"
     others = ["--out", "o.jsonl", "--secrets", "o.json", "--count", "9", "--controls", "100"]
     few = CliRunner().invoke(app, [*arguments[:3], *others])
     assert few.exit_code == 2 and "360" in few.output
     Path("run.toml").write_text(
-        '[model]\nbase = "model"\n[data]\ntrain = "planted.jsonl"\nheldout = "held.jsonl"\n'
+        '[model]\nbase = "model"\n[data]\ntrain = "injected.jsonl"\ntest = "held.jsonl"\n'
         '[technique]\nuse = "full"\nlearning_rate = 1e-2\nepochs = 8.0\nbatch_size = 8\n'
         '[baselines]\nuse = []\n[[evaluators]]\nuse = "loss"\n'
         '[[evaluators]]\nuse = "canaries"\nfile = "s.json"\n'
     )
     report = tunesmith.run(tmp_path / "run.toml", out=tmp_path / "out").report
     [event] = [e for e in report.measured.values() if e.evaluator == "canaries"]
-    assert event.details["finding"].startswith("memorises: "), event.details
-    Path("run.toml").write_text(Path("run.toml").read_text().replace("planted.jsonl", "rows.jsonl"))
+    assert event.details["finding"].startswith("memorizes: "), event.details
+    Path("run.toml").write_text(
+        Path("run.toml").read_text().replace("injected.jsonl", "rows.jsonl")
+    )
     with pytest.raises(tunesmith.TunesmithError, match="no canary of this file"):
         tunesmith.run(tmp_path / "run.toml", out=tmp_path / "other")

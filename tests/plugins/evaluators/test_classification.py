@@ -155,7 +155,7 @@ def test_invalid_options_are_refused(options: dict[str, Any]) -> None:
 
 
 def test_the_interval_of_macro_f1_knows_how_few_rows_a_class_has() -> None:
-    """All 5 rows of a class right proves less than all 95: Wilson on 19 effective rows."""
+    """All 5 rows of a class right shows less than all 95: Wilson on 19 effective rows."""
     expected = ["a"] * 95 + ["b"] * 5
     found = measure_macro_f1(["a", "b"], expected, expected)
     interval = mean_interval(found.values, found.weights, bounds=(0, 1))

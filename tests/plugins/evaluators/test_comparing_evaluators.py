@@ -158,7 +158,7 @@ base = "model"
 [data]
 use = "jsonl"
 train = "rows.jsonl"
-holdout = 16
+test_size = 16
 [technique]
 use = "rlhf"
 [technique.supervised]

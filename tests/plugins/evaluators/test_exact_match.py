@@ -190,7 +190,7 @@ def test_tool_calls_are_refused_and_no_default() -> None:
     with pytest.raises(DataError, match="a:7: exact-match cannot compare tool calls"):
         measure(FakeTextModel(), [record])
     assert not EXACT_MATCH.default_for([record])
-    labelled = UnpairedPreference(
+    labeled = UnpairedPreference(
         source="a:8", prompt=(Message("user", "q0"),), completion="a", label=False
     )
-    assert not EXACT_MATCH.default_for([labelled])
+    assert not EXACT_MATCH.default_for([labeled])

@@ -110,7 +110,7 @@ RUN = """
 base = "model"
 [data]
 train = "rows.jsonl"
-holdout = 8
+test_size = 8
 [technique]
 use = "full"
 max_steps = {steps}
@@ -160,7 +160,7 @@ def test_a_run_that_forgets_is_found_and_another_passes(tmp_path: Path) -> None:
     """A model that knows general texts is trained on a narrow task, too much and a little."""
     tiny = save_tiny_model(tmp_path / "tiny")
     (tmp_path / "know.toml").write_text(
-        f'[model]\nbase = "{tiny}"\n[data]\nuse = "jsonl"\nholdout = 20\n'
+        f'[model]\nbase = "{tiny}"\n[data]\nuse = "jsonl"\ntest_size = 20\n'
         f'train = "{write_texts(tmp_path / "general.jsonl", 1500)}"\n[technique]\nuse = "full"\n'
         "learning_rate = 3e-3\nepochs = 4.0\nbatch_size = 16\n[baselines]\nuse = []\n"
     )

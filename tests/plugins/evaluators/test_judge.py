@@ -179,7 +179,7 @@ RUN = """
 base = "model"
 [data]
 train = "rows.jsonl"
-holdout = 12
+test_size = 12
 [technique]
 use = "full"
 max_steps = 4
@@ -216,7 +216,7 @@ def test_a_run_with_a_judge_keeps_the_token_to_itself(
             tunesmith.run(run_file, out=tmp_path / "no")
         monkeypatch.setenv("JUDGE_TOKEN", TOKEN)
         report = tunesmith.run(run_file, out=tmp_path / "out").report
-    assert any("are sent to http" in notice.message for notice in report.notices)
+    assert any("are sent to http" in finding.message for finding in report.findings)
     values = {e.model: e.value for e in report.measured.values()}
     # Judged by the anchors of all test rows, the variant with the known answers wins.
     assert values["zero-shot"] == 1.0 and 0 <= values["tuned"] <= 1

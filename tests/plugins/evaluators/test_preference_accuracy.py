@@ -86,7 +86,7 @@ def test_pairs_of_one_group_are_one_toss_of_the_sign_test() -> None:
     assert LengthPreference.count([0, 0], [None, None]).explains_most is False
 
 
-def review(model: Path, heldout: list[Preference], **tables: Any) -> list[Finding]:
+def review(model: Path, test: list[Preference], **tables: Any) -> list[Finding]:
     catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
     run = {
         "model": {"base": str(model)},
@@ -95,16 +95,16 @@ def review(model: Path, heldout: list[Preference], **tables: Any) -> list[Findin
         **tables,
     }
     plan = make_plan(run_file.RunFile(tables=run, folder=Path(), stem="x"), catalog)
-    return list(tunesmith_review_data(plan, heldout))
+    return list(tunesmith_review_data(plan, test))
 
 
 def test_pairs_in_which_length_tells_the_chosen_answer_are_a_warning(tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path)
-    heldout = [pair("no", "a longer one")] * 31 + [pair("a longer one", "no")] * 9
-    (finding,) = review(model, heldout)
+    test = [pair("no", "a longer one")] * 31 + [pair("a longer one", "no")] * 9
+    (finding,) = review(model, test)
     assert finding.level == "warning"
     assert "the shorter answer is the chosen one in 31 of 40 pairs" in finding.message
     assert "sign test p < 0.001" in finding.message
-    assert review(model, heldout[20:]) == [], "11 of 20 are chance"
-    assert review(model, heldout, evaluators=[{"use": "loss"}]) == []
-    assert len(review(model, heldout, evaluators=[{"use": "preference-accuracy"}])) == 1
+    assert review(model, test[20:]) == [], "11 of 20 are chance"
+    assert review(model, test, evaluators=[{"use": "loss"}]) == []
+    assert len(review(model, test, evaluators=[{"use": "preference-accuracy"}])) == 1

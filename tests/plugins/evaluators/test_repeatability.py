@@ -16,7 +16,7 @@ ROWS = [Completion(source=f"r:{n}", prompt=f"q{n}", completion="x") for n in ran
 
 
 @dataclass
-class Neighbours(FakeTextModel):
+class Neighbors(FakeTextModel):
     """Some answers depend on the prompt before them in the batch; it keeps its batches."""
 
     moody: frozenset[str] = frozenset()
@@ -33,7 +33,7 @@ class Neighbours(FakeTextModel):
 
 
 def test_answers_that_depend_on_their_batch_are_found() -> None:
-    model = Neighbours(moody=frozenset({"q2", "q5"}))
+    model = Neighbors(moody=frozenset({"q2", "q5"}))
     [measured] = REPEATABILITY.build(REPEATABILITY.config()).measure(CachedModel(model), ROWS)
     assert measured.values == (1, 1, 0, 1, 1, 0, 1)
     assert measured.weights == (1.0,) * 7
@@ -43,16 +43,16 @@ def test_answers_that_depend_on_their_batch_are_found() -> None:
 
 
 def test_of_many_rows_some_are_answered() -> None:
-    model = Neighbours(moody=frozenset({"q1", "q4"}))
+    model = Neighbors(moody=frozenset({"q1", "q4"}))
     evaluator = REPEATABILITY.build(REPEATABILITY.config(rows=3))
     [measured] = evaluator.measure(model, ROWS)
     assert measured.weights == (1, 0, 0, 1, 0, 0, 1) and measured.values == (1,) * 7
     for count in (0, 1, 2):
-        [measured] = evaluator.measure(Neighbours(), ROWS[:count])
+        [measured] = evaluator.measure(Neighbors(), ROWS[:count])
         assert measured.values == (1.0,) * count
 
 
-def test_the_cache_is_left_out_wherever_it_is() -> None:
+def test_the_cache_is_skipped_wherever_it_is() -> None:
     model = FakeTextModel()
     assert without_cache(WrappedModel(CachedModel(WrappedModel(model)))) == WrappedModel(
         WrappedModel(model)

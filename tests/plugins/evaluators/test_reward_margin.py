@@ -22,12 +22,12 @@ TUNED = {"a": [-1.0, -0.5], "b": [-3.0], "c": [-9.0], "d": [-2.5]}
 PROMPT = (Message("user", "q"),)
 
 
-def labelled(text: str, label: bool) -> UnpairedPreference:
+def labeled(text: str, label: bool) -> UnpairedPreference:
     return UnpairedPreference(source=f"r:{text}", prompt=PROMPT, completion=text, label=label)
 
 
 PAIR = Preference(source="r:0", prompt=PROMPT, chosen="a", rejected="c")
-ROWS = [labelled("a", True), labelled("b", True), labelled("d", True), labelled("c", False)]
+ROWS = [labeled("a", True), labeled("b", True), labeled("d", True), labeled("c", False)]
 
 
 def measure(records: Sequence[Record], logprobs: Any = TUNED, **options: Any) -> Measurement:
@@ -56,7 +56,7 @@ def test_the_other_model_itself_has_the_margin_zero() -> None:
 
 
 def test_a_pair_counts_as_its_two_answers() -> None:
-    halves = [labelled("a", True), labelled("c", False)]
+    halves = [labeled("a", True), labeled("c", False)]
     for records in ([PAIR], halves, [PAIR, *halves]):
         measured = measure(records)
         assert mean_interval(measured.values, measured.weights).value == pytest.approx(1.5 + 4.0)
@@ -78,19 +78,19 @@ def test_is_a_default_where_there_are_labels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("evaluators", "heldout", "kind"),
+    ("evaluators", "test", "kind"),
     [
         ((), ROWS, ""),
-        ((), ROWS[:3], "all 3 held-out answers with a label are good"),
-        ((RewardMarginOptions(),), [PAIR, ROWS[3]], "all 1 held-out answers with a label are bad"),
+        ((), ROWS[:3], "all 3 test answers with a label are good"),
+        ((RewardMarginOptions(),), [PAIR, ROWS[3]], "all 1 test answers with a label are bad"),
         ((RewardMarginOptions(),), [PAIR], ""),
         ((object(),), ROWS[:3], ""),
     ],
 )
-def test_held_out_answers_of_one_kind_are_refused(
-    evaluators: tuple[Any, ...], heldout: Sequence[Record], kind: str
+def test_test_answers_of_one_kind_are_refused(
+    evaluators: tuple[Any, ...], test: Sequence[Record], kind: str
 ) -> None:
     plan: Any = SimpleNamespace(evaluators=[SimpleNamespace(config=e) for e in evaluators])
-    found = tunesmith_review_data(plan, heldout)
+    found = tunesmith_review_data(plan, test)
     assert [finding.level for finding in found] == ["error"] * bool(kind)
     assert all(kind in finding.message for finding in found)

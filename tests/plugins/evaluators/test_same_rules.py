@@ -198,7 +198,7 @@ OTHERS = {
     "constrained-json": "its model has to be constrained, which tests of generation do",
     "canaries": "rows of its own, and only of a tuned model",
     "forgetting": "rows of its own, and only of a tuned model",
-    "memorisation": "rows of its own, and only of a tuned model",
+    "memorization": "rows of its own, and only of a tuned model",
     "safety": "rows of its own, and only of a tuned model",
 }
 """Evaluators without a baseline on a part of the test rows, and the reason."""
@@ -263,10 +263,10 @@ def test_a_model_equals_itself(
         pairs = read_pairs(tmp_path, event, tuned[metric], {m.name: m for m in offer.metrics})
         # `repeatability` asks some rows again; the others have no weight, and are no pairs.
         assert len(pairs) == len(rows) or (name == "repeatability" and len(pairs))
-        assert pairs.rival_values == pairs.tuned_values, metric
+        assert pairs.baseline_values == pairs.tuned_values, metric
         if any(pairs.weights or [1.0]):
             found = compare(
-                pairs.rival_values, pairs.tuned_values, event.higher_is_better,
+                pairs.baseline_values, pairs.tuned_values, event.higher_is_better,
                 weights=pairs.weights, bounds=event.bounds,
             )  # fmt: skip
             assert found.difference.value == 0.0 and found.outcome == "unclear"

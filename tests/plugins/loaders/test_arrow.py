@@ -74,14 +74,14 @@ def test_dates_and_decimal_numbers_are_text(tmp_path: Path) -> None:
     assert record.group == "2024-05-01 12:00:00"
 
 
-def test_values_that_are_not_text_are_left_out(tmp_path: Path) -> None:
+def test_values_that_are_not_text_are_skipped(tmp_path: Path) -> None:
     columns = {"prompt": [b"x", b"y"], "completion": ["c", "d"]}
     with pytest.raises(DataError, match="`prompt` is an object, not text"):
         load(write(tmp_path / "rows.parquet", columns))
     columns = {"prompt": ["p", None, "q"], "completion": ["c", "d", "e"]}
-    dataset = load(write(tmp_path / "rows.parquet", columns), max_left_out=0.5)
-    assert [(x.where[-2:], x.cause) for x in dataset.left_out] == [(":2", "`prompt` is null")]
-    assert dataset.left_out[0].row == '{"prompt": null, "completion": "d"}'
+    dataset = load(write(tmp_path / "rows.parquet", columns), max_skipped=0.5)
+    assert [(x.where[-2:], x.cause) for x in dataset.skipped] == [(":2", "`prompt` is null")]
+    assert dataset.skipped[0].row == '{"prompt": null, "completion": "d"}'
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
@@ -113,10 +113,10 @@ def test_a_parquet_bomb_is_refused(tmp_path: Path) -> None:
         load(path, max_unpacked_bytes=5_000_000)
 
 
-def test_rows_that_are_too_large_are_left_out(tmp_path: Path) -> None:
+def test_rows_that_are_too_large_are_skipped(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.parquet", {"text": ["a", "x" * 5_000]})
-    dataset = load(path, max_row_bytes=1_000, max_left_out=0.5)
-    assert [x.cause for x in dataset.left_out] == ["row larger than 1,000 bytes"]
+    dataset = load(path, max_row_bytes=1_000, max_skipped=0.5)
+    assert [x.cause for x in dataset.skipped] == ["row larger than 1,000 bytes"]
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:

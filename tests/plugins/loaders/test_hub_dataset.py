@@ -1,4 +1,4 @@
-"""Data sets of the hub, with a stand-in for the library that fetches them."""
+"""Datasets of the hub, with a stand-in for the library that fetches them."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def load(opener: Any = rows, **options: Any) -> Dataset:
 
 
 def test_splits_are_the_parts_of_the_data() -> None:
-    dataset = load(name="de", heldout_split="test", max_rows=4, group="at")
+    dataset = load(name="de", test_split="test", max_rows=4, group="at")
     record = dataset.train[3]
     assert isinstance(record, Completion)
     assert (record.prompt, record.group) == ("de train 3", "2024-05-04")
     assert record.source == "hf://acme/tickets/train:4"
-    assert dataset.heldout is not None
-    assert [getattr(r, "prompt", "") for r in dataset.heldout] == [f"de test {n}" for n in range(4)]
+    assert dataset.test is not None
+    assert [getattr(r, "prompt", "") for r in dataset.test] == [f"de test {n}" for n in range(4)]
 
 
 def test_an_error_of_the_library_is_reported_without_secrets() -> None:

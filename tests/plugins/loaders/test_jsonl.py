@@ -1,4 +1,4 @@
-"""The loader against malformed data: every row is used unchanged, or left out with its cause."""
+"""The loader against malformed data: every row is used unchanged, or skipped with its cause."""
 
 from __future__ import annotations
 
@@ -100,13 +100,13 @@ UNUSABLE_ROWS = {
 
 
 @pytest.mark.parametrize("bad, cause", UNUSABLE_ROWS.values(), ids=UNUSABLE_ROWS)
-def test_an_unusable_row_is_left_out_and_the_others_are_used(
+def test_an_unusable_row_is_skipped_and_the_others_are_used(
     tmp_path: Path, bad: bytes, cause: str
 ) -> None:
-    dataset = load_bytes(tmp_path, b"\n".join([GOOD, bad, GOOD]), max_left_out=0.5)
+    dataset = load_bytes(tmp_path, b"\n".join([GOOD, bad, GOOD]), max_skipped=0.5)
     assert [record.source[-2:] for record in dataset.train] == [":1", ":3"]
-    assert [(x.where[-2:], x.cause) for x in dataset.left_out] == [(":2", cause)]
-    detail = dataset.left_out[0].detail
+    assert [(x.where[-2:], x.cause) for x in dataset.skipped] == [(":2", cause)]
+    detail = dataset.skipped[0].detail
     assert len(detail) <= 80
     assert detail == one_line(detail)
 
@@ -164,9 +164,9 @@ UNUSABLE_CHATS = {
 
 
 @pytest.mark.parametrize("bad, cause", UNUSABLE_CHATS.values(), ids=UNUSABLE_CHATS)
-def test_an_unusable_conversation_is_left_out(tmp_path: Path, bad: bytes, cause: str) -> None:
-    dataset = load_bytes(tmp_path, b"\n".join([CHAT, bad, CHAT]), max_left_out=0.5)
-    assert [(x.where[-2:], x.cause) for x in dataset.left_out] == [(":2", cause)]
+def test_an_unusable_conversation_is_skipped(tmp_path: Path, bad: bytes, cause: str) -> None:
+    dataset = load_bytes(tmp_path, b"\n".join([CHAT, bad, CHAT]), max_skipped=0.5)
+    assert [(x.where[-2:], x.cause) for x in dataset.skipped] == [(":2", cause)]
     assert len(dataset.train) == 2
 
 
@@ -187,9 +187,9 @@ UNUSABLE_PAIRS = {
 
 
 @pytest.mark.parametrize("bad, cause", UNUSABLE_PAIRS.values(), ids=UNUSABLE_PAIRS)
-def test_an_unusable_pair_is_left_out(tmp_path: Path, bad: bytes, cause: str) -> None:
-    dataset = load_bytes(tmp_path, b"\n".join([pair(), bad, pair()]), max_left_out=0.5)
-    assert [(x.where[-2:], x.cause) for x in dataset.left_out] == [(":2", cause)]
+def test_an_unusable_pair_is_skipped(tmp_path: Path, bad: bytes, cause: str) -> None:
+    dataset = load_bytes(tmp_path, b"\n".join([pair(), bad, pair()]), max_skipped=0.5)
+    assert [(x.where[-2:], x.cause) for x in dataset.skipped] == [(":2", cause)]
 
 
 UNUSABLE_FILES = {
@@ -249,7 +249,7 @@ def test_unusual_but_valid_files_are_read(tmp_path: Path, data: bytes) -> None:
         ("p", "c"),
         ("p", "c"),
     ]
-    assert not dataset.left_out
+    assert not dataset.skipped
 
 
 @pytest.mark.parametrize(
@@ -280,10 +280,10 @@ def test_line_numbers_are_those_of_the_file(tmp_path: Path) -> None:
         "array": (b"\n[\n" + GOOD + b",\n{\n},\n" + GOOD + b"\n]", [3, 6], [4]),
         "pretty": (b'\n{\n"prompt":"p","completion":"c"}\n\n{"a":\n%}\n' + GOOD, [2, 7], [5]),
     }
-    for name, (data, used, left_out) in layouts.items():
-        dataset = load_bytes(tmp_path, data, max_left_out=1)
+    for name, (data, used, skipped) in layouts.items():
+        dataset = load_bytes(tmp_path, data, max_skipped=1)
         assert [int(r.source.rpartition(":")[2]) for r in dataset.train] == used, name
-        assert [int(x.where.rpartition(":")[2]) for x in dataset.left_out] == left_out, name
+        assert [int(x.where.rpartition(":")[2]) for x in dataset.skipped] == skipped, name
 
 
 def test_rows_that_share_a_line_are_named_by_their_number(tmp_path: Path) -> None:
@@ -297,8 +297,8 @@ def test_rows_that_share_a_line_are_named_by_their_number(tmp_path: Path) -> Non
         (b"[{\n" + GOOD[1:] + b", {\n" + bad[1:] + b", " + GOOD + b"]", ":1", ":2", ":3"),
     )
     for data, *expected in layouts:
-        dataset = load_bytes(tmp_path, data, max_left_out=1)
-        named = [*(record.source for record in dataset.train), dataset.left_out[0].where]
+        dataset = load_bytes(tmp_path, data, max_skipped=1)
+        named = [*(record.source for record in dataset.train), dataset.skipped[0].where]
         places = [name.removeprefix(str(tmp_path / "data.jsonl")) for name in named]
         assert places == [expected[0], expected[2], expected[1]], data
 
@@ -310,26 +310,26 @@ def test_too_many_unusable_rows_are_reported_by_cause_with_the_first_of_each(
     with pytest.raises(DataError) as caught:
         load_bytes(tmp_path, b"\n".join(lines))
     message = caught.value.message
-    assert "4 of 100 rows cannot be used, more than max_left_out = 0.01 allows" in message
+    assert "4 of 100 rows cannot be used, more than max_skipped = 0.01 allows" in message
     assert "2 × answer is empty, first at " in message
     assert "data.jsonl:97" in message
     assert "1 × not JSON, first at " in message
     assert "1 × other format than the rest of the file" in message
     assert caught.value.hint
-    assert "max_left_out" in caught.value.hint
+    assert "max_skipped" in caught.value.hint
 
 
 def test_up_to_the_allowed_share_may_be_unusable(tmp_path: Path) -> None:
-    assert len(load_bytes(tmp_path, b"\n".join([GOOD] * 99 + [b"%%"])).left_out) == 1
+    assert len(load_bytes(tmp_path, b"\n".join([GOOD] * 99 + [b"%%"])).skipped) == 1
     with pytest.raises(DataError, match="2 of 100 rows"):
         load_bytes(tmp_path, b"\n".join([GOOD] * 98 + [b"%%"] * 2))
     with pytest.raises(DataError, match="1 of 100 rows"):
-        load_bytes(tmp_path, b"\n".join([GOOD] * 99 + [b"%%"]), max_left_out=0)
+        load_bytes(tmp_path, b"\n".join([GOOD] * 99 + [b"%%"]), max_skipped=0)
 
 
-def test_no_usable_row_is_an_error_for_any_max_left_out(tmp_path: Path) -> None:
+def test_no_usable_row_is_an_error_for_any_max_skipped(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 of 2 rows"):
-        load_bytes(tmp_path, b"%%\n%%", max_left_out=1)
+        load_bytes(tmp_path, b"%%\n%%", max_skipped=1)
 
 
 def test_windows_1252_file_is_recognized(tmp_path: Path) -> None:
@@ -350,16 +350,16 @@ def test_windows_1252_file_is_recognized(tmp_path: Path) -> None:
     ],
 )
 def test_detail_explains_why_a_row_is_not_json(tmp_path: Path, bad: bytes, reason: str) -> None:
-    dataset = load_bytes(tmp_path, GOOD + b"\n" + bad, max_left_out=0.5)
-    assert reason in dataset.left_out[0].detail
+    dataset = load_bytes(tmp_path, GOOD + b"\n" + bad, max_skipped=0.5)
+    assert reason in dataset.skipped[0].detail
 
 
 def test_misspelled_column_is_suggested(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_bytes(tmp_path, b'{"promt": "p", "completion": "c"}')
     assert caught.value.hint == "did you mean `prompt`?"
-    dataset = load_bytes(tmp_path, GOOD + b'\n{"promt": "p"}', max_left_out=0.5)
-    assert dataset.left_out[0].detail == "did you mean `promt`?"
+    dataset = load_bytes(tmp_path, GOOD + b'\n{"promt": "p"}', max_skipped=0.5)
+    assert dataset.skipped[0].detail == "did you mean `promt`?"
 
 
 def test_a_row_of_64_megabytes_is_skipped_in_little_memory(tmp_path: Path) -> None:
@@ -369,9 +369,9 @@ def test_a_row_of_64_megabytes_is_skipped_in_little_memory(tmp_path: Path) -> No
         for _ in range(64):
             file.write(b"x" * 1_000_000)
         file.write(b'"}\n' + GOOD)
-    dataset = load(path, max_left_out=0.5)
+    dataset = load(path, max_skipped=0.5)
     assert [record.source[-2:] for record in dataset.train] == [":1", ":3"]
-    assert dataset.left_out[0].cause == "row larger than 8,000,000 bytes"
+    assert dataset.skipped[0].cause == "row larger than 8,000,000 bytes"
 
 
 def test_row_of_exactly_max_row_bytes_is_read(tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_gzip_bomb_is_refused(tmp_path: Path) -> None:
 def test_hostile_strings_take_linear_time(tmp_path: Path) -> None:
     hostile = [b'{"x": "' + b'\\"' * 400_000, b'"' * 400_001, b"{" + b'"\\' * 400_000]
     started = time.perf_counter()
-    load_bytes(tmp_path, b"\n".join([GOOD, *hostile]), max_left_out=1)
+    load_bytes(tmp_path, b"\n".join([GOOD, *hostile]), max_skipped=1)
     for data in hostile:
         with pytest.raises(DataError):
             load_bytes(tmp_path, b"[" + data)
@@ -462,15 +462,15 @@ def test_details_contain_no_secrets(tmp_path: Path) -> None:
         f"{{'key': '{secret}'}}".encode(),
         f'"{secret}"'.encode(),
     ]
-    dataset = load_bytes(tmp_path, b"\n".join(rows), max_left_out=1)
-    assert len(dataset.left_out) == 3
-    for item in dataset.left_out:
+    dataset = load_bytes(tmp_path, b"\n".join(rows), max_skipped=1)
+    assert len(dataset.skipped) == 3
+    for item in dataset.skipped:
         assert "A1b2A1b2" not in item.detail
 
 
 def test_loading_is_deterministic(tmp_path: Path) -> None:
     data = b"\n".join([GOOD, b"%%", GOOD])
-    assert load_bytes(tmp_path, data, max_left_out=1) == load_bytes(tmp_path, data, max_left_out=1)
+    assert load_bytes(tmp_path, data, max_skipped=1) == load_bytes(tmp_path, data, max_skipped=1)
 
 
 def test_conversation_is_read_turn_by_turn(tmp_path: Path) -> None:

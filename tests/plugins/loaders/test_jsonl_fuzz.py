@@ -58,10 +58,10 @@ SEEDS = {
 }
 
 
-def load(path: Path, max_left_out: float = 1.0) -> list[Record]:
-    options = JsonlOptions(train=str(path), max_left_out=max_left_out)
+def load(path: Path, max_skipped: float = 1.0) -> list[Record]:
+    options = JsonlOptions(train=str(path), max_skipped=max_skipped)
     dataset = JSONL.build(options).load()
-    for item in dataset.left_out:
+    for item in dataset.skipped:
         assert item.cause
         assert len(item.detail) <= 80
         assert item.detail == one_line(item.detail)
@@ -89,7 +89,7 @@ def test_written_rows_are_read_unchanged(
     ][layout]
     path = tmp_path / "data.jsonl"
     path.write_bytes(data.encode())
-    found = load(path, max_left_out=0)
+    found = load(path, max_skipped=0)
     assert [(r.prompt, r.completion) for r in found if isinstance(r, Completion)] == rows
 
 
@@ -97,7 +97,7 @@ def test_written_rows_are_read_unchanged(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(texts=st.lists(NOT_BLANK, min_size=2, max_size=6), damage=DAMAGE)
-def test_any_conversation_is_used_or_left_out(
+def test_any_conversation_is_used_or_skipped(
     tmp_path: Path, texts: list[str], damage: list[tuple[int, str, object]]
 ) -> None:
     """One that is valid is read unchanged; of any other, the rows beside it are read."""

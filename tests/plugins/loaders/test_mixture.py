@@ -73,10 +73,10 @@ def test_the_same_rows_are_chosen_each_time(folder: Path) -> None:
     assert len(set(first)) == 30
 
 
-def test_held_out_rows_of_sources_are_kept(folder: Path) -> None:
-    dataset = load(folder, {**A, "heldout": str(folder / "b.jsonl")}, {**A, "max_rows": 5})
-    assert dataset.heldout is not None
-    assert [r.source.rpartition(":")[2] for r in dataset.heldout] == [str(n) for n in range(1, 11)]
+def test_test_rows_of_sources_are_kept(folder: Path) -> None:
+    dataset = load(folder, {**A, "test": str(folder / "b.jsonl")}, {**A, "max_rows": 5})
+    assert dataset.test is not None
+    assert [r.source.rpartition(":")[2] for r in dataset.test] == [str(n) for n in range(1, 11)]
     assert dataset.train[-1] == list(dataset.train)[-1] and len(dataset.train[:3]) == 3
     with pytest.raises(IndexError):
         dataset.train[105]

@@ -38,13 +38,13 @@ def load(database: Path, train: str = QUERY, **options: Any) -> Dataset:
 
 
 def test_the_rows_of_a_query_are_read_in_its_order(database: Path) -> None:
-    dataset = load(database, group="asked", heldout=f"{QUERY} DESC LIMIT 3")
-    assert len(dataset.train) == 1_200 and dataset.heldout is not None
+    dataset = load(database, group="asked", test=f"{QUERY} DESC LIMIT 3")
+    assert len(dataset.train) == 1_200 and dataset.test is not None
     record = dataset.train[-1]
     assert isinstance(record, Completion)
     assert (record.prompt, record.completion) == ("question 1199", "answer 1199")
     assert (record.source, record.group) == ("query of train:1200", "2024-05-01")
-    assert [r.source for r in dataset.heldout] == [f"query of heldout:{n}" for n in (1, 2, 3)]
+    assert [r.source for r in dataset.test] == [f"query of test:{n}" for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_rows_are_accounted_for(database: Path) -> None:
         load(database, query)
     with pytest.raises(DataError, match="returns more than max_rows = 1,000 rows"):
         load(database, max_rows=1_000)
-    dataset = load(database, f"{QUERY} LIMIT 2", max_row_bytes=1_000, max_left_out=0.9)
-    assert not dataset.left_out
+    dataset = load(database, f"{QUERY} LIMIT 2", max_row_bytes=1_000, max_skipped=0.9)
+    assert not dataset.skipped
 
 
 def test_a_missing_file_is_not_created(tmp_path: Path) -> None:

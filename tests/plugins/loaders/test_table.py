@@ -53,7 +53,7 @@ def pairs(dataset: Dataset) -> list[tuple[str, str]]:
 def test_common_dialects(tmp_path: Path, data: bytes) -> None:
     dataset = load(tmp_path, data)
     assert pairs(dataset) == [("p", "c"), ("q", "d")]
-    assert not dataset.left_out
+    assert not dataset.skipped
 
 
 def test_values_are_always_text(tmp_path: Path) -> None:
@@ -84,13 +84,13 @@ def test_quotes_newlines_and_line_numbers(tmp_path: Path) -> None:
         (b",c", "prompt is empty", [3]),
     ],
 )
-def test_an_unusable_row_is_left_out(
+def test_an_unusable_row_is_skipped(
     tmp_path: Path, bad: bytes, cause: str, lines: list[int]
 ) -> None:
-    dataset = load(tmp_path, HEADER + b"p,c\n" + bad + b"\nq,d\n", max_left_out=0.9)
+    dataset = load(tmp_path, HEADER + b"p,c\n" + bad + b"\nq,d\n", max_skipped=0.9)
     assert pairs(dataset) == [("p", "c"), ("q", "d")]
-    assert [x.cause for x in dataset.left_out] == [cause] * len(lines)
-    assert [int(x.where.rpartition(":")[2]) for x in dataset.left_out] == lines
+    assert [x.cause for x in dataset.skipped] == [cause] * len(lines)
+    assert [int(x.where.rpartition(":")[2]) for x in dataset.skipped] == lines
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,13 @@ def test_an_unusable_row_is_left_out(
         (b"sep=;\na;a\nb;c\n", ":2: two columns are named `a`"),
         (HEADER + b'p,c\nq,"d\n' + b"x,y\n" * 500, ":3: a quote opens here that is never closed"),
         (HEADER + b"p," + b"c" * 200_000, ":2: a field is longer than 131,072 characters"),
-        (b"colour,shape\nred,round\n", "no known format has the columns `colour`, `shape`"),
+        (b"color,shape\nred,round\n", "no known format has the columns `color`, `shape`"),
         ("prompt,completion\np,c\n".encode("utf-16"), "looks like UTF-16"),
     ],
 )
 def test_an_unusable_file_stops_the_run(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(DataError) as caught:
-        load(tmp_path, data, max_left_out=0.5)
+        load(tmp_path, data, max_skipped=0.5)
     assert message in caught.value.message
 
 
@@ -158,4 +158,4 @@ def test_written_rows_are_read_unchanged(
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter=delimiter)
     writer.writerows([("prompt", "completion"), *rows])
-    assert pairs(load(tmp_path, text.getvalue().encode(), max_left_out=0)) == rows
+    assert pairs(load(tmp_path, text.getvalue().encode(), max_skipped=0)) == rows

@@ -93,11 +93,11 @@ def test_a_folder_is_read_with_its_documents_as_groups(tmp_path: Path) -> None:
     assert set(groups) == {"a.md", "one.py", "two.py"}
     assert groups["one.py"] == groups["two.py"] == str(tmp_path / "repo")
     assert str(groups["a.md"]).endswith("a.md")
-    split = split_records(dataset.train, request_for(dataset.train, holdout=0.4, dev=False))
-    heldout, train = (
-        {dataset.train[n].group for n in part} for part in (split.heldout, split.train)
+    split = split_records(
+        dataset.train, request_for(dataset.train, test_size=0.4, validation=False)
     )
-    assert not heldout & train
+    test, train = ({dataset.train[n].group for n in part} for part in (split.test, split.train))
+    assert not test & train
 
 
 def test_pieces_have_the_tokens_that_are_asked_for(tmp_path: Path) -> None:
@@ -121,21 +121,21 @@ def test_pdf_and_word_documents(tmp_path: Path) -> None:
     document.save(str(tmp_path / "a.docx"))
     (tmp_path / "b.pdf").write_bytes(pdf("Hello from PDF."))
     (tmp_path / "c.pdf").write_bytes(pdf("cut off")[:60])
-    dataset = load(str(tmp_path), max_left_out=0.5)
+    dataset = load(str(tmp_path), max_skipped=0.5)
     assert texts(dataset) == ["Hello from Word.", "Hello from PDF."]
     assert dataset.train[1].source.endswith("b.pdf:1")
-    assert [x.cause for x in dataset.left_out] == ["document cannot be read"]
+    assert [x.cause for x in dataset.skipped] == ["document cannot be read"]
 
 
-def test_unusable_documents_are_left_out(tmp_path: Path) -> None:
+def test_unusable_documents_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("good")
     (tmp_path / "b.txt").write_bytes(b"caf\xe9")
     (tmp_path / "c.txt").write_bytes("text".encode("utf-16"))
     (tmp_path / "d.txt").write_bytes(b"some text\0")
     (tmp_path / "e.txt").write_text(" \n ")
-    dataset = load(str(tmp_path), max_left_out=0.8)
+    dataset = load(str(tmp_path), max_skipped=0.8)
     assert texts(dataset) == ["good"]
-    assert [(x.where[-7:], x.cause) for x in dataset.left_out] == [
+    assert [(x.where[-7:], x.cause) for x in dataset.skipped] == [
         ("b.txt:1", "not UTF-8"),
         ("c.txt:1", "document cannot be read"),
         ("d.txt:1", "`text` holds a NUL character"),
@@ -152,8 +152,8 @@ def test_names_that_hold_no_text_are_refused(tmp_path: Path) -> None:
         load(str(tmp_path / "missing.txt"))
     (tmp_path / "[a].txt").write_text("brackets")
     assert texts(load(str(tmp_path))) == ["brackets"]
-    with pytest.raises(DataError, match="is in both train and heldout"):
-        load(str(tmp_path), heldout=str(tmp_path / "[[]a].txt"))
+    with pytest.raises(DataError, match="is in both train and test"):
+        load(str(tmp_path), test=str(tmp_path / "[[]a].txt"))
 
 
 def test_a_single_document_is_split_only_if_that_is_allowed(tmp_path: Path) -> None:

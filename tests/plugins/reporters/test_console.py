@@ -20,10 +20,10 @@ from tunesmith.contracts import Reporter
 from tunesmith.events import (
     DataLoaded,
     Event,
+    FindingReported,
     GateChecked,
     Measured,
     Monitored,
-    Notice,
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
@@ -62,8 +62,10 @@ def run_events(steps: int = 100) -> Iterator[Event]:
     """Yield the events of a complete run: every event, and a second metric of the base model."""
     for event in sample_run("exact-match", steps=steps):
         yield event
-        if isinstance(event, Notice):
-            yield sample_event(Notice, level="error", message="printed by the command line")
+        if isinstance(event, FindingReported):
+            yield sample_event(
+                FindingReported, level="error", message="printed by the command line"
+            )
         elif isinstance(event, Measured) and event.model == "zero-shot":
             yield replace(event, metric="loss")
 
@@ -108,7 +110,7 @@ def test_the_start_of_a_technique_without_adapters_names_none(details: dict[str,
 def test_plain_lines_of_a_run() -> None:
     lines = plain(run_events())
     assert lines[0] == "starting run-1"
-    assert "data: 240 training rows, 120 held out for evaluation, 2 unusable rows left out" in lines
+    assert "data: 240 training rows, 120 held out for evaluation, 2 unusable rows skipped" in lines
     assert "warning: data: exact-match" in lines
     assert "zero-shot: exact-match 0.030 [0.010, 0.070]" in lines
     assert not any("command line" in line for line in lines)
@@ -130,15 +132,15 @@ def test_step_line_shows_loss_speed_memory_and_time_left() -> None:
         assert text in line
 
 
-def test_twin_free_scores_and_errors_about_heldout_rows_are_shown() -> None:
-    twin_free = {"value": 0.25, "low": 0.1, "high": 0.4, "n": 9}
+def test_leakage_free_scores_and_errors_about_test_rows_are_shown() -> None:
+    leakage_free = {"value": 0.25, "low": 0.1, "high": 0.4, "n": 9}
     events = [
-        sample_event(Measured, twin_free=twin_free),
-        sample_event(Notice, level="error", heldout_rows=[3]),
-        sample_event(Notice, level="error", message="ends the run"),
+        sample_event(Measured, leakage_free=leakage_free),
+        sample_event(FindingReported, level="error", test_rows=[3]),
+        sample_event(FindingReported, level="error", message="ends the run"),
     ]
     measured, error = plain(iter(events))
-    assert measured.endswith("twin-free 0.250") and error.startswith("error: data: sample")
+    assert measured.endswith("leakage-free 0.250") and error.startswith("error: data: sample")
 
 
 def test_off_prints_only_warnings() -> None:
@@ -183,12 +185,12 @@ def test_training_is_shown_with_the_run_below(terminal: Terminal) -> None:
             if isinstance(event, TrainingFinished):
                 break
             live.report(event)
-        live.report(sample_event(Monitored, metrics={"dev_loss": 0.5}))
-        live.report(sample_event(Monitored, metrics={"dev_loss": 0.75}))
+        live.report(sample_event(Monitored, metrics={"validation_loss": 0.5}))
+        live.report(sample_event(Monitored, metrics={"validation_loss": 0.75}))
         first, second, third, run = render(live).rstrip("\n").splitlines()
     assert "training" in first and "step 100/100" in first
     assert "loss" in second and "█" in second and "2,000 tokens/s" in second and "GiB" in second
-    assert "dev loss 0.750" in third and "▁█" in third and "best 0.500" in third
+    assert "validation loss 0.750" in third and "▁█" in third and "best 0.500" in third
     assert "run: training" in run and "%" in run
 
 
@@ -219,7 +221,7 @@ def test_nothing_is_cut_at_80_columns(terminal: Terminal, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_variants_of_a_rival_are_told_apart(
+def test_variants_of_a_baseline_are_told_apart(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -251,7 +253,7 @@ def test_a_resumed_run_goes_on_where_it_was(terminal: Terminal, tmp_path: Path) 
         for n, loss in ((1, 8.0), (2, 4.0), (3, 4.0), (4, 99.0), (2, 6.0))
     ]
     other = sample_event(StepFinished, stage="reward", step=1, loss=77.0)
-    saved = sample_event(Monitored, step=2, metrics={"dev_loss": 5.0})
+    saved = sample_event(Monitored, step=2, metrics={"validation_loss": 5.0})
     lines = [encode_json(event.to_json()) + "\n" for event in (*earlier, other, saved)]
     log.write_text("".join(lines))
     resumed = [
@@ -266,7 +268,7 @@ def test_a_resumed_run_goes_on_where_it_was(terminal: Terminal, tmp_path: Path) 
             plain.report(event)
         assert live._training is not None
         assert live._training.losses == [8.0, 6.0, 4.0, 2.0]
-        assert live._training.dev_losses == [5.0]
+        assert live._training.validation_losses == [5.0]
         for reporter in (live, plain):
             reporter.report(sample_event(TrainingFinished, steps=9))
     assert "loss 8.000 ->" in stream.getvalue() and "loss 8.000 ->" in terminal.getvalue()
@@ -344,7 +346,9 @@ EVENTS = st.one_of(
     st.builds(PhaseStarted, phase=WORDS, total=st.none() | INTS, unit=WORDS),
     st.builds(PhaseAdvanced, phase=WORDS, done=INTS),
     st.builds(PhaseEnded, phase=WORDS, seconds=FLOATS),
-    st.builds(Notice, level=st.sampled_from(["info", "warning"]), source=WORDS, message=WORDS),
+    st.builds(
+        FindingReported, level=st.sampled_from(["info", "warning"]), source=WORDS, message=WORDS
+    ),
     st.builds(
         StepFinished,
         step=INTS,

@@ -15,9 +15,9 @@ from tunesmith.errors import UsageError
 from tunesmith.events import (
     CompletionSampled,
     Event,
+    FindingReported,
     Measured,
     Monitored,
-    Notice,
     StepFinished,
     TrainingStarted,
 )
@@ -81,22 +81,24 @@ def test_findings_have_examples_rows_and_what_to_do(tmp_path: Path) -> None:
     lines = ({"source": f"test.csv:{n}", "right": {"value": 1, "weight": 1}} for n in range(120))
     evaluation.write_text("".join(encode_json(line) + "\n" for line in lines))
     leak = sample_event(
-        Notice,
+        FindingReported,
         level="error",
-        message="2 of 120 held-out rows have the prompt of a training row",
+        message="2 of 120 test rows have the prompt of a training row",
         count=2,
         examples=[f"test.csv:4 {EVIL}"],
         hint="remove them from one part",
-        heldout_rows=[4, 17, 999],
+        test_rows=[4, 17, 999],
     )
-    quiet = sample_event(Notice, level="info", message="nothing to look at")
-    counted = sample_event(Notice, level="info", message="83 prompts have a negation", count=83)
+    quiet = sample_event(FindingReported, level="info", message="nothing to look at")
+    counted = sample_event(
+        FindingReported, level="info", message="83 prompts have a negation", count=83
+    )
     measured = sample_event(
         Measured,
         metric="right",
         n=120,
         records="evaluations/tuned.jsonl",
-        twin_free={"value": 0.4375, "low": 0.3, "high": 0.6, "n": 118},
+        leakage_free={"value": 0.4375, "low": 0.3, "high": 0.6, "n": 118},
     )
     events = [e for e in sample_run() if not isinstance(e, Measured)]
     read = outline(page(tmp_path, [*events[:5], counted, quiet, leak, measured, *events[5:]]))
@@ -104,8 +106,8 @@ def test_findings_have_examples_rows_and_what_to_do(tmp_path: Path) -> None:
     assert text.index("have the prompt of a training row") < text.index("83 prompts have")
     assert "To do: remove them from one part" in text and "nothing to look at" not in text
     assert "1 of 2 rows test.csv:4 <script>" in text
-    assert "2 held-out rows of 3 test.csv:4, test.csv:17" in text
-    assert "tuned, twin-free0.438[0.300, 0.600]118" in text
+    assert "2 test rows of 3 test.csv:4, test.csv:17" in text
+    assert "tuned, leakage-free0.438[0.300, 0.600]118" in text
     evaluation.write_text("damaged")
     text = outline(page(tmp_path, [*events[:5], leak, measured, *events[5:]])).text
     assert "have the prompt of a training row" in text and "test.csv:17" not in text
@@ -115,10 +117,10 @@ def test_page_has_no_secret_in_any_field(tmp_path: Path) -> None:
     secret = "hf_" + "a1B2" * 8
     long = "x" * 1_990 + " " + secret  # cut within the secret
     *reported, end = sample_run(steps=3)
-    notice = sample_event(Notice, level="warning", source=secret, message=long)
+    finding = sample_event(FindingReported, level="warning", source=secret, message=long)
     sample = sample_event(CompletionSampled, prompt=secret, completion=long)
     end = replace(end, error=f"https://me:{secret}@host", hint=secret)
-    text = page(tmp_path, [*reported, notice, sample, end])
+    text = page(tmp_path, [*reported, finding, sample, end])
     assert "hf_a" not in text
     assert text.count("[redacted:") >= 4
 
@@ -142,7 +144,7 @@ def test_page_shows_all_measurements(tmp_path: Path) -> None:
 
 VERDICT = {
     "word": "FINE-TUNE", "sentence": "better than linear", "would_change": "3 rows for linear",
-    "outcome": "better", "rival": "linear", "metric": "m", "evaluator": "e",
+    "outcome": "better", "baseline": "linear", "metric": "m", "evaluator": "e",
     "comparisons": {
         "linear": {
             "variant": "C=10", "value": 0.781, "tuned": 0.904, "difference": 0.123, "low": 0.045,
@@ -161,7 +163,7 @@ def test_the_verdict_begins_with_its_word(tmp_path: Path) -> None:
     assert places == sorted(places)
 
 
-def test_the_comparisons_of_an_earlier_version_are_left_out(tmp_path: Path) -> None:
+def test_the_comparisons_of_an_earlier_version_are_skipped(tmp_path: Path) -> None:
     *reported, end = sample_run(steps=3)
     verdict = {"sentence": "worth it", "outcome": "better", "comparisons": {"base": {"low": 0.1}}}
     text = outline(page(tmp_path, [*reported, replace(end, verdict=verdict)])).text
@@ -177,7 +179,7 @@ def test_a_metric_of_two_evaluators_has_two_sections(tmp_path: Path) -> None:
 
 def test_text_from_users_is_escaped(tmp_path: Path) -> None:
     *reported, end = sample_run(EVIL)
-    verdict = {"sentence": EVIL, "outcome": EVIL, "metric": EVIL, "rival": EVIL}
+    verdict = {"sentence": EVIL, "outcome": EVIL, "metric": EVIL, "baseline": EVIL}
     raw = page(tmp_path, [*reported, replace(end, verdict=verdict)])
     parsed = outline(raw)
     assert "script" not in parsed.tags and "onerror" not in parsed.attributes
@@ -266,13 +268,13 @@ def test_nothing_regressed_where_no_other_model_was_asked(tmp_path: Path) -> Non
     assert "all 4 wrong 2 right 2" in " ".join(text.split()), "not: regressed 0"
 
 
-def test_scores_on_dev_rows_are_called_so(tmp_path: Path) -> None:
+def test_scores_on_validation_rows_are_called_so(tmp_path: Path) -> None:
     others = [e for e in sample_run(steps=2) if not isinstance(e, Measured)]
-    for part, rows in (("dev", "Dev rows, "), ("heldout", "Held-out rows, ")):
+    for part, rows in (("validation", "Validation rows, "), ("test", "Test rows, ")):
         measured = sample_event(Measured, metric="m", evaluator="m", part=part)
         text = " ".join(outline(page(tmp_path, [*others[:-1], measured, others[-1]])).text.split())
         assert f"{rows}higher is better; bars are 95 % intervals" in text
-        assert ("m (dev rows, higher is better)" in text) == (part == "dev")
+        assert ("m (validation rows, higher is better)" in text) == (part == "validation")
 
 
 def test_a_model_that_was_asked_fewer_rows(tmp_path: Path) -> None:
@@ -317,16 +319,19 @@ def test_a_lost_evaluation_leaves_the_rest_of_the_page(tmp_path: Path) -> None:
     assert articles(raw) == [] and "All scores" in raw
 
 
-def test_training_and_dev_loss_share_a_chart_in_two_scales(tmp_path: Path) -> None:
+def test_training_and_validation_loss_share_a_chart_in_two_scales(tmp_path: Path) -> None:
     *reported, finished = sample_run(steps=3)
     evaluations = [
-        Monitored(step=step, metrics={"dev_loss": 3.0 - step, "train_loss": 2.0}, best=True)
+        Monitored(step=step, metrics={"validation_loss": 3.0 - step, "train_loss": 2.0}, best=True)
         for step in (0, 2)
     ]
     found = page(tmp_path, [*reported, *evaluations, finished])
-    assert found.count("loss, log scale</text>") == 1 and found.count('<polyline class="dev"') == 2
-    assert found.count("step 2, dev rows: 1.000") == 2
-    assert "train loss (during training)" in found and "dev loss" not in found
+    assert (
+        found.count("loss, log scale</text>") == 1
+        and found.count('<polyline class="validation"') == 2
+    )
+    assert found.count("step 2, validation rows: 1.000") == 2
+    assert "train loss (during training)" in found and "validation loss" not in found
 
 
 def test_the_loss_of_zero_has_no_log_scale(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from tunesmith.errors import UsageError
-from tunesmith.events import Event, Notice, PhaseAdvanced, PhaseEnded, from_json
+from tunesmith.events import Event, FindingReported, PhaseAdvanced, PhaseEnded, from_json
 from tunesmith.storage import RunFolder
 from tunesmith_plugins.reporters.jsonlines.offer import JSONLINES, JsonlinesOptions
 
 EVENTS: list[Event] = [
     PhaseAdvanced(phase="x", done=3),
-    Notice(level="warning", source="a", message="\x1b[31mline\nbreak \u2028 \ud800 é"),
+    FindingReported(level="warning", source="a", message="\x1b[31mline\nbreak \u2028 \ud800 é"),
     PhaseEnded(phase="x", seconds=math.nan),
 ]
 

@@ -32,8 +32,8 @@ def events():
     yield sample_event(DataLoaded)
     yield sample_event(Forecast, seconds=[60.0, 90.0])
     yield sample_event(ModelResolved)
-    for rival in ("majority", "zero-shot"):
-        yield sample_event(RivalChosen, rival=rival, variant="a long variant of the prompt")
+    for baseline in ("majority", "zero-shot"):
+        yield sample_event(BaselineChosen, baseline=baseline, variant="a long variant of the prompt")
     yield PhaseStarted(phase="zero-shot: exact-match", total=4000, unit="prompts")
     for done in range(0, 2001, 100):
         yield PhaseAdvanced(phase="zero-shot: exact-match", done=done)
@@ -51,7 +51,7 @@ def events():
             StepFinished, stage="policy", step=step, steps=400, loss=9.0 / step, metrics=metrics
         )
         if step % 40 == 0:
-            yield Monitored(stage="policy", step=step, metrics={"dev_loss": 8 / step}, best=True)
+            yield Monitored(stage="policy", step=step, metrics={"validation_loss": 8 / step}, best=True)
     yield "training"
 
 Path("pid").write_text(str(os.getpid()))
@@ -116,16 +116,18 @@ def screen(tmp_path: Path) -> Iterator[Screen]:
 def test_a_phase_and_a_training_with_the_run_below(screen: Screen, tmp_path: Path) -> None:
     *_, phase, run, path = screen("2,000/4,000")
     assert phase.lstrip().startswith("zero-shot: exact-match") and " left" in phase
-    assert run.lstrip().startswith("run: rivals")
+    assert run.lstrip().startswith("run: baselines")
     assert path.strip() == "○ supervised → ○ reward → ○ policy"
     (tmp_path / "after-phase").touch()
-    *_, training, loss, dev, run, path = screen("step 160/400")
+    *_, training, loss, validation, run, path = screen("step 160/400")
     assert "training policy" in training and " left" in training
     assert loss.strip().startswith("loss ") and "reward 22.857" in loss
-    assert dev.strip().startswith("dev loss 0.050") and dev.endswith("best 0.050")
+    assert validation.strip().startswith("validation loss 0.050") and validation.endswith(
+        "best 0.050"
+    )
     assert run.lstrip().startswith("run: training") and "%" in run and "left" in run
     assert path.strip() == "✓ supervised → ✓ reward (gate passed) → ● policy"
-    assert all("…" not in line for line in (training, loss, dev, run, path))
+    assert all("…" not in line for line in (training, loss, validation, run, path))
     (tmp_path / "after-training").touch()
 
 

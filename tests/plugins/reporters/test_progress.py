@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from tunesmith.events import (
+    BaselineChosen,
     DataLoaded,
     Event,
     Forecast,
     Measured,
     ModelResolved,
     PhaseStarted,
-    RivalChosen,
     RunFinished,
     RunStarted,
     StepFinished,
@@ -62,7 +62,7 @@ def step(number: int, seconds: float, steps: int = 100) -> StepFinished:
     return sample_event(StepFinished, step=number, steps=steps, seconds=seconds)
 
 
-def test_the_first_step_of_a_training_is_left_out_of_its_speed() -> None:
+def test_the_first_step_of_a_training_is_skipped_of_its_speed() -> None:
     training = TrainingProgress()
     training.add(step(1, 30.0))
     assert training.seconds_left == pytest.approx(99 * 30.0)
@@ -97,14 +97,14 @@ def run_of(*events: Event) -> RunProgress:
 
 BEFORE = [
     sample_event(RunStarted, plan={"baselines": {"rows": 50}}),
-    sample_event(DataLoaded, heldout=100),
+    sample_event(DataLoaded, test=100),
     sample_event(Forecast, seconds=[50.0, 150.0]),
     sample_event(ModelResolved),
     # Classifiers, and prompts that took 0.5 s and 2 s for each of 40 rows.
     *[
         sample_event(
-            RivalChosen,
-            rival=name,
+            BaselineChosen,
+            baseline=name,
             variant="v",
             solution=solution,
             variants=[{"name": "v", "score": 0.5, "rows": 40, "seconds": 40 * seconds}],
@@ -122,8 +122,8 @@ ZERO_SHOT = sample_event(Measured, model="zero-shot", n=50, seconds=10.0)
 
 def test_the_time_of_a_run_is_that_of_its_parts() -> None:
     run = run_of(*BEFORE)
-    assert run.part == "rivals" and math.isnan(run.seconds_left(0.0, 0.0))
-    # A rival that takes no time says nothing about the others, which are measured on 50 rows.
+    assert run.part == "baselines" and math.isnan(run.seconds_left(0.0, 0.0))
+    # A baseline that takes no time says nothing about the others, which are measured on 50 rows.
     run.add(MAJORITY, 0.0)
     assert run.seconds_left(0.0, math.nan) == 50 * 0.5 + 50 * 2.0 + 100.0
     run.add(sample_event(PhaseStarted, phase="zero-shot: exact-match"), 0.0)
@@ -143,14 +143,14 @@ def test_the_time_of_a_run_is_that_of_its_parts() -> None:
     assert run.seconds_left(0.0, 0.0) == 0.0
 
 
-def test_a_run_without_a_training_has_the_time_of_its_rivals() -> None:
-    ladder = sample_event(RunStarted, plan={"baselines": {"rows": 50}}, trains=False)
-    run = run_of(ladder, BEFORE[1], *BEFORE[3:], MAJORITY, ZERO_SHOT)
+def test_a_run_without_a_training_has_the_time_of_its_baselines() -> None:
+    baselines = sample_event(RunStarted, plan={"baselines": {"rows": 50}}, trains=False)
+    run = run_of(baselines, BEFORE[1], *BEFORE[3:], MAJORITY, ZERO_SHOT)
     assert run.seconds_left(0.0, math.nan) == 50 * 2.0
 
 
 def test_the_evaluation_of_a_resumed_run_has_the_time_of_its_phase() -> None:
-    """The rivals were measured by an earlier process, whose times are not known."""
+    """The baselines were measured by an earlier process, whose times are not known."""
     run = run_of(*BEFORE[:4], sample_event(TrainingStarted), sample_event(TrainingFinished))
     run.add(sample_event(PhaseStarted, phase="tuned: exact-match"), 0.0)
     assert math.isnan(run.seconds_left(5.0, math.nan)) and run.seconds_left(5.0, 60.0) == 60.0
@@ -174,7 +174,7 @@ def test_the_parts_of_a_run_have_names() -> None:
     for event in (*BEFORE[:2], BEFORE[3], sample_event(RunFinished)):
         run.add(event, 0.0)
         parts.append(run.part)
-    assert parts == ["data", "checks of the data", "rivals", ""]
+    assert parts == ["data", "checks of the data", "baselines", ""]
 
 
 def test_the_share_of_a_run_never_falls() -> None:

@@ -22,61 +22,61 @@ def rows(times: list[str]) -> list[Completion]:
     ]
 
 
-def split(times: list[str], *, dev: float | int | None = None, **request: object) -> Split:
+def split(times: list[str], *, validation: float | int | None = None, **request: object) -> Split:
     records = rows(times)
-    splitter = BY_TIME.build(build(ByTimeOptions, column="created", dev=dev))
+    splitter = BY_TIME.build(build(ByTimeOptions, column="created", validation=validation))
     return splitter.split(iter(records), request_for(records, **request))  # type: ignore[arg-type]
 
 
-def test_the_newest_rows_are_held_out_and_those_before_are_for_choices() -> None:
+def test_the_newest_rows_are_test_and_those_before_are_for_choices() -> None:
     days = [f"2026-01-{day:02}" for day in range(1, 31)]
     order = list(range(30))
     Random(1).shuffle(order)
-    result = split([days[day] for day in order], holdout=5, dev=4)
-    assert sorted(order[row] for row in result.heldout) == [25, 26, 27, 28, 29]
-    assert sorted(order[row] for row in result.dev) == [21, 22, 23, 24]
+    result = split([days[day] for day in order], test_size=5, validation=4)
+    assert sorted(order[row] for row in result.test) == [25, 26, 27, 28, 29]
+    assert sorted(order[row] for row in result.validation) == [21, 22, 23, 24]
     assert sorted(order[row] for row in result.train) == list(range(21))
 
 
-def test_without_dev_rows_the_newest_training_rows_are_a_fold() -> None:
-    result = split([str(n) for n in range(40)], holdout=10)
+def test_without_validation_rows_the_newest_training_rows_are_a_fold() -> None:
+    result = split([str(n) for n in range(40)], test_size=10)
     assert (len(result.train), [*map(list, result.folds)]) == (30, [[*range(24, 30)]])
-    assert split(["1", "2", "3"], holdout=1).folds == [], "no row can be left out of two"
-    assert split([str(n) for n in range(200)]).folds == [], "there are dev rows"
-    assert split([str(n) for n in range(1500)], dev=0).folds == []
+    assert split(["1", "2", "3"], test_size=1).folds == [], "no row can be skipped of two"
+    assert split([str(n) for n in range(200)]).folds == [], "there are validation rows"
+    assert split([str(n) for n in range(1500)], validation=0).folds == []
 
 
 def test_numbers_and_times_of_day_are_ordered_by_their_value() -> None:
-    assert list(split(["9", "10", "-1", "1e3"], holdout=1).heldout) == [3]
+    assert list(split(["9", "10", "-1", "1e3"], test_size=1).test) == [3]
     assert list(
-        split(["2026-01-02T09:00", "2026-01-02T10:30", "2025-12-31"], holdout=1).heldout
+        split(["2026-01-02T09:00", "2026-01-02T10:30", "2025-12-31"], test_size=1).test
     ) == [1]
 
 
 def test_rows_of_one_time_stay_together() -> None:
-    assert len(split([str(n // 4) for n in range(20)], holdout=5).heldout) == 8
+    assert len(split([str(n // 4) for n in range(20)], test_size=5).test) == 8
     with pytest.raises(DataError, match="too many rows have the same time"):
-        split(["1"] * 10, holdout=2)
+        split(["1"] * 10, test_size=2)
 
 
 def test_parts_that_exist_are_not_split_off() -> None:
     times = [str(n) for n in range(200)]
-    result = split(times, heldout=False)
-    assert (len(result.train), len(result.dev), len(result.heldout)) == (180, 20, 0)
-    result = split(times, dev=None, holdout=20)
-    assert (len(result.train), len(result.dev), len(result.heldout)) == (160, 20, 20)
+    result = split(times, test=False)
+    assert (len(result.train), len(result.validation), len(result.test)) == (180, 20, 0)
+    result = split(times, validation=None, test_size=20)
+    assert (len(result.train), len(result.validation), len(result.test)) == (160, 20, 20)
 
 
 @pytest.mark.parametrize(("time", "text"), [("soon", "is no time: soon"), ("", "is no time")])
 def test_a_value_that_is_no_time_is_refused_with_its_row(time: str, text: str) -> None:
     with pytest.raises(DataError, match=f"r:1: .*{text}"):
-        split(["1", time, "3"], holdout=1)
+        split(["1", time, "3"], test_size=1)
 
 
 @pytest.mark.parametrize("time", ["nan", "NaN", "inf", "-Infinity", "sNaN", "23:59", "2026-02-30"])
 def test_numbers_that_have_no_place_are_refused(time: str) -> None:
     with pytest.raises(DataError, match="r:1: `created` is no time"):
-        split(["1", time, "3"], holdout=1)
+        split(["1", time, "3"], test_size=1)
 
 
 @pytest.mark.parametrize(
@@ -97,12 +97,12 @@ def test_numbers_that_have_no_place_are_refused(time: str) -> None:
 )
 def test_times_that_cannot_be_compared_are_refused(times: list[str], text: str) -> None:
     with pytest.raises(DataError, match=f"r:1: .*{text}") as caught:
-        split([*times, times[0]], holdout=1)
+        split([*times, times[0]], test_size=1)
     assert caught.value.hint
 
 
 def test_other_numbers_may_have_any_size() -> None:
-    assert list(split(["7", "1767225600", "1767225600123"], holdout=1).heldout) == [2]
+    assert list(split(["7", "1767225600", "1767225600123"], test_size=1).test) == [2]
 
 
 def test_the_zone_of_the_machine_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,22 +113,22 @@ def test_the_zone_of_the_machine_does_not_matter(monkeypatch: pytest.MonkeyPatch
     for zone in ("UTC", "Europe/Berlin", "Asia/Kolkata", "Pacific/Kiritimati"):
         monkeypatch.setenv("TZ", zone)
         time.tzset()
-        found.add((*split(naive, holdout=1).heldout, *split(aware, holdout=1).heldout))
+        found.add((*split(naive, test_size=1).test, *split(aware, test_size=1).test))
     monkeypatch.undo()
     time.tzset()
     assert found == {(1, 1)}
 
 
 def test_fractions_of_a_second_and_long_numbers_are_exact() -> None:
-    assert list(split([f"2026-01-01T00:00:00.{n:06}" for n in (2, 3, 1)], holdout=1).heldout) == [1]
+    assert list(split([f"2026-01-01T00:00:00.{n:06}" for n in (2, 3, 1)], test_size=1).test) == [1]
     nanoseconds = [f"17672256001234567{n}" for n in (89, 91, 90)]
-    assert list(split(nanoseconds, holdout=1).heldout) == [1]
+    assert list(split(nanoseconds, test_size=1).test) == [1]
 
 
 def test_a_row_without_a_time_is_refused() -> None:
     records = rows(["1", "2"])
     records.append(Completion(source="r:2", prompt="p", completion="c"))
-    splitter = BY_TIME.build(build(ByTimeOptions, column="created", dev=None))
+    splitter = BY_TIME.build(build(ByTimeOptions, column="created", validation=None))
     with pytest.raises(DataError, match=r"r:2: has no time") as caught:
         splitter.split(iter(records), request_for(records))
     assert caught.value.hint == "give each row a time, or remove those without one"

@@ -65,7 +65,7 @@ def train(folder: Path, model: Path, plugin: str) -> tuple[bytes, str]:
     tables = {
         "run": {"seed": 3, "device": "cpu"},
         "model": {"base": str(model)},
-        "data": {"use": "jsonl", "train": "rows.jsonl", "holdout": 2},
+        "data": {"use": "jsonl", "train": "rows.jsonl", "test_size": 2},
         "technique": {"use": "lora", "batch_size": 5, "max_steps": 2, "adapter": {"dropout": 0.1}},
         "evaluators": [{"use": "loss"}],
         "baselines": {"use": []},

@@ -75,7 +75,7 @@ def make_job(
         config=config,
         model=model,
         train=records,
-        dev=(),
+        validation=(),
         out=out,
         seed=3,
         device="cpu",

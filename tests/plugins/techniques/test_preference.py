@@ -11,7 +11,7 @@ import pytest
 from tables import build
 
 from tunesmith.contracts import Job
-from tunesmith.events import Event, Notice, StepFinished, TrainingFinished
+from tunesmith.events import Event, FindingReported, StepFinished, TrainingFinished
 from tunesmith.records import Message, Preference, UnpairedPreference
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.evaluators.preference_accuracy.offer import (
@@ -50,7 +50,7 @@ def test_policy_is_trained_saved_and_opened(tmp_path: Path, adapt: Any) -> None:
             config=config,
             model=model,
             train=PAIRS,
-            dev=(),
+            validation=(),
             out=tmp_path,
             seed=0,
             device="cpu",
@@ -79,13 +79,13 @@ def test_pairs_that_do_not_fit_are_not_trained_on(tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "base")
     long = replace(PAIRS[0], source="long:1", chosen="no " * 100)
     events: list[Event] = []
-    config = build(PreferenceOptions, epochs=1, batch_size=4, max_length=64, max_left_out=0.2)
+    config = build(PreferenceOptions, epochs=1, batch_size=4, max_length=64, max_skipped=0.2)
     PREFERENCE.build(config).train(
         Job(
             config=config,
             model=model,
             train=(*PAIRS, long),
-            dev=(),
+            validation=(),
             out=tmp_path,
             seed=0,
             device="cpu",
@@ -94,14 +94,14 @@ def test_pairs_that_do_not_fit_are_not_trained_on(tmp_path: Path) -> None:
             technique="preference",
         )
     )
-    (notice,) = [e for e in events if isinstance(e, Notice) and e.level == "warning"]
-    assert "left out of training: 1 row, row is too long; first: long:1" in notice.message
+    (finding,) = [e for e in events if isinstance(e, FindingReported) and e.level == "warning"]
+    assert "skipped of training: 1 row, row is too long; first: long:1" in finding.message
     (finished,) = [e for e in events if isinstance(e, TrainingFinished)]
     assert finished.affected_rows == {"row is too long": 1}
     assert sum(event.rows for event in events if isinstance(event, StepFinished)) == len(PAIRS)
 
 
-def test_accepts_pairs_and_labelled_answers() -> None:
+def test_accepts_pairs_and_labeled_answers() -> None:
     assert PREFERENCE.accepts == {Preference, UnpairedPreference}
 
 

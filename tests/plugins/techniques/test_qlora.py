@@ -36,7 +36,7 @@ base = "base"
 [data]
 use = "jsonl"
 train = "rows.jsonl"
-holdout = 0.25
+test_size = 0.25
 
 [technique]
 use = "{technique}"
@@ -88,7 +88,7 @@ def job(model: Path, out: Path, emit: Any = lambda event: None, **changes: Any) 
         "adapter__rank": 8,
     }
     return Job(
-        config=build(QloraOptions, **{**base, **changes}), model=model, train=RECORDS, dev=(),
+        config=build(QloraOptions, **{**base, **changes}), model=model, train=RECORDS, validation=(),
         out=out, seed=3, device="cpu", checkpoints=Checkpoints(out / "checkpoints"), emit=emit,
         technique="qlora",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The gate of a reward model: which held-out accuracies let the policy be trained."""
+"""The gate of a reward model: which test accuracies let the policy be trained."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_five_pairs_are_too_few() -> None:
     five, six = (reward_report([1.0] * n, [0.0] * n, [(5, 5)] * n) for n in (5, 6))
     gate = gate_result(five, accept_weak=False)
     assert not gate.passed
-    assert "does not beat chance (only 5 independent dev pairs" in gate.message
+    assert "does not beat chance (only 5 independent validation pairs" in gate.message
     assert gate_result(six, accept_weak=False).passed
     copies = reward_report([1.0] * 50, [0.0] * 50, [(5, 5)] * 50, [f"g{n % 5}" for n in range(50)])
     assert copies.has_too_few_pairs and not copies.is_above_chance
@@ -58,10 +58,10 @@ def test_five_pairs_are_too_few() -> None:
 def test_a_failed_gate_stops_the_run_unless_it_is_accepted(accept_weak: bool) -> None:
     failed = gate_result(None, accept_weak=accept_weak)
     assert not failed.passed and failed.accepted == accept_weak
-    assert failed.message == "no dev pairs to evaluate the reward model on"
+    assert failed.message == "no validation pairs to evaluate the reward model on"
     if accept_weak:
         enforce_gate(failed)
         return
-    with pytest.raises(GateError, match="no dev pairs") as caught:
+    with pytest.raises(GateError, match="no validation pairs") as caught:
         enforce_gate(failed)
     assert "technique.reward.gate.accept_weak = true" in str(caught.value.hint)

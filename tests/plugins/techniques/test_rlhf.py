@@ -70,7 +70,7 @@ def run_file(project: Path, name: str, **stages: dict[str, Any]) -> Path:
     content = {
         "reporters": [],
         "model": {"base": "model"},
-        "data": {"use": "jsonl", "train": ["pairs.jsonl"], "holdout": 20},
+        "data": {"use": "jsonl", "train": ["pairs.jsonl"], "test_size": 20},
         "technique": {"use": "rlhf", **table},
         "baselines": {"use": ["zero-shot"]},
     }
@@ -99,7 +99,7 @@ def test_run_file_with_three_stages(project: Path) -> None:
     models = list(dict.fromkeys(event["model"] for event in content["evaluations"]))
     assert models == ["zero-shot", "reward", "supervised", "tuned"]
     assert set(content["verdict"]["comparisons"]) == {"zero-shot", "supervised"}
-    assert content["verdict"]["rival"] == "zero-shot"
+    assert content["verdict"]["baseline"] == "zero-shot"
     assert [(gate["stage"], gate["passed"]) for gate in content["gates"]] == [
         ("reward", True),
         ("policy", True),

@@ -21,10 +21,10 @@ from tunesmith.errors import DataError, GateError, IntegrityError, RunStopped
 from tunesmith.events import (
     CompletionSampled,
     Event,
+    FindingReported,
     GateChecked,
     Measured,
     Monitored,
-    Notice,
     StepFinished,
     TrainingFinished,
     TrainingStarted,
@@ -94,7 +94,7 @@ def pairs(rule: Callable[[int], Preference], first: int, last: int) -> tuple[Pre
     return tuple(rule(n) for n in range(first, last))
 
 
-TRAIN, HELDOUT = pairs(polite, 0, 24), pairs(polite, 1000, 1030)
+TRAIN, TEST = pairs(polite, 0, 24), pairs(polite, 1000, 1030)
 
 
 def options(**stages: dict[str, Any]) -> RlhfOptions:
@@ -135,7 +135,7 @@ class RlhfRun:
                 "config": config,
                 "model": model,
                 "train": TRAIN,
-                "dev": HELDOUT,
+                "validation": TEST,
                 "out": out,
                 "seed": 3,
                 "device": "cpu",
@@ -249,10 +249,10 @@ def test_each_stage_leaves_an_artifact_steps_and_metrics(finished: RlhfRun) -> N
     assert (accuracy.model, accuracy.metric, accuracy.n) == (
         "reward",
         "reward_accuracy",
-        len(HELDOUT),
+        len(TEST),
     )
     assert 0.5 < accuracy.low <= accuracy.value <= accuracy.high <= 1
-    assert len((finished.out / accuracy.records).read_text().splitlines()) == len(HELDOUT)
+    assert len((finished.out / accuracy.records).read_text().splitlines()) == len(TEST)
     evaluations = finished.events_of(Monitored, "policy")
     assert [evaluation.step for evaluation in evaluations] == [0, 2, 3]
     assert all(set(evaluation.metrics) >= {"reward", "gold_reward"} for evaluation in evaluations)
@@ -335,12 +335,12 @@ def open_policy(
 
 
 @pytest.mark.processes
-def test_no_stage_trains_on_held_out_rows(
+def test_no_stage_trains_on_test_rows(
     tmp_path: Path, finished: RlhfRun, model_with_preferences: Path
 ) -> None:
-    """Other dev rows give identical weights in all three stages."""
+    """Other validation rows give identical weights in all three stages."""
     other = RlhfRun(
-        tmp_path / "run", model_with_preferences, options(), dev=pairs(polite, 5000, 5040)
+        tmp_path / "run", model_with_preferences, options(), validation=pairs(polite, 5000, 5040)
     )
     other.train()
     assert weights(other.out) == weights(finished.out)
@@ -397,7 +397,7 @@ def test_the_reward_model_shares_the_policys_base(
     assert isinstance(shared, SharedBaseRewardModel)
     assert policy.prepared.details["shares_base_with_reward_model"] is True
     assert shared.model.net.model is model.model
-    prompts, completions = [p.prompt for p in HELDOUT], [p.chosen for p in HELDOUT]
+    prompts, completions = [p.prompt for p in TEST], [p.chosen for p in TEST]
     separate = RewardModel.load(model_with_preferences, source.path, CPU, FP32).rewards(
         prompts, completions
     )
@@ -449,7 +449,7 @@ def test_rewards_and_reference_are_computed_without_dropout(finished: RlhfRun) -
     with eval_mode(adapted.model), torch.no_grad():
         logprobs_N, _ = objective._logprobs(micro_batch.completions)
     assert float((logprobs_N - micro_batch.old_logprobs_N).abs().max()) < 1e-3
-    prompts, completions = [p.prompt for p in HELDOUT], [p.chosen for p in HELDOUT]
+    prompts, completions = [p.prompt for p in TEST], [p.chosen for p in TEST]
     first = policy.reward.rewards(prompts, completions)
     assert policy.reward.rewards(prompts, completions) == first
 
@@ -461,7 +461,7 @@ def test_rewards_and_reference_are_computed_without_dropout(finished: RlhfRun) -
 def test_a_reward_model_of_length_stops_the_run(
     tmp_path: Path, model_with_preferences: Path
 ) -> None:
-    biased = {"train": pairs(longer, 0, 96), "dev": pairs(longer, 1000, 1150)}
+    biased = {"train": pairs(longer, 0, 96), "validation": pairs(longer, 1000, 1150)}
     config = options(reward={"epochs": 4})
     run = RlhfRun(tmp_path / "run", model_with_preferences, config, **biased)
     with pytest.raises(GateError, match="it rewards length: accuracy 0"):
@@ -473,7 +473,7 @@ def test_a_reward_model_of_length_stops_the_run(
     assert gate.metrics["length_correlation"] > 0.5
     assert gate.metrics["shorter_accuracy"] < 0.3
     measured = {event.metric: event for event in run.events_of(Measured)}
-    assert {event.part for event in measured.values()} == {"dev"}
+    assert {event.part for event in measured.values()} == {"validation"}
     assert measured["reward_accuracy"].low > 0.5  # it beats chance, by length alone
     before = len(run.events)
     with pytest.raises(GateError, match="it rewards length"):  # resumed: it is stopped again
@@ -489,7 +489,7 @@ def test_a_reward_model_of_length_stops_the_run(
 def test_a_reward_model_trained_on_noise_stops_the_run(
     tmp_path: Path, model_with_preferences: Path
 ) -> None:
-    data = {"train": pairs(noise, 0, 24), "dev": pairs(noise, 100, 130)}
+    data = {"train": pairs(noise, 0, 24), "validation": pairs(noise, 100, 130)}
     run = RlhfRun(tmp_path / "run", model_with_preferences, options(), **data)
     with pytest.raises(GateError, match="it does not beat chance"):
         run.train()
@@ -500,17 +500,15 @@ def test_pairs_of_one_group_count_once_in_the_gate(
     tmp_path: Path, model_with_preferences: Path
 ) -> None:
     """Thirty copies of three pairs are three observations: too few to beat chance."""
-    heldout = tuple(replace(HELDOUT[n % 3], group=f"g{n % 3}") for n in range(30))
-    run = RlhfRun(tmp_path / "run", model_with_preferences, options(), dev=heldout)
+    test = tuple(replace(TEST[n % 3], group=f"g{n % 3}") for n in range(30))
+    run = RlhfRun(tmp_path / "run", model_with_preferences, options(), validation=test)
     with pytest.raises(GateError, match="it does not beat chance"):
         run.train()
 
 
-def test_the_gate_fails_without_held_out_pairs(
-    tmp_path: Path, model_with_preferences: Path
-) -> None:
-    with pytest.raises(GateError, match="no dev pairs"):
-        RlhfRun(tmp_path / "run", model_with_preferences, options(), dev=()).train()
+def test_the_gate_fails_without_test_pairs(tmp_path: Path, model_with_preferences: Path) -> None:
+    with pytest.raises(GateError, match="no validation pairs"):
+        RlhfRun(tmp_path / "run", model_with_preferences, options(), validation=()).train()
 
 
 REWARD = "def reward(prompt, answer):\n    return sum(answer.count(x) for x in 'aeiou') / 4\n"
@@ -555,7 +553,7 @@ def test_a_rising_reward_with_a_falling_gold_reward_stops_training(
     best = max(evaluations, key=lambda evaluation: evaluation.metrics["gold_reward"])
     assert evaluations[-1].metrics["reward"] > best.metrics["reward"]
     assert f"checkpoint of step {best.step}" in gate.message
-    prompts = [p.prompt for p in HELDOUT]
+    prompts = [p.prompt for p in TEST]
     generated = opened(model_with_preferences, artifact.path).generate(prompts, 6)
     gold_rewards = [-sum(g.text.count(x) for x in "aeiou") / 4 for g in generated]
     assert sum(gold_rewards) / len(gold_rewards) == pytest.approx(
@@ -597,10 +595,10 @@ def test_a_missing_gold_reward_is_reported(tmp_path: Path, model_with_preference
         model_with_preferences,
         config,
         train=demonstrations,
-        dev=demonstrations[:2],
+        validation=demonstrations[:2],
     )
     run.train()
-    messages = [event.message for event in run.events_of(Notice)]
+    messages = [event.message for event in run.events_of(FindingReported)]
     assert any("monitored by its reward alone" in text for text in messages)
 
 

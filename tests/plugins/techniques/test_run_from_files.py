@@ -208,7 +208,7 @@ def test_the_saved_files_give_the_trained_ids(
         config=config,
         model=model,
         train=records,
-        dev=PAIRS if technique == "rlhf" else (),
+        validation=PAIRS if technique == "rlhf" else (),
         out=out,
         seed=3,
         device="cpu",

@@ -25,11 +25,11 @@ def test_a_task_has_rows_that_depend_on_the_seed_alone(name: str, tmp_path: Path
         write_run(TASKS[name], seed, folder)
     first, same, other = ((run / "train.jsonl").read_text(encoding="utf-8") for run in runs)
     assert first == same != other
-    train, heldout = (
+    train, test = (
         [json.loads(line)["prompt"] for line in (runs[0] / f"{part}.jsonl").open(encoding="utf-8")]
-        for part in ("train", "heldout")
+        for part in ("train", "test")
     )
-    assert len({*train, *heldout}) == len(train) + len(heldout)
+    assert len({*train, *test}) == len(train) + len(test)
     plan, _ = api.load_plan(runs[0] / "run.toml")
     assert plan.run.seed == 1
 

@@ -19,7 +19,7 @@ def case(tmp_path: Path) -> Case:
 
 
 def write_log(folder: Path, *, falls: bool) -> None:
-    """Write the steps of a training whose loss falls up to the end, or has levelled off."""
+    """Write the steps of a training whose loss falls up to the end, or has leveled off."""
     losses = [4 - n / 15 if falls else 1 + 3 * 0.5**n for n in range(50)]
     events: list[Event] = [
         sample_event(StepFinished, stage="", step=n, loss=loss, learning_rate=2e-4, metrics={})
@@ -38,26 +38,26 @@ def test_what_is_undertrained(tmp_path: Path) -> None:
     assert "still fell by" in str(describe_undertraining(tmp_path))
 
 
-@pytest.mark.parametrize("rival", ["linear", "zero-shot"])
-def test_a_rival_is_not_enough_beside_an_underfitted_model(case: Case, rival: str) -> None:
-    case.rival(rival, right(0.9, 400))
+@pytest.mark.parametrize("baseline", ["linear", "zero-shot"])
+def test_a_baseline_is_not_enough_beside_an_underfitted_model(case: Case, baseline: str) -> None:
+    case.baseline(baseline, right(0.9, 400))
     case.model("tuned", right(0.6, 400))
     write_log(case.folder, falls=False)
     assert case.judge()["word"] in ("SMALL CLASSIFIER", "PROMPT")
     write_log(case.folder, falls=True)
     verdict = case.judge()
-    assert (verdict["word"], verdict["rival"]) == ("NOT ENOUGH EVIDENCE", rival)
+    assert (verdict["word"], verdict["baseline"]) == ("NOT ENOUGH EVIDENCE", baseline)
     assert verdict["sentence"].startswith(
         "not enough evidence: the tuned model is underfitted: the training loss still fell by "
     )
     assert "higher learning rate (6e-4 instead of 2e-4); as it is: " in verdict["sentence"]
-    assert f"compared with {rival}, right 0.900 -> 0.600 on 400" in verdict["sentence"]
+    assert f"compared with {baseline}, right 0.900 -> 0.600 on 400" in verdict["sentence"]
     assert verdict["would_change"] == "a tuned model that is not underfitted"
 
 
-def test_a_rival_may_be_enough_for_any_model(case: Case) -> None:
+def test_a_baseline_may_be_enough_for_any_model(case: Case) -> None:
     """Two errors in 1,000 rows: less than the margin is left for a model without errors."""
-    case.rival("linear", right(0.998, 1_000))
+    case.baseline("linear", right(0.998, 1_000))
     case.model("tuned", right(0.6, 1_000))
     write_log(case.folder, falls=True)
     verdict = case.judge()
@@ -70,7 +70,7 @@ def test_a_rival_may_be_enough_for_any_model(case: Case) -> None:
 
 def test_a_metric_without_a_best_value_leaves_room(tmp_path: Path) -> None:
     case = Case(tmp_path, unit="points", bounds=(0.0, None))
-    case.rival("linear", [5.0 + row % 3 for row in range(100)])
+    case.baseline("linear", [5.0 + row % 3 for row in range(100)])
     case.model("tuned", [2.0 + row % 2 for row in range(100)])
     assert case.judge()["word"] == "SMALL CLASSIFIER"
     write_log(tmp_path, falls=True)
@@ -78,7 +78,7 @@ def test_a_metric_without_a_best_value_leaves_room(tmp_path: Path) -> None:
 
 
 def test_nothing_works_yet_names_the_cause(case: Case) -> None:
-    case.rival("linear", right(0.3))
+    case.baseline("linear", right(0.3))
     case.model("tuned", right(0.0))
     before = case.judge(gate={"right": 0.8})
     write_log(case.folder, falls=True)
@@ -93,7 +93,7 @@ def test_nothing_works_yet_names_the_cause(case: Case) -> None:
 
 
 def test_a_word_for_tuning_stays(case: Case) -> None:
-    case.rival("linear", right(0.5))
+    case.baseline("linear", right(0.5))
     case.model("tuned", right(0.9))
     write_log(case.folder, falls=True)
     assert case.judge()["word"] == "FINE-TUNE"

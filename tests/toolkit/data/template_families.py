@@ -229,7 +229,7 @@ FAMILIES: dict[str, Family] = {
         eos="<|endoftext|>", end="<|end|>",
         refused={
             **NO_TOOL,
-            "system": "leaves out a message", "system-turns": "leaves out a message",
+            "system": "skips a message", "system-turns": "skips a message",
         },
     ),
     "phi-4": Family(chatml(sep="<|im_sep|>", after="<|im_end|>"), end="<|im_end|>"),

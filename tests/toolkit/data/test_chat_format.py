@@ -11,7 +11,7 @@ from tunesmith_torch.data.example_store import ExampleStoreBuilder
 from tunesmith_torch.data.refusals import DROPS_MESSAGE, HAS_REASONING, REFUSED
 from tunesmith_torch.data.template_renderer import TemplateSource
 from tunesmith_torch.data.tokenization import SpanEncoder
-from tunesmith_torch.data.tokenized_records import TokenizedRecords, left_out
+from tunesmith_torch.data.tokenized_records import TokenizedRecords, skipped
 from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
 
 OPENED = CHATML.replace("assistant\n' }}", "assistant\n<think>\n' }}")
@@ -46,7 +46,7 @@ def test_generated_text_is_read_as_rows_have_it(source: str, generated: str, con
 @pytest.mark.parametrize("cause", [REFUSED, HAS_REASONING, DROPS_MESSAGE])
 def test_a_reason_is_split_into_cause_and_detail(cause: str) -> None:
     record = Completion(source="f:1", prompt="q", completion="a")
-    account = left_out(record, DataError("conversation", f"{cause}, because, so"))
+    account = skipped(record, DataError("conversation", f"{cause}, because, so"))
     assert (account.where, account.cause, account.detail) == ("f:1", cause, "because, so")
-    empty = TokenizedRecords(examples=ExampleStoreBuilder().build(), left_out=[account])
+    empty = TokenizedRecords(examples=ExampleStoreBuilder().build(), skipped=[account])
     assert (empty.tokens, empty.trained_tokens) == (0, 0)

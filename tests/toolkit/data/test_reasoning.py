@@ -135,7 +135,7 @@ def test_a_dropped_message_is_refused() -> None:
         Chat(source="f:1", messages=messages), Completion(source="f:2", prompt="q", completion="a")
     ]  # fmt: skip
     (problem,) = template.find_problems(rows)
-    assert (problem.where, problem.cause) == ("f:1", "the chat template leaves out a message")
+    assert (problem.where, problem.cause) == ("f:1", "the chat template skips a message")
 
 
 # ------------------------------------------------------------ company and order

@@ -1,4 +1,4 @@
-"""Streamed examples are those that tokenizing in advance gives, and the same rows are left out."""
+"""Streamed examples are those that tokenizing in advance gives, and the same rows are skipped."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def test_streamed_examples_are_those_tokenized_in_advance(
     expected = template().tokenize_records(rows, limit, truncate_prompts=truncate)
     streamed = StreamedExamples.from_records(Tokenization(template(), limit, truncate), rows)
     assert streamed is not None
-    assert bool(streamed.left_out) == (limit < 100_000 and not truncate)
-    assert list(streamed.left_out.values()) == list(expected.left_out)
+    assert bool(streamed.skipped) == (limit < 100_000 and not truncate)
+    assert list(streamed.skipped.values()) == list(expected.skipped)
     assert streamed.records.tolist() == expected.examples.records.tolist()
     assert max(map(len, expected.examples)) <= streamed.longest <= limit
     batches = batches_of(len(streamed)) * 2
@@ -83,7 +83,7 @@ def test_streamed_examples_are_those_tokenized_in_advance(
             np.testing.assert_array_equal(mine.weights, other.weights)
     assert [len(e) for e in streamed[2:9]] == [len(e) for e in expected.examples[2:9]]
     assert streamed.truncated == len(expected.truncated)
-    if not streamed.left_out:  # it also counts the rows that are left out
+    if not streamed.skipped:  # it also counts the rows that are skipped
         assert streamed.with_control_tokens == len(expected.with_control_tokens) > 0
     assert streamed.seen == len(streamed)
 
@@ -131,12 +131,12 @@ def test_long_rows_are_expected_to_fit_if_there_are_too_many(
     monkeypatch.setattr(streamed_examples, "LARGE_CHARACTERS", 10)
     rows = records()
     streamed = stream(rows, 130)
-    assert sum(tokenized) <= 6 and len(streamed) == len(rows) and not streamed.left_out
+    assert sum(tokenized) <= 6 and len(streamed) == len(rows) and not streamed.skipped
     expected = template().tokenize_records(rows, 130)
     streamed.load(range(60))
     unused = [row for row in range(60) if not len(streamed[row])]
     assert unused == sorted(set(range(60)) - set(expected.examples.records.tolist()))
-    assert {row.where for row in expected.left_out} == set(streamed.left_out)
+    assert {row.where for row in expected.skipped} == set(streamed.skipped)
     assert streamed[unused[0]] is NO_EXAMPLE
 
 
@@ -156,7 +156,7 @@ def test_data_with_another_number_of_examples_is_not_streamed(
     assert StreamedExamples.from_records(Tokenization(template(), 300), texts) is None
 
 
-def test_a_row_that_becomes_several_examples_is_left_out() -> None:
+def test_a_row_that_becomes_several_examples_is_skipped() -> None:
     """A template may decide by the text, which cannot be known from the kinds of rows."""
     by_text = (
         "{% if 'door' in messages[0]['content'] %}" + CHANGES_EARLIER + "{% else %}" + CHATML
@@ -169,21 +169,21 @@ def test_a_row_that_becomes_several_examples_is_left_out() -> None:
     streamed = stream(rows, 1000, by_text)
     streamed.load([0, 1])
     assert len(streamed[0]) and streamed[1] is NO_EXAMPLE
-    assert [(r.where, r.cause) for r in streamed.left_out.values()] == [
+    assert [(r.where, r.cause) for r in streamed.skipped.values()] == [
         (f"a:{long}", "row becomes several examples")
     ]
 
 
-def test_a_row_that_the_template_refuses_is_left_out() -> None:
+def test_a_row_that_the_template_refuses_is_skipped() -> None:
     rows = [
         Completion(source=f"a:{i}", prompt=text, completion="yes")
         for i, text in enumerate(["x", "the door", "long enough"])
     ]
     streamed = stream(rows, 1000, REFUSES)
     streamed.load([0, 2])
-    assert not streamed.left_out
+    assert not streamed.skipped
     streamed.load([1, 2])
-    assert list(streamed.left_out) == ["a:1"]
+    assert list(streamed.skipped) == ["a:1"]
     assert [len(streamed[row]) > 0 for row in (0, 1, 2)] == [True, False, True]
 
 

@@ -120,11 +120,11 @@ def test_a_conversation_is_exact_or_refused(name: str, kind: str) -> None:
     record = Chat(source="rows.jsonl:7", messages=CONVERSATIONS[kind])
     tokenized = template.tokenize_records([record], 10_000)
     if kind in family.refused:
-        (problem,) = tokenized.left_out
+        (problem,) = tokenized.skipped
         assert problem.where == "rows.jsonl:7"
         assert family.refused[kind] in f"{problem.cause}, {problem.detail}"
         return
-    assert not tokenized.left_out
+    assert not tokenized.skipped
     pairs = list(exchanges(record))
     # The EOS that no template prints is in no prompt, so no row could have several answers.
     is_separate = kind in family.separate or not family.end

@@ -264,20 +264,20 @@ def test_the_row_on_which_a_template_runs_away_is_named(
         list(chat.find_problems(rows))
 
 
-def test_a_row_that_a_template_refuses_is_left_out(renderer: TemplateRenderer) -> None:
+def test_a_row_that_a_template_refuses_is_skipped(renderer: TemplateRenderer) -> None:
     chat = template(ON_SOME_ROWS.replace("BODY", "{{ raise_exception('not now') }}"), renderer)
     rows = [GOOD[Chat], BAD_ROWS[1]]
     tokenized = chat.tokenize_records(rows, 100)
     assert len(tokenized.examples) == 1
-    (problem,) = tokenized.left_out
+    (problem,) = tokenized.skipped
     assert (problem.where, problem.detail) == ("rows:2", "not now")
     assert list(chat.find_problems(rows)) == [problem]
     pair = BAD_ROWS[2]
     assert isinstance(pair, Preference)
-    labelled = UnpairedPreference(
+    labeled = UnpairedPreference(
         source="f:3", prompt=pair.prompt, completion=pair.rejected, label=False
     )
-    (problem,) = chat.find_problems([rows[0], labelled])
+    (problem,) = chat.find_problems([rows[0], labeled])
     assert (problem.where, problem.detail) == ("f:3", "not now")
     pairs = [GOOD[Preference], pair]
     with pytest.raises(DataError, match="rows:2: the chat template refuses it, not now"):

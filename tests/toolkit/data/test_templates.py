@@ -294,14 +294,14 @@ def test_rows_with_typed_control_tokens_are_counted() -> None:
 # ------------------------------------------------------------ length
 
 
-def test_long_rows_are_left_out_with_a_cause_or_truncated_at_the_oldest_part() -> None:
+def test_long_rows_are_skipped_with_a_cause_or_truncated_at_the_oldest_part() -> None:
     template = TEMPLATES["chatml"]
     rows = [chat("a" * 300, "yes"), chat("hi", "no"), chat("hi", "b" * 300)]
     tokenized = template.tokenize_records(rows, 60)
-    assert [row.cause for row in tokenized.left_out] == ["row is too long"] * 2
+    assert [row.cause for row in tokenized.skipped] == ["row is too long"] * 2
     assert len(tokenized.examples) == 1
     truncated = template.tokenize_records(rows, 60, truncate_prompts=True)
-    assert (len(truncated.examples), len(truncated.truncated), len(truncated.left_out)) == (2, 1, 1)
+    assert (len(truncated.examples), len(truncated.truncated), len(truncated.skipped)) == (2, 1, 1)
     for example in truncated.examples:
         assert len(example.ids) <= 60
         assert int(example.ids[-1]) in template.end_ids
@@ -380,22 +380,22 @@ def test_every_token_of_a_long_text_but_the_first_is_trained_once(limit: int) ->
     assert trained == [int(i) for i in whole.ids[1:]]
 
 
-def test_a_text_of_one_token_is_left_out_with_the_reason() -> None:
+def test_a_text_of_one_token_is_skipped_with_the_reason() -> None:
     tokenizer = tokenizer_for(None)
     template = Template.from_tokenizer(tokenizer)
     template.tokenizer.eos_token = None
     texts = [Text(source="rows:1", text="a"), Text(source="rows:2", text="a bc")]
     tokenized = template.tokenize_records(texts, 100)
-    assert [(r.where, r.cause) for r in tokenized.left_out] == [("rows:1", NOTHING_TO_LEARN)]
+    assert [(r.where, r.cause) for r in tokenized.skipped] == [("rows:1", NOTHING_TO_LEARN)]
     assert len(tokenized.examples) == 1
 
 
-def test_a_record_of_several_examples_is_left_out_once() -> None:
+def test_a_record_of_several_examples_is_skipped_once() -> None:
     template = Template.from_tokenizer(tokenizer_for(None), WORDS)
     turns = [Message(role, "one " * 30) for role in ("user", "assistant")] * 3
     tokenized = template.tokenize_records([Chat(source="rows:1", messages=tuple(turns))], 20)
-    (left_out,) = tokenized.left_out
-    assert left_out.where == "rows:1"
+    (skipped,) = tokenized.skipped
+    assert skipped.where == "rows:1"
 
 
 def test_earlier_answers_of_a_pair_are_part_of_its_prompt() -> None:
@@ -436,13 +436,13 @@ def test_without_a_template_conversations_are_refused(record: Record) -> None:
     template = Template.from_tokenizer(tokenizer_for(None))
     with pytest.raises(DataError, match="no chat template"):
         template.tokenize_record(record, 100)
-    assert "no chat template" in template.tokenize_records([record], 100).left_out[0].cause
+    assert "no chat template" in template.tokenize_records([record], 100).skipped[0].cause
 
 
-def test_a_conversation_that_the_template_refuses_is_left_out_with_its_message() -> None:
+def test_a_conversation_that_the_template_refuses_is_skipped_with_its_message() -> None:
     system = Message("system", "be short")
     record = Chat(source="d:7", messages=(system, Message("user", "u"), Message("assistant", "a")))
-    (problem,) = TEMPLATES["gemma"].tokenize_records([record], 100).left_out
+    (problem,) = TEMPLATES["gemma"].tokenize_records([record], 100).skipped
     assert (problem.where, problem.detail) == ("d:7", "System role not supported")
 
 

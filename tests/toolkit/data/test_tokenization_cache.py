@@ -66,14 +66,14 @@ def assert_equal(one: TokenizedRecords, other: TokenizedRecords) -> None:
         a, b = getattr(one.examples, name), getattr(other.examples, name)
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype
-    for name in ("left_out", "truncated", "split_texts", "with_control_tokens"):
+    for name in ("skipped", "truncated", "split_texts", "with_control_tokens"):
         assert list(getattr(one, name)) == list(getattr(other, name))
 
 
 @pytest.mark.parametrize("truncate", [False, True])
 def test_the_same_records_are_tokenized_once(calls: list[int], truncate: bool) -> None:
     first = tokenize_cached(template(), ROWS, LIMIT, truncate_prompts=truncate)
-    assert bool(first.left_out) != bool(first.truncated)
+    assert bool(first.skipped) != bool(first.truncated)
     assert first.split_texts and first.with_control_tokens
     again = tokenize_cached(template(), list(ROWS), LIMIT, truncate_prompts=truncate)
     assert calls == [1]
@@ -167,22 +167,22 @@ def test_entries_that_were_not_used_for_longest_are_deleted(tmp_path: Path) -> N
 
 
 def test_a_plan_and_a_training_share_an_entry(calls: list[int], tiny_folder: Path) -> None:
-    options = SupervisedOptions(max_length=300, max_left_out=1)
+    options = SupervisedOptions(max_length=300, max_skipped=1)
     request = EstimateRequest(
         config=tiny_config().to_dict(),
         tokenizer=tiny_folder,
         train=ROWS,
-        heldout=ROWS[:1],
+        test=ROWS[:1],
         assumed=None,
         device="cpu",
     )
     assert token_lengths.exact_workload(options, request, 512) is not None
-    assert calls == [1, 1]  # the training and the held-out rows
+    assert calls == [1, 1]  # the training and the test rows
     job: Job[Any] = Job(
         config=options,
         model=tiny_folder,
         train=ROWS,
-        dev=(),
+        validation=(),
         out=tiny_folder / "out",
         seed=1,
         device="cpu",

@@ -24,7 +24,7 @@ from tunesmith.storage import verify_folder
 from tunesmith.storage.manifest import MANIFEST
 from tunesmith_plugins.exporters.safetensors.exporter import SafetensorsExporter
 from tunesmith_torch.export import engine_model, gate
-from tunesmith_torch.export.contract import NotProvenError
+from tunesmith_torch.export.contract import NotVerifiedError
 from tunesmith_torch.export.export_run import CERTIFICATE, TrainedModel, export_run
 from tunesmith_torch.export.folder_facts import read_added_tokens
 from tunesmith_torch.export.plain_folder import PlainTransformers
@@ -217,12 +217,12 @@ def test_all_weights_are_no_adapter(ending: TrainedModel, tmp_path: Path) -> Non
         export_run(ending, as_export(AdapterAlone()), tmp_path / "out")
 
 
-class UnprovenExporter(SafetensorsExporter):
+class UnverifiedExporter(SafetensorsExporter):
     """An exporter whose engine is not there."""
 
     def own_checks(self, out: Path) -> Iterator[tuple[str, Callable[[], str]]]:
         def find() -> str:
-            raise NotProvenError("it is not installed here")
+            raise NotVerifiedError("it is not installed here")
 
         yield "engine", find
 
@@ -230,10 +230,10 @@ class UnprovenExporter(SafetensorsExporter):
         return f"serve {out or '.'}"
 
 
-def test_an_engine_that_is_missing_is_not_proven(trained: TrainedModel, tmp_path: Path) -> None:
-    certificate = export_run(trained, as_export(UnprovenExporter("float32")), tmp_path / "out")
-    assert certificate["checks"]["engine"] == "not proven: it is not installed here"
-    assert "engine" in certificate["not_proven"] and certificate["serve"] == "serve ."
+def test_an_engine_that_is_missing_is_not_verified(trained: TrainedModel, tmp_path: Path) -> None:
+    certificate = export_run(trained, as_export(UnverifiedExporter("float32")), tmp_path / "out")
+    assert certificate["checks"]["engine"] == "not verified: it is not installed here"
+    assert "engine" in certificate["not_verified"] and certificate["serve"] == "serve ."
 
 
 @pytest.mark.parametrize("error", [IndexError("list index out of range"), SystemExit(1)])
@@ -270,7 +270,7 @@ def ending(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
 def test_long_answers_must_end_alike(ending: TrainedModel, tmp_path: Path) -> None:
     certificate = export_run(ending, as_export(EXPORTER), tmp_path / "out")
     assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
-    assert certificate["not_proven"] == []
+    assert certificate["not_verified"] == []
 
 
 def test_an_engine_that_goes_on_is_found(ending: TrainedModel, tmp_path: Path) -> None:
@@ -294,10 +294,12 @@ def test_a_rounded_engine_must_end_one_answer(ending: TrainedModel, tmp_path: Pa
         export_run(ending, as_export(exporter, tolerance=None), tmp_path / "out")
 
 
-def test_a_model_that_ends_no_answer_proves_no_stop(trained: TrainedModel, tmp_path: Path) -> None:
+def test_a_model_that_ends_no_answer_verifies_no_stop(
+    trained: TrainedModel, tmp_path: Path
+) -> None:
     certificate = export_run(trained, as_export(EXPORTER), tmp_path / "out")
-    assert certificate["checks"]["stop"] == "not proven: no answer ended within 128 tokens"
-    assert certificate["not_proven"] == ["stop"]
+    assert certificate["checks"]["stop"] == "not verified: no answer ended within 128 tokens"
+    assert certificate["not_verified"] == ["stop"]
 
 
 class DoublesBos(SafetensorsExporter):
@@ -312,7 +314,7 @@ class DoublesBos(SafetensorsExporter):
             yield engine
 
 
-def test_prompts_with_tools_are_left_out() -> None:
+def test_prompts_with_tools_are_skipped() -> None:
     assert is_plain(PROMPT) and is_plain("text")
     assert not is_plain((*PROMPT, Message("tool", "42")))
 
@@ -336,7 +338,7 @@ TOOL_TURNS = (
 def test_of_rows_that_no_engine_takes_the_last_messages_are_compared(
     trained: TrainedModel, tmp_path: Path, record: Record
 ) -> None:
-    other = replace(trained, heldout=[record] * 3)
+    other = replace(trained, test=[record] * 3)
     certificate = export_run(other, as_export(EXPORTER), tmp_path / "out")
     assert certificate["rows"] == 3 and "nats at most" in certificate["checks"]["log-probabilities"]
 
@@ -344,8 +346,8 @@ def test_of_rows_that_no_engine_takes_the_last_messages_are_compared(
 def test_without_a_row_to_compare_nothing_is_exported(
     trained: TrainedModel, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="no held-out row can be compared"):
-        export_run(replace(trained, heldout=[]), as_export(EXPORTER), tmp_path / "out")
+    with pytest.raises(UsageError, match="no test row can be compared"):
+        export_run(replace(trained, test=[]), as_export(EXPORTER), tmp_path / "out")
     assert not any(tmp_path.iterdir())
 
 
@@ -378,7 +380,7 @@ def test_rounding_must_not_make_the_metric_worse(
         assert len(model.score([PROMPT], ["one two three"])[0].logprobs) > 3
         return [Measurement(metric="share", values=tuple(values))]
 
-    rounded = replace(trained, measure=measure, heldout=[*trained.heldout] * 6)
+    rounded = replace(trained, measure=measure, test=[*trained.test] * 6)
     exporter = as_export(SafetensorsExporter("bfloat16"), None)
     if not passes:
         with pytest.raises(GateError, match=r"export, metric: share changes by -0\.900"):

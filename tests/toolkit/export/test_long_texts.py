@@ -1,4 +1,4 @@
-"""Differences in texts longer than the rows only are found, or reported as not proven."""
+"""Differences in texts longer than the rows only are found, or reported as not verified."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
 def test_a_text_longer_than_the_window_is_compared(windowed: TrainedModel, tmp_path: Path) -> None:
     certificate = export_run(windowed, as_export(EXPORTER), tmp_path / "out")
     assert certificate["checks"]["long texts"].endswith(f", in texts of {WINDOW + 64} tokens")
-    assert "long texts" not in certificate["not_proven"]
+    assert "long texts" not in certificate["not_verified"]
 
 
 @pytest.mark.parametrize("other", [None, WINDOW // 2])
@@ -51,14 +51,14 @@ def test_another_window_is_found(windowed: TrainedModel, tmp_path: Path, other: 
         export_run(windowed, as_export(damaged), tmp_path / "out")
 
 
-def test_what_may_be_rounding_is_not_proven(windowed: TrainedModel, tmp_path: Path) -> None:
+def test_what_may_be_rounding_is_not_verified(windowed: TrainedModel, tmp_path: Path) -> None:
     whole = export_run(windowed, as_export(EXPORTER, tolerance=None), tmp_path / "whole")
-    assert "long texts" not in whole["not_proven"]
+    assert "long texts" not in whole["not_verified"]
     damaged = damage_exporter(
         EXPORTER, lambda out: edit(out / "config.json", sliding_window=WINDOW + 1)
     )
     certificate = export_run(windowed, as_export(damaged, tolerance=None), tmp_path / "out")
-    assert "long texts" in certificate["not_proven"]
+    assert "long texts" in certificate["not_verified"]
     assert "may compute something else in long texts" in certificate["checks"]["long texts"]
 
 
@@ -75,10 +75,10 @@ def test_what_may_be_rounding_is_not_proven(windowed: TrainedModel, tmp_path: Pa
         ),
     ],
 )
-def test_what_is_too_long_to_compare_is_not_proven(
+def test_what_is_too_long_to_compare_is_not_verified(
     changes: dict[str, Any], what: str, tmp_path: Path
 ) -> None:
     trained = train(tmp_path, "mistral", max_position_embeddings=2048, **changes)
     certificate = export_run(trained, as_export(EXPORTER), tmp_path / "out")
-    assert "long texts" in certificate["not_proven"]
+    assert "long texts" in certificate["not_verified"]
     assert f"the model has {what}, and short texts" in certificate["checks"]["long texts"]

@@ -20,8 +20,8 @@ from tunesmith_evidence.prompting.json_model import can_constrain, constrain_to_
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_evidence.tasks.json_answers import Style
 from tunesmith_evidence.tasks.json_schema import derive_schema
+from tunesmith_plugins.baselines.zero_shot.offer import ZERO_SHOT
 from tunesmith_plugins.evaluators.constrained_json.offer import CONSTRAINED_JSON
-from tunesmith_plugins.rivals.zero_shot.offer import ZERO_SHOT
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.constraints import mask_logits
 from tunesmith_torch.generation.json_constraint import compile_schema
@@ -119,12 +119,12 @@ def test_what_cannot_be_constrained(monkeypatch: pytest.MonkeyPatch, model: Any)
     assert caught.value.hint == 'pip install "tunesmith[json]"'
 
 
-def test_the_rival_and_the_evaluator(model: TorchTextModel) -> None:
-    from tunesmith.contracts import RivalTask
+def test_the_baseline_and_the_evaluator(model: TorchTextModel) -> None:
+    from tunesmith.contracts import BaselineTask
 
-    task = RivalTask(train=ROWS, base=lambda: model, seed=1)
-    rival = ZERO_SHOT.build(ZERO_SHOT.config())
-    variants = {variant.name: variant.model for variant in rival.variants(task)}
+    task = BaselineTask(train=ROWS, base=lambda: model, seed=1)
+    baseline = ZERO_SHOT.build(ZERO_SHOT.config())
+    variants = {variant.name: variant.model for variant in baseline.variants(task)}
     assert list(variants) == ["plain", "with keys", "constrained"]
     assert is_valid(variants["constrained"].generate(PROMPTS[:1], 80)[0].text)
     evaluator = CONSTRAINED_JSON.build(CONSTRAINED_JSON.config(max_new_tokens=80))

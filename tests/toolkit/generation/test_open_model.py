@@ -46,7 +46,7 @@ def trained(folder: Path, model: Path, config: TrainingOptions) -> Artifact:
         config=config,
         model=model,
         train=RECORDS,
-        dev=(),
+        validation=(),
         out=folder,
         seed=3,
         device="cpu",

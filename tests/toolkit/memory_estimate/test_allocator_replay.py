@@ -70,7 +70,7 @@ def test_a_remainder_of_at_most_1_mib_counts_as_allocated() -> None:
     assert allocator.allocated == 28 * MIB
 
 
-def test_neighbours_join_when_freed() -> None:
+def test_neighbors_join_when_freed() -> None:
     # Two blocks of 6 in a segment of 20: with both free, 18 fit.
     assert _held(6 * MIB, 6 * MIB, -1, -2, 18 * MIB) == [20 * MIB] * 5
 

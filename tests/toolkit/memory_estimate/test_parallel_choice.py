@@ -25,7 +25,7 @@ REQUEST = EstimateRequest(
         "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
         "vocab_size": 32000, "tie_word_embeddings": True, "max_position_embeddings": 8192,
     },
-    tokenizer=None, train=(), heldout=(), assumed=Assumptions(sequence=512, rows=64),
+    tokenizer=None, train=(), test=(), assumed=Assumptions(sequence=512, rows=64),
     device="cuda", processes=4,
 )  # fmt: skip
 """A model of 1.04 billion weights on four GPUs: 18 bytes a weight in full training."""

@@ -26,7 +26,7 @@ CONFIG: dict[str, Any] = {
     "tie_word_embeddings": True, "max_position_embeddings": 512,
 }  # fmt: skip
 REQUEST = EstimateRequest(
-    config=CONFIG, tokenizer=None, train=(), heldout=(), device="cpu",
+    config=CONFIG, tokenizer=None, train=(), test=(), device="cpu",
     assumed=Assumptions(sequence=64, rows=64),
 )  # fmt: skip
 SHARDED = {"parallel": "sharded", "precision": "fp32"}

@@ -33,7 +33,7 @@ CONFIG = {
     "max_position_embeddings": 512,
 }
 REQUEST = EstimateRequest(
-    config=CONFIG, tokenizer=None, train=(), heldout=(), assumed=Assumptions(), device="cuda"
+    config=CONFIG, tokenizer=None, train=(), test=(), assumed=Assumptions(), device="cuda"
 )
 
 

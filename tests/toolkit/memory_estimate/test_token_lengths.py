@@ -45,7 +45,7 @@ def _request(tokenizer: Path | None, assumed: Assumptions | None = None) -> Esti
         config=tiny_config().to_dict(),
         tokenizer=tokenizer,
         train=ROWS if assumed is None else (),
-        heldout=(),
+        test=(),
         assumed=assumed,
         device="cpu",
     )
@@ -164,7 +164,7 @@ LABELLED = [
 
 
 @pytest.mark.parametrize("shares_prompt", [True, False])
-@pytest.mark.parametrize("kind", ["pairs", "labelled", "reward", "sampled"])
+@pytest.mark.parametrize("kind", ["pairs", "labeled", "reward", "sampled"])
 def test_groups_are_laid_out_as_in_training(
     tiny_folder: Path, kind: str, shares_prompt: bool
 ) -> None:
@@ -175,8 +175,8 @@ def test_groups_are_laid_out_as_in_training(
         shares_prompt=shares_prompt,
     )
     options = TrainingOptions(batch_size=5, micro_batch_tokens=300, epochs=2)
-    train: Sequence[Record] = LABELLED if kind == "labelled" else PAIRS
-    request = replace(_request(tiny_folder), train=train, heldout=train[:3])
+    train: Sequence[Record] = LABELLED if kind == "labeled" else PAIRS
+    request = replace(_request(tiny_folder), train=train, test=train[:3])
     exact = token_lengths.exact_workload(options, request, 512, grouping)
     assert exact is not None
     template = Template.from_tokenizer(load_tokenizer(tiny_folder))
@@ -192,8 +192,8 @@ def test_groups_are_laid_out_as_in_training(
                 largest, scored = micro_batch.batch.tokens, len(micro_batch.batch.trained_N)
     assert exact.micro_batch_tokens == largest
     assert sum(map(grouping.loss_positions, exact.micro_batch)) == scored
-    assert len(exact.heldout) == 3
-    assert len(exact.heldout[0].completions) == (1 if kind == "labelled" else 2)
+    assert len(exact.test) == 3
+    assert len(exact.test[0].completions) == (1 if kind == "labeled" else 2)
 
 
 def test_the_interval_of_guessed_groups_contains_the_exact_number_of_tokens(
@@ -246,7 +246,7 @@ from tunesmith.estimates import (Assumptions, EstimateRequest)
 from tunesmith_plugins.techniques.lora.offer import LORA
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 config = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, vocab_size=9)
-request = EstimateRequest(config=config, tokenizer=None, train=(), heldout=(),
+request = EstimateRequest(config=config, tokenizer=None, train=(), test=(),
                           assumed=Assumptions(), device="cuda")
 next(LORA.estimate(LoraOptions(), request)), LORA.memory_savings(LoraOptions())
 print(sorted({"torch", "numpy", "transformers"} & set(sys.modules)))

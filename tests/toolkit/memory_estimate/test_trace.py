@@ -83,7 +83,7 @@ def _setting(
     assumed = Assumptions(sequence=96, micro_batch=3, rows=3)
     options = _options(method, **changes)
     request = EstimateRequest(
-        config=config, tokenizer=None, train=(), heldout=(), assumed=assumed, device=device
+        config=config, tokenizer=None, train=(), test=(), assumed=assumed, device=device
     )
     return EstimateSetting.from_request(options, request, grouping)
 
@@ -116,7 +116,7 @@ def _real_model(setting: EstimateSetting) -> AdaptedModel:
 GROUPINGS = {
     "rows": SINGLE_COMPLETION,
     "pairs": Grouping(both_completions=True, shares_prompt=True),
-    "labelled answers": Grouping(shares_prompt=True),
+    "labeled answers": Grouping(shares_prompt=True),
     "pairs of a reward model": Grouping(
         both_completions=True, shares_prompt=True, scores_last_token=True
     ),
@@ -300,7 +300,7 @@ def test_an_8_bit_base_has_a_traced_estimate() -> None:
     *_, last = techniques.estimate_supervised(
         build(QloraOptions, quantization__bits=8),
         EstimateRequest(
-            config=SMALL, tokenizer=None, train=(), heldout=(), assumed=Assumptions(), device="cuda"
+            config=SMALL, tokenizer=None, train=(), test=(), assumed=Assumptions(), device="cuda"
         ),
     )
     assert last.method == "traced", last.notes
@@ -364,7 +364,7 @@ def test_the_plain_loop_keeps_all_logits() -> None:
 
 def test_the_first_estimate_is_analytic_and_the_second_traced() -> None:
     request = EstimateRequest(
-        config=SMALL, tokenizer=None, train=(), heldout=(), assumed=Assumptions(), device="cuda"
+        config=SMALL, tokenizer=None, train=(), test=(), assumed=Assumptions(), device="cuda"
     )
     first, second = techniques.estimate_supervised(LoraOptions(), request)
     assert (first.method, second.method) == ("analytic", "traced")
@@ -377,7 +377,7 @@ def test_the_first_estimate_is_analytic_and_the_second_traced() -> None:
 
 def _stages(table: dict[str, Any]) -> Iterator[Estimate]:
     request = EstimateRequest(
-        config=SMALL, tokenizer=None, train=(), heldout=(), assumed=Assumptions(), device="cuda"
+        config=SMALL, tokenizer=None, train=(), test=(), assumed=Assumptions(), device="cuda"
     )
     yield from RLHF.estimate(from_table(RlhfOptions, table), request)  # type: ignore[misc]
 
@@ -452,7 +452,7 @@ def test_memory_savings_of_stages_name_their_table() -> None:
 def test_models_that_evaluators_compare_with_are_counted(method: Method) -> None:
     rows = [Completion(source="", prompt="a " * 90, completion="b " * 20)] * 8
     request = EstimateRequest(
-        config=SMALL, tokenizer=None, train=rows, heldout=rows, assumed=None, device="cpu"
+        config=SMALL, tokenizer=None, train=rows, test=rows, assumed=None, device="cpu"
     )
     one, three = (
         analytic.evaluation_memory(
@@ -467,7 +467,7 @@ def test_models_that_evaluators_compare_with_are_counted(method: Method) -> None
 def test_merged_weights_are_counted_if_a_cpu_generates_in_fp32() -> None:
     rows = [Completion(source="", prompt="a " * 90, completion="b " * 20)] * 8
     request = EstimateRequest(
-        config=SMALL, tokenizer=None, train=rows, heldout=rows, assumed=None, device="cpu"
+        config=SMALL, tokenizer=None, train=rows, test=rows, assumed=None, device="cpu"
     )
     linear = 2 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 256) * 4
     for precision, device, merged in (
@@ -489,12 +489,12 @@ def test_merged_weights_are_counted_if_a_cpu_generates_in_fp32() -> None:
 def test_answers_of_the_full_limit_are_only_in_the_upper_bound() -> None:
     rows = [Completion(source="", prompt="a " * 90, completion="b " * 20)] * 8
     request = EstimateRequest(
-        config=STRETCHED, tokenizer=None, train=rows, heldout=rows, assumed=None, device="cpu"
+        config=STRETCHED, tokenizer=None, train=rows, test=rows, assumed=None, device="cpu"
     )
     setting = EstimateSetting.from_request(_options("lora"), request)
     parts = analytic.evaluation_memory(setting)
     token_bytes = 2 * 2 * 32 * 6 * 2  # keys and values, heads, head size, layers, bf16
-    longest = sum(setting.workload.heldout[0].completions) + setting.workload.heldout[0].prompt
+    longest = sum(setting.workload.test[0].completions) + setting.workload.test[0].prompt
     assert parts.worst_case_extra == token_bytes * 8 * analytic.ANSWER_TOKENS * 7 // 4
     assert parts.dynamic["cache"] == token_bytes * 8 * longest * 3 // 2
     memory = parts.to_memory((1.0, 1.0))
@@ -506,7 +506,7 @@ def test_answers_of_the_full_limit_are_only_in_the_upper_bound() -> None:
 def test_many_short_rows_can_be_traced() -> None:
     short = Assumptions(sequence=12, micro_batch=20, rows=20)
     request = EstimateRequest(
-        config=SMALL, tokenizer=None, train=(), heldout=(), assumed=short, device="cpu"
+        config=SMALL, tokenizer=None, train=(), test=(), assumed=short, device="cpu"
     )
     *_, last = techniques.estimate_supervised(LoraOptions(), request)
     assert last.method == "traced", last.notes
@@ -515,7 +515,7 @@ def test_many_short_rows_can_be_traced() -> None:
 def test_a_model_type_that_transformers_does_not_know_is_estimated_by_arithmetic() -> None:
     request = EstimateRequest(
         config={**SMALL, "model_type": "unknown"},
-        tokenizer=None, train=(), heldout=(), assumed=Assumptions(), device="cuda",
+        tokenizer=None, train=(), test=(), assumed=Assumptions(), device="cuda",
     )  # fmt: skip
     first, second = techniques.estimate_supervised(FullOptions(), request)
     assert second.method == "analytic"

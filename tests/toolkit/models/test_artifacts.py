@@ -75,7 +75,7 @@ def train(
     """Train, and return the artifact and the trained model in memory."""
     task = RecordedTask()
     job: Job[Any] = Job(
-        config=config, model=model, train=RECORDS, dev=(), out=folder, seed=3, device="cpu",
+        config=config, model=model, train=RECORDS, validation=(), out=folder, seed=3, device="cpu",
         checkpoints=Checkpoints(folder / "checkpoints"), emit=lambda event: None, technique="test",
         base_name=base_name,
     )  # fmt: skip

@@ -167,7 +167,7 @@ def test_the_text_part_of_a_multimodal_config_gets_the_keys(tmp_path: Path) -> N
     assert (keys["rope_theta"], keys["rope_local_base_freq"]) == (777_000.0, 555.0)
 
 
-def test_several_thetas_without_an_earlier_form_are_left_out() -> None:
+def test_several_thetas_without_an_earlier_form_are_skipped() -> None:
     config = {"model_type": "other", "rope_parameters": GEMMA3}
     assert earlier_keys(config) == {}
     same = {name: {**p, "rope_theta": 7.0} for name, p in GEMMA3.items()}

@@ -148,7 +148,7 @@ def test_the_attention_for_packed_rows_replaces_the_one_of_a_config(folder: Path
 
 
 def test_a_model_folder_with_an_adapter_is_refused(folder: Path) -> None:
-    """transformers adds such an adapter to the model without a word."""
+    """transformers adds such an adapter to the model silently."""
     edit(folder / "adapter_config.json", peft_type="LORA", base_model_name_or_path="x/y")
     with pytest.raises(EnvironmentProblem, match=r"adapter_config\.json"):
         load(folder)

@@ -77,7 +77,7 @@ def train(
         changes["gradient_checkpointing"] = False
     config = build(options, **{**base, **changes})
     job: Job[Any] = Job(
-        config=config, model=model, train=RECORDS, dev=(), out=out, seed=3, device="cpu",
+        config=config, model=model, train=RECORDS, validation=(), out=out, seed=3, device="cpu",
         checkpoints=Checkpoints(out / "checkpoints"), emit=lambda event: None, technique="test",
     )  # fmt: skip
     return run_trainer(job, SupervisedTask())

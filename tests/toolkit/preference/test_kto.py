@@ -1,4 +1,4 @@
-"""KTO on labelled answers: loss and gradient against the paper's formula, row by row in fp64."""
+"""KTO on labeled answers: loss and gradient against the paper's formula, row by row in fp64."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def job(
         config=config,
         model=model,
         train=records,
-        dev=(),
+        validation=(),
         out=folder,
         seed=3,
         device="cpu",
@@ -291,7 +291,7 @@ def test_flipped_labels_flip_the_gradient(tmp_path: Path, tiny_folder: Path) -> 
         torch.testing.assert_close(grad, -flipped[name], rtol=1e-4, atol=1e-7)
 
 
-def test_a_pair_counts_as_two_labelled_answers(tmp_path: Path, tiny_folder: Path) -> None:
+def test_a_pair_counts_as_two_labeled_answers(tmp_path: Path, tiny_folder: Path) -> None:
     """The first gradient of a mixture is that of the same answers with labels alone."""
     pair = Preference(source="p:1", prompt=(Message("user", "Why?"),), chosen="so", rejected="no!")
     halves = [
@@ -398,7 +398,7 @@ def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path, tiny_folder: Path
     ("records", "changes", "message"),
     [
         (ROWS, {"loss__type": "dpo"}, 'set technique.loss.type = "kto"'),
-        (ROWS[::3], {}, "all 4 labelled answers are good.*add bad answers, or remove the column"),
+        (ROWS[::3], {}, "all 4 labeled answers are good.*add bad answers, or remove the column"),
     ],
 )
 def test_rows_that_the_loss_cannot_learn_from_are_refused(

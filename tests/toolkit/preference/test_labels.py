@@ -1,4 +1,4 @@
-"""Labels of a data set: what a loss cannot learn from, and weights for unequal numbers."""
+"""Labels of a dataset: what a loss cannot learn from, and weights for unequal numbers."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_a_pair_has_an_answer_of_each_kind() -> None:
         ([PAIR, GOOD], "kto", ""),
         ([PAIR, GOOD, BAD], "dpo", '2 rows hold one answer.*dpo needs pairs.*loss.type = "kto"'),
         ([GOOD, BAD], "simpo", 'simpo needs pairs of answers: set technique.loss.type = "kto"'),
-        ([GOOD, GOOD], "kto", "all 2 labelled answers are good.*add bad answers.*column"),
-        ([BAD], "kto", "all 1 labelled answers are bad.*add good answers$"),
+        ([GOOD, GOOD], "kto", "all 2 labeled answers are good.*add bad answers.*column"),
+        ([BAD], "kto", "all 1 labeled answers are bad.*add good answers$"),
     ],
 )
 def test_data_that_a_loss_cannot_learn_from(records: Any, loss: Any, problem: str) -> None:

@@ -16,7 +16,7 @@ from transformers import AutoConfig
 
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import EnvironmentProblem, RunStopped, UsageError
-from tunesmith.events import Event, Notice, StepFinished
+from tunesmith.events import Event, FindingReported, StepFinished
 from tunesmith.records import Completion, Message, Preference, Record, UnpairedPreference
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.lora.options import LoraOptions
@@ -103,7 +103,7 @@ def job(
         config=config,
         model=model,
         train=preferences if isinstance(config, PreferenceOptions) else DEMONSTRATIONS,
-        dev=(),
+        validation=(),
         out=folder,
         seed=seed,
         device="cpu",
@@ -290,7 +290,7 @@ def merged(sft: Path, tiny_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("adapt", ["lora", "full"])
 @pytest.mark.parametrize("start", ["none", "adapter", "model"])
-@pytest.mark.parametrize("loss", ["dpo", "kto", "kto, labelled"])
+@pytest.mark.parametrize("loss", ["dpo", "kto", "kto, labeled"])
 def test_the_initial_policy_equals_the_reference(
     tmp_path: Path, tiny_folder: Path, sft: Path, merged: Path, start: str, adapt: str, loss: str
 ) -> None:
@@ -299,7 +299,7 @@ def test_the_initial_policy_equals_the_reference(
     config = options(
         adapt=adapt, max_steps=1, learning_rate=1e-9, loss__type=loss[:3], **{"from": where}
     )
-    preferences = LABELLED if loss == "kto, labelled" else PAIRS
+    preferences = LABELLED if loss == "kto, labeled" else PAIRS
     artifact, events = train(tmp_path / "run", tiny_folder, config, preferences=preferences)
     (step,) = steps(events)
     assert step.loss == pytest.approx(math.log(2) if loss == "dpo" else 0.5, abs=1e-5)
@@ -340,7 +340,7 @@ def test_dropout_in_the_model_does_not_change_the_first_loss(
     expected = 0.5 if config.loss.type == "kto" else math.log(2)
     assert first.loss == pytest.approx(expected, abs=1e-6)
     assert first.metrics["reward_chosen"] == pytest.approx(0, abs=1e-6)
-    messages = [event.message for event in events if isinstance(event, Notice)]
+    messages = [event.message for event in events if isinstance(event, FindingReported)]
     assert [m for m in messages if "dropout, up to 0.3 in this model, is off" in m]
     assert not [m for m in messages if "attention has dropout" in m]  # it has none now
     if artifact.format == "model":

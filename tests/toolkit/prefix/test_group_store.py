@@ -56,7 +56,7 @@ def test_groups_are_the_same_as_in_a_list(
             assert torch.equal(ours.batch.targets_N, theirs.batch.targets_N)
 
 
-def test_groups_above_the_limit_are_left_out(template: Template) -> None:
+def test_groups_above_the_limit_are_skipped(template: Template) -> None:
     groups = tokenize_preferences(RECORDS, template)
     limit = sorted(group.longest_sequence for group in groups)[4]
     fitting = [group for group in groups if group.longest_sequence <= limit]

@@ -90,7 +90,7 @@ def run_monitor(
         config=config,
         model=folder,
         train=(),
-        dev=(),
+        validation=(),
         out=folder,
         seed=0,
         device="cpu",

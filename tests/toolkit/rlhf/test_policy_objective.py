@@ -366,7 +366,7 @@ def run(
         config=config,
         model=model,
         train=(),
-        dev=(),
+        validation=(),
         out=folder,
         seed=1,
         device="cpu",

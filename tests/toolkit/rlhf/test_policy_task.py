@@ -16,8 +16,8 @@ from tunesmith.contracts import Job
 from tunesmith.errors import DataError
 from tunesmith.events import (
     Event,
+    FindingReported,
     GateChecked,
-    Notice,
     StepFinished,
     TrainingFinished,
     TrainingStarted,
@@ -61,7 +61,7 @@ def make_run(
     folder: Path,
     model: Path,
     records: Sequence[Record] = ROWS,
-    heldout: Sequence[Record] = (),
+    test: Sequence[Record] = (),
     **changes: Any,
 ) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def make_run(
         config=build(PolicyOptions, **{**keys, **changes}),
         model=model,
         train=records,
-        dev=heldout,
+        validation=test,
         out=folder,
         seed=3,
         device="cpu",
@@ -138,12 +138,12 @@ def test_distinct_prompts_that_leave_room_for_a_completion_are_trained_on(
     tmp_path: Path, template: Template
 ) -> None:
     long = Completion(source="rows:long", prompt="a word " * 60, completion="ten")
-    run = make_run(tmp_path, tmp_path, (*ROWS, long), max_left_out=0.2)
+    run = make_run(tmp_path, tmp_path, (*ROWS, long), max_skipped=0.2)
     prompts = PolicyTask(None).tokenize(run.job, template, 60)
     assert [prompt[0].content for prompt in prompts] == [f"What is {n}?" for n in range(6)]
-    (notice,) = run.of(Notice)
-    assert "left out of training: 1 row, row is too long; first: rows:long" in notice.message
-    assert "54 are allowed" in notice.message
+    (finding,) = run.of(FindingReported)
+    assert "skipped of training: 1 row, row is too long; first: rows:long" in finding.message
+    assert "54 are allowed" in finding.message
     strict = make_run(tmp_path, tmp_path, (*ROWS, long))
     with pytest.raises(DataError, match="1 of 7 rows cannot be learned from"):
         PolicyTask(None).tokenize(strict.job, template, 60)
@@ -159,7 +159,7 @@ def test_a_policy_is_trained_without_a_reward_model(
     tmp_path: Path, tiny_folder: Path, adapt: str, algorithm: str
 ) -> None:
     """All in one: the first KL is zero, the gate is reported last, and all tokens are counted."""
-    run = make_run(tmp_path, tiny_folder, heldout=PAIRS, adapt=adapt, algorithm=algorithm)
+    run = make_run(tmp_path, tiny_folder, test=PAIRS, adapt=adapt, algorithm=algorithm)
     artifact = train(run.job, PolicyTask(None))
     assert artifact.format == ("adapter" if adapt == "lora" else "model")
     (started,) = run.of(TrainingStarted)
@@ -179,15 +179,13 @@ def test_a_policy_is_trained_without_a_reward_model(
     assert finished.trained_tokens == sum(step.trained_tokens for step in steps)
 
 
-def test_the_gold_reward_is_a_function_or_held_out_pairs(
-    tmp_path: Path, template: Template
-) -> None:
-    run = make_run(tmp_path, tmp_path, heldout=(*ROWS, *PAIRS), monitor__rows=3)
+def test_the_gold_reward_is_a_function_or_test_pairs(tmp_path: Path, template: Template) -> None:
+    run = make_run(tmp_path, tmp_path, test=(*ROWS, *PAIRS), monitor__rows=3)
     by_pairs = gold_reward(run.job, template)
     assert [prompt[0].content for prompt in by_pairs.prompts] == ["0?", "1?", "2?"]
     assert len(by_pairs.pairs) == 3 and by_pairs.function is None
     gold = f"{tmp_path}/rules.py:reward"
-    run = make_run(tmp_path, tmp_path, heldout=(*ROWS, *PAIRS), monitor__rows=3, monitor__gold=gold)
+    run = make_run(tmp_path, tmp_path, test=(*ROWS, *PAIRS), monitor__rows=3, monitor__gold=gold)
     by_function = gold_reward(run.job, template)
     assert [prompt[0].content for prompt in by_function.prompts] == [
         "What is 0?",
@@ -196,7 +194,7 @@ def test_the_gold_reward_is_a_function_or_held_out_pairs(
     ]
     assert by_function.function is not None and not by_function.pairs
     assert not run.events
-    run = make_run(tmp_path, tmp_path, heldout=ROWS)
+    run = make_run(tmp_path, tmp_path, test=ROWS)
     assert gold_reward(run.job, template).function is None
-    (notice,) = run.of(Notice)
-    assert "monitored by its reward alone" in notice.message
+    (finding,) = run.of(FindingReported)
+    assert "monitored by its reward alone" in finding.message

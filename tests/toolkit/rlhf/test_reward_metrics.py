@@ -94,7 +94,7 @@ def confounded(
 
 @pytest.mark.parametrize("share", [0.5, 0.65, 0.75])
 def test_a_good_model_passes_although_people_chose_longer_completions(share: float) -> None:
-    """Right in four of five pairs, independent of length: 60 dev pairs are enough."""
+    """Right in four of five pairs, independent of length: 60 validation pairs are enough."""
     passed = 0
     for seed in range(20):
         report = reward_report(*confounded(share, 60, 0.8, seed))

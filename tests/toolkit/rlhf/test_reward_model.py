@@ -87,7 +87,7 @@ def train(
         "config": config,
         "model": model,
         "train": PAIRS,
-        "dev": (),
+        "validation": (),
         "out": folder,
         "seed": 3,
         "device": "cpu",

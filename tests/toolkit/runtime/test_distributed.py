@@ -218,7 +218,7 @@ def test_a_signal_ends_the_wait_for_other_ranks(start_rank: Callable[[int, int],
     assert len(events) == 3
 
 
-def pretend_accelerators(monkeypatch: pytest.MonkeyPatch, *, gpus: int, mps: bool) -> None:
+def simulate_accelerators(monkeypatch: pytest.MonkeyPatch, *, gpus: int, mps: bool) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
@@ -228,10 +228,10 @@ def test_more_ranks_than_gpus_are_refused_on_rank_0(
     start_rank: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_rank(0, 2)
-    pretend_accelerators(monkeypatch, gpus=1, mps=False)
+    simulate_accelerators(monkeypatch, gpus=1, mps=False)
     with pytest.raises(EnvironmentProblem, match="2 ranks need a GPU each, and there are 1"):
         device.pick_device("auto")
-    pretend_accelerators(monkeypatch, gpus=2, mps=False)
+    simulate_accelerators(monkeypatch, gpus=2, mps=False)
     assert device.pick_device("auto") == torch.device("cuda:0")
 
 
@@ -239,7 +239,7 @@ def test_several_ranks_on_mps_are_advised_to_use_the_cpu(
     start_rank: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_rank(0, 2)
-    pretend_accelerators(monkeypatch, gpus=0, mps=True)
+    simulate_accelerators(monkeypatch, gpus=0, mps=True)
     with pytest.raises(UsageError) as caught:
         device.pick_device("auto")
     assert caught.value.hint == "use cpu"

@@ -118,7 +118,7 @@ def test_training_keeps_freed_memory(
         config=config,
         model=tiny_folder,
         train=[Completion(source="r:1", prompt="1?", completion="one")],
-        dev=[],
+        validation=[],
         out=tmp_path,
         seed=1,
         device="cpu",

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tunesmith.contracts import Job
 from tunesmith.estimates import EstimateRequest
-from tunesmith.events import Event, Notice
+from tunesmith.events import Event, FindingReported
 from tunesmith.options import from_table
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
@@ -30,7 +30,7 @@ def _job(folder: Path, model: Path, events: list[Event], **options: Any) -> Job[
         config=from_table(LoraOptions, options),
         model=model,
         train=ROWS,
-        dev=(),
+        validation=(),
         out=folder,
         seed=0,
         device="cpu",
@@ -84,8 +84,8 @@ def test_the_choice_is_reported_and_kept_by_a_resumed_run(
     monkeypatch.setattr(auto_batch, "available_memory", lambda: 20 * 2**30)
     first = resolve_auto(_job(tmp_path, tiny_folder, events, batch_size="auto")).config
     assert first.batch_size == 16 and first.micro_batch_tokens in auto_batch.TOKEN_CANDIDATES
-    notices = [event for event in events if isinstance(event, Notice)]
-    assert f"up to {first.micro_batch_tokens} tokens" in notices[0].message
+    findings = [event for event in events if isinstance(event, FindingReported)]
+    assert f"up to {first.micro_batch_tokens} tokens" in findings[0].message
     monkeypatch.setattr(auto_batch, "available_memory", lambda: 2**20)
     resumed = resolve_auto(_job(tmp_path, tiny_folder, events, batch_size="auto")).config
     assert resumed == first
@@ -104,7 +104,7 @@ def _long_rows() -> EstimateRequest:
     }  # fmt: skip
     long = [Completion(source=f"r:{i}", prompt="word " * 1500, completion="x") for i in range(64)]
     return EstimateRequest(
-        config=config, tokenizer=None, train=long, heldout=(), assumed=None, device="cuda"
+        config=config, tokenizer=None, train=long, test=(), assumed=None, device="cuda"
     )
 
 
@@ -155,7 +155,7 @@ def test_the_estimate_of_auto_starts_at_the_smallest_choice() -> None:
     }  # fmt: skip
     rows = [Completion(source="r", prompt="word " * 90, completion="x " * 20)] * 200
     request = EstimateRequest(
-        config=config, tokenizer=None, train=rows, heldout=rows, assumed=None, device="cuda"
+        config=config, tokenizer=None, train=rows, test=rows, assumed=None, device="cuda"
     )
     auto_estimates, smallest_estimates, *usual = (
         list(techniques.estimate_supervised(from_table(LoraOptions, table), request))

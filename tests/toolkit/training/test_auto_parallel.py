@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tunesmith.contracts import Job
-from tunesmith.events import Event, Notice
+from tunesmith.events import Event, FindingReported
 from tunesmith.options import from_table
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
@@ -58,7 +58,7 @@ def start(
             config=from_table(FullOptions, options),
             model=model,
             train=ROWS,
-            dev=(),
+            validation=(),
             out=tmp_path,
             seed=0,
             device="cpu",
@@ -81,10 +81,10 @@ def test_a_way_that_is_named_is_kept(start: Start, tmp_path: Path, events: list[
 
 def test_the_choice_is_reported_with_its_numbers(start: Start, events: list[Event]) -> None:
     assert start(2, 10) == "sharded"
-    (notice,) = events
-    assert isinstance(notice, Notice) and notice.source == "technique.parallel"
-    assert notice.message.startswith('parallel = "auto" is "sharded": each of 2 processes needs')
-    assert notice.message.endswith("and may take 5.0 GiB, of which a tenth stays free")
+    (finding,) = events
+    assert isinstance(finding, FindingReported) and finding.source == "technique.parallel"
+    assert finding.message.startswith('parallel = "auto" is "sharded": each of 2 processes needs')
+    assert finding.message.endswith("and may take 5.0 GiB, of which a tenth stays free")
 
 
 def test_a_resumed_training_keeps_the_choice_of_as_many_processes(start: Start) -> None:

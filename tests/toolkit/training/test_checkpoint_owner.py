@@ -33,7 +33,7 @@ def job(out: Path, model: Path, **changes: Any) -> Job[Any]:
     options = build(LoraOptions, **{**keys, "checkpoints__every": 1, **changes})
     out.mkdir(exist_ok=True)
     return Job(
-        config=options, model=model, train=RECORDS, dev=(), out=out, seed=3, device="cpu",
+        config=options, model=model, train=RECORDS, validation=(), out=out, seed=3, device="cpu",
         checkpoints=Checkpoints(out / "checkpoints"), emit=lambda event: None, technique="test",
     )  # fmt: skip
 

@@ -132,7 +132,7 @@ def test_pairs_have_both_answers_trained(layout: GroupLayout) -> None:
         ]
 
 
-def test_labelled_answers_are_good_or_bad() -> None:
+def test_labeled_answers_are_good_or_bad() -> None:
     record = UnpairedPreference(source="r", prompt=prompt("why?"), completion="so", label=False)
     data = PreferenceData(tokenize_preferences([record], TEMPLATE), GroupLayout())
     assert data.completion_titles([0]) == ["row 1, bad"]
@@ -203,7 +203,7 @@ def test_a_training_emits_it_once_after_its_start(tmp_path: Path, tiny_folder: P
         config=options,
         model=tiny_folder,
         train=records,
-        dev=(),
+        validation=(),
         out=tmp_path / "job",
         seed=1,
         device="cpu",

@@ -80,7 +80,7 @@ def _job(folder: Path, model: Path, options: Any, records: tuple[Record, ...]) -
         config=options,
         model=model,
         train=records,
-        dev=records,
+        validation=records,
         out=folder,
         seed=1,
         device="cpu",

@@ -16,7 +16,7 @@ from tables import build
 
 from tunesmith.contracts import Job
 from tunesmith.errors import RunStopped, TrainingError
-from tunesmith.events import Event, Notice, StepFinished
+from tunesmith.events import Event, FindingReported, StepFinished
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.full.options import FullOptions
@@ -58,7 +58,7 @@ def job(
         config=config,
         model=model,
         train=RECORDS,
-        dev=RECORDS[:2],
+        validation=RECORDS[:2],
         out=folder,
         seed=3,
         device="cpu",
@@ -246,8 +246,8 @@ def test_out_of_memory_halves_the_micro_batches(
     plain, _ = train(tmp_path / "plain", tiny_folder, options())
     inject_fault(monkeypatch, fault, at=2)
     same, events = train(tmp_path / "tight", tiny_folder, options())
-    notices = [e for e in events if isinstance(e, Notice) and e.source == "memory"]
-    assert ["2048 tokens" in notice.message for notice in notices] == [True]
+    findings = [e for e in events if isinstance(e, FindingReported) and e.source == "memory"]
+    assert ["2048 tokens" in finding.message for finding in findings] == [True]
     assert_close(plain, same, 2e-5)
 
 

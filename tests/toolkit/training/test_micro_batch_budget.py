@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tunesmith.errors import TrainingError
-from tunesmith.events import Event, Notice
+from tunesmith.events import Event, FindingReported
 from tunesmith_torch.training.micro_batch_budget import MAX_HALVINGS, MicroBatchBudget
 
 
@@ -36,7 +36,7 @@ def test_it_halves_until_the_computation_fits_and_stays_there() -> None:
     budget, events = make_budget(1024)
     assert budget.run(fits(300)) == 256
     assert budget.run(fits(10_000)) == 256
-    assert [type(event) for event in events] == [Notice, Notice]
+    assert [type(event) for event in events] == [FindingReported, FindingReported]
 
 
 def test_it_gives_up_after_a_few_halvings() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tunesmith.errors import DataError
-from tunesmith.events import Event, Notice
+from tunesmith.events import Event, FindingReported
 from tunesmith.records import Completion, Message, Preference, Record
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.adapters import adapt_full
@@ -21,8 +21,8 @@ from tunesmith_torch.options.preference import PairOptions
 from tunesmith_torch.prefix.completion_groups import GroupLayout, tokenize_pairs
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.testing.tiny_model import save_tiny_model
-from tunesmith_torch.training.left_out_rows import LEFT_OUT_FILE
 from tunesmith_torch.training.preference_data import PreferenceData, fitting_pairs
+from tunesmith_torch.training.skipped_rows import SKIPPED_FILE
 
 CPU = torch.device("cpu")
 FP32 = pick_precision(CPU, "fp32")
@@ -43,9 +43,9 @@ def template(tiny_folder: Path) -> Template:
 
 
 def make_job(
-    records: tuple[Record, ...], events: list[Event], out: Path, max_left_out: float = 1.0
+    records: tuple[Record, ...], events: list[Event], out: Path, max_skipped: float = 1.0
 ) -> Any:
-    config = SimpleNamespace(max_length=1024, max_left_out=max_left_out)
+    config = SimpleNamespace(max_length=1024, max_skipped=max_skipped)
     return SimpleNamespace(train=records, emit=events.append, config=config, out=out)
 
 
@@ -57,11 +57,11 @@ def test_pairs_that_do_not_fit_are_reported(tmp_path: Path, template: Template) 
     fitting = fitting_pairs(make_job(PAIRS, events, tmp_path), template, limit)
     expected = [g for g, length in zip(groups, lengths, strict=True) if length <= limit]
     assert list(fitting) == expected and 0 < len(fitting) < len(PAIRS)
-    (notice,) = [event for event in events if isinstance(event, Notice)]
+    (finding,) = [event for event in events if isinstance(event, FindingReported)]
     count = 12 - len(fitting)
-    assert f"left out of training: {count} rows, row is too long; first: rows:" in notice.message
-    lines = (tmp_path / LEFT_OUT_FILE).read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["where"] for line in lines] == [r.where for r in fitting.left_out]
+    assert f"skipped of training: {count} rows, row is too long; first: rows:" in finding.message
+    lines = (tmp_path / SKIPPED_FILE).read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["where"] for line in lines] == [r.where for r in fitting.skipped]
     events.clear()
     complete = fitting_pairs(make_job(PAIRS, events, tmp_path), template, max(lengths))
     assert list(complete) == groups
@@ -72,11 +72,11 @@ def test_more_long_pairs_than_are_allowed_are_refused(tmp_path: Path, template: 
     groups = tokenize_pairs(PAIRS, template)
     lengths = sorted(group.longest_sequence for group in groups)
     assert lengths[-2] < lengths[-1]
-    job = make_job(PAIRS, [], tmp_path, max_left_out=0.01)
+    job = make_job(PAIRS, [], tmp_path, max_skipped=0.01)
     with pytest.raises(DataError, match="1 of 12 rows cannot be learned from") as caught:
         fitting_pairs(job, template, lengths[-2])
-    assert [row.where for row in caught.value.left_out] == ["rows:11"]
-    job = make_job(PAIRS, [], tmp_path, max_left_out=0.1)
+    assert [row.where for row in caught.value.skipped] == ["rows:11"]
+    job = make_job(PAIRS, [], tmp_path, max_skipped=0.1)
     assert len(fitting_pairs(job, template, lengths[-2])) == 11
 
 

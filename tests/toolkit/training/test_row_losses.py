@@ -30,7 +30,7 @@ def test_the_mean_weighs_rows_by_their_tokens() -> None:
 
 
 def test_the_groups_of_rows_are_those_of_their_records() -> None:
-    """The first record is left out, and the second one gives two rows."""
+    """The first record is skipped, and the second one gives two rows."""
     records = [Text(source="", text="", group=group) for group in ("a", "b", None)]
     assert list_row_groups(records, [1, 1, 2]) == ["b", "b", None]
     assert list_row_groups(records, [2]) is None

@@ -1,4 +1,4 @@
-"""Training on next tokens: the fused kernels change nothing, and rows left out are reported."""
+"""Training on next tokens: the fused kernels change nothing, and rows skipped are reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tables import build
 
 from tunesmith.contracts import Job
 from tunesmith.errors import DataError, RunStopped
-from tunesmith.events import Event, Notice, StepFinished, TrainingFinished, TrainingStarted
+from tunesmith.events import Event, FindingReported, StepFinished, TrainingFinished, TrainingStarted
 from tunesmith.records import Chat, Completion, Message, Record, Text
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.lora.options import LoraOptions
@@ -47,7 +47,7 @@ def job_of(
         config=build(LoraOptions, **{"batch_size": 4, "precision": "fp32", **changes}),
         model=model,
         train=records,
-        dev=(),
+        validation=(),
         out=folder,
         seed=1,
         device="cpu",
@@ -91,19 +91,21 @@ def test_rows_that_do_not_fit_are_reported(tmp_path: Path, tiny_folder: Path) ->
         run(tmp_path / "refused", tiny_folder, (*RECORDS, long), max_length=64, max_steps=1)
     events = run(
         tmp_path / "out", tiny_folder, (*RECORDS, long), max_length=64, max_steps=1,
-        max_left_out=0.2,
+        max_skipped=0.2,
     )  # fmt: skip
     (finished,) = (event for event in events if isinstance(event, TrainingFinished))
     assert finished.affected_rows == {"row is too long": 1}
-    notices = [e for e in events if isinstance(e, Notice) and e.source == "data"]
-    assert [notice.level for notice in notices] == ["warning"]
-    assert "left out of training: 1 row, " in notices[0].message
-    assert "r:long" in notices[0].message
+    findings = [e for e in events if isinstance(e, FindingReported) and e.source == "data"]
+    assert [finding.level for finding in findings] == ["warning"]
+    assert "skipped of training: 1 row, " in findings[0].message
+    assert "r:long" in findings[0].message
     shortened = run(
         tmp_path / "cut", tiny_folder, (*RECORDS, long), max_length=64, max_steps=1,
         truncate_prompts=True,
     )  # fmt: skip
-    messages = [e.message for e in shortened if isinstance(e, Notice) and e.source == "data"]
+    messages = [
+        e.message for e in shortened if isinstance(e, FindingReported) and e.source == "data"
+    ]
     assert messages == ["1 prompts were shortened to fit 64 tokens"]
 
 
@@ -136,17 +138,19 @@ def test_rows_beyond_a_sliding_window_are_trained_and_reported(tmp_path: Path) -
     for packing in (True, False):
         events = run(tmp_path / str(packing), model, records, max_steps=1, packing=packing)
         losses[packing] = [event.loss for event in events if isinstance(event, StepFinished)]
-        notices = [e.message for e in events if isinstance(e, Notice) and e.source == "model"]
-        assert len(notices) == packing
+        findings = [
+            e.message for e in events if isinstance(e, FindingReported) and e.source == "model"
+        ]
+        assert len(findings) == packing
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
-    assert "a `sliding_window` of 48" in run_notice(tmp_path / "again", model, records)
+    assert "a `sliding_window` of 48" in run_finding(tmp_path / "again", model, records)
 
 
-def run_notice(folder: Path, model: Path, records: tuple[Record, ...]) -> str:
+def run_finding(folder: Path, model: Path, records: tuple[Record, ...]) -> str:
     events = run(folder, model, records, max_steps=1)
-    (notice,) = [e for e in events if isinstance(e, Notice) and e.source == "model"]
-    assert notice.level == "info"
-    return notice.message
+    (finding,) = [e for e in events if isinstance(e, FindingReported) and e.source == "model"]
+    assert finding.level == "info"
+    return finding.message
 
 
 def turns(*answers: tuple[str, float]) -> tuple[Record, ...]:
@@ -304,7 +308,7 @@ def test_unusable_rows_of_large_data_are_missing_from_their_batches(
     rows = [*rows_of(10), Completion(source="r:long", prompt="a word " * 200, completion="ten")]
     with pytest.raises(DataError, match="1 of 11 rows cannot be learned from"):
         run(tmp_path / "refused", tiny_folder, rows, max_length=64, epochs=1)
-    options = {"max_length": 64, "epochs": 2, "batch_size": 1, "max_left_out": 0.1}
+    options = {"max_length": 64, "epochs": 2, "batch_size": 1, "max_skipped": 0.1}
     events = run(tmp_path / "out", tiny_folder, rows, **options)
     steps = [event for event in events if isinstance(event, StepFinished)]
     assert len(steps) == 22

@@ -18,7 +18,7 @@ from tunesmith.errors import EnvironmentProblem, RunStopped
 from tunesmith.events import (
     CheckpointSaved,
     Event,
-    Notice,
+    FindingReported,
     StepFinished,
     TrainingFinished,
     TrainingStarted,
@@ -42,7 +42,7 @@ def job(folder: Path, model: Path, config: LoraOptions, emit: Callable[[Event], 
         config=config,
         model=model,
         train=RECORDS,
-        dev=RECORDS[:1],
+        validation=RECORDS[:1],
         out=folder,
         seed=1,
         device="cpu",
@@ -84,7 +84,9 @@ def test_a_model_that_cannot_pack_is_padded_and_the_reason_is_reported(
     events = train(tmp_path / "run", model, max_steps=2, packing=option)
     started = next(event for event in events if isinstance(event, TrainingStarted))
     assert started.details["layout"] == "padded"
-    reasons = [e.message for e in events if isinstance(e, Notice) and "padded" in e.message]
+    reasons = [
+        e.message for e in events if isinstance(e, FindingReported) and "padded" in e.message
+    ]
     assert len(reasons) == option
     assert not option or "`s_aux`" in reasons[0]
 

@@ -1,4 +1,4 @@
-"""The loss on dev rows during training: its value, what it chooses, and that it changes nothing."""
+"""The loss on validation rows during training: its value, what it chooses, and that it changes nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tables import build
 
 from tunesmith.contracts import Job
 from tunesmith.errors import IntegrityError, RunStopped, TunesmithWarning
-from tunesmith.events import Event, Monitored, Notice, StepFinished, TrainingFinished
+from tunesmith.events import Event, FindingReported, Monitored, StepFinished, TrainingFinished
 from tunesmith.execution.report import build_report
 from tunesmith.records import Completion, Message, Preference, Record, UnpairedPreference
 from tunesmith.storage import Checkpoints
@@ -35,7 +35,7 @@ from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.training import checkpoint_writer, trainer
 from tunesmith_torch.training.row_losses import RowLosses
 from tunesmith_torch.training.supervised import SupervisedTask
-from tunesmith_torch.training.validation import VALIDATION, VALIDATION_FILE, dev_loss_rise
+from tunesmith_torch.training.validation import VALIDATION, VALIDATION_FILE, validation_loss_rise
 
 CPU = torch.device("cpu")
 
@@ -52,8 +52,8 @@ def rows(part: str, count: int, answer: str) -> tuple[Record, ...]:
 
 
 TRAIN = rows("train", 24, "ten")
-SAME, OTHER = rows("dev", 6, "ten"), rows("dev", 6, "card refund")
-"""Dev rows that training makes likelier, and dev rows that it makes less likely in the end."""
+SAME, OTHER = rows("validation", 6, "ten"), rows("validation", 6, "card refund")
+"""Validation rows that training makes likelier, and validation rows that it makes less likely in the end."""
 
 
 def options(kind: Any = LoraOptions, **changes: Any) -> Any:
@@ -72,7 +72,7 @@ def train(
     folder: Path,
     model: Path,
     config: Any,
-    dev: Sequence[Record] = SAME,
+    validation: Sequence[Record] = SAME,
     *,
     task: Any = None,
     records: Sequence[Record] = TRAIN,
@@ -90,7 +90,7 @@ def train(
         config=config,
         model=model,
         train=records,
-        dev=dev,
+        validation=validation,
         out=folder,
         seed=3,
         device="cpu",
@@ -142,10 +142,12 @@ def test_the_losses_are_those_of_plain_torch_code(
     _, events = train(tmp_path, tiny_folder, config)
     first, last = monitored(events)[0], monitored(events)[-1]
     assert (first.step, last.step) == (0, 6)
-    assert first.metrics["dev_loss"] == pytest.approx(plain_loss(tiny_folder, SAME), rel=1e-5)
+    assert first.metrics["validation_loss"] == pytest.approx(
+        plain_loss(tiny_folder, SAME), rel=1e-5
+    )
     assert last.best
     saved = tmp_path / "model"
-    assert last.metrics["dev_loss"] == pytest.approx(plain_loss(saved, SAME), rel=1e-5)
+    assert last.metrics["validation_loss"] == pytest.approx(plain_loss(saved, SAME), rel=1e-5)
     sample = json.loads((tmp_path / "validation.json").read_text())["last"]
     assert len(sample["losses"]) == len(SAME)
     assert first.metrics["train_loss"] > last.metrics["train_loss"]
@@ -158,7 +160,7 @@ def test_a_common_prefix_and_weights_change_no_loss(tmp_path: Path, tiny_folder:
         for n in range(12)
     )
     _, events = train(tmp_path, tiny_folder, options(), records[:4], records=records[4:])
-    assert monitored(events)[0].metrics["dev_loss"] == pytest.approx(
+    assert monitored(events)[0].metrics["validation_loss"] == pytest.approx(
         plain_loss(tiny_folder, records[:4]), rel=1e-5
     )
 
@@ -177,15 +179,15 @@ def test_evaluating_does_not_change_the_training(
     assert all(torch.equal(without[name], evaluated[name]) for name in without)
 
 
-def test_the_artifact_is_the_checkpoint_with_the_lowest_dev_loss(
+def test_the_artifact_is_the_checkpoint_with_the_lowest_validation_loss(
     tmp_path: Path, tiny_folder: Path
 ) -> None:
     """The weights are those that a training of so many steps has: the last step's are others."""
     config = options(epochs=4, schedule__type="constant")
     best_weights, events = train(tmp_path / "best", tiny_folder, config, OTHER)
     found = monitored(events)
-    dev = {event.step: event.metrics["dev_loss"] for event in found if event.step}
-    step = min(dev, key=dev.__getitem__)
+    validation = {event.step: event.metrics["validation_loss"] for event in found if event.step}
+    step = min(validation, key=validation.__getitem__)
     assert 0 < step < 12
     assert [event.step for event in found if event.best][-1] == step
     plain = options(epochs=4, schedule__type="constant", validation__keep_best=False)
@@ -195,9 +197,9 @@ def test_the_artifact_is_the_checkpoint_with_the_lowest_dev_loss(
     last_weights, _ = train(tmp_path / "last", tiny_folder, plain, OTHER)
     assert all(torch.equal(best_weights[name], at_step[name]) for name in at_step)
     assert not all(torch.equal(best_weights[name], last_weights[name]) for name in at_step)
-    (notice,) = [e for e in events if isinstance(e, Notice) and e.source == VALIDATION]
-    assert f"the artifact is the checkpoint of step {step}: " in notice.message
-    assert "step 12: higher by" in notice.message
+    (finding,) = [e for e in events if isinstance(e, FindingReported) and e.source == VALIDATION]
+    assert f"the artifact is the checkpoint of step {step}: " in finding.message
+    assert "step 12: higher by" in finding.message
     (finished,) = [event for event in events if isinstance(event, TrainingFinished)]
     assert finished.steps == 12
 
@@ -213,7 +215,7 @@ def test_patience_stops_training(tmp_path: Path, tiny_folder: Path) -> None:
 
 
 OVERTRAINED = {"epochs": 4, "schedule__type": "constant", "adapter__dropout": 0.1}
-"""The dev loss of OTHER is lowest at step 4 of 12."""
+"""The validation loss of OTHER is lowest at step 4 of 12."""
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +287,9 @@ def test_a_best_checkpoint_that_is_gone_does_not_end_the_run(
     last, _ = train(tmp_path / "last", tiny_folder, plain, OTHER)
     config = options(epochs=4, schedule__type="constant")
     weights, events = train(tmp_path / "run", tiny_folder, config, OTHER, emit=delete)
-    warnings = [e.message for e in events if isinstance(e, Notice) and e.level == "warning"]
+    warnings = [
+        e.message for e in events if isinstance(e, FindingReported) and e.level == "warning"
+    ]
     assert warnings == [
         "step 12: the best checkpoint is gone; the weights of this step take its place"
     ]
@@ -306,52 +310,52 @@ def test_a_damaged_best_checkpoint_is_an_error(tmp_path: Path, tiny_folder: Path
         train(tmp_path, tiny_folder, config, OTHER, emit=damage)
 
 
-def test_without_dev_rows_there_is_one_line(tmp_path: Path, tiny_folder: Path) -> None:
+def test_without_validation_rows_there_is_one_line(tmp_path: Path, tiny_folder: Path) -> None:
     _, events = train(tmp_path, tiny_folder, options(), ())
     assert not monitored(events)
-    (notice,) = [event for event in events if isinstance(event, Notice)]
-    text = "no dev rows: the dev loss is not evaluated, and the last step is the artifact"
-    assert (notice.level, notice.message) == ("info", text)
+    (finding,) = [event for event in events if isinstance(event, FindingReported)]
+    text = "no validation rows: the validation loss is not evaluated, and the last step is the artifact"
+    assert (finding.level, finding.message) == ("info", text)
 
 
-def test_dev_rows_that_are_too_long_are_left_out(tmp_path: Path, tiny_folder: Path) -> None:
-    long = Completion(source="dev:9", prompt="card " * 90, completion="ten")
+def test_validation_rows_that_are_too_long_are_skipped(tmp_path: Path, tiny_folder: Path) -> None:
+    long = Completion(source="validation:9", prompt="card " * 90, completion="ten")
     config = options(max_length=60)
     _, events = train(tmp_path / "some", tiny_folder, config, (*SAME, long))
     assert len(json.loads((tmp_path / "some/validation.json").read_text())["best"]["losses"]) == 6
     _, events = train(tmp_path / "none", tiny_folder, config, (long,))
-    (notice,) = [event for event in events if isinstance(event, Notice)]
-    assert notice.message.startswith("no dev row can be used: ")
+    (finding,) = [event for event in events if isinstance(event, FindingReported)]
+    assert finding.message.startswith("no validation row can be used: ")
 
 
 GROUPS = ["a", "a", "a", "b", "b", "b"]
 
 
 def test_rows_of_a_group_are_one_unit_of_the_rise(tmp_path: Path, tiny_folder: Path) -> None:
-    """In the notice and in the diagnosis; a row that is left out shifts no group."""
+    """In the finding and in the diagnosis; a row that is skipped shifts no group."""
     grouped = [replace(row, group=g) for row, g in zip(OTHER, GROUPS, strict=True)]
-    long = Completion(source="dev:9", prompt="card " * 90, completion="ten", group="c")
+    long = Completion(source="validation:9", prompt="card " * 90, completion="ten", group="c")
     config = options(**OVERTRAINED, max_length=60)
     _, alone = train(tmp_path / "alone", tiny_folder, config, OTHER)
     _, events = train(tmp_path / "grouped", tiny_folder, config, [long, *grouped])
     losses = json.loads((tmp_path / "grouped" / VALIDATION_FILE).read_text())
     assert losses["best"]["groups"] == losses["last"]["groups"] == GROUPS
-    rise = dev_loss_rise(RowLosses(**losses["best"]), RowLosses(**losses["last"]))
+    rise = validation_loss_rise(RowLosses(**losses["best"]), RowLosses(**losses["last"]))
     text = format_estimate(rise.value, rise.low, rise.high)
-    notices = [e.message for e in (*alone, *events) if isinstance(e, Notice)]
-    assert [text in notice for notice in notices if "higher by" in notice] == [False, True]
+    findings = [e.message for e in (*alone, *events) if isinstance(e, FindingReported)]
+    assert [text in finding for finding in findings if "higher by" in finding] == [False, True]
     finished = [event for event in events if isinstance(event, TrainingFinished)]
     diagnosis = fit.diagnose_fit(tmp_path / "grouped", build_report(finished))
-    assert diagnosis is not None and diagnosis.values["dev_rise_low"] == rise.low
+    assert diagnosis is not None and diagnosis.values["validation_rise_low"] == rise.low
 
 
 @pytest.mark.parametrize("task", [PreferenceTask(), RewardTask()])
 def test_pairs_have_groups(tmp_path: Path, tiny_folder: Path, task: Any) -> None:
     kind = RewardStage if isinstance(task, RewardTask) else PreferenceOptions
     long = replace(pairs("d", 1)[0], chosen="card " * 90, group="c")
-    dev = [long, *(replace(p, group=g) for p, g in zip(pairs("d", 6), GROUPS, strict=True))]
+    validation = [long, *(replace(p, group=g) for p, g in zip(pairs("d", 6), GROUPS, strict=True))]
     config = options(kind, max_length=60, max_steps=1)
-    train(tmp_path, tiny_folder, config, dev, task=task, records=pairs("t", 12))
+    train(tmp_path, tiny_folder, config, validation, task=task, records=pairs("t", 12))
     assert json.loads((tmp_path / VALIDATION_FILE).read_text())["last"]["groups"] == GROUPS
 
 
@@ -394,19 +398,19 @@ def test_losses_on_pairs(tmp_path: Path, tiny_folder: Path, loss: str) -> None:
     changes = {} if reward else {"loss__type": loss}
     config = options(RewardStage if reward else PreferenceOptions, epochs=3, **changes)
     task = RewardTask() if reward else PreferenceTask()
-    records, dev = (
+    records, validation = (
         (LABELLED[:12], LABELLED[12:]) if loss == "kto" else (pairs("t", 12), pairs("d", 4))
     )
-    _, events = train(tmp_path / "a", tiny_folder, config, dev, task=task, records=records)
+    _, events = train(tmp_path / "a", tiny_folder, config, validation, task=task, records=records)
     first, last = monitored(events)[0].metrics, monitored(events)[-1].metrics
     if loss == "dpo":
-        assert first["dev_loss"] == pytest.approx(0.6931, abs=1e-4)
+        assert first["validation_loss"] == pytest.approx(0.6931, abs=1e-4)
     if loss == "kto":
-        assert first["dev_loss"] == pytest.approx(0.5, abs=1e-4)
+        assert first["validation_loss"] == pytest.approx(0.5, abs=1e-4)
     else:
-        assert last["dev_accuracy"] == 1.0
-    assert last["dev_loss"] < first["dev_loss"]
-    assert last["dev_reward_margin"] > first["dev_reward_margin"]
+        assert last["validation_accuracy"] == 1.0
+    assert last["validation_loss"] < first["validation_loss"]
+    assert last["validation_reward_margin"] > first["validation_reward_margin"]
 
 
 def test_a_resumed_preference_run_has_the_reference_of_the_start(
@@ -414,25 +418,25 @@ def test_a_resumed_preference_run_has_the_reference_of_the_start(
 ) -> None:
     config = options(PreferenceOptions, epochs=4)
     parts = {"task": PreferenceTask(), "records": pairs("t", 12)}
-    dev = pairs("d", 4, swapped=True)
-    complete, events = train(tmp_path / "complete", tiny_folder, config, dev, **parts)
+    validation = pairs("d", 4, swapped=True)
+    complete, events = train(tmp_path / "complete", tiny_folder, config, validation, **parts)
     with pytest.raises(RunStopped):
-        train(tmp_path / "resumed", tiny_folder, config, dev, **parts, emit=stop_at(4))
-    resumed, later = train(tmp_path / "resumed", tiny_folder, config, dev, **parts)
+        train(tmp_path / "resumed", tiny_folder, config, validation, **parts, emit=stop_at(4))
+    resumed, later = train(tmp_path / "resumed", tiny_folder, config, validation, **parts)
     assert monitored(later) == [event for event in monitored(events) if event.step >= 4]
     assert all(torch.equal(complete[name], resumed[name]) for name in complete)
 
 
 def test_the_diagnosis_of_the_fit_reads_the_losses(tmp_path: Path, complete: Any) -> None:
-    """The dev loss of OTHER has risen since its lowest value, if not clearly on six rows."""
+    """The validation loss of OTHER has risen since its lowest value, if not clearly on six rows."""
     _, events, losses = complete
     (tmp_path / fit.VALIDATION_FILE).write_text(losses)
     assert fit.VALIDATION_FILE == VALIDATION_FILE
     finished = [event for event in events if isinstance(event, TrainingFinished)]
     diagnosis = fit.diagnose_fit(tmp_path, build_report(finished))
     assert diagnosis is not None
-    dev = {event.step: event.metrics["dev_loss"] for event in monitored(events)}
-    assert diagnosis.values["dev_rise"] == pytest.approx(dev[12] - dev[4])
+    validation = {event.step: event.metrics["validation_loss"] for event in monitored(events)}
+    assert diagnosis.values["validation_rise"] == pytest.approx(validation[12] - validation[4])
 
 
 def test_options_that_contradict_each_other() -> None:

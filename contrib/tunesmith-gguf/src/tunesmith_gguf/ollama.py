@@ -17,7 +17,7 @@ from tunesmith_gguf.engine import open_engine
 from tunesmith_gguf.exporter import GgufExporter, find_file
 from tunesmith_gguf.go_template import write_go
 from tunesmith_gguf.options import OllamaOptions
-from tunesmith_gguf.tool_turns import ToolsLeftOutError, add_tools
+from tunesmith_gguf.tool_turns import ToolsSkippedError, add_tools
 from tunesmith_gguf.turns import Turns, find_turns
 from tunesmith_torch.data.message_fields import message_fields, tool_fields
 from tunesmith_torch.data.templates import Template
@@ -43,16 +43,16 @@ class OllamaExporter:
             EnvironmentProblem: the converter does not know the architecture or the tokenizer.
         """
         tokenizer = load_tokenizer(model)
-        self.turns, left_out = read_turns(tokenizer)
-        if left_out:
-            warnings.warn(f"ollama: {left_out}", TunesmithWarning, stacklevel=2)
+        self.turns, skipped = read_turns(tokenizer)
+        if skipped:
+            warnings.warn(f"ollama: {skipped}", TunesmithWarning, stacklevel=2)
         self.gguf.export(model, out)
         file = find_file(out)
         if self.turns is not None and libllama.adds_bos(file):
             self.turns = self.turns.without_bos(tokenizer.bos_token or "")
         stops = [tokenizer.decode([token]) for token in sorted(libllama.list_end_ids(file))]
         text = build_modelfile(file.name, self.turns, stops, self.options)
-        text = f"# {left_out}\n{text}" if left_out else text
+        text = f"# {skipped}\n{text}" if skipped else text
         (out / MODELFILE).write_text(text, encoding="utf-8")
 
     def facts(self, out: Path) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class OllamaExporter:
 
 
 def read_turns(tokenizer: PreTrainedTokenizerBase) -> tuple[Turns | None, str]:
-    """Return the chat template of a tokenizer as turns, and why tools are left out, if they are.
+    """Return the chat template of a tokenizer as turns, and why tools are skipped, if they are.
 
     A tokenizer without a chat template has no turns.
 
@@ -89,7 +89,7 @@ def read_turns(tokenizer: PreTrainedTokenizerBase) -> tuple[Turns | None, str]:
     turns = find_turns(render)
     try:
         return add_tools(turns, render), ""
-    except ToolsLeftOutError as reason:
+    except ToolsSkippedError as reason:
         return turns, str(reason)
 
 

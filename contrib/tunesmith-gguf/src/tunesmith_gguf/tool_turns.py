@@ -24,13 +24,11 @@ from tunesmith_gguf.turns import (
 )
 
 
-class ToolsLeftOutError(Exception):
+class ToolsSkippedError(Exception):
     """Ollama's templates cannot express what the chat template writes for tools."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(
-            f"tools are left out of the template, because of the chat template: {what}"
-        )
+        super().__init__(f"tools are skipped of the template, because of the chat template: {what}")
 
 
 _ARGUMENTS = {"qzxkeyxzq": "qzxvaluexzq"}
@@ -51,7 +49,7 @@ def add_tools(turns: Turns, render: Render) -> Turns:
     """Return the turns with what the chat template writes for tools, if it writes anything.
 
     Raises:
-        ToolsLeftOutError: it writes tools in a way that Ollama's templates cannot express.
+        ToolsSkippedError: it writes tools in a way that Ollama's templates cannot express.
     """
     question = Message(USER, "qzx0xzq")
     with_tools = [replace(question, tools=DEFINITIONS)]
@@ -65,7 +63,7 @@ def add_tools(turns: Turns, render: Render) -> Turns:
         candidate = _strip_quotes(Turns(between, replace(tools, results_as_json=as_json)))
         if all(_renders_alike(candidate, render, messages) for messages in _probes(between)):
             return candidate
-    raise ToolsLeftOutError("it writes calls or results of tools in a way of its own")
+    raise ToolsSkippedError("it writes calls or results of tools in a way of its own")
 
 
 def _renders_alike(turns: Turns, render: Render, messages: Sequence[Message]) -> bool:
@@ -83,7 +81,7 @@ def _find_openings(turns: Turns, render: Render) -> tuple[dict[Pair, Opening], b
         for before, message in zip([START, *kinds], marked, strict=False):
             texts[before, message.role], found, text = text.partition(message.text)
             if not found:
-                raise ToolsLeftOutError("it leaves a message out if there are tools")
+                raise ToolsSkippedError("it leaves a message out if there are tools")
         texts[kinds[-1], ANSWER] = text
     changed = {pair: text for pair, text in texts.items() if text != turns.between.get(pair)}
     for with_type in (True, False):
@@ -93,7 +91,7 @@ def _find_openings(turns: Turns, render: Render) -> tuple[dict[Pair, Opening], b
             }
             if _has_all(opening):
                 return opening, with_type, indent
-    raise ToolsLeftOutError("it writes definitions of tools in a way of its own")
+    raise ToolsSkippedError("it writes definitions of tools in a way of its own")
 
 
 def _has_all(opening: dict[Pair, Opening]) -> bool:
@@ -141,7 +139,7 @@ def _find_calls(turns: Turns, render: Render) -> tuple[dict[Pair, str], str, boo
             literals = list(_list_literals(chat, middle, name_first))
             between.update(_cut(text, literals, between))
     if (TOOL, ANSWER) not in between:
-        raise ToolsLeftOutError("it takes no results of tools")
+        raise ToolsSkippedError("it takes no results of tools")
     return between, middle, name_first
 
 
@@ -157,7 +155,7 @@ def _find_middle(text: str) -> tuple[str, bool]:
     parts = ["qzxname0xzq", dump_json(_ARGUMENTS)]
     at = [text.find(part) for part in parts]
     if min(at) < 0:
-        raise ToolsLeftOutError("it writes calls of tools in a way of its own")
+        raise ToolsSkippedError("it writes calls of tools in a way of its own")
     first, second = (0, 1) if at[0] < at[1] else (1, 0)
     return text[at[first] + len(parts[first]) : at[second]], first == 0
 
@@ -177,14 +175,14 @@ def _cut(text: str, literals: list[tuple[str, str]], known: dict[Pair, str]) -> 
     """Return the texts between parts of a conversation.
 
     Raises:
-        ToolsLeftOutError: a part is missing, or a text depends on more than its neighbours.
+        ToolsSkippedError: a part is missing, or a text depends on more than its neighbors.
     """
     pieces: dict[Pair, str] = {}
     kind = START
     for next_kind, literal in literals:
         piece, found, text = text.partition(literal)
         if not found:
-            raise ToolsLeftOutError(
+            raise ToolsSkippedError(
                 f"it leaves a part of a conversation with tools out, a {next_kind}"
             )
         _add(pieces, (kind, next_kind), piece, known)
@@ -195,7 +193,7 @@ def _cut(text: str, literals: list[tuple[str, str]], known: dict[Pair, str]) -> 
 
 def _add(pieces: dict[Pair, str], pair: Pair, text: str, known: dict[Pair, str]) -> None:
     if pieces.get(pair, known.get(pair, text)) != text:
-        raise ToolsLeftOutError(
+        raise ToolsSkippedError(
             f"what it writes between {pair[0]} and {pair[1]} depends on more than these"
         )
     pieces[pair] = text
@@ -205,13 +203,13 @@ def _find_mark(turns: Turns, between: dict[Pair, str]) -> str:
     """Return the text with which an answer begins that calls a tool."""
     asked = turns.between[USER, ANSWER]
     if not between[USER, CALL].startswith(asked):
-        raise ToolsLeftOutError("a call of a tool does not begin where an answer does")
+        raise ToolsSkippedError("a call of a tool does not begin where an answer does")
     mark = between[USER, CALL].removeprefix(asked)
     to_calls = [text for pair, text in between.items() if pair[1] == CALL and pair[0] != CALL]
     while "{{" in mark:
         mark = mark[mark.index("{{") + 1 :]
     if not all(text.endswith(mark) for text in to_calls):
-        raise ToolsLeftOutError("a call of a tool begins in several ways")
+        raise ToolsSkippedError("a call of a tool begins in several ways")
     return mark
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @hookimpl
 def tunesmith_commands() -> Sequence[CommandOffer]:
     """Offer ``tunesmith tune``."""
-    summary = "Search for the options of a run, on its dev rows."
+    summary = "Search for the options of a run, on its validation rows."
     return [CommandOffer(name="tune", summary=summary, load=_load)]
 
 
@@ -32,9 +32,9 @@ def tunesmith_tables() -> Sequence[TableOffer[Any]]:
 @hookimpl
 def tunesmith_data_loaders() -> Sequence[DataLoaderOffer[Any]]:
     """Offer the data of a trial."""
-    from tunesmith_optuna.dev_part import DEV_PART
+    from tunesmith_optuna.validation_part import VALIDATION_PART
 
-    return [DEV_PART]
+    return [VALIDATION_PART]
 
 
 def _load() -> click.Command:

@@ -67,9 +67,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 ) -> None:
     """Search for the options of a run, or continue the folder of a search.
 
-    Each trial is a run with other options, which is scored on the dev rows; no held-out row is
+    Each trial is a run with other options, which is scored on the validation rows; no test row is
     used. The best options are written as a run file, which `tunesmith run` trains again and scores
-    on the held-out rows. Ctrl-C stops the trials after their step; `tunesmith tune SEARCH`
+    on the test rows. Ctrl-C stops the trials after their step; `tunesmith tune SEARCH`
     continues them.
     """
     if distributed.world_size() > 1:
@@ -126,7 +126,7 @@ def show_plan(request: Request, *, as_json: bool) -> None:
     render.print_paragraph(
         f"{format_count(options.trials, 'trial')} of {count} combinations, {options.parallel} at a "
         f"time, {f'on {options.on}' if options.on else 'on this machine'}; {metric.name} on the "
-        f"dev rows decides, {direction} is better; pruner: {options.pruner}"
+        f"validation rows decides, {direction} is better; pruner: {options.pruner}"
     )
 
 

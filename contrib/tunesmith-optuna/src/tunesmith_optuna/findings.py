@@ -94,7 +94,10 @@ class Findings:
         """Return which trial is the best, and why its value is too good."""
         best = self.ranking[0]
         assert best.result is not None
-        value, rows = format_number(best.result.value), format_count(best.result.n, "dev row")
+        value, rows = (
+            format_number(best.result.value),
+            format_count(best.result.n, "validation row"),
+        )
         text = f"Best: trial {best.number}, {self.metric} {value} on {rows}{self._compare_own()}"
         if len(self.ranking) == 1:
             return f"{text}. No other trial has a value, so nothing was compared."
@@ -104,7 +107,7 @@ class Findings:
             verb = "lies" if within == 1 else "lie"
             which = "all others lie" if within == count - 1 else ""
             text += f"; {which or f'{within} of the {count - 1} others {verb}'} within its interval"
-        return f"{text}. No held-out row was used."
+        return f"{text}. No test row was used."
 
     def count_within(self) -> int:
         """Return the number of other trials whose value is in the interval of the best one."""
@@ -130,7 +133,7 @@ class Findings:
             "folder": str(self.folder),
             "metric": metric.name,
             "higher_is_better": metric.higher_is_better,
-            "part": "dev",
+            "part": "validation",
             "best": self.ranking[0].number if self.ranking else None,
             "run_file": str(self.run_file) if self.ranking else None,
             "importances": dict(self.importances),
@@ -153,7 +156,7 @@ def show_findings(found: Findings) -> None:
         render.print_text()
         render.print_text(f"run file: {found.run_file}")
         render.print_note(
-            "\ntrain it again and score it on the held-out rows:\n"
+            "\ntrain it again and score it on the test rows:\n"
             f"  tunesmith run {render.shell_path(found.run_file)}"
         )
 

@@ -33,7 +33,7 @@ class TuneOptions(Options):
     metric: str = Field(
         "loss",
         min_length=1,
-        description="Metric of an evaluator that decides, measured on the dev rows alone.",
+        description="Metric of an evaluator that decides, measured on the validation rows alone.",
     )
     trials: int = Field(20, ge=1, le=10_000, description="Trials of the study, failed ones too.")
     parallel: int = Field(1, ge=1, le=1_000, description="Trials at the same time.")
@@ -44,7 +44,8 @@ class TuneOptions(Options):
         None, ge=0, lt=2**31, description="Seed of the search. Unset: the seed of the run."
     )
     pruner: Literal["median", "hyperband", "none"] = Field(
-        "median", description="Stops a trial early, by its dev loss: median, hyperband or none."
+        "median",
+        description="Stops a trial early, by its validation loss: median, hyperband or none.",
     )
     on: str = Field(
         "",

@@ -12,23 +12,23 @@ from tunesmith.catalog import Catalog
 from tunesmith.config.run_file import read_run_file
 from tunesmith.config.trust import require_trusted, trust_code
 from tunesmith.errors import ConfigError, DataError, Problem, UsageError
-from tunesmith.execution.execute import collect_notices
+from tunesmith.execution.execute import collect_findings
 from tunesmith.execution.run_data import load_data
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder, write_atomic
 from tunesmith.text import format_count
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState
-from tunesmith_optuna.dev_part import DEV_HINT, NO_DEV_ROWS
 from tunesmith_optuna.options import TuneOptions
 from tunesmith_optuna.space import read_argument
 from tunesmith_optuna.trial_run import Objective, TrialRuns, find_objective, name_keys
+from tunesmith_optuna.validation_part import NO_VALIDATION_ROWS, VALIDATION_HINT
 from tunesmith_torch.runtime.launch import override_options
 
 PLAN = "plan.toml"
 """The run file that is tuned, in the folder of a search: its keys, and those that were given."""
-DEV_SHARE = 0.2
-"""Share of the rows that are not held out, as dev rows where the run file leaves none."""
+VALIDATION_SHARE = 0.2
+"""Share of the rows that are not held out, as validation rows where the run file leaves none."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def read_request(
 
     Raises:
         ConfigError: the run file, the search space or a value in it is wrong.
-        DataError: the data is unusable, or has no dev rows.
+        DataError: the data is unusable, or has no validation rows.
     """
     plan, catalog = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
     options = change_options(plan.table(TuneOptions), flags, searches)
@@ -153,30 +153,30 @@ def change_table(plan: Plan, options: TuneOptions) -> Plan:
 
 
 def review_data(plan: Plan, catalog: Catalog, load: Callable[[Sequence[str]], Plan]) -> Plan:
-    """Load, split and review the data once for all trials; return the plan with dev rows.
+    """Load, split and review the data once for all trials; return the plan with validation rows.
 
     ``load`` reads the run file with more values for its keys.
 
     Raises:
         ConfigError: a review found errors.
-        DataError: there are no dev rows.
+        DataError: there are no validation rows.
     """
     dataset, parts = load_data(plan)
-    if not parts.dev and plan.split.config.model_dump().get("dev", 0) is None:
-        plan = load([f"split.dev={DEV_SHARE}"])
+    if not parts.validation and plan.split.config.model_dump().get("validation", 0) is None:
+        plan = load([f"split.validation_size={VALIDATION_SHARE}"])
         dataset, parts = load_data(plan)
         render.print_note(
-            f"{format_count(len(parts.dev), 'row')} of {len(parts.train) + len(parts.dev):,} are "
-            f"dev rows, which choose between trials (split.dev = {DEV_SHARE})"
+            f"{format_count(len(parts.validation), 'row')} of {len(parts.train) + len(parts.validation):,} are "
+            f"validation rows, which choose between trials (split.validation_size = {VALIDATION_SHARE})"
         )
-    if not parts.dev:
-        raise DataError("data", NO_DEV_ROWS, hint=DEV_HINT)
-    notices = [*collect_notices(plan, catalog, dataset, parts)]
-    errors = [Problem(n.source, n.text) for n in notices if n.level == "error"]
+    if not parts.validation:
+        raise DataError("data", NO_VALIDATION_ROWS, hint=VALIDATION_HINT)
+    findings = [*collect_findings(plan, catalog, dataset, parts)]
+    errors = [Problem(n.source, n.text) for n in findings if n.level == "error"]
     if errors:
         raise ConfigError(errors)
-    for notice in notices:
-        if notice.level == "warning":
+    for finding in findings:
+        if finding.level == "warning":
             # Without examples, which `tunesmith check` shows: nothing can be done about them here.
-            render.print_note(f"warning: {notice.message}", style="warning")
+            render.print_note(f"warning: {finding.message}", style="warning")
     return plan

@@ -156,7 +156,7 @@ class Search:
         self.view.update([running.log for _, running in sorted(self.running.items())])
 
     def _compare(self, running: RunningTrial) -> None:
-        """Compare new dev losses with those of other trials; stop the trial if it is worse."""
+        """Compare new validation losses with those of other trials; stop the trial if it is worse."""
         evaluations = [*running.log.evaluations.values()]
         for evaluation in evaluations[running.compared :]:
             running.compared += 1
@@ -220,5 +220,5 @@ def describe_pruning(evaluation: Evaluation, pruner: str) -> str:
     than = "is above the median of other trials" if pruner == "median" else "is not among the best"
     return (
         f"stopped at step {evaluation.step} of {evaluation.steps}: "
-        f"its dev loss, {format_number(evaluation.loss)}, {than}"
+        f"its validation loss, {format_number(evaluation.loss)}, {than}"
     )

@@ -91,7 +91,7 @@ class Study:
     # ------------------------------------------------------------------ results
 
     def should_prune(self, trial: Trial, evaluation: Evaluation) -> bool:
-        """Report a dev loss, and return True if the trial is worse than others at this point."""
+        """Report a validation loss, and return True if the trial is worse than others at this point."""
         if evaluation.tenth not in self._reported(trial):
             loss = -evaluation.loss if self.maximizes else evaluation.loss
             trial.report(loss, evaluation.tenth)
@@ -120,7 +120,7 @@ class Study:
     ) -> None:  # fmt: skip
         trial.set_user_attr("seconds", seconds)
         trial.set_user_attr("reason", reason)
-        with warnings.catch_warnings():  # of a pruned trial Optuna takes the last dev loss
+        with warnings.catch_warnings():  # of a pruned trial Optuna takes the last validation loss
             warnings.simplefilter("ignore")
             self._study.tell(trial, value, state=state)
 

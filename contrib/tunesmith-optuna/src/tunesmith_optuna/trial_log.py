@@ -8,14 +8,14 @@ from pathlib import Path
 from tunesmith.events import JSON, TUNED
 from tunesmith.storage.atomic import decode_json
 
-DEV_LOSS = "dev_loss"
+VALIDATION_LOSS = "validation_loss"
 TENTHS = 10
 """A trial is compared with others at the same tenth of its training: steps may differ."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The dev loss of a model in training."""
+    """The validation loss of a model in training."""
 
     step: int
     steps: int
@@ -37,7 +37,7 @@ class TrialLog:
     loss: float | None = None
     """Training loss of the newest step."""
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
-    """By step, those before the first step left out."""
+    """By step, those before the first step skipped."""
     measured: dict[tuple[str, str], JSON] = field(default_factory=dict)
     """Metrics of the trained model, by evaluator and metric."""
     finished: JSON | None = None
@@ -47,8 +47,8 @@ class TrialLog:
     _offset: int = 0
 
     @property
-    def dev_loss(self) -> float | None:
-        """The newest dev loss."""
+    def validation_loss(self) -> float | None:
+        """The newest validation loss."""
         return list(self.evaluations.values())[-1].loss if self.evaluations else None
 
     @property
@@ -79,8 +79,8 @@ class TrialLog:
                 self.steps = event["steps"]
             case "step-finished":
                 self.step, self.steps, self.loss = event["step"], event["steps"], event["loss"]
-            case "monitored" if event["step"] and DEV_LOSS in event["metrics"]:
-                loss = float(event["metrics"][DEV_LOSS])
+            case "monitored" if event["step"] and VALIDATION_LOSS in event["metrics"]:
+                loss = float(event["metrics"][VALIDATION_LOSS])
                 self.evaluations[event["step"]] = Evaluation(event["step"], self.steps, loss)
             case "measured" if event["model"] == TUNED:
                 self.measured[event["evaluator"], event["metric"]] = event

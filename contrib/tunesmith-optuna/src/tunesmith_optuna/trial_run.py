@@ -1,4 +1,4 @@
-"""The run of a trial: the run that is tuned with other options, on its training and dev rows."""
+"""The run of a trial: the run that is tuned with other options, on its training and validation rows."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.plan import Plan
 from tunesmith.storage import write_atomic
 from tunesmith.text import suggest_name
-from tunesmith_optuna.dev_part import NAME
 from tunesmith_optuna.space import Space
+from tunesmith_optuna.validation_part import NAME
 from tunesmith_torch.runtime.launch import create_run_once
 
-LEFT_OUT = ("tune", "split", "gate")
+SKIPPED = ("tune", "split", "gate")
 """Tables that a trial does not have: its parts are given, and nothing is judged."""
 LEAKS = "leaks"
 """Plugin that compares the parts of the data. Those of all trials are the same, and are reviewed
-before the first one; in a trial it would find each dev row in the part that is evaluated."""
+before the first one; in a trial it would find each validation row in the part that is evaluated."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class TrialRuns:
             ConfigError: the technique cannot have these options.
         """
         tables = tomllib.loads(self.plan.to_toml())
-        for name in LEFT_OUT:
+        for name in SKIPPED:
             tables.pop(name, None)
         tables["data"] = {"use": NAME, "plan": str(self.plan_file.absolute())}
         tables["evaluators"] = [dict(self.objective.evaluator)]

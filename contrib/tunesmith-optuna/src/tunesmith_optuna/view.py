@@ -90,7 +90,7 @@ class SearchView:
             number = int(log.folder.name.rpartition("-")[2])
             share = log.step / log.steps if log.steps else 0.0
             facts = [f"{log.step}/{log.steps}" if log.steps else "waits or prepares"]
-            losses = {"loss": log.loss, "dev loss": log.dev_loss}
+            losses = {"loss": log.loss, "validation loss": log.validation_loss}
             facts += [f"{name} {format_number(x)}" for name, x in losses.items() if x is not None]
             bar = ProgressBar(total=1.0, completed=share, width=BAR_WIDTH)
             table.add_row(Text(f"trial {number}"), bar, Text("  ".join(facts)))

@@ -25,7 +25,7 @@ from tunesmith_remote.snapshot import (
 
 @dataclass
 class Pulled:
-    """A pulled snapshot. ``problems``: what is damaged in the bucket and was left out."""
+    """A pulled snapshot. ``problems``: what is damaged in the bucket and was skipped."""
 
     snapshot: Snapshot
     problems: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Pulled:
 def pull_run(bucket: Bucket, run: Path) -> Pulled:
     """Fetch the newest intact snapshot into a new folder, which appears when it is complete.
 
-    A checkpoint with a damaged file is left out, so that the run continues from an older one. If
+    A checkpoint with a damaged file is skipped, so that the run continues from an older one. If
     there is no older one, or another file is damaged, the snapshot before is used.
 
     Raises:
@@ -83,7 +83,7 @@ def _fetch(bucket: Bucket, pulled: Pulled, run: Path, follows: str) -> bool:
             pulled.problems.append(f"snapshot {pulled.snapshot.number}: {problem}")
             return False
         for name, problem in damaged.items():
-            pulled.problems.append(f"{name} is left out: {problem}")
+            pulled.problems.append(f"{name} is skipped: {problem}")
             shutil.rmtree(folder / name)
         (folder / "lock").touch()
         Mirror(url=bucket.url, writer=secrets.token_hex(8), follows=follows).write(folder)

@@ -27,7 +27,7 @@ from tunesmith_remote.snapshot import (
     StoredFile,
     find_mirror,
     is_checkpoint,
-    is_left_out,
+    is_skipped,
     list_numbers,
     name_of,
     read_snapshots,
@@ -41,7 +41,7 @@ ATTEMPTS = 5
 
 @dataclass(frozen=True)
 class Pushed:
-    """The result of a push. ``damaged``: checkpoints that were left out, with the reason."""
+    """The result of a push. ``damaged``: checkpoints that were skipped, with the reason."""
 
     snapshot: Snapshot
     uploaded: int
@@ -233,5 +233,5 @@ def list_files(run: Path) -> tuple[list[Path], dict[Path, bytes]]:
 
 def _mirrored(run: Path, folder: Path, names: list[str]) -> Iterator[Path]:
     for path in (folder / name for name in sorted(names)):
-        if not path.is_symlink() and not is_left_out(path.relative_to(run).as_posix()):
+        if not path.is_symlink() and not is_skipped(path.relative_to(run).as_posix()):
             yield path

@@ -15,7 +15,7 @@ from tunesmith.storage import RunFolder
 from tunesmith.text import redact
 from tunesmith_remote.snapshot import find_mirror
 
-MOST_NOTICES = 2
+MOST_FINDINGS = 2
 """Failures that are reported while the run trains: after a third, a reporter gets no events."""
 
 
@@ -27,9 +27,9 @@ class RemoteReporter:
     """Pushes after each checkpoint, when training has finished, and when the run ends.
 
     Pushes never wait for one another: checkpoints that come during a push go with the next one.
-    A push that fails becomes a notice at the next event, and is repeated with the next checkpoint.
+    A push that fails becomes a finding at the next event, and is repeated with the next checkpoint.
     One that fails at the end becomes a warning. Neither stops or fails the run. A checkpoint that
-    is left out because it is damaged is reported once, in the same way.
+    is skipped because it is damaged is reported once, in the same way.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -42,7 +42,7 @@ class RemoteReporter:
         self._damaged: dict[str, str] = {}
         self._reported: set[str] = set()
         self._is_failing = False
-        self._notices = 0
+        self._findings = 0
 
     def __enter__(self) -> RemoteReporter:
         return self
@@ -75,7 +75,7 @@ class RemoteReporter:
         """Start to push, or push soon.
 
         Raises:
-            EnvironmentProblem: the last push has failed, or a damaged checkpoint was left out, and
+            EnvironmentProblem: the last push has failed, or a damaged checkpoint was skipped, and
                 that was not reported yet.
         """
         if isinstance(event, RunStarted) and self._thread is None:
@@ -88,17 +88,17 @@ class RemoteReporter:
                 self._thread.start()
         if isinstance(event, (CheckpointSaved, TrainingFinished)):
             self._due.set()
-        if self._notices == MOST_NOTICES:
+        if self._findings == MOST_FINDINGS:
             return
         problem, self._problem = self._problem, None
         problems = [*([describe(problem)] if problem else []), *self._take_damaged()]
         if problems:
-            self._notices += 1
+            self._findings += 1
             text = "; ".join(problems)
             raise EnvironmentProblem(f"{text}; training goes on, and the next checkpoint is pushed")
 
     def _take_damaged(self) -> list[str]:
-        """Return the damaged checkpoints that were left out, each once."""
+        """Return the damaged checkpoints that were skipped, each once."""
         damaged = {n: why for n, why in self._damaged.items() if n not in self._reported}
         self._reported |= damaged.keys()
         return [redact(f"{name} is damaged, not pushed: {why}") for name, why in damaged.items()]

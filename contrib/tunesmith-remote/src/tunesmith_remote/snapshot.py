@@ -27,21 +27,21 @@ from tunesmith_remote.bucket import Bucket
 OBJECTS, SNAPSHOTS = "objects", "snapshots"
 REMEMBERED = "remote.json"
 """File of a run folder that names its mirror; it is not mirrored."""
-LEFT_OUT = frozenset({"lock", "lease", REMEMBERED})
+SKIPPED = frozenset({"lock", "lease", REMEMBERED})
 """Files of a run folder that belong to one machine."""
 _NAME = re.compile(r"(\d{8,})\.json")
 
 
 def _check_path(path: str) -> str:
     """Return a path below the run folder, of a file that is mirrored."""
-    if not is_inside(path) or is_left_out(path):
+    if not is_inside(path) or is_skipped(path):
         raise ValueError("is not a file of a run")
     return path
 
 
-def is_left_out(path: str) -> bool:
+def is_skipped(path: str) -> bool:
     """Return True for what belongs to one machine, is being written, or failed verification."""
-    return path in LEFT_OUT or any(part.startswith(".") for part in path.split("/"))
+    return path in SKIPPED or any(part.startswith(".") for part in path.split("/"))
 
 
 def is_checkpoint(name: str) -> bool:

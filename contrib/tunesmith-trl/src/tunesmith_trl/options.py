@@ -89,7 +89,7 @@ class TrlOptions(TrainingOptions):
         default=True,
         description=(
             "Concatenate rows instead of padding them where a reward model or the gold reward of "
-            "held-out pairs is computed, with the same result. TRL pads the rows that it trains on."
+            "test pairs is computed, with the same result. TRL pads the rows that it trains on."
         ),
     )
     adapter: AdapterOptions = Field(default_factory=AdapterOptions, description="The adapters.")

@@ -137,7 +137,7 @@ def _build_trainer(folder: str, callback: TrlCallback, *, vllm: bool) -> Any:
 
 
 def _import_trl() -> tuple[Any, Any]:
-    """Return the module ``trl``, and the data set class that it reads."""
+    """Return the module ``trl``, and the dataset class that it reads."""
     try:
         import trl
         from datasets import Dataset  # type: ignore[import-untyped]

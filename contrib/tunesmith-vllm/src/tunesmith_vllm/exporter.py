@@ -14,7 +14,7 @@ import torch
 from transformers import GenerationConfig
 
 from tunesmith.storage.manifest import MANIFEST
-from tunesmith_torch.export.contract import Engine, NotProvenError
+from tunesmith_torch.export.contract import Engine, NotVerifiedError
 from tunesmith_torch.export.folder_facts import read_added_tokens, read_folder_facts
 from tunesmith_torch.export.folder_tokenizer import open_tokenizer
 from tunesmith_torch.export.gate import require
@@ -76,7 +76,7 @@ class _VllmExporter:
 
     def _find_vllm(self) -> str:
         if self.python is None:
-            raise NotProvenError(
+            raise NotVerifiedError(
                 "it is not installed here, so what follows was checked in transformers; "
                 "pip install vllm, or --set python=PYTHON of an environment that has it"
             )
@@ -191,7 +191,7 @@ def check_rope_forms(config: Mapping[str, Any], *, is_asked: bool) -> str:
     ``is_asked``: vLLM itself computes log-probabilities after this.
 
     Raises:
-        NotProvenError: it has one form only, which some versions of vLLM do not read.
+        NotVerifiedError: it has one form only, which some versions of vLLM do not read.
     """
     text_config = config.get("text_config", config)
     parameters = text_config.get("rope_parameters")
@@ -201,7 +201,7 @@ def check_rope_forms(config: Mapping[str, Any], *, is_asked: bool) -> str:
         text = "rope_parameters alone, which vLLM before transformers 5 ignores"
         if is_asked:
             return f"{text}; this version is asked below"
-        raise NotProvenError(text)
+        raise NotVerifiedError(text)
     found, expected = text_config["rope_theta"], parameters["rope_theta"]
     require(found == expected, f"rope_theta is {found}, in rope_parameters {expected}")
     kind = parameters.get("rope_type", "default")

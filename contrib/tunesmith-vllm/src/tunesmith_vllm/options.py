@@ -31,6 +31,6 @@ class VllmOptions(Options):
         None,
         description=(
             "Python of the environment that has vLLM, such as /opt/vllm/bin/python; default: this "
-            "one. Without vLLM the folder is written, checked in transformers, and not proven."
+            "one. Without vLLM the folder is written, checked in transformers, and not verified."
         ),
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 from tunesmith.contracts import Job
 from tunesmith.errors import RunStopped, TunesmithError
-from tunesmith.events import Event, Notice, StepFinished, TrainingFinished
+from tunesmith.events import Event, FindingReported, StepFinished, TrainingFinished
 from tunesmith.records import Record
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 from tunesmith.testing.everyone import (
@@ -199,7 +199,7 @@ def resumes_where_it_stopped(subject: Subject) -> None:
 
 @check("technique")
 def refuses_wrong_records(subject: Subject) -> None:
-    """An unusable record is refused or gives a notice; training without records is refused."""
+    """An unusable record is refused or gives a finding; training without records is refused."""
     setup = TrainingSetup.of(subject)
     unusable = Record(source="kit:unusable")
     for records in ((*setup.examples[:2], unusable), ()):
@@ -213,7 +213,9 @@ def refuses_wrong_records(subject: Subject) -> None:
                 f"no records raise {type(error).__name__}: {error}",
             )
         else:
-            warned = any(isinstance(e, Notice) and e.level != "info" for e in training.events)
+            warned = any(
+                isinstance(e, FindingReported) and e.level != "info" for e in training.events
+            )
             what = "a record of an unknown kind" if records else "no records at all"
             require(warned and bool(records), f"it trains on {what} without a warning")
         finally:

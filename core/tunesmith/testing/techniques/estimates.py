@@ -90,7 +90,7 @@ def _requests(subject: Subject) -> Iterator[EstimateRequest]:
             config=config,
             tokenizer=None,
             train=(),
-            heldout=(),
+            test=(),
             assumed=ASSUMPTIONS,
             device="cuda" if device == "cuda" else "cpu",
         )

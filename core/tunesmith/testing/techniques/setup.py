@@ -89,7 +89,7 @@ class TrainingSetup:
             config=options.model_copy(update=changes or {}),
             model=self.model,
             train=train or self.examples,
-            dev=self.examples[:2],
+            validation=self.examples[:2],
             out=training.out,
             seed=seed,
             device="cpu",

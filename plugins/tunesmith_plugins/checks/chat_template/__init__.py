@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @hookimpl
 def tunesmith_review_data(
-    plan: Plan, train: Sequence[Record], heldout: Sequence[Record]
+    plan: Plan, train: Sequence[Record], test: Sequence[Record]
 ) -> Sequence[Finding]:
     """Look for a chat template if the rows, or the baselines, need one."""
     from tunesmith_plugins.checks.chat_template.review import review
 
-    return review(plan, train, heldout)
+    return review(plan, train, test)

@@ -6,7 +6,7 @@ few-shot baseline, which puts earlier turns before the question. Without this ch
 that out after it has read the weights.
 
 With a template every row is rendered, as training will; of large data, a sample. Rows that would
-be left out are reported; the run is refused if the template contradicts a row, drops a part of it,
+be skipped are reported; the run is refused if the template contradicts a row, drops a part of it,
 or runs without end. The prompts of some rows must have the ids that the saved files will give.
 
 Only techniques with the options of the toolkit are checked, because others may write conversations
@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from tunesmith.contracts import Finding, LeftOut
+from tunesmith.contracts import Finding, SkippedRow
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.plan import Plan
 from tunesmith.records import Completion, Record, Text, exchanges
@@ -50,7 +50,7 @@ _HINTS = {
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
 
 
-def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> list[Finding]:
+def review(plan: Plan, train: Sequence[Record], test: Sequence[Record]) -> list[Finding]:
     """Return an error for each part of the run that needs a chat template and has none."""
     stages = dict(list_stages(plan.technique.config))
     named = [
@@ -63,14 +63,14 @@ def review(plan: Plan, train: Sequence[Record], heldout: Sequence[Record]) -> li
         for where, options in stages.items()
         if options.chat_template.source in CHAT_TEMPLATE_NAMES
     ]
-    return [*named, *_find_problems(plan, stages, train, heldout)]
+    return [*named, *_find_problems(plan, stages, train, test)]
 
 
 def _find_problems(
     plan: Plan,
     stages: Mapping[str, TrainingOptions],
     train: Sequence[Record],
-    heldout: Sequence[Record],
+    test: Sequence[Record],
 ) -> list[Finding]:
     findings = [
         Finding(level="error", where=f"{where}.chat_template", message=problem)
@@ -87,8 +87,8 @@ def _find_problems(
     if folder is None:
         return findings
     if has_chat_template(folder) or not lacking:
-        return list(_find_rendering_problems(folder, stages, train, heldout))
-    for where, what, other_remedy in _parts_that_need_a_template(plan, train, heldout):
+        return list(_find_rendering_problems(folder, stages, train, test))
+    for where, what, other_remedy in _parts_that_need_a_template(plan, train, test):
         key = where or f"{lacking[0]}.chat_template"
         message = f"the base model has no chat template, and {what}: {other_remedy}, {_REMEDY}"
         findings.append(Finding(level="error", where=key, message=message))
@@ -99,14 +99,14 @@ def _find_rendering_problems(
     folder: Path,
     stages: Mapping[str, TrainingOptions],
     train: Sequence[Record],
-    heldout: Sequence[Record],
+    test: Sequence[Record],
 ) -> Iterator[Finding]:
     """Yield a finding for each reason why rows cannot be written with the template of a stage."""
     from tunesmith_torch.data.saved_template import check_saved_template
     from tunesmith_torch.data.templates import Template
     from tunesmith_torch.models.loading import load_tokenizer
 
-    rows = [*sample_if_large(train), *sample_if_large(heldout)]
+    rows = [*sample_if_large(train), *sample_if_large(test)]
     seen: list[ChatTemplateOptions] = []
     for where, options in stages.items():
         if options.initial_model is not None or options.chat_template in seen:
@@ -134,7 +134,7 @@ def _find_rendering_problems(
             yield from _summarize(problems, f"{where}.chat_template", len(rows))
 
 
-def _summarize(problems: Sequence[LeftOut], where: str, rows: int) -> Iterator[Finding]:
+def _summarize(problems: Sequence[SkippedRow], where: str, rows: int) -> Iterator[Finding]:
     """Yield one finding per cause, with the number of rows and the first of them."""
     for cause, count in Counter(problem.cause for problem in problems).items():
         first = next(problem for problem in problems if problem.cause == cause)
@@ -143,7 +143,7 @@ def _summarize(problems: Sequence[LeftOut], where: str, rows: int) -> Iterator[F
         yield Finding(
             level="error" if refused else "warning",
             where=where,
-            message=text if refused else f"{text}: left out of training",
+            message=text if refused else f"{text}: skipped of training",
             hint=_HINTS.get(cause, "") if refused else "",
         )
 
@@ -173,18 +173,18 @@ def _problem_of_file(path: str | None) -> str:
 
 
 def _parts_that_need_a_template(
-    plan: Plan, train: Sequence[Record], heldout: Sequence[Record]
+    plan: Plan, train: Sequence[Record], test: Sequence[Record]
 ) -> Iterator[tuple[str, str, str]]:
     """Yield the key (empty: that of the template), what needs it, and what else would help."""
-    sources = (record.source for record in chain(train, heldout) if _is_conversation(record))
+    sources = (record.source for record in chain(train, test) if _is_conversation(record))
     if first := next(sources, None):
         count = format_count(1 + sum(1 for _ in sources), "row")
         what = f"there are conversations ({count}, the first is {first})"
         yield "", what, "write rows with `prompt` and `completion`"
     if all(isinstance(record, Text) for record in train):
         return
-    if plan.baselines.system_prompt is not None and plan.rivals:
-        what = "the rivals have a system prompt"
+    if plan.baseline_options.system_prompt is not None and plan.baselines:
+        what = "the baselines have a system prompt"
         yield "baselines.system_prompt", what, "leave it out"
 
 

@@ -1,4 +1,4 @@
-"""Check ``evaluators``: refuse evaluators that cannot measure the held-out rows."""
+"""Check ``evaluators``: refuse evaluators that cannot measure the test rows."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 @hookimpl
-def tunesmith_review_data(plan: Plan, heldout: Sequence[Record]) -> Sequence[Finding]:
-    """Compare the kinds of the held-out rows with those that each evaluator measures."""
+def tunesmith_review_data(plan: Plan, test: Sequence[Record]) -> Sequence[Finding]:
+    """Compare the kinds of the test rows with those that each evaluator measures."""
     from tunesmith_plugins.checks.evaluators.review import review
 
-    return list(review(plan, heldout))
+    return list(review(plan, test))

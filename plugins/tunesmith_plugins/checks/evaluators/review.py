@@ -1,4 +1,4 @@
-"""Find evaluators of the run file that cannot measure the held-out rows.
+"""Find evaluators of the run file that cannot measure the test rows.
 
 Without this check a run would find that out after it has loaded the base model. Evaluators that the
 run file does not name are chosen for the rows, so they are not checked.
@@ -13,9 +13,9 @@ from tunesmith.plan import Plan
 from tunesmith.records import Record
 
 
-def review(plan: Plan, heldout: Sequence[Record]) -> Iterator[Finding]:
-    """Yield an error for each evaluator that does not accept a kind of the held-out rows."""
-    first = {type(record): record.source for record in reversed(heldout)}
+def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
+    """Yield an error for each evaluator that does not accept a kind of the test rows."""
+    first = {type(record): record.source for record in reversed(test)}
     for number, evaluator in enumerate(plan.evaluators):
         accepts = evaluator.offer.accepts
         if accepts is None:

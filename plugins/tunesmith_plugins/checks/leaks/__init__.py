@@ -1,4 +1,4 @@
-"""Check ``leaks``: find held-out and dev rows that training rows, or their prompts, give away."""
+"""Check ``leaks``: find test and validation rows that training rows, or their prompts, give away."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @hookimpl
 def tunesmith_review_data(
-    dataset: Dataset, train: Sequence[Record], dev: Sequence[Record], heldout: Sequence[Record]
+    dataset: Dataset, train: Sequence[Record], validation: Sequence[Record], test: Sequence[Record]
 ) -> Sequence[Finding]:
     """Compare the parts of the data with each other."""
     from tunesmith_plugins.checks.leaks.review import review
 
-    parts = {"dev": dataset.dev, "held-out": dataset.heldout}
+    parts = {"validation_size": dataset.validation, "test": dataset.test}
     given = [name for name, part in parts.items() if part is not None]
-    return review(train, dev, heldout, given=given)
+    return review(train, validation, test, given=given)

@@ -1,6 +1,6 @@
 """Find leaks: rows of one part that another part gives away.
 
-A held-out score is meaningful only if the model was not trained on the same task: records are
+A test score is meaningful only if the model was not trained on the same task: records are
 compared by their prompts. The default split keeps similar prompts and groups together; parts that
 the user split can still leak.
 """
@@ -23,7 +23,7 @@ from tunesmith_data.near_duplicates import (
     WordDifference,
     compare_words,
     find_nearest,
-    find_template_twins,
+    find_template_duplicates,
 )
 from tunesmith_data.splits import PromptTexts, has_earlier_exchanges, read_exchanges
 
@@ -54,14 +54,14 @@ class Leak:
     match: Match | None = None
 
 
-def find_twins(
+def find_duplicates(
     known: Sequence[Record], probes: Sequence[Record], *, templates: bool = True
 ) -> Iterator[Leak]:
     """Yield a leak for each probe with the prompt of a known record, or nearly so.
 
     Exact: the same words and symbols. Near: similar 5-grams and words. Template: the same words
     in the same order but for values. If the answers are labels, rows with different ones are only
-    exact twins: who has learned the one is wrong about the other. The records are not copied; their
+    exact duplicates: who has learned the one is wrong about the other. The records are not copied; their
     texts are made when they are read. Without ``templates``, only similar prompts are compared.
     """
     texts, asked = PromptTexts(known), PromptTexts(probes)
@@ -78,7 +78,7 @@ def find_twins(
     if not templates:
         return
     found = set()
-    for number, other in find_template_twins(texts, _Chosen(asked, others)):
+    for number, other in find_template_duplicates(texts, _Chosen(asked, others)):
         row = others[number]
         if row in found or (has_labels and _differ(known[other], probes[row])):
             continue

@@ -19,16 +19,16 @@ from tunesmith_plugins.checks.leaks.find_leaks import (
     Joined,
     Kind,
     Leak,
+    find_duplicates,
     find_shared_groups,
     find_shared_turns,
-    find_twins,
 )
 
 MOST_EXAMPLES = 3
 EXCERPT = 60
 INPUT_LIMIT = 4_000
 TOLERATED = 0.02
-"""Share of the held-out rows above which leaks make the scores worthless."""
+"""Share of the test rows above which leaks make the scores worthless."""
 BY_DESIGN = 0.2
 """Share of the rows from which on templates are how the data was made, and not an accident."""
 CERTAIN: tuple[Kind, ...] = ("exact", "inside", "group", "answer")
@@ -41,7 +41,7 @@ NO_TEMPLATES = Finding(
     where="data leaks",
     message=f"rows of one template are not looked for among more than {MOST_ROWS:,} training rows "
     "that were split by tunesmith",
-    hint="`tunesmith data split` writes the parts; `data check TRAIN --heldout FILE` looks at all",
+    hint="`tunesmith data split` writes the parts; `data check TRAIN --test FILE` looks at all",
 )
 
 MESSAGES: dict[Kind, str] = {
@@ -78,15 +78,15 @@ class Parts:
     @property
     def is_decisive(self) -> bool:
         """Return True for the parts that the score depends on."""
-        return self.names == ("training", "held-out")
+        return self.names == ("training", "test")
 
 
 def review(
     train: Sequence[Record],
-    dev: Sequence[Record],
-    heldout: Sequence[Record],
+    validation: Sequence[Record],
+    test: Sequence[Record],
     *,
-    given: Collection[str] = ("dev", "held-out"),
+    given: Collection[str] = ("validation", "test"),
 ) -> list[Finding]:
     """Return a finding for each kind of leak between two parts.
 
@@ -97,11 +97,11 @@ def review(
     found = (
         *(() if templates else (NO_TEMPLATES,)),
         *_review_parts(
-            train, {"held-out": heldout, "dev": dev}, "training", given, templates=templates
+            train, {"test": test, "validation": validation}, "training", given, templates=templates
         ),
-        *_review_parts(dev, {"held-out": heldout}, "dev", given),
+        *_review_parts(validation, {"test": test}, "validation", given),
     )
-    return [*found, *_review_answers(train, heldout)]
+    return [*found, *_review_answers(train, test)]
 
 
 def _review_parts(
@@ -116,12 +116,12 @@ def _review_parts(
     joined = Joined([*probes.values()])
     if not known or not joined:
         return
-    twins = list(find_twins(known, joined, templates=templates))
-    exact = {leak.row for leak in twins if leak.kind == "exact"}
+    duplicates = list(find_duplicates(known, joined, templates=templates))
+    exact = {leak.row for leak in duplicates if leak.kind == "exact"}
     turns = {x.row: x for x in find_shared_turns(known, joined) if x.row not in exact}
-    twins = [leak for leak in twins if leak.row not in turns]
+    duplicates = [leak for leak in duplicates if leak.row not in turns]
     loaded = Joined([*map(as_loaded, probes.values())])
-    leaks = [*twins, *turns.values(), *find_shared_groups(as_loaded(known), loaded)]
+    leaks = [*duplicates, *turns.values(), *find_shared_groups(as_loaded(known), loaded)]
     start = 0
     for other, records in probes.items():
         rows = range(start, start + len(records))
@@ -138,11 +138,11 @@ def _describe_leaks(leaks: Sequence[Leak], parts: Parts) -> Iterator[Finding]:
             yield _build_finding(chosen, parts)
 
 
-def _review_answers(train: Sequence[Record], heldout: Sequence[Record]) -> Iterator[Finding]:
+def _review_answers(train: Sequence[Record], test: Sequence[Record]) -> Iterator[Finding]:
     """Yield the finding about prompts with their answer, which a split does not bring about."""
-    leaks = list(find_contained_answers(heldout))
+    leaks = list(find_contained_answers(test))
     if leaks and not is_by_design(train):
-        yield _build_finding(leaks, Parts(train, heldout, ("training", "held-out"), True))
+        yield _build_finding(leaks, Parts(train, test, ("training", "test"), True))
 
 
 def _build_finding(leaks: Sequence[Leak], parts: Parts) -> Finding:
@@ -160,9 +160,7 @@ def _build_finding(leaks: Sequence[Leak], parts: Parts) -> Finding:
         count=len(leaks),
         examples=tuple(_describe(leak, parts) for leak in leaks[:MOST_EXAMPLES]),
         hint="leave them if the values are the task" if is_design else HINTS[kind],
-        heldout_rows=tuple(leak.row for leak in leaks)
-        if parts.is_decisive and not is_design
-        else (),
+        test_rows=tuple(leak.row for leak in leaks) if parts.is_decisive and not is_design else (),
     )
 
 
@@ -173,10 +171,10 @@ def _describe(leak: Leak, parts: Parts) -> str:
     text = f"{row.source} ({name}) {_quote(row)}"
     if leak.known < 0:
         return text
-    twin = parts.known[leak.known]
+    duplicate = parts.known[leak.known]
     equal = leak.match is not None and leak.match.identical
     similarity = "" if leak.match is None or equal else f", {_similarity(leak.match)}"
-    return f"{text} and {twin.source} ({other}){'' if equal else f' {_quote(twin)}'}{similarity}"
+    return f"{text} and {duplicate.source} ({other}){'' if equal else f' {_quote(duplicate)}'}{similarity}"
 
 
 def _similarity(match: Match) -> str:

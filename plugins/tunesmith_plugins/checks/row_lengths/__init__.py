@@ -19,14 +19,14 @@ def tunesmith_review_data(
     plan: Plan,
     evaluators: Sequence[Component[EvaluatorOffer[Any]]],
     train: Sequence[Record],
-    dev: Sequence[Record],
-    heldout: Sequence[Record],
+    validation: Sequence[Record],
+    test: Sequence[Record],
 ) -> Sequence[Finding]:
     """Tokenize the longest rows, and compare them with the limits of the run and the model."""
     from tunesmith_plugins.checks.row_lengths import answers, evaluated_rows, review
 
     return [
         *review.review(plan, train),
-        *evaluated_rows.review(plan, evaluators, dev, heldout),
-        *answers.review_answers(plan, heldout),
+        *evaluated_rows.review(plan, evaluators, validation, test),
+        *answers.review_answers(plan, test),
     ]

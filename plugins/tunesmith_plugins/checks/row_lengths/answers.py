@@ -25,7 +25,7 @@ Count = Callable[[str], int]
 MOST_EXAMPLES = 3
 
 
-def review_answers(plan: Plan, heldout: Sequence[Record]) -> Iterator[Finding]:
+def review_answers(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
     """Yield a warning for each evaluator that cuts reference answers off.
 
     Evaluators that the run file does not name choose a limit that is large enough, up to 512.
@@ -36,13 +36,13 @@ def review_answers(plan: Plan, heldout: Sequence[Record]) -> Iterator[Finding]:
         limit = MAX_NEW_TOKENS if limit == "auto" else limit
         if isinstance(limit, int) and not evaluator.offer.metrics[0].is_descriptive:
             where = f"evaluators.{number}.max_new_tokens"
-            yield from _compare(where, evaluator.id, limit, heldout, count)
+            yield from _compare(where, evaluator.id, limit, test, count)
 
 
 def _compare(
-    where: str, name: str, limit: int, heldout: Sequence[Record], count: Callable[[], Count]
+    where: str, name: str, limit: int, test: Sequence[Record], count: Callable[[], Count]
 ) -> Iterator[Finding]:
-    rows = [record for record in sample_evenly(heldout) if not isinstance(record, Text)]
+    rows = [record for record in sample_evenly(test) if not isinstance(record, Text)]
     answers = [(record, with_reasoning(last_exchange(record)[1])) for record in rows]
     # No tokenizer in use makes more tokens of a text than it has bytes.
     large = [(record, text) for record, text in answers if len(text.encode()) > limit]
@@ -55,7 +55,7 @@ def _compare(
         level="warning",
         where=where,
         message=f"{name} generates at most {format_count(limit, 'token')}, and "
-        f"{format_count(len(long), 'reference answer')} of {len(rows):,} held-out rows are longer, "
+        f"{format_count(len(long), 'reference answer')} of {len(rows):,} test rows are longer, "
         f"up to {longest:,}: such answers are cut, and no model gets them right",
         hint=f"set max_new_tokens = {longest + 1} or more, or shorten the answers",
         count=len(long),

@@ -45,27 +45,29 @@ CHUNK = 64
 
 
 def review(
-    plan: Plan, evaluators: Evaluators, dev: Sequence[Record], heldout: Sequence[Record]
+    plan: Plan, evaluators: Evaluators, validation: Sequence[Record], test: Sequence[Record]
 ) -> Iterator[Finding]:
-    """Yield an error about held-out rows without room for an answer, a warning about dev rows."""
+    """Yield an error about test rows without room for an answer, a warning about validation rows."""
     context = read_context_length(plan.found_model.config)
     options = _find_options(plan.technique.config)
     if context is None or options is None or (template := open_template(plan, options)) is None:
         return
-    heldout, dev = sample_if_large(heldout), sample_if_large(dev)
-    if asking := _find_longest(evaluators, heldout):
+    test, validation = sample_if_large(test), sample_if_large(validation)
+    if asking := _find_longest(evaluators, test):
         evaluator, limit = asking
-        if found := _find_long(template, _list_prompts(heldout), context - limit):
-            yield _describe_prompts("error", "held-out", found, context, evaluator, limit)
-        asks_base = any(rival.offer.needs_model for rival in plan.rivals)
-        if asks_base and (found := _find_long(template, _list_prompts(dev), context - limit)):
-            yield _describe_prompts("warning", "dev", found, context, evaluator, limit)
+        if found := _find_long(template, _list_prompts(test), context - limit):
+            yield _describe_prompts("error", "test", found, context, evaluator, limit)
+        asks_base = any(baseline.offer.needs_model for baseline in plan.baselines)
+        if asks_base and (
+            found := _find_long(template, _list_prompts(validation), context - limit)
+        ):
+            yield _describe_prompts("warning", "validation", found, context, evaluator, limit)
     scoring = [evaluator.id for evaluator in evaluators if evaluator.offer.scores_references]
-    if scoring and (found := _find_long(template, _list_references(heldout), context)):
+    if scoring and (found := _find_long(template, _list_references(test), context)):
         yield Finding(
             level="error",
             where=found[0][1].source,
-            message=f"{format_count(len(found), 'held-out row')} with the reference answer cannot "
+            message=f"{format_count(len(found), 'test row')} with the reference answer cannot "
             f"be scored by {scoring[0]}: the longest has {found[0][0]:,} tokens, and the model's "
             f"context is {context:,}",
             hint="shorten or remove these rows, or choose a base model with a longer context",
@@ -86,13 +88,13 @@ def _find_options(config: BaseModel) -> TrainingOptions | None:
 
 
 def _find_longest(
-    evaluators: Evaluators, heldout: Sequence[Record]
+    evaluators: Evaluators, test: Sequence[Record]
 ) -> tuple[Component[EvaluatorOffer[Any]], int] | None:
     """Return the evaluator that asks for the longest answers, and their most tokens."""
     found = []
     for evaluator in evaluators:
         with attribute_errors_to(evaluator.offered.plugin):
-            limit = evaluator.offer.answer_limit(evaluator.config, heldout)
+            limit = evaluator.offer.answer_limit(evaluator.config, test)
         if limit is not None:
             found.append((evaluator, limit))
     return max(found, key=lambda pair: pair[1], default=None)

@@ -1,8 +1,8 @@
-"""Find training rows that are too long, where they are more than the technique leaves out.
+"""Find training rows that are too long, where they are more than the technique skips.
 
-A held-out row whose prompt fills the model's context ends an evaluation, so one is enough.
+A test row whose prompt fills the model's context ends an evaluation, so one is enough.
 
-Training counts them after it has read the weights, and after the rivals have been measured. Only
+Training counts them after it has read the weights, and after the baselines have been measured. Only
 the longest rows are tokenized here: as many as must be too long for the run to be refused. Of a
 model whose tokenizer is not on this machine nothing is known yet.
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tunesmith.contracts import Finding, LeftOut
+from tunesmith.contracts import Finding, SkippedRow
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.plan import Plan
 from tunesmith.records import Preference, Record, Text, UnpairedPreference, last_exchange
@@ -38,7 +38,7 @@ UNUSABLE = (DataError, EnvironmentProblem, UsageError)
 
 
 def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
-    """Yield an error if more rows are too long than the technique leaves out."""
+    """Yield an error if more rows are too long than the technique skips."""
     # A model that `from` names has a tokenizer and a context of its own.
     stages = {
         where: options
@@ -49,7 +49,7 @@ def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
     sample = sample_if_large(train)
     for where, options in stages.items():
         rows = rows_of_stage(options, sample)
-        allowed = options.max_left_out * len(rows)
+        allowed = options.max_skipped * len(rows)
         if len(sample) < len(train):
             allowed += 4 * math.sqrt(allowed) + 1  # four standard deviations of a sample
         limit = int(min(options.max_length, context))
@@ -72,7 +72,7 @@ def rows_of_stage(options: TrainingOptions, train: Sequence[Record]) -> Sequence
 
 
 def _describe(
-    found: Sequence[LeftOut],
+    found: Sequence[SkippedRow],
     where: str,
     options: TrainingOptions,
     rows: int,
@@ -80,7 +80,7 @@ def _describe(
     context: float,
 ) -> Finding:
     """Return the error about rows of more than ``limit`` tokens."""
-    from tunesmith_torch.training.left_out_rows import describe_remedy
+    from tunesmith_torch.training.skipped_rows import describe_remedy
 
     is_context, key = context < options.max_length, f"{where}.max_length"
     cause = "the model's context" if is_context else key
@@ -90,9 +90,9 @@ def _describe(
         level="error",
         where="model.base" if is_context else key,
         message=f"at least {format_count(len(found), 'row')} of {rows:,} cannot be learned from, "
-        f"more than max_left_out = {options.max_left_out:g} allows: longer than {limit:,} tokens, "
+        f"more than max_skipped = {options.max_skipped:g} allows: longer than {limit:,} tokens, "
         f"{cause}",
-        hint=f"{remedy}, or raise {where}.max_left_out to train without them",
+        hint=f"{remedy}, or raise {where}.max_skipped to train without them",
         count=len(found),
         examples=tuple(
             f"{row.where} has {row.detail.partition(' tokens')[0]} tokens" for row in found[:3]
@@ -119,14 +119,14 @@ def _find_long_rows(
     limit: int,
     wanted: int,
     plan: Plan,
-) -> list[LeftOut]:
+) -> list[SkippedRow]:
     """Return up to ``wanted`` of the rows with more than ``limit`` tokens, the longest first."""
     # A text is split into rows that fit.
     sizes = {i: _count_characters(r) for i, r in enumerate(rows) if not isinstance(r, Text)}
     longest = sorted(sizes, key=lambda index: -sizes[index])
     if len(longest) < wanted or (template := open_template(plan, options)) is None:
         return []
-    found: list[LeftOut] = []
+    found: list[SkippedRow] = []
     characters = start = 0
     try:
         while len(found) < wanted:
@@ -146,19 +146,19 @@ def _find_long_rows(
 
 def _list_too_long(
     options: TrainingOptions, rows: Sequence[Record], template: Template, limit: int
-) -> Sequence[LeftOut]:
-    """Return those of the rows that a stage would leave out because of their length."""
+) -> Sequence[SkippedRow]:
+    """Return those of the rows that a stage would skip because of their length."""
     if isinstance(options, SupervisedOptions):
         from tunesmith_torch.data.tokenized_records import TOO_LONG
 
         tokenized = template.tokenize_records(
             rows, limit, truncate_prompts=options.truncate_prompts
         )
-        return [row for row in tokenized.left_out if row.cause == TOO_LONG]
+        return [row for row in tokenized.skipped if row.cause == TOO_LONG]
     if isinstance(options, PairOptions):
         from tunesmith_torch.prefix.group_store import store_groups
 
-        return store_groups(rows, template, limit).left_out
+        return store_groups(rows, template, limit).skipped
     if isinstance(options, PolicyOptions):
         from tunesmith_torch.rlhf.policy_task import fitting_prompts
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @hookimpl
 def tunesmith_review_data(
-    train: Sequence[Record], dev: Sequence[Record], heldout: Sequence[Record]
+    train: Sequence[Record], validation: Sequence[Record], test: Sequence[Record]
 ) -> Sequence[Finding]:
     """Look for duplicates, contradictions and other faults of rows."""
     from tunesmith_plugins.checks.rows.review import review
 
-    return review(train, dev, heldout)
+    return review(train, validation, test)

@@ -137,7 +137,7 @@ def _gram_codes(codes: npt.NDArray[np.uint8]) -> Codes:
 
 
 def read_blocks(records: Iterable[Record], part: Part) -> Iterator[Block]:
-    """Yield the rows of records in blocks; kinds of records that a plugin defines are left out."""
+    """Yield the rows of records in blocks; kinds of records that a plugin defines are skipped."""
     rows: list[Row] = []
     size = 0
     for number, record in enumerate(records):

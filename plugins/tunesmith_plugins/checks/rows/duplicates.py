@@ -26,8 +26,8 @@ from tunesmith_plugins.checks.rows.row import Row, read_row, words
 WARNED_SHARE = 0.01
 """Share of repeated rows from which on they are a warning."""
 FEWEST_ROWS = 20
-WARNED_HELDOUT_SHARE = 0.05
-"""Share of held-out rows with the prompt of an earlier one from which on they are a warning."""
+WARNED_TEST_SHARE = 0.05
+"""Share of test rows with the prompt of an earlier one from which on they are a warning."""
 LABEL_LENGTH = 100
 """Mean number of characters of an answer, up to which answers that recur count as labels."""
 
@@ -69,8 +69,8 @@ class Duplicates:
         self._prompts, self._answers = array("q"), array("q")
         self._with_answer = array("q")
         self._answer_characters = 0
-        self._heldout = 0
-        self._heldout_groups: dict[int, str | None] = {}
+        self._test = 0
+        self._test_groups: dict[int, str | None] = {}
         self._asked_again = Tally()
 
     def add(self, block: Block) -> None:
@@ -78,9 +78,9 @@ class Duplicates:
             self._add(row)
 
     def _add(self, row: Row) -> None:
-        """Keep the hashes of a training row, and compare a held-out one with those before it."""
-        if row.part == "heldout":
-            self._compare_heldout(row)
+        """Keep the hashes of a training row, and compare a test one with those before it."""
+        if row.part == "test":
+            self._compare_test(row)
         if row.part != "train":
             return
         self._numbers.append(row.number)
@@ -91,16 +91,16 @@ class Duplicates:
             self._answers.append(hash(row.answer_signs))
             self._answer_characters += len(row.answer)
 
-    def _compare_heldout(self, row: Row) -> None:
-        """Count a held-out row whose prompt an earlier one has that is not of the same group."""
-        self._heldout += 1
+    def _compare_test(self, row: Row) -> None:
+        """Count a test row whose prompt an earlier one has that is not of the same group."""
+        self._test += 1
         key = hash(row.prompt_words)
         if not row.prompt:
             return
         group = row.record.group
-        if key not in self._heldout_groups:
-            self._heldout_groups[key] = group
-        elif group is None or self._heldout_groups[key] != group:
+        if key not in self._test_groups:
+            self._test_groups[key] = group
+        elif group is None or self._test_groups[key] != group:
             self._asked_again.add(row, row.prompt)
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
@@ -112,8 +112,8 @@ class Duplicates:
         if again := self._asked_again.count:
             yield build_finding(
                 "duplicates",
-                "warning" if again >= WARNED_HELDOUT_SHARE * self._heldout else "info",
-                f"{share(again, self._heldout)} held-out rows have the prompt of an earlier one, "
+                "warning" if again >= WARNED_TEST_SHARE * self._test else "info",
+                f"{share(again, self._test)} test rows have the prompt of an earlier one, "
                 "so a model answers them alike; intervals count each as new evidence, and are too "
                 "narrow",
                 again,

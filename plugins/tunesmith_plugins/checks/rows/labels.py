@@ -44,7 +44,7 @@ class Labels:
     def __init__(self) -> None:
         self._labels: dict[str, Label] = {}
         self._unknown: dict[str, Label] = {}
-        """Answers of dev and held-out rows."""
+        """Answers of validation and test rows."""
         self._rows = 0
         self._are_labels = True
 
@@ -150,7 +150,7 @@ class Labels:
         yield build_finding(
             "labels",
             "warning",
-            f"{share(count, rows)} dev and held-out rows have a label that no training row has",
+            f"{share(count, rows)} validation and test rows have a label that no training row has",
             count,
             [f"{x.source} {quote(name)}" for name, x in list(unknown.items())[:MOST_EXAMPLES]],
             "correct them, or add training rows",

@@ -47,8 +47,8 @@ MOST_SINGLE_ROWS = 250_000
 
 def review(
     train: Sequence[Record],
-    dev: Sequence[Record] = (),
-    heldout: Sequence[Record] = (),
+    validation: Sequence[Record] = (),
+    test: Sequence[Record] = (),
     *,
     checks: Sequence[Callable[[], Check]] = CHECKS,
     most_single_rows: int = MOST_SINGLE_ROWS,
@@ -56,7 +56,7 @@ def review(
     """Return the findings of all checks; each record is read once."""
     running = [create() for create in checks]
     of_many_rows = [check for check in running if not isinstance(check, OF_SINGLE_ROWS)]
-    parts: dict[Part, Sequence[Record]] = {"train": train, "dev": dev, "heldout": heldout}
+    parts: dict[Part, Sequence[Record]] = {"train": train, "validation": validation, "test": test}
     total = sum(map(len, parts.values()))
     step = max(1, total // most_single_rows)
     seen = 0

@@ -24,7 +24,7 @@ from tunesmith_data.near_duplicates.features import fold_texts
 from tunesmith_data.near_duplicates.punctuation import blank_punctuation
 from tunesmith_data.text import content_key
 
-Part = Literal["train", "dev", "heldout"]
+Part = Literal["train", "validation", "test"]
 
 
 @dataclass(eq=False)

@@ -25,7 +25,7 @@ def tunesmith_tables() -> Sequence[TableOffer[Any]]:
 @hookimpl
 def tunesmith_commands() -> Sequence[CommandOffer]:
     """Offer ``tunesmith advise``."""
-    summary = "Advise whether to tune: rivals, short trainings, learning curve and costs."
+    summary = "Advise whether to tune: baselines, short trainings, learning curve and costs."
     return [CommandOffer(name="advise", summary=summary, load=_load)]
 
 

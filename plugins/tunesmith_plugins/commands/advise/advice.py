@@ -1,4 +1,4 @@
-"""The advice: the expected score after all training rows, against the rivals, and the costs."""
+"""The advice: the expected score after all training rows, against the baselines, and the costs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tunesmith.events import Measured, RivalChosen
+from tunesmith.events import BaselineChosen, Measured
+from tunesmith_evidence.baselines import MeasuredBaseline
 from tunesmith_evidence.formats import format_duration, format_estimate, format_rate
-from tunesmith_evidence.ladder import Rung
 from tunesmith_evidence.learning_curve import Extrapolation, average, extrapolate
 from tunesmith_evidence.probes import RowValue
 from tunesmith_evidence.statistics import paired_difference
@@ -33,9 +33,9 @@ class Probe:
 
 @dataclass(frozen=True)
 class Difference:
-    """The expected advantage of tuning over a rival, with its 95 % interval."""
+    """The expected advantage of tuning over a baseline, with its 95 % interval."""
 
-    rung: Rung
+    baseline: MeasuredBaseline
     value: float
     low: float
     high: float
@@ -75,13 +75,16 @@ def to_score(measured: Measured, error: float) -> float:
 
 
 def compare(
-    rung: Rung, values: Mapping[int, RowValue], expected: Extrapolation, tuned: Probe
+    baseline: MeasuredBaseline,
+    values: Mapping[int, RowValue],
+    expected: Extrapolation,
+    tuned: Probe,
 ) -> Difference | None:
-    """Compare a rival with what is expected of tuning; None if it was measured on other rows.
+    """Compare a baseline with what is expected of tuning; None if it was measured on other rows.
 
     Without an extrapolation the largest probe is compared. With one, the interval is that of the
     resamples, but each end is at least as far from the difference as for the largest probe: what
-    is expected is no better known than what was measured on the same rows. Resamples of a rival
+    is expected is no better known than what was measured on the same rows. Resamples of a baseline
     that is right on all of a few rows are all alike; a score interval is wide there.
     """
     if values.keys() != tuned.values.keys():
@@ -99,19 +102,19 @@ def compare(
         lowest, highest = np.quantile(gains[1:], [0.025, 0.975])
         low, high = min(gains[0] + low - value, lowest), max(gains[0] + high - value, highest)
         value = gains[0]
-    return Difference(rung, float(value), float(low), float(high))
+    return Difference(baseline, float(value), float(low), float(high))
 
 
-def list_missing(rivals: Collection[RivalChosen], compared: Container[str]) -> list[str]:
-    """Return the rivals that tuning was not compared with, each with the reason.
+def list_missing(baselines: Collection[BaselineChosen], compared: Container[str]) -> list[str]:
+    """Return the baselines that tuning was not compared with, each with the reason.
 
-    One that the run file leaves out is missed only if no other one of its kind was compared.
+    One that the run file skips is missed only if no other one of its kind was compared.
     """
-    kinds = {chosen.solution for chosen in rivals if chosen.rival in compared}
+    kinds = {chosen.solution for chosen in baselines if chosen.baseline in compared}
     return [
-        f"{chosen.rival}: {chosen.skipped or 'not measured on the same held-out rows'}"
-        for chosen in rivals
-        if chosen.rival not in compared and not (chosen.excluded and chosen.solution in kinds)
+        f"{chosen.baseline}: {chosen.skipped or 'not measured on the same test rows'}"
+        for chosen in baselines
+        if chosen.baseline not in compared and not (chosen.excluded and chosen.solution in kinds)
     ]
 
 
@@ -123,31 +126,31 @@ def decide(
 ) -> tuple[str, str]:
     """Return the word of the advice, and a sentence.
 
-    One answer to everything must be beaten, by tuning and by a rival that is enough.
+    One answer to everything must be beaten, by tuning and by a baseline that is enough.
     ``skipped`` are the baselines that were not measured, each with its reason.
     """
     missing = f"; not measured: {'; '.join(skipped)}" if skipped else ""
-    solutions = [d for d in differences if d.rung.chosen.solution != "constant"]
+    solutions = [d for d in differences if d.baseline.chosen.solution != "constant"]
     if not solutions:
-        text = "no rival was measured on the same held-out rows"
+        text = "no baseline was measured on the same test rows"
         return "NOT ENOUGH EVIDENCE", f"{text}{missing}"
     worst = min(differences, key=lambda d: d.value)
-    name = worst.rung.chosen.rival
+    name = worst.baseline.chosen.baseline
     what = "expected after all rows" if extrapolated else "measured on the largest probe"
     numbers = f"difference {what} {worst.text}"
     if worst.value >= margin and min(d.low for d in differences) > 0:
         if skipped:
             return "NOT ENOUGH EVIDENCE", f"tuning beats all that was measured, {numbers}{missing}"
-        return "FINE-TUNE", f"tuning beats every rival; the strongest is {name}, {numbers}"
-    # More rows may still help where nothing could be extrapolated: then no rival is enough. A cheap
+        return "FINE-TUNE", f"tuning beats every baseline; the strongest is {name}, {numbers}"
+    # More rows may still help where nothing could be extrapolated: then no baseline is enough. A cheap
     # one that is much worse than the best is not enough either.
     constant = min((d.value for d in differences if d not in solutions), default=math.inf)
     limit = min(worst.value + margin, math.nextafter(constant, -math.inf))
     enough = [d for d in solutions if extrapolated and d.high < margin and d.value <= limit]
     if enough:
-        cheapest = min(enough, key=lambda d: d.rung.chosen.cost)
-        return WORDS[cheapest.rung.chosen.solution], (
-            f"{cheapest.rung.chosen.rival} is enough: difference {what} {cheapest.text}, "
+        cheapest = min(enough, key=lambda d: d.baseline.chosen.cost)
+        return WORDS[cheapest.baseline.chosen.solution], (
+            f"{cheapest.baseline.chosen.baseline} is enough: difference {what} {cheapest.text}, "
             f"the margin is {format_rate(margin)}{missing}"
         )
     return "NOT ENOUGH EVIDENCE", f"no clear advantage over {name}, {numbers}{missing}"
@@ -157,8 +160,8 @@ def decide(
 class Costs:
     """Seconds and prices, on the machine that measured. Prices are None without a price."""
 
-    rival_seconds: float
-    """Seconds of a request, answered with all the others of the held-out rows."""
+    baseline_seconds: float
+    """Seconds of a request, answered with all the others of the test rows."""
     tuned_seconds: float
     training_seconds: float
     """Expected for all training rows."""
@@ -171,18 +174,18 @@ class Costs:
     @property
     def break_even(self) -> int | None:
         """The requests after which the training has paid for itself in time of the machine."""
-        saved = self.rival_seconds - self.tuned_seconds
+        saved = self.baseline_seconds - self.tuned_seconds
         return None if saved <= 0 else int(-(-self.training_seconds // saved))
 
 
 def compute_costs(
-    strongest: Rung, probes: Sequence[Probe], rows: int, price: float | None
+    strongest: MeasuredBaseline, probes: Sequence[Probe], rows: int, price: float | None
 ) -> Costs:
-    """Compute the costs of the strongest rival and of tuning."""
+    """Compute the costs of the strongest baseline and of tuning."""
     largest = probes[-1]
-    rival = strongest.measured
+    baseline = strongest.measured
     return Costs(
-        rival.seconds / rival.n if rival else 0.0,
+        baseline.seconds / baseline.n if baseline else 0.0,
         largest.measured.seconds / largest.measured.n,
         largest.training_seconds * rows / largest.rows,
         price,
@@ -191,30 +194,30 @@ def compute_costs(
 
 def list_arguments(options: AdviseOptions, costs: Costs) -> list[tuple[str, str]]:
     """Return what argues ``for tuning`` and what ``against tuning``, with the reason."""
-    rival, tuning = "against tuning", "for tuning"
+    baseline, tuning = "against tuning", "for tuning"
     arguments = []
     if options.knowledge_changes != "never":
         times = RETRAININGS[options.knowledge_changes]
         time = format_duration(times * costs.training_seconds)
         why = f"knowledge changes {options.knowledge_changes}: {time} of training a month"
-        arguments.append((rival, why))
+        arguments.append((baseline, why))
     if options.variety == "wide":
         why = "inputs vary widely: no training row shows some of their kinds"
-        arguments.append((rival, why))
+        arguments.append((baseline, why))
     limit = options.latency_limit
-    if limit is not None and (costs.rival_seconds > limit) != (costs.tuned_seconds > limit):
-        side = tuning if costs.rival_seconds > limit else rival
-        model = "the tuned model" if side == tuning else "the rival"
+    if limit is not None and (costs.baseline_seconds > limit) != (costs.tuned_seconds > limit):
+        side = tuning if costs.baseline_seconds > limit else baseline
+        model = "the tuned model" if side == tuning else "the baseline"
         arguments.append((side, f"only {model} answers within {format_duration(limit)}"))
     even = costs.break_even
     if options.volume is not None:
         if even is None:
-            why = "requests to the rival take no more time: the training is never paid back"
-            arguments.append((rival, why))
+            why = "requests to the baseline take no more time: the training is never paid back"
+            arguments.append((baseline, why))
         elif options.volume >= even:
             arguments.append((tuning, f"paid back within a month, after {even:,} requests"))
         else:
-            arguments.append((rival, f"paid back after {even:,} requests only"))
+            arguments.append((baseline, f"paid back after {even:,} requests only"))
     return arguments
 
 

@@ -1,4 +1,4 @@
-"""``tunesmith advise``: rivals, trainings on few rows, learning curve and costs."""
+"""``tunesmith advise``: baselines, trainings on few rows, learning curve and costs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tunesmith_cli.common import (
     set_option,
     trust_option,
 )
+from tunesmith_evidence.baselines import list_baselines, list_overrides, measure_baselines
 from tunesmith_evidence.formats import format_duration, format_interval, format_number
-from tunesmith_evidence.ladder import list_overrides, list_rungs, measure_ladder
 from tunesmith_evidence.probes import read_values, run_probe
 from tunesmith_plugins.commands.advise import advice
 from tunesmith_plugins.commands.advise.offer import AdviseOptions
@@ -45,7 +45,7 @@ MARGIN = 0.02
 @click.option(
     "--margin",
     type=click.FloatRange(0, min_open=True),
-    help="Smallest advantage over a rival that is worth tuning; default: [verdict] margin.",
+    help="Smallest advantage over a baseline that is worth tuning; default: [verdict] margin.",
 )
 @trust_option
 @json_option
@@ -59,10 +59,10 @@ def command(
     margin: float | None,
     as_json: bool,
 ) -> None:
-    """Advise whether to tune, by rivals and by trainings on 10, 20 and 40 % of the rows.
+    """Advise whether to tune, by baselines and by trainings on 10, 20 and 40 % of the rows.
 
-    The ladder of rivals is measured first. The scores of the three trainings are extrapolated to
-    all training rows, and compared with each rival on all held-out rows. [advise] in the run file
+    The baselines of baselines is measured first. The scores of the three trainings are extrapolated to
+    all training rows, and compared with each baseline on all test rows. [advise] in the run file
     says how the model will be used.
     """
     if distributed.world_size() > 1:
@@ -89,10 +89,10 @@ def find_margin(plan: Plan) -> float:
 
 
 def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str, Any]:
-    """Measure rivals and probes below ``root``; return the advice as JSON."""
-    ladder = api.create_run_folder(plan, root / "ladder")
-    report = measure_ladder(plan, catalog, ladder)
-    rivals, rungs = report.rivals.values(), list_rungs(report)
+    """Measure baselines and probes below ``root``; return the advice as JSON."""
+    baseline_run = api.create_run_folder(plan, root / "baselines")
+    report = measure_baselines(plan, catalog, baseline_run)
+    chosen, baselines = report.baselines.values(), list_baselines(report)
     _, parts = load_data(plan)
     total = len(parts.train)
     probes = []
@@ -114,7 +114,7 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
     trivial = max(
         (
             r.measured
-            for r in rungs
+            for r in baselines
             if r.chosen.solution == "constant" and r.measured and r.measured.metric == metric
         ),
         key=lambda measured: sign * measured.value,
@@ -122,20 +122,20 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
     )
     expected = advice.extrapolate_probes(probes, total, trivial)
     found = []
-    for rung in rungs:
-        if rung.measured and rung.measured.metric == metric:
-            values = read_values(ladder.path, rung.measured)
-            found.append(advice.compare(rung, values, expected, probes[-1]))
+    for baseline in baselines:
+        if baseline.measured and baseline.measured.metric == metric:
+            values = read_values(baseline_run.path, baseline.measured)
+            found.append(advice.compare(baseline, values, expected, probes[-1]))
     differences = [difference for difference in found if difference is not None]
-    missing = advice.list_missing(rivals, {d.rung.chosen.rival for d in differences})
+    missing = advice.list_missing(chosen, {d.baseline.chosen.baseline for d in differences})
     word, sentence = advice.decide(differences, margin, not expected.reason, missing)
-    solutions = [d for d in differences if d.rung.chosen.solution != "constant"]
+    solutions = [d for d in differences if d.baseline.chosen.solution != "constant"]
     options = plan.table(AdviseOptions)
     costs, tokens, arguments = None, None, []
     if solutions:
-        strongest = min(solutions, key=lambda d: d.value).rung
+        strongest = min(solutions, key=lambda d: d.value).baseline
         costs = advice.compute_costs(strongest, probes, total, options.price_per_hour)
-        tokens = count_request_tokens(ladder, plan, parts.train, parts.heldout, strongest)
+        tokens = count_request_tokens(baseline_run, plan, parts.train, parts.test, strongest)
         arguments = advice.list_arguments(options, costs)
     first = probes[0].measured
     return {
@@ -143,7 +143,7 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
         "word": word,
         "sentence": sentence,
         "metric": first.metric,
-        "rungs": [rung.to_json() for rung in rungs if rung.measured],
+        "baselines": [baseline.to_json() for baseline in baselines if baseline.measured],
         "probes": [
             {"rows": p.rows, "value": p.measured.value, "low": p.measured.low,
              "high": p.measured.high, "training_seconds": p.training_seconds}
@@ -151,8 +151,8 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
         ],
         "expected": _expected_to_json(first, expected),
         "costs": None if costs is None else {
-            **asdict(costs), "rival": strongest.chosen.rival, "break_even": costs.break_even,
-            "rival_per_thousand": costs.per_thousand(costs.rival_seconds),
+            **asdict(costs), "baseline": strongest.chosen.baseline, "break_even": costs.break_even,
+            "baseline_per_thousand": costs.per_thousand(costs.baseline_seconds),
             "tuned_per_thousand": costs.per_thousand(costs.tuned_seconds),
         },
         "prompt_tokens": None if tokens is None else asdict(tokens),
@@ -172,8 +172,8 @@ def _expected_to_json(measured: Any, expected: Any) -> dict[str, Any]:
 def show(found: dict[str, Any]) -> None:
     """Print the advice."""
     lines = [
-        (f"{r['rival']} {r['variant']}".strip(), r["value"], r["low"], r["high"])
-        for r in found["rungs"]
+        (f"{r['baseline']} {r['variant']}".strip(), r["value"], r["low"], r["high"])
+        for r in found["baselines"]
     ]
     lines += [
         (f"tuned, {p['rows']:,} rows", p["value"], p["low"], p["high"]) for p in found["probes"]
@@ -194,26 +194,28 @@ def show(found: dict[str, Any]) -> None:
     render.print_paragraph(f"{found['word']}: {found['sentence']}")
     costs = found["costs"]
     if costs:
-        seconds = costs["rival_seconds"] * 1000, costs["tuned_seconds"] * 1000
-        rival, tuned = map(format_duration, seconds)
+        seconds = costs["baseline_seconds"] * 1000, costs["tuned_seconds"] * 1000
+        baseline, tuned = map(format_duration, seconds)
         text = (
-            f"a thousand requests, on this machine: {rival} with {costs['rival']}, the strongest "
-            f"rival, {tuned} tuned; training on all rows takes about "
+            f"a thousand requests, on this machine: {baseline} with {costs['baseline']}, the strongest "
+            f"baseline, {tuned} tuned; training on all rows takes about "
             f"{format_duration(costs['training_seconds'])}"
         )
-        if costs["rival_per_thousand"] is not None:
-            prices = (costs["rival_per_thousand"], costs["tuned_per_thousand"])
-            rival, tuned = map(format_number, prices)
-            text += f"; at the price of an hour that is {rival} with the rival, {tuned} tuned"
+        if costs["baseline_per_thousand"] is not None:
+            prices = (costs["baseline_per_thousand"], costs["tuned_per_thousand"])
+            baseline, tuned = map(format_number, prices)
+            text += f"; at the price of an hour that is {baseline} with the baseline, {tuned} tuned"
         even = costs["break_even"]
         text += f"; break-even after {even:,} requests" if even else "; tuning saves no time"
         render.print_paragraph(text)
     tokens = found["prompt_tokens"]
     if tokens:
-        thousand = f"{tokens['rival'] * 1000:,.0f} with the rival, {tokens['tuned'] * 1000:,.0f}"
+        thousand = (
+            f"{tokens['baseline'] * 1000:,.0f} with the baseline, {tokens['tuned'] * 1000:,.0f}"
+        )
         render.print_paragraph(f"prompt tokens of a thousand requests: {thousand} tuned")
     for argument in found["arguments"]:
         render.print_paragraph(f"{argument['side']}: {argument['reason']}")
     render.print_text(f"\nfolder: {found['folder']}")
-    ladder = render.shell_path(Path(found["folder"]) / "ladder")
-    render.print_note(f"to train on all rows: tunesmith resume {ladder}")
+    baselines = render.shell_path(Path(found["folder"]) / "baselines")
+    render.print_note(f"to train on all rows: tunesmith resume {baselines}")

@@ -11,43 +11,43 @@ from tunesmith.data.subset import Subset
 from tunesmith.plan import Plan
 from tunesmith.records import Record, last_exchange
 from tunesmith.storage import RunFolder
-from tunesmith_evidence.ladder import Rung
+from tunesmith_evidence.baselines import MeasuredBaseline
 from tunesmith_evidence.prompting.prompted_model import count_prompt_tokens
-from tunesmith_evidence.winner import open_rival
+from tunesmith_evidence.winner import open_baseline
 
 ROWS = 100
-"""Held-out rows whose prompts are counted, spread evenly."""
+"""Test rows whose prompts are counted, spread evenly."""
 
 
 @dataclass(frozen=True)
 class RequestTokens:
     """Mean number of prompt tokens of a request: what is read before the answer begins."""
 
-    rival: float
+    baseline: float
     """0 for a classifier, which asks no model."""
     tuned: float
 
 
 def count_request_tokens(
-    ladder: RunFolder,
+    baselines: RunFolder,
     plan: Plan,
     train: Sequence[Record],
-    heldout: Sequence[Record],
-    strongest: Rung,
+    test: Sequence[Record],
+    strongest: MeasuredBaseline,
 ) -> RequestTokens | None:
-    """Count the prompt tokens of the strongest rival and of the tuned model.
+    """Count the prompt tokens of the strongest baseline and of the tuned model.
 
     The tuned model reads the prompts of the rows, in the chat template of its base model. None if
     the models do not count tokens.
     """
-    sample = Subset(heldout, range(0, len(heldout), -(-len(heldout) // ROWS)))
+    sample = Subset(test, range(0, len(test), -(-len(test) // ROWS)))
     prompts = [last_exchange(record)[0] for record in sample]
-    base = api.open_models(ladder, plan, tuned=False, base=True)["base"]
+    base = api.open_models(baselines, plan, tuned=False, base=True)["base"]
     tuned = count_prompt_tokens(base, prompts)
     if not tuned:
         return None
     if strongest.chosen.solution in ("constant", "classifier"):
         return RequestTokens(0.0, fmean(tuned))
-    rival = open_rival(plan, train, strongest.chosen, base)
-    asked = rival and count_prompt_tokens(rival, prompts)
+    baseline = open_baseline(plan, train, strongest.chosen, base)
+    asked = baseline and count_prompt_tokens(baseline, prompts)
     return RequestTokens(fmean(asked), fmean(tuned)) if asked else None

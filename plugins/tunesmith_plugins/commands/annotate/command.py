@@ -139,7 +139,7 @@ def _sample(
         else sample_pairs.read_run_prompts(Path(source))
     )
     opened = open_by_name(source, option="--run" if run is not None else "--model")
-    pairs, left_out = sample_pairs.sample_pairs(opened, conversations[:count], settings)
+    pairs, skipped = sample_pairs.sample_pairs(opened, conversations[:count], settings)
     if not pairs:
         raise UsageError(
             f"{source}: no prompt got two different answers that are not empty",
@@ -147,8 +147,8 @@ def _sample(
         )
     write_pairs(out, pairs)
     message = f"{out}: {format_count(len(pairs), 'pair')} to annotate"
-    if left_out:
-        message += f"; {left_out} left out: their answers are equal, empty or not text"
+    if skipped:
+        message += f"; {skipped} skipped: their answers are equal, empty or not text"
     click.echo(message)
     click.echo(f"next: tunesmith data annotate --ask {out}", err=True)
 

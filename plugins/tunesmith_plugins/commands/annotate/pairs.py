@@ -69,22 +69,22 @@ class Pair:
 def make_pairs(
     prompt: tuple[Message, ...], answers: Sequence[str], seed: int
 ) -> tuple[list[Pair], int]:
-    """Return every pair of different answers to a prompt, and the number of pairs left out.
+    """Return every pair of different answers to a prompt, and the number of pairs skipped.
 
     The sides are random. A pair of equal answers has nothing to choose; an empty answer, or one
     with unusable characters, cannot be trained on.
     """
-    pairs, left_out = [], 0
+    pairs, skipped = [], 0
     for samples in combinations(range(len(answers)), 2):
         first, second = (answers[sample] for sample in samples)
         if first == second or not (_is_usable(first) and _is_usable(second)):
-            left_out += 1
+            skipped += 1
             continue
         digest = hashlib.sha256(repr((prompt, first, second)).encode("utf-8", "surrogatepass"))
         pair = digest.hexdigest()[:16]
         left, right = random.Random(f"{seed} {pair}").sample(samples, 2)
         pairs.append(Pair(prompt, answers[left], answers[right], pair, left, right))
-    return pairs, left_out
+    return pairs, skipped
 
 
 def read_pairs(path: Path) -> list[Pair]:

@@ -32,7 +32,7 @@ def sample_pairs(
 ) -> tuple[list[Pair], int]:
     """Sample answers to every prompt and return them as pairs.
 
-    Returns the pairs, and the number of pairs that were left out (see ``make_pairs``).
+    Returns the pairs, and the number of pairs that were skipped (see ``make_pairs``).
     """
     count = settings.num_samples
     answers = require_sampling(model).sample(
@@ -42,13 +42,13 @@ def sample_pairs(
         temperature=settings.temperature,
     )
     pairs: list[Pair] = []
-    left_out = 0
+    skipped = 0
     for index, prompt in enumerate(prompts):
         texts = [answer.text for answer in answers[index * count : (index + 1) * count]]
-        new_pairs, new_left_out = make_pairs(prompt, texts, settings.seed)
+        new_pairs, new_skipped = make_pairs(prompt, texts, settings.seed)
         pairs += new_pairs
-        left_out += new_left_out
-    return pairs, left_out
+        skipped += new_skipped
+    return pairs, skipped
 
 
 def read_run_prompts(folder: Path) -> list[Conversation]:

@@ -165,7 +165,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
     opened = _open_models(folder, plan, compare, base_only, winner)
     if "base" in opened:
-        opened["base"] = PromptedModel(opened["base"], plan.baselines.system_prompt)
+        opened["base"] = PromptedModel(opened["base"], plan.baseline_options.system_prompt)
     if system is None:
         system = _choose_system_prompt(folder)
     conversation = Conversation(opened, system, tokens, temperature, seed)

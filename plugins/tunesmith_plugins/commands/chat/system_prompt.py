@@ -1,4 +1,4 @@
-"""The system prompt that a model was trained with, from the held-out rows of its run."""
+"""The system prompt that a model was trained with, from the test rows of its run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMON = 0.9
 def find_system_prompt(folder: Path, report: Report) -> tuple[str, int]:
     """Return the system prompt of nearly all rows, and the number of different ones.
 
-    The held-out rows are of the same data as the training rows. The prompt is empty if there is
+    The test rows are of the same data as the training rows. The prompt is empty if there is
     none, or if the rows have different ones.
 
     Raises:

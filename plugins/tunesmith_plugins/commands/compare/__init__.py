@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @hookimpl
 def tunesmith_commands() -> Sequence[CommandOffer]:
     """Offer ``tunesmith compare``."""
-    summary = "Compare runs on the same held-out rows: differences with intervals."
+    summary = "Compare runs on the same test rows: differences with intervals."
     return [CommandOffer(name="compare", summary=summary, load=_load)]
 
 

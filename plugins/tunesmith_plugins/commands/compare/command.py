@@ -81,7 +81,7 @@ def command(
 
     Several runs are listed by each metric, the best first, with what differs in their run files.
 
-    Runs are compared only if they were scored alike: on the same held-out rows, by the same
+    Runs are compared only if they were scored alike: on the same test rows, by the same
     evaluators with the same options. Differences are paired by row; p-values are adjusted by Holm
     for the number of comparisons.
     """
@@ -144,7 +144,7 @@ def refuse_incomparable(
     """
     reasons = find_obstacles(first, other, catalog)
     if shared_rows or is_next(first, other):
-        reasons = [reason for reason in reasons if not reason.startswith("the held-out rows")]
+        reasons = [reason for reason in reasons if not reason.startswith("the test rows")]
     if reasons:
         raise UsageError(
             f"{first.folder} and {other.folder} cannot be compared: {'; '.join(reasons)}",

@@ -26,4 +26,4 @@ class RunDifference:
     changed_by: str = ""
     """The metric of ``changed``, if it is not the first one."""
     moved: int = 0
-    """If so, the held-out rows of the first run that were moved to the training of this one."""
+    """If so, the test rows of the first run that were moved to the training of this one."""

@@ -18,9 +18,9 @@ SUMMARIES = {
     "stats": "Count rows, lengths, duplicates and labels.",
     "check": "Look for faults in rows.",
     "fix": "Repair a file of rows without changing their meaning.",
-    "split": "Write training, dev and held-out rows to files of their own, without leaks.",
+    "split": "Write training, validation and test rows to files of their own, without leaks.",
     "select": "Write a few rows that stand for many.",
-    "canaries": "Plant random secrets into training rows, to measure what a model memorises.",
+    "canaries": "Inject random secrets into training rows, to measure what a model memorizes.",
     "coverage": "Estimate the share of production traffic that the training data does not cover.",
 }
 """Help lines by the name of the command, which is that of its module too."""

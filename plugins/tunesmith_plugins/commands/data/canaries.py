@@ -1,4 +1,4 @@
-"""``tunesmith data canaries``: plant random secrets into training rows."""
+"""``tunesmith data canaries``: inject random secrets into training rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tunesmith_evidence.side_effects.canaries import (
     Kind,
     draw_canaries,
 )
-from tunesmith_plugins.commands.data.open_data import count_left_out, open_rows, show_left_out
+from tunesmith_plugins.commands.data.open_data import count_skipped, open_rows, show_skipped
 
 KINDS: dict[type[Record], Kind] = {Chat: "chat", Completion: "completion", Text: "text"}
 
@@ -39,15 +39,15 @@ KINDS: dict[type[Record], Kind] = {Chat: "chat", Completion: "completion", Text:
 )  # fmt: skip
 @click.option(
     "--count", type=click.IntRange(1, 1000), default=15, show_default=True,
-    help="Secrets to plant.",
+    help="Secrets to inject.",
 )  # fmt: skip
 @click.option(
     "--repetitions", type=click.IntRange(1, 1000), multiple=True, default=(1, 4, 16),
-    show_default=True, help="Times to plant a secret; several take turns. Repeatable.",
+    show_default=True, help="Times to inject a secret; several take turns. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--controls", type=click.IntRange(FEWEST_CONTROLS, 100_000), default=1000, show_default=True,
-    help="Secrets that are not planted, to rank the planted ones among.",
+    help="Secrets that are not injected, to rank the injected ones among.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), help="Draw the same secrets again; default: new.")
 @json_option
@@ -64,9 +64,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     seed: int | None,
     as_json: bool,
 ) -> None:
-    """Plant random secrets into training rows, to measure what a model memorises.
+    """Inject random secrets into training rows, to measure what a model memorizes.
 
-    FILE is not changed. Train on the rows in --out, with held-out rows in a file of their own, and
+    FILE is not changed. Train on the rows in --out, with test rows in a file of their own, and
     name the evaluator canaries with the file of --secrets. A model that was trained so knows the
     secrets, which mean nothing: train the one that you use on the rows without them.
     """
@@ -77,7 +77,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         needed = CONTROLS_PER_CANARY * count
         raise UsageError(
             f"--controls: one of {count} secrets could not be found, {controls:,} are too few",
-            hint=f"use {needed:,} or more, or plant fewer secrets",
+            hint=f"use {needed:,} or more, or inject fewer secrets",
         )
     dataset = open_rows(data, state)
     records = dataset.train
@@ -87,30 +87,30 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         raise UsageError(f"{data}: canaries need rows of one kind: texts, prompts, conversations")
     planned = [repetitions[number % len(repetitions)] for number in range(count)]
     drawn = draw_canaries(kind, planned, controls, seed)
-    rows = [to_row(record) for record in plant(records, drawn, seed)]
+    rows = [to_row(record) for record in inject(records, drawn, seed)]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_atomic(secrets, json.dumps(drawn.to_json(), indent=1) + "\n")
     write_atomic(out, lines)
     if as_json:
-        result = {"out": str(out), "secrets": str(secrets), "rows": len(rows), "planted": planned}
-        result["left_out"] = count_left_out(dataset)
+        result = {"out": str(out), "secrets": str(secrets), "rows": len(rows), "injected": planned}
+        result["skipped"] = count_skipped(dataset)
         render.print_json({"schema": "tunesmith.data-canaries/1", **result})
         return
-    show_left_out(dataset)
+    show_skipped(dataset)
     render.print_text(f"{out}: {len(rows):,} rows, {sum(planned):,} of them with a secret")
     render.print_text(f"{secrets}: {count:,} secrets, {controls:,} controls")
 
 
-def plant(records: Sequence[Record], drawn: CanarySet, seed: int | None) -> list[Record]:
+def inject(records: Sequence[Record], drawn: CanarySet, seed: int | None) -> list[Record]:
     """Return the rows with the canaries at random places."""
     rng = random.Random(None if seed is None else f"{seed}/places")
-    planted = [
+    injected = [
         secret.to_record(drawn.kind, "canary")
         for secret, count in zip(drawn.canaries, drawn.repetitions, strict=True)
         for _ in range(count)
     ]
-    rng.shuffle(planted)
-    total = len(records) + len(planted)
-    places = set(rng.sample(range(total), len(planted)))
-    rows, secrets = iter(records), iter(planted)
+    rng.shuffle(injected)
+    total = len(records) + len(injected)
+    places = set(rng.sample(range(total), len(injected)))
+    rows, secrets = iter(records), iter(injected)
     return [next(secrets if place in places else rows) for place in range(total)]

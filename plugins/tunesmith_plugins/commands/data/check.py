@@ -18,9 +18,9 @@ from tunesmith_cli.common import CliState, common_options, json_option, pass_sta
 from tunesmith_plugins.commands.data.coverage import against_option, measure_traffic
 from tunesmith_plugins.commands.data.open_data import (
     OpenedData,
-    count_left_out,
+    count_skipped,
     open_data,
-    show_left_out,
+    show_skipped,
 )
 
 FOUND_ERRORS = 3
@@ -34,9 +34,9 @@ EXAMPLE = 300
 @click.command("check")
 @click.argument("data", metavar="RUN.toml|FILE", type=click.Path(path_type=Path))
 @click.option(
-    "--heldout",
+    "--test",
     type=click.Path(path_type=Path),
-    help="File with held-out rows, to look for training rows among them.",
+    help="File with test rows, to look for training rows among them.",
 )
 @click.option(
     "--label-errors",
@@ -51,7 +51,7 @@ EXAMPLE = 300
 def command(  # noqa: PLR0913 - one parameter for each option
     state: CliState,
     data: Path,
-    heldout: Path | None,
+    test: Path | None,
     label_errors: bool,
     production_file: Path | None,
     sets: tuple[str, ...],
@@ -64,13 +64,13 @@ def command(  # noqa: PLR0913 - one parameter for each option
     model. The exit code is 3 if there are errors.
     """
     opened = open_data(data, state, sets)
-    if heldout is not None and opened.plan is not None:
-        raise UsageError("--heldout: is for a data file", hint="the run file names its own")
-    if heldout is not None:
-        part = open_data(heldout, state).dataset
-        left_out = [*opened.dataset.left_out, *part.left_out]
-        dataset = replace(opened.dataset, heldout=part.train, left_out=left_out)
-        opened = replace(opened, dataset=dataset, parts={**opened.parts, "heldout": part.train})
+    if test is not None and opened.plan is not None:
+        raise UsageError("--test: is for a data file", hint="the run file names its own")
+    if test is not None:
+        part = open_data(test, state).dataset
+        skipped = [*opened.dataset.skipped, *part.skipped]
+        dataset = replace(opened.dataset, test=part.train, skipped=skipped)
+        opened = replace(opened, dataset=dataset, parts={**opened.parts, "test": part.train})
     findings = collect_findings(opened)
     suspects = {}
     if label_errors:
@@ -97,9 +97,9 @@ def command(  # noqa: PLR0913 - one parameter for each option
 
 def collect_findings(opened: OpenedData) -> list[Finding]:
     """Return the findings of the installed checks, errors first."""
-    parts = {"dev": (), "heldout": (), **opened.parts}
+    parts = {"validation_size": (), "test": (), **opened.parts}
     plan, catalog = opened.plan, opened.catalog
-    evaluators = plan.evaluators or default_evaluators(catalog, parts["heldout"]) if plan else ()
+    evaluators = plan.evaluators or default_evaluators(catalog, parts["test"]) if plan else ()
     found = catalog.review_data(opened.dataset, plan, evaluators, **parts)
     return sort(replace(finding, where=finding.where or plugin.name) for plugin, finding in found)
 
@@ -112,7 +112,7 @@ def sort(findings: Iterable[Finding]) -> list[Finding]:
 def show(opened: OpenedData, findings: Sequence[Finding]) -> None:
     """Print a table of the findings, and below it their examples and what to do."""
     render.print_paragraph(opened.dataset.description)
-    show_left_out(opened.dataset)
+    show_skipped(opened.dataset)
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in opened.parts.items())
     if not findings:
         render.print_text(f"no findings in {sizes} rows", style="good")
@@ -138,7 +138,7 @@ def to_json(opened: OpenedData, findings: Sequence[Finding]) -> dict[str, Any]:
     return {
         "schema": "tunesmith.data-check/1",
         "description": opened.dataset.description,
-        "left_out": count_left_out(opened.dataset),
+        "skipped": count_skipped(opened.dataset),
         "rows": {name: len(part) for name, part in opened.parts.items()},
         "findings": [{key: getattr(finding, key) for key in keys} for finding in findings],
     }

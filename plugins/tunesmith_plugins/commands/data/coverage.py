@@ -68,16 +68,16 @@ class Traffic:
     found: Coverage
     rows: list[dict[str, Any]]
     """The rows to label: their sources and texts, and what is known of each."""
-    left_out: int
+    skipped: int
     """Production rows that cannot be read."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON."""
-        return {**asdict(self.found), "chosen": self.rows, "left_out": self.left_out}
+        return {**asdict(self.found), "chosen": self.rows, "skipped": self.skipped}
 
     def show(self) -> None:
         """Print the share of the traffic outside, and the rows to label."""
-        _print(self.found, self.rows, self.left_out)
+        _print(self.found, self.rows, self.skipped)
 
 
 def measure_traffic(train: Sequence[Record], file: Path, state: CliState) -> Traffic:
@@ -86,7 +86,7 @@ def measure_traffic(train: Sequence[Record], file: Path, state: CliState) -> Tra
     Raises:
         DataError: the rows cannot be compared, or the file cannot be read.
     """
-    production, left_out = _load_production(file, state)
+    production, skipped = _load_production(file, state)
     found = measure_coverage(PromptTexts(train), PromptTexts(production))
     rows = [
         {
@@ -99,7 +99,7 @@ def measure_traffic(train: Sequence[Record], file: Path, state: CliState) -> Tra
         }
         for row in found.chosen
     ]
-    return Traffic(found, rows, left_out)
+    return Traffic(found, rows, skipped)
 
 
 def _load_train(path: Path, state: CliState, sets: Sequence[str]) -> Sequence[Record]:
@@ -112,12 +112,12 @@ def _load_production(path: Path, state: CliState) -> tuple[Sequence[Record], int
     """Return the rows that can be used, and the number of the others."""
     if is_prompt_file(str(path)):
         dataset = read_prompts(path)
-        return dataset.train, len(dataset.left_out)
+        return dataset.train, len(dataset.skipped)
     dataset = load_file(path, state.catalog())
-    return dataset.train, len(dataset.left_out)
+    return dataset.train, len(dataset.skipped)
 
 
-def _print(found: Coverage, rows: Sequence[dict[str, Any]], left_out: int) -> None:
+def _print(found: Coverage, rows: Sequence[dict[str, Any]], skipped: int) -> None:
     share = found.share
     interval = f"[{100 * share.low:.0f}, {100 * share.high:.0f}]"
     advice = f"; label these {len(rows)} rows" if share.low > 0 and rows else ""
@@ -130,8 +130,8 @@ def _print(found: Coverage, rows: Sequence[dict[str, Any]], left_out: int) -> No
         f"{found.outside:,} have a similarity below {found.similarity_limit:.2f} to all of them, "
         "which 5 % of the training rows have too."
     )
-    if left_out:
-        render.print_text(f"{left_out:,} production rows cannot be read", style="warning")
+    if skipped:
+        render.print_text(f"{skipped:,} production rows cannot be read", style="warning")
     if found.is_blind:
         render.print_paragraph(
             "The training rows are so different from each other that even unrelated text may not "

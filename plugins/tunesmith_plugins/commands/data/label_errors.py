@@ -34,7 +34,7 @@ def to_finding(found: LabelErrors, records: Sequence[Record]) -> Finding:
             f'"{_short(suspect.label)}", perhaps "{_short(suspect.suggested)}"'
             for suspect in found.suspects[: min(EXAMPLES, found.count)]
         ),
-        hint="read the rows that --json lists and correct them; never remove held-out rows"
+        hint="read the rows that --json lists and correct them; never remove test rows"
         if highest
         else "",
     )

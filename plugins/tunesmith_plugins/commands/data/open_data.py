@@ -32,7 +32,7 @@ from tunesmith.records import (
 )
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState
-from tunesmith_data.accounting import describe_left_out
+from tunesmith_data.accounting import describe_skipped
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ def open_data(path: Path, state: CliState, sets: Sequence[str] = ()) -> OpenedDa
     if path.suffix == ".toml" and path.is_file():
         plan, catalog = api.load_plan(path, sets=sets, files=state.files, disabled=state.disabled)
         dataset, split = load_data(plan)
-        parts = {"train": split.train, "dev": split.dev, "heldout": split.heldout}
+        parts = {"train": split.train, "validation": split.validation, "test": split.test}
         return OpenedData(dataset, parts, plan, catalog)
     catalog = state.catalog()
-    dataset = load_file(path, catalog, {"max_left_out": 1.0})  # to show what is usable
+    dataset = load_file(path, catalog, {"max_skipped": 1.0})  # to show what is usable
     parts = {"train": dataset.train}
-    named = {"dev": dataset.dev, "heldout": dataset.heldout}
+    named = {"validation_size": dataset.validation, "test": dataset.test}
     parts |= {name: part for name, part in named.items() if part is not None}
     return OpenedData(dataset, parts, None, catalog)
 
@@ -83,16 +83,16 @@ def open_rows(path: Path, state: CliState) -> Dataset:
     return load_file(path, state.catalog())
 
 
-def count_left_out(dataset: Dataset) -> dict[str, int]:
+def count_skipped(dataset: Dataset) -> dict[str, int]:
     """Return the number of unusable rows by cause."""
-    return dict(Counter(row.cause for row in dataset.left_out))
+    return dict(Counter(row.cause for row in dataset.skipped))
 
 
-def show_left_out(dataset: Dataset) -> None:
-    """Print how many rows are left out, the cause, and the place of the first."""
-    first = {row.cause: row.where for row in reversed(dataset.left_out)}
-    for cause, count in count_left_out(dataset).items():
-        render.print_text(describe_left_out(cause, count, first[cause]), style="warning")
+def show_skipped(dataset: Dataset) -> None:
+    """Print how many rows are skipped, the cause, and the place of the first."""
+    first = {row.cause: row.where for row in reversed(dataset.skipped)}
+    for cause, count in count_skipped(dataset).items():
+        render.print_text(describe_skipped(cause, count, first[cause]), style="warning")
 
 
 def load_file(path: Path, catalog: Catalog, options: Mapping[str, Any] | None = None) -> Dataset:

@@ -15,7 +15,7 @@ from tunesmith_cli.common import CliState, common_options, json_option, pass_sta
 from tunesmith_data.analysis.selection import Selection, select_rows
 from tunesmith_data.analysis.write_rows import to_row
 from tunesmith_data.splits import PromptTexts
-from tunesmith_plugins.commands.data.open_data import count_left_out, open_rows, show_left_out
+from tunesmith_plugins.commands.data.open_data import count_skipped, open_rows, show_skipped
 
 
 @click.command("select")
@@ -33,7 +33,7 @@ from tunesmith_plugins.commands.data.open_data import count_left_out, open_rows,
 def command(state: CliState, data: Path, rows: int, out: Path, as_json: bool) -> None:
     """Choose rows that stand for all, such as those to label or to review first.
 
-    Rows that equal or resemble an earlier one are left out if enough others are there. The rest is
+    Rows that equal or resemble an earlier one are skipped if enough others are there. The rest is
     chosen so that each row has a similar one among the chosen rows. Prompts are compared, not
     answers. The same file gives the same rows.
     """
@@ -48,19 +48,19 @@ def command(state: CliState, data: Path, rows: int, out: Path, as_json: bool) ->
     write_atomic(out, "".join(lines))
     if as_json:
         values = {**asdict(found), "rows": [records[row].source for row in found.rows]}
-        values["left_out"] = count_left_out(dataset)
+        values["skipped"] = count_skipped(dataset)
         render.print_json({"schema": "tunesmith.data-select/1", "out": str(out), **values})
     else:
-        show_left_out(dataset)
+        show_skipped(dataset)
         _print(found, len(records), rows, out)
 
 
 def _print(found: Selection, total: int, wanted: int, out: Path) -> None:
     render.print_text(f"{out}: {len(found.rows):,} of {total:,} rows")
-    left_out = {"equal an earlier one": found.equal, "resemble an earlier one": found.similar}
-    for what, count in left_out.items():
+    skipped = {"equal an earlier one": found.equal, "resemble an earlier one": found.similar}
+    for what, count in skipped.items():
         if count:
-            render.print_text(f"{count:,} rows are left out because they {what}")
+            render.print_text(f"{count:,} rows are skipped because they {what}")
     if len(found.rows) < wanted:
         render.print_text(f"there are no {wanted:,} different rows", style="warning")
     if found.compared < total - found.equal - found.similar:

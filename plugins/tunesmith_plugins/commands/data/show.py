@@ -52,7 +52,7 @@ class ShownRow:
 @set_option
 @click.option(
     "--part",
-    type=click.Choice(["all", "train", "dev", "heldout"]),
+    type=click.Choice(["all", "train", "validation", "test"]),
     default="all",
     show_default=True,
 )
@@ -64,7 +64,7 @@ class ShownRow:
 @click.option("--start", type=click.IntRange(1), default=1, help="First row to show, from 1.")
 @click.option("--count", type=click.IntRange(1), help="Number of rows. Default: all in a pager.")
 @click.option("--tokens", is_flag=True, help="Show tokens; lengths are numbers of tokens.")
-@click.option("--left-out", is_flag=True, help="Show the rows that cannot be used instead.")
+@click.option("--skipped", is_flag=True, help="Show the rows that cannot be used instead.")
 @json_option
 @common_options
 @pass_state
@@ -79,7 +79,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     start: int,
     count: int | None,
     tokens: bool,
-    left_out: bool,
+    skipped: bool,
     as_json: bool,
 ) -> None:
     """Print rows as the model sees them; the text that it is trained on is marked.
@@ -90,9 +90,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     opened = open_data(data, state, sets)
     is_paged = sys.stdout.isatty() and count is None and not as_json
     stop = start - 1 + (count or (sys.maxsize - start if is_paged or as_json else 10))
-    if left_out:
-        chosen: Iterator[Any] = iter(opened.dataset.left_out)
-        lines = _left_out_lines(islice(chosen, start - 1, stop), as_json)
+    if skipped:
+        chosen: Iterator[Any] = iter(opened.dataset.skipped)
+        lines = _skipped_lines(islice(chosen, start - 1, stop), as_json)
     else:
         limits = Filter(part, source, min_length, max_length)
         rows = islice(_find_rows(opened, limits, tokens), start - 1, stop)
@@ -143,7 +143,7 @@ def _to_text(row: ShownRow) -> str:
     lines = [_style(f"{title}, {trained:,} of them trained", "strong")]
     lines += ["".join(_format_run(*run) for run in example.runs) for example in row.tokenized]
     if row.problem:
-        lines.append(_style(f"left out: {row.problem}", "bad"))
+        lines.append(_style(f"skipped: {row.problem}", "bad"))
     return "\n".join([*lines, ""])
 
 
@@ -162,7 +162,7 @@ def _format_run(text: str, trained: bool) -> str:
     return f"⟦{clean}⟧" if trained else clean
 
 
-def _left_out_lines(rows: Iterator[Any], as_json: bool) -> Iterator[str]:
+def _skipped_lines(rows: Iterator[Any], as_json: bool) -> Iterator[str]:
     for row in rows:
         value = {"where": row.where, "cause": row.cause, "detail": row.detail, "row": row.row}
         if as_json:

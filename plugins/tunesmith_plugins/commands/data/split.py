@@ -20,7 +20,7 @@ from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state
 from tunesmith_data.analysis.write_rows import to_row
 from tunesmith_data.splits import PARTS, split_records
-from tunesmith_plugins.commands.data.open_data import count_left_out, open_rows, show_left_out
+from tunesmith_plugins.commands.data.open_data import count_skipped, open_rows, show_skipped
 
 SPLIT_FILE = "split.json"
 
@@ -31,12 +31,12 @@ SPLIT_FILE = "split.json"
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
-    help="Folder for train.jsonl, dev.jsonl, heldout.jsonl and split.json.",
+    help="Folder for train.jsonl, validation.jsonl, test.jsonl and split.json.",
 )
 @click.option(
-    "--holdout", metavar="SHARE|N", help="Rows held out: a share below 1, or a number of rows."
+    "--test-size", metavar="SHARE|N", help="Rows held out: a share below 1, or a number of rows."
 )
-@click.option("--dev", metavar="SHARE|N", help="Rows for choices, in the same form.")
+@click.option("--validation-size", metavar="SHARE|N", help="Rows for choices, in the same form.")
 @json_option
 @common_options
 @pass_state
@@ -44,11 +44,11 @@ def command(
     state: CliState,
     data: Path,
     out: Path,
-    holdout: str | None,
-    dev: str | None,
+    test_size: str | None,
+    validation: str | None,
     as_json: bool,
 ) -> None:
-    """Split a file of rows into training, dev and held-out rows without leaks.
+    """Split a file of rows into training, validation and test rows without leaks.
 
     Rows with one prompt, with nearly equal prompts, or of one group go to the same part. If the
     folder has a split.json of an earlier split, its rows keep their part and new rows are added.
@@ -61,22 +61,24 @@ def command(
     request = SplitRequest(
         records=records,
         seed=from_table(RunOptions, {}).seed,
-        heldout=True,
-        holdout=_size(holdout, "--holdout"),
-        dev=True,
-        needs_dev=False,
+        test=True,
+        test_size=_size(test_size, "--test-size"),
+        validation=True,
+        needs_validation=False,
     )
     file = out / SPLIT_FILE
-    split = split_records(iter(records), request, dev=_size(dev, "--dev"), file=file)
+    split = split_records(
+        iter(records), request, validation=_size(validation, "--validation-size"), file=file
+    )
     counts = {part: _write_part(out, part, getattr(split, part), records) for part in PARTS}
     _write_clusters(out, split, records)
     if as_json:
         findings = [finding.message for finding in split.findings]
         found = {"rows": counts, "clusters": len(set(split.clusters)), "findings": findings}
-        found["left_out"] = count_left_out(dataset)
+        found["skipped"] = count_skipped(dataset)
         render.print_json({"schema": "tunesmith.data-split/1", "out": str(out), **found})
         return
-    show_left_out(dataset)
+    show_skipped(dataset)
     for part, count in counts.items():
         render.print_text(f"{out / part}.jsonl: {format_count(count, 'row')}")
     clusters = format_count(len(set(split.clusters)), "cluster")

@@ -16,12 +16,12 @@ from tunesmith.records import Record, last_exchange
 from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state, set_option
-from tunesmith_data.accounting import describe_left_out
+from tunesmith_data.accounting import describe_skipped
 from tunesmith_data.splits import MAX_CLASS_LABELS, PromptTexts, normalize_text
 from tunesmith_data.text import content_key
 from tunesmith_plugins.commands.data.open_data import (
     OpenedData,
-    count_left_out,
+    count_skipped,
     open_data,
     text_parts,
 )
@@ -67,7 +67,7 @@ def measure(opened: OpenedData, *, tokens: bool = False, topics: bool = False) -
             parts[name]["topics"] = _group_prompts(records)
     return {
         "description": opened.dataset.description,
-        "left_out": count_left_out(opened.dataset),
+        "skipped": count_skipped(opened.dataset),
         "parts": parts,
     }
 
@@ -101,7 +101,7 @@ def _measure_part(records: Sequence[Record], seen: set[bytes]) -> dict[str, Any]
         "duplicates": duplicates,
         "rows_of_other_parts": in_other_parts,
         "groups": len(groups),
-        "labelled_answers": {
+        "labeled_answers": {
             label: len(lengths[label]) for label in LABELS_OF_ANSWERS if label in lengths
         },
         "characters": {label: _quantiles(values) for label, values in lengths.items()},
@@ -125,7 +125,7 @@ def _count_tokens(opened: OpenedData, records: Sequence[Record]) -> dict[str, An
         "total": total,
         "trained": trained,
         "lengths": _quantiles(lengths),
-        "left_out": dict(causes),
+        "skipped": dict(causes),
     }
 
 
@@ -147,8 +147,8 @@ def _quantiles(values: array[int]) -> dict[str, int]:
 
 def _print(found: dict[str, Any]) -> None:
     render.print_paragraph(found["description"])
-    for cause, count in found["left_out"].items():
-        render.print_text(describe_left_out(cause, count), style="warning")
+    for cause, count in found["skipped"].items():
+        render.print_text(describe_skipped(cause, count), style="warning")
     for name, part in found["parts"].items():
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in part["kinds"].items())
         render.print_text(f"\n{name}: {part['rows']:,} rows ({kinds})", style="strong")
@@ -156,8 +156,8 @@ def _print(found: dict[str, Any]) -> None:
         if part["rows_of_other_parts"]:
             text = f"  rows that an earlier part has too: {part['rows_of_other_parts']:,}"
             render.print_text(text, style="warning")
-        if part["labelled_answers"]:
-            counts = (f"{count:,} {label}" for label, count in part["labelled_answers"].items())
+        if part["labeled_answers"]:
+            counts = (f"{count:,} {label}" for label, count in part["labeled_answers"].items())
             render.print_text(f"  answers with a label: {', '.join(counts)}")
         if part["groups"]:
             render.print_text(f"  groups: {part['groups']:,}")
@@ -169,7 +169,7 @@ def _print(found: dict[str, Any]) -> None:
             tokens = part["tokens"]
             rows.append(["tokens", *(f"{n:,}" for n in tokens["lengths"].values())])
             render.print_text(f"  tokens: {tokens['total']:,}, {tokens['trained']:,} trained")
-            for cause, count in tokens["left_out"].items():
+            for cause, count in tokens["skipped"].items():
                 render.print_text(f"  {count:,} rows give no tokens: {cause}", style="warning")
         render.print_table(["", *QUANTILES], rows, right=range(1, len(QUANTILES) + 1))
         _print_labels(part["labels"])

@@ -47,11 +47,11 @@ SCHEMA = "tunesmith.evaluation/1"
 @click.option(
     "--data",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="File with the rows; without it, the held-out rows of the run.",
+    help="File with the rows; without it, the test rows of the run.",
 )
 @click.option(
     "--rows-of", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Run whose held-out rows, evaluators and system prompt an endpoint, adapter or model is "
+    help="Run whose test rows, evaluators and system prompt an endpoint, adapter or model is "
     "measured with.",
 )  # fmt: skip
 @click.option("--base-only", is_flag=True, help="Evaluate the base model of the run.")
@@ -167,7 +167,7 @@ def to_json(choice: Choice, target: Target, folder: Path, measured: Sequence[Mea
         "which": target.label,
         "model": target.endpoint.model if target.endpoint else plan.found_model.reference,
         **({"endpoint": target.endpoint.url} if target.endpoint else {}),
-        "data": str(choice.data or f"the held-out rows of {choice.rows_of or 'the run'}"),
+        "data": str(choice.data or f"the test rows of {choice.rows_of or 'the run'}"),
         "rows": len(target.records),
         "sources": _first_and_last(target.records),
         "evaluators": [

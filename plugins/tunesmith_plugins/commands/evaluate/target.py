@@ -30,7 +30,7 @@ from tunesmith_plugins.commands.evaluate.find import NO_WEIGHTS, is_endpoint
 
 Which = Literal["tuned", "base", "winner"]
 ADAPTER_CONFIG = "adapter_config.json"
-PARTS_OF_DATA = ("heldout", "dev", "holdout")
+PARTS_OF_DATA = ("test", "validation", "test_size")
 """Options of data that name parts, which a file to evaluate on does not have."""
 ANSWER_SECONDS = 300.0
 """Seconds to wait for an answer of an endpoint, which may be long."""
@@ -44,7 +44,7 @@ class Choice:
     target: str
     """Run folder, adapter folder, address of an endpoint, or reference of a model."""
     data: Path | None
-    """Rows to measure on; None: the held-out rows of the run."""
+    """Rows to measure on; None: the test rows of the run."""
     which: Which
     base: str | None
     """Base model of an adapter; None: the one that its config names."""
@@ -53,7 +53,7 @@ class Choice:
     files: Sequence[str]
     disabled: Sequence[str]
     rows_of: Path | None = None
-    """Run whose held-out rows, evaluators and prompt a model that is no run is measured with."""
+    """Run whose test rows, evaluators and prompt a model that is no run is measured with."""
     model: str | None = None
     """Name of the model at the endpoint; None: the only one there."""
     token_variable: str | None = None
@@ -100,7 +100,7 @@ def open_target(choice: Choice) -> Target:
     records: Sequence[Record] | None = None
     if choice.rows_of is not None:
         _, run_plan, _ = api.load_run(choice.rows_of, files=choice.files, disabled=choice.disabled)
-        records = [*load_data(run_plan)[1].heldout]
+        records = [*load_data(run_plan)[1].test]
         tables |= _rows_tables(run_plan, None)
     plan, catalog = _load_plan(tables, choice)
     if records is None:
@@ -124,7 +124,7 @@ def _check_options(choice: Choice) -> None:
         other = "--data" if choice.run is None else "the folder of a run"
         raise UsageError(
             f"--rows-of and {other}: only one of them is possible",
-            hint="a run is measured on its own held-out rows",
+            hint="a run is measured on its own test rows",
         )
     if choice.run is not None:
         return
@@ -136,14 +136,14 @@ def _check_options(choice: Choice) -> None:
     if choice.data is None and choice.rows_of is None:
         raise UsageError(
             "--data: name the file with the rows to measure on",
-            hint="--rows-of RUN measures on the held-out rows of a run",
+            hint="--rows-of RUN measures on the test rows of a run",
         )
 
 
 def _open_run(choice: Choice, run: Path) -> Target:
     folder, plan, catalog = api.load_run(run, files=choice.files, disabled=choice.disabled)
     parts = load_data(plan)[1]
-    records: Sequence[Record] = [*parts.heldout]
+    records: Sequence[Record] = [*parts.test]
     if choice.data is not None or choice.evaluators or choice.sets:
         stored = plan.to_json()
         tables = {name: stored[name] for name in ("model", "technique")}
@@ -167,8 +167,8 @@ def _rows_tables(plan: Plan, file: Path | None) -> dict[str, Any]:
     tables = {"plugins": stored["plugins"], "data": _replace_file(stored["data"], file)}
     if stored["evaluators"]:
         tables["evaluators"] = stored["evaluators"]
-    if plan.baselines.system_prompt is not None:
-        tables["baselines"] = {"system_prompt": plan.baselines.system_prompt}
+    if plan.baseline_options.system_prompt is not None:
+        tables["baselines"] = {"system_prompt": plan.baseline_options.system_prompt}
     return tables
 
 
@@ -189,10 +189,10 @@ def _open_endpoint(
         raise UsageError(f"the endpoint cannot be used: {error}") from None
     target = _build("endpoint", plan, catalog, records, None)
     evaluators = keep_generating(target.evaluators)
-    left_out = [e.id for e in target.evaluators if e not in evaluators]
-    if (choice.evaluators and left_out) or not evaluators:
+    skipped = [e.id for e in target.evaluators if e not in evaluators]
+    if (choice.evaluators and skipped) or not evaluators:
         raise UsageError(
-            f"evaluator {', '.join(left_out)}: needs more than generated answers, and an endpoint "
+            f"evaluator {', '.join(skipped)}: needs more than generated answers, and an endpoint "
             "gives no log-probabilities",
             hint="--evaluator names others, such as exact-match",
         )
@@ -203,7 +203,7 @@ def _open_endpoint(
     if choice.model is None:
         endpoint = replace(endpoint, model=_find_only_model(endpoint))
     model = EndpointModel(endpoint)
-    prompt = plan.baselines.system_prompt
+    prompt = plan.baseline_options.system_prompt
 
     def open_artifact(path: Path | None) -> TextModel:
         raise UsageError(
@@ -274,7 +274,7 @@ def _build(
                 return technique.open(base, path, device=plan.run.device)
 
             model = open_artifact(artifact)
-        prompt = plan.baselines.system_prompt
+        prompt = plan.baseline_options.system_prompt
         if label == "base" or (label == "model" and prompt is not None):
             model = PromptedModel(model, prompt)
         artifacts = {} if artifact is None else {"": artifact}

@@ -1,4 +1,4 @@
-"""``tunesmith export``: write a trained model for an engine, and prove it there."""
+"""``tunesmith export``: write a trained model for an engine, and verify it there."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
     An adapter is merged into its base model first. The result is loaded into the engine itself and
     compared with the trained model: files, rendered prompts, token ids, where answers end, and
-    log-probabilities on held-out rows. If a check fails, the exit code is 6 and nothing is kept;
-    otherwise export.json in the folder says what was measured, and what could not be proven.
+    log-probabilities on test rows. If a check fails, the exit code is 6 and nothing is kept;
+    otherwise export.json in the folder says what was measured, and what could not be verified.
     """
     folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
     offered = _find_exporter(catalog, to)
@@ -99,8 +99,10 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         ["check", "result"],
         [[one_line(name), one_line(text, 200)] for name, text in certificate["checks"].items()],
     )
-    if certificate["not_proven"]:
-        render.print_note(f"\nnot proven: {', '.join(certificate['not_proven'])}", style="warning")
+    if certificate["not_verified"]:
+        render.print_note(
+            f"\nnot verified: {', '.join(certificate['not_verified'])}", style="warning"
+        )
     render.print_text(f"\nexported: {render.shell_path(target)}")
     if isinstance(export.exporter, ServedExporter):
         render.print_text(f"serve it: {one_line(export.exporter.serve_command(target), 2000)}")

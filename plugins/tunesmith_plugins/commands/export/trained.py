@@ -26,9 +26,9 @@ from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime.device import pick_device, pick_precision
 
 METRIC_ROWS = 32
-"""Held-out rows on which the run's metric is measured after rounding."""
+"""Test rows on which the run's metric is measured after rounding."""
 SEARCHED_ROWS = 1_000
-"""Held-out rows among which those are looked for that an engine can score."""
+"""Test rows among which those are looked for that an engine can score."""
 
 
 def find_trained(folder: RunFolder, plan: Plan, catalog: Catalog) -> TrainedModel:
@@ -52,16 +52,16 @@ def find_trained(folder: RunFolder, plan: Plan, catalog: Catalog) -> TrainedMode
             if isinstance(options, TrainingOptions)
             else find_adapter_base(artifact, base)
         )
-    test = load_data(plan)[1].heldout
-    heldout = list(islice(test, SEARCHED_ROWS))
+    test = load_data(plan)[1].test
+    test = list(islice(test, SEARCHED_ROWS))
     evaluators = choose_evaluators(plan, catalog, test)
     rated = [e for e in evaluators if not e.offer.metrics[0].is_descriptive]
     return TrainedModel(
         base=base,
         artifact=artifact,
         merge=_merge_options(plan, options),
-        heldout=heldout,
-        measure=_measure(rated[0], heldout[:METRIC_ROWS], test) if rated and heldout else None,
+        test=test,
+        measure=_measure(rated[0], test[:METRIC_ROWS], test) if rated and test else None,
         higher_is_better=rated[0].offer.metrics[0].higher_is_better if rated else True,
     )
 

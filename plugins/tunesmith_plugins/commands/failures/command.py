@@ -47,7 +47,7 @@ BASE_BETTER = "the base model was better"
 @click.option(
     "--for-next",
     is_flag=True,
-    help="Export rows of one half only: the other half can prove that the next run is better.",
+    help="Export rows of one half only: the other half can show that the next run is better.",
 )
 @json_option
 @common_options

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tunesmith_torch.models.merging import MergeOptions
 
 CHECK_PROMPTS = 64
-"""Held-out prompts on which the merged model is compared with the trained one."""
+"""Test prompts on which the merged model is compared with the trained one."""
 
 
 @click.command("merge")
@@ -56,14 +56,14 @@ def command(
 ) -> None:
     """Merge the adapter of RUN into its base model and write a plain model folder.
 
-    The merged model is loaded again and compared with the trained model on held-out prompts. If
+    The merged model is loaded again and compared with the trained model on test prompts. If
     they differ by more than --max-kl, the exit code is 6 and nothing is written.
     """
     folder, plan, _ = api.load_run(run)
     adapter = _find_adapter(folder, plan)
     options = _merge_options(plan, into, max_kl)
     _, parts = load_data(plan)
-    prompts: list[Prompt] = [last_exchange(r)[0] for r in islice(parts.heldout, CHECK_PROMPTS)]
+    prompts: list[Prompt] = [last_exchange(r)[0] for r in islice(parts.test, CHECK_PROMPTS)]
     from tunesmith_torch.models.initial_model import adapter_base_folder
     from tunesmith_torch.models.merging import merge_adapter
 

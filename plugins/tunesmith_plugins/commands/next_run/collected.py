@@ -67,7 +67,7 @@ def _to_record(where: str, row: dict[str, Any]) -> Record:
 
 
 def read_first_half(run: Path) -> frozenset[int]:
-    """Return the numbers of the held-out rows that rows may be collected for.
+    """Return the numbers of the test rows that rows may be collected for.
 
     Raises:
         UsageError: the run has not been evaluated.
@@ -75,7 +75,7 @@ def read_first_half(run: Path) -> frozenset[int]:
     report = load_report(RunFolder.open(run))
     key = choose_metric(report)
     if key is None:
-        raise UsageError(f"{run}: the held-out rows have not been evaluated", hint="resume the run")
+        raise UsageError(f"{run}: the test rows have not been evaluated", hint="resume the run")
     event = report.measured[TUNED, *key]
     rows = to_rows(read_rows(run / event.records, event.metric), event.metric)
     first, _ = split_in_halves(rows)

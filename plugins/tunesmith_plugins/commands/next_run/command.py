@@ -42,32 +42,32 @@ from tunesmith_plugins.commands.next_run.collected import load_collected, read_f
 def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> None:
     """Write the run file of the next iteration of RUN: its training rows and those of --add.
 
-    Options and held-out rows stay the same, so that `tunesmith compare` can say if the slices for
+    Options and test rows stay the same, so that `tunesmith compare` can say if the slices for
     which rows were collected are repaired. Rows of --add that are held out are moved to training;
     only those that `tunesmith failures RUN --export FILE --for-next` has written may be.
     """
     folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
     added = load_collected(add, plan)
     parts = load_data(plan)[1]
-    moved = find_moved(parts.heldout, added)
+    moved = find_moved(parts.test, added)
     first_half = read_first_half(folder.path)
     late = [row for row in moved if row not in first_half]
     if late:
-        where = parts.heldout[late[0]].source
+        where = parts.test[late[0]].source
         raise UsageError(
-            f"{add}: {format_count(len(late), 'row')} of the half of the held-out rows that is to "
-            f"prove the repair, such as {where}",
+            f"{add}: {format_count(len(late), 'row')} of the half of the test rows that is to "
+            f"show the repair, such as {where}",
             hint=f"write the rows to correct with `tunesmith failures {run} --export FILE "
             "--for-next`, and add rows like them",
         )
     leaving = set(moved)
-    heldout = as_loaded(parts.heldout)
-    kept = [record for row, record in enumerate(heldout) if row not in leaving]
+    test = as_loaded(parts.test)
+    kept = [record for row, record in enumerate(test) if row not in leaving]
     lineage = {"parent": str(folder.path.resolve())}
     write_folder(out, plan, parts, added, kept, lineage)
     if as_json:
         result = {"folder": str(out), "train": len(parts.train), "added": len(added)}
-        result |= {"heldout": len(kept), "moved": len(moved), **lineage}
+        result |= {"test": len(kept), "moved": len(moved), **lineage}
         render.print_json({"schema": "tunesmith.next/1", **result})
         return
     render.print_text(
@@ -81,10 +81,10 @@ def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> 
     )
 
 
-def find_moved(heldout: Sequence[Record], added: Sequence[Record]) -> list[int]:
-    """Return the numbers of the held-out rows whose prompt is among the added rows."""
+def find_moved(test: Sequence[Record], added: Sequence[Record]) -> list[int]:
+    """Return the numbers of the test rows whose prompt is among the added rows."""
     prompts = {last_exchange(record)[0] for record in added}
-    return [row for row, record in enumerate(heldout) if last_exchange(record)[0] in prompts]
+    return [row for row, record in enumerate(test) if last_exchange(record)[0] in prompts]
 
 
 def write_folder(
@@ -92,7 +92,7 @@ def write_folder(
     plan: Plan,
     parts: DataParts,
     added: Sequence[Record],
-    heldout: Sequence[Record],
+    test: Sequence[Record],
     lineage: JSON,
 ) -> None:
     """Write the rows and the run file.
@@ -106,8 +106,8 @@ def write_folder(
         raise UsageError(f"{out}: exists already", hint="name a new folder") from None
     except OSError as error:
         raise UsageError(f"{out}: cannot be created: {error.strerror}") from None
-    dev = as_loaded(parts.dev)
-    files = {"train": parts.train, "added": added, "heldout": heldout, "dev": dev}
+    validation = as_loaded(parts.validation)
+    files = {"train": parts.train, "added": added, "test": test, "validation": validation}
     columns = find_label_columns([record for records in files.values() for record in records])
     for name, records in files.items():
         if records:
@@ -142,7 +142,7 @@ def to_run_file(
     """Return the run file: that of the parent, with the rows in files beside it."""
     tables = tomllib.loads(plan.to_toml())
     data: dict[str, Any] = {"use": "jsonl", "train": ["train.jsonl", "added.jsonl"]}
-    data |= {name: f"{name}.jsonl" for name in ("heldout", "dev") if files[name]}
+    data |= {name: f"{name}.jsonl" for name in ("test", "validation") if files[name]}
     tables["data"] = data | columns
     tables["lineage"] = lineage
     return tomli_w.dumps(tables)

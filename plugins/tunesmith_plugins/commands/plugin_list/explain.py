@@ -15,11 +15,11 @@ from tunesmith.catalog import Catalog
 from tunesmith.config.read_plan import CORE_TABLES
 from tunesmith.offers import (
     BUILTIN_DISTRIBUTION,
+    BaselineOffer,
     ConfiguredOffer,
     DataLoaderOffer,
     EvaluatorOffer,
     ReporterOffer,
-    RivalOffer,
     SplitterOffer,
     TableOffer,
     TechniqueOffer,
@@ -76,7 +76,7 @@ def _iterate(catalog: Catalog) -> Iterator[tuple[str, dict[str, str], str]]:
             for option in list_options(offered.offer.config):
                 yield f"{table}.{option['name']}", option, f"{kind.kind} {offered.full_name}"
     named: list[tuple[str, type[ConfiguredOffer[Any]]]] = [
-        ("baselines.", RivalOffer),
+        ("baselines.", BaselineOffer),
         ("", TableOffer),
     ]
     for prefix, named_kind in named:

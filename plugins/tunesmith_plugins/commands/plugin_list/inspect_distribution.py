@@ -97,7 +97,7 @@ def inspect_elsewhere(installed: Installed, seconds: float = SECONDS) -> list[In
 def read_inspection(path: Path, plugins: Sequence[Plugin]) -> list[Inspection]:
     """Return what a file says about these plugins of a distribution.
 
-    Plugins that it lacks or describes badly, and all if it cannot be read, are left out.
+    Plugins that it lacks or describes badly, and all if it cannot be read, are skipped.
     """
     stored: Any = None
     with suppress(OSError, ValueError, RecursionError):

@@ -72,11 +72,11 @@ KINDS: dict[str, Kind] = {
         result="list[CommandOffer]",
         returned='[CommandOffer(name="$name", summary=SUMMARY, load=lambda: command)]',
     ),
-    "rival": Kind(
+    "baseline": Kind(
         usage='Use it with `[baselines]` and `use = ["$name"]` in a run file.',
-        hook="tunesmith_rivals",
-        offer="RivalOffer",
-        result="list[RivalOffer[WordVotesOptions]]",
+        hook="tunesmith_baselines",
+        offer="BaselineOffer",
+        result="list[BaselineOffer[WordVotesOptions]]",
     ),
     "splitter": Kind(
         usage='Use it with `[split] use = "$name"` in a run file.',

@@ -15,7 +15,7 @@ from string import Template
 
 from tunesmith import __version__
 from tunesmith.errors import UsageError
-from tunesmith.offers import RivalOffer
+from tunesmith.offers import BaselineOffer
 from tunesmith.storage import write_atomic
 from tunesmith.text import suggest_name
 from tunesmith_plugins.commands.plugin_template.kinds import EARLIER_NAMES, KINDS, Kind
@@ -89,8 +89,8 @@ def _prepare(name: str, kind: str) -> tuple[Kind, dict[str, str]]:
         raise UsageError(f"{name}: names are lower case letters, digits and hyphens", hint=hint)
     if len(name) > MAX_NAME_LENGTH:
         raise UsageError(f"{name:.20}...: a name has at most {MAX_NAME_LENGTH} characters")
-    if kind == "rival" and name in RivalOffer.reserved:
-        raise UsageError(f"{name}: is a key of [baselines] and cannot be the name of a rival")
+    if kind == "baseline" and name in BaselineOffer.reserved:
+        raise UsageError(f"{name}: is a key of [baselines] and cannot be the name of a baseline")
     package = f"tunesmith_{name.replace('-', '_')}"
     chosen = KINDS[kind]
     article = "an" if kind[0] in "aeiou" else "a"

@@ -1,4 +1,4 @@
-"""The model card of an upload: the base model and its licence, the evidence, how to load it."""
+"""The model card of an upload: the base model and its license, the evidence, how to load it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")""",
 }
 
 
-def find_licence(base: Path | None) -> str | None:
-    """Return the licence that the model card in a folder names; None without a folder."""
+def find_license(base: Path | None) -> str | None:
+    """Return the license that the model card in a folder names; None without a folder."""
     if base is None:
         return None
     card = base / "README.md"
@@ -36,7 +36,7 @@ def find_licence(base: Path | None) -> str | None:
 
 
 def render_model_card(
-    report: Report, folder: Path, *, name: str, base: str | None, licence: str | None, form: str
+    report: Report, folder: Path, *, name: str, base: str | None, license: str | None, form: str
 ) -> str:
     """Return the card of an uploaded model; it has no rows of the data and no paths.
 
@@ -45,34 +45,34 @@ def render_model_card(
         folder: the run's folder.
         name: name of the repository.
         base: name of the base model on the hub, if it is there.
-        licence: licence of the base model, if it is known.
+        license: license of the base model, if it is known.
         form: ``adapter``, ``model``, or the name of an exporter.
     """
     loading = LOADING.get(form, "").format(name=name)
     parts = [
-        "\n".join(_front_matter(base, licence, form)),
+        "\n".join(_front_matter(base, license, form)),
         f"# {name.partition('/')[2]}",
-        "Trained and measured with tunesmith, on held-out rows that the training never saw.",
+        "Trained and measured with tunesmith, on test rows that the training never saw.",
         render_card_markdown(report, folder).strip(),
         "## Limits",
         "The figures hold for rows like those that it was measured on. Nothing was measured on "
         "other topics, languages or instructions, and nothing here says that answers are safe. "
         + (
-            f"The licence of the base model is {licence}, and holds for this model too."
-            if licence
-            else "The licence of the base model holds for this model too."
+            f"The license of the base model is {license}, and holds for this model too."
+            if license
+            else "The license of the base model holds for this model too."
         ),
         f"## Use\n\n```python\n{loading}\n```" if loading else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front_matter(base: str | None, licence: str | None, form: str) -> Iterator[str]:
+def _front_matter(base: str | None, license: str | None, form: str) -> Iterator[str]:
     yield "---"
     if base:
         yield f"base_model: {base}"
-    if licence:
-        yield f"license: {licence}"
+    if license:
+        yield f"license: {license}"
     if form in LOADING:
         yield f"library_name: {'peft' if form == 'adapter' else 'transformers'}"
     yield f"tags: [tunesmith, {form}]"

@@ -15,7 +15,7 @@ from tunesmith.storage import RunFolder, verify_folder
 from tunesmith.text import format_bytes
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state, trust_option
-from tunesmith_plugins.commands.publish.card import find_licence, render_model_card
+from tunesmith_plugins.commands.publish.card import find_license, render_model_card
 from tunesmith_plugins.commands.publish.hub import is_hub_name, require_hub_name
 from tunesmith_plugins.commands.publish.upload import Upload, choose_files, upload
 
@@ -95,9 +95,9 @@ def _collect(
         raise UsageError(f"{source}: there is no such model", hint=hint)
     if problems := verify_folder(source):
         raise UsageError(f"{source}: {problems[0]}", hint="train or export it again")
-    licence = find_licence(plan.found_model.tokenizer())  # downloads nothing
+    license = find_license(plan.found_model.tokenizer())  # downloads nothing
     card = render_model_card(
-        report, folder.path, name=repository, base=base, licence=licence, form=form
+        report, folder.path, name=repository, base=base, license=license, form=form
     )
     return choose_files(source, card, base)
 

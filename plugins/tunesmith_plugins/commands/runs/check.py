@@ -14,7 +14,7 @@ from tunesmith.config.evaluators import choose_evaluators
 from tunesmith.config.run_file import dotted_items
 from tunesmith.contracts import Dataset
 from tunesmith.errors import ConfigError, Problem
-from tunesmith.events import DataLoaded, Notice
+from tunesmith.events import DataLoaded, FindingReported
 from tunesmith.execution import execute
 from tunesmith.execution.report import build_report
 from tunesmith.execution.run_data import DataParts, build_data_event, load_data
@@ -53,12 +53,14 @@ def command(
         show_origins(plan)
     dataset, parts = load_data(plan)
     event = build_data_event(dataset, parts)
-    found = list(execute.collect_notices(plan, catalog, dataset, parts))
+    found = list(execute.collect_findings(plan, catalog, dataset, parts))
     if as_json:
         render.print_json(to_json(plan, catalog, event, found, parts))
     else:
         show(plan, catalog, event, found, dataset, parts)
-    errors = [Problem(notice.source, notice.text) for notice in found if notice.level == "error"]
+    errors = [
+        Problem(finding.source, finding.text) for finding in found if finding.level == "error"
+    ]
     if errors:
         raise ConfigError(errors)
     command_line = f"tunesmith run {render.shell_path(run_file.resolve())}"
@@ -69,7 +71,7 @@ def show(
     plan: Plan,
     catalog: Catalog,
     event: DataLoaded,
-    found: list[Notice],
+    found: list[FindingReported],
     dataset: Dataset,
     parts: DataParts,
 ) -> None:
@@ -79,14 +81,14 @@ def show(
     report = build_report([event, *found])
     view.show_data(report)
     evaluators = ", ".join(
-        component.id for component in choose_evaluators(plan, catalog, parts.heldout)
+        component.id for component in choose_evaluators(plan, catalog, parts.test)
     )
     by_data = "" if plan.evaluators or not evaluators else " (by default for this data)"
     render.print_text(f"evaluators: {evaluators or 'none'}{by_data}")
-    for notice in found:
-        if notice.level == "info":
-            render.print_text(f"info: {one_line(notice.source)}: {one_line(notice.text, 600)}")
-    view.show_notices(report)
+    for finding in found:
+        if finding.level == "info":
+            render.print_text(f"info: {one_line(finding.source)}: {one_line(finding.text, 600)}")
+    view.show_findings(report)
     trains_on = plan.technique.offer.trains_on
     for line in summarize(parts.train, trains_on):
         render.print_text(f"train: {line}")
@@ -108,7 +110,7 @@ def show_turn(label: str, text: str, mark: str) -> None:
 
 
 def to_json(
-    plan: Plan, catalog: Catalog, event: DataLoaded, found: list[Notice], parts: DataParts
+    plan: Plan, catalog: Catalog, event: DataLoaded, found: list[FindingReported], parts: DataParts
 ) -> dict[str, Any]:
     """Return the findings as JSON, ``tunesmith.check/2``."""
     trains_on = plan.technique.offer.trains_on
@@ -118,9 +120,9 @@ def to_json(
         "origins": origins(plan),
         "model": plan.found_model.description,
         "data": event.to_json(),
-        "evaluators": [e.id for e in choose_evaluators(plan, catalog, parts.heldout)],
+        "evaluators": [e.id for e in choose_evaluators(plan, catalog, parts.test)],
         "contents": summarize(parts.train, trains_on),
-        "notices": [notice.to_json() for notice in found],
+        "findings": [finding.to_json() for finding in found],
         "examples": [
             {
                 "reason": reason,

@@ -86,7 +86,7 @@ _KINDS: dict[type[Record], str] = {
     Completion: "prompts and completions",
     Chat: "conversations",
     Preference: "preference pairs",
-    UnpairedPreference: "labelled answers",
+    UnpairedPreference: "labeled answers",
 }
 
 

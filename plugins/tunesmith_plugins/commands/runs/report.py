@@ -29,7 +29,7 @@ from tunesmith_plugins.commands.runs.replay import replay_events
     type=click.IntRange(min=0),
     default=5,
     show_default=True,
-    help="Number of wrong held-out rows to show, those that got worse first.",
+    help="Number of wrong test rows to show, those that got worse first.",
 )
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print the report as Markdown.")
 @click.option(
@@ -117,7 +117,7 @@ def show(report: Report, folder: RunFolder, failures: int) -> None:
     view.show_ending(folder.path, report)
     view.show_verdict(report)
     view.show_data(report)
-    view.show_notices(report)
+    view.show_findings(report)
     training_view.show_training(report)
     training_view.show_forecast(report)
     view.show_gates(report)

@@ -47,7 +47,7 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Train a model and evaluate it before and after, on held-out rows.
+    """Train a model and evaluate it before and after, on test rows.
 
     Scores, verdict and paths are printed on stdout, progress on stderr. The run folder gets the
     model, all values and report.json. Ctrl-C stops after the current step; `tunesmith resume`

@@ -39,7 +39,7 @@ def show_training(report: Report) -> None:
 
 
 def _show_monitored(report: Report, stage: str) -> None:
-    """Print a table of the evaluations on dev records during the training of a stage."""
+    """Print a table of the evaluations on validation records during the training of a stage."""
     events = [event for (name, _), event in sorted(report.monitored.items()) if name == stage]
     if not events:
         return

@@ -21,8 +21,8 @@ from tunesmith_evidence.report.ending import describe_ending
 from tunesmith_evidence.report.headline import group_by_metric, list_comparisons
 from tunesmith_evidence.report.status import find_status
 
-TWIN_FREE = ", twin-free"
-"""After the name of a metric: without the held-out rows that have a twin in training."""
+LEAKAGE_FREE = ", leakage-free"
+"""After the name of a metric: without the test rows that have a duplicate in training."""
 OUTCOME_STYLES = {"better": "good", "worse": "bad"}
 
 
@@ -37,7 +37,7 @@ def show_scores(report: Report) -> None:
             format_rows(int(values["n"]), int(values.get("units", 0))),
         ]
         for event in sorted(report.measured.values(), key=_table_order(report))
-        for suffix, values in (("", vars(event)), (TWIN_FREE, event.twin_free))
+        for suffix, values in (("", vars(event)), (LEAKAGE_FREE, event.leakage_free))
         if values
     ]
     if rows:
@@ -55,7 +55,7 @@ def show_scores(report: Report) -> None:
 
 
 def show_verdict(report: Report) -> None:
-    """Print the verdict: its word, its sentence, what would change it, and the rivals."""
+    """Print the verdict: its word, its sentence, what would change it, and the baselines."""
     verdict = report.finished.verdict if report.finished else {}
     if not verdict:
         return
@@ -68,7 +68,7 @@ def show_verdict(report: Report) -> None:
         render.print_paragraph(text, style="dim")
     rows = [
         [
-            one_line(row.rival),
+            one_line(row.baseline),
             row.value,
             row.tuned,
             f"{row.difference} {row.interval}",
@@ -80,7 +80,7 @@ def show_verdict(report: Report) -> None:
     if rows:
         render.print_text()
         render.print_table(
-            ["compared with", "rival", "tuned", "difference", "n", "tuned is"],
+            ["compared with", "baseline", "tuned", "difference", "n", "tuned is"],
             rows,
             right=(1, 2, 3, 4),
         )
@@ -121,15 +121,15 @@ def show_data(report: Report) -> None:
     data = report.data
     if data is None:
         return
-    dev = f", {data.dev:,} for choices (dev)" if data.dev else ""
+    validation = f", {data.validation:,} for choices (validation)" if data.validation else ""
     train = format_count(data.train, "training row")
-    rows = f"{train}{dev}, {data.heldout:,} held out for evaluation"
+    rows = f"{train}{validation}, {data.test:,} held out for evaluation"
     source = f" ({one_line(data.description, 200)})" if data.description else ""
     render.print_paragraph(f"data: {rows}{source}")
-    for cause, count in data.left_out.items():
+    for cause, count in data.skipped.items():
         first = next((e for e in data.examples if e.get("cause") == cause), {})
         where = f", first {one_line(str(first['where']))}" if "where" in first else ""
-        render.print_text(f"  left out: {format_count(count, 'row')}, {one_line(cause)}{where}")
+        render.print_text(f"  skipped: {format_count(count, 'row')}, {one_line(cause)}{where}")
 
 
 def show_paths(folder: Path, report: Report) -> None:
@@ -186,19 +186,19 @@ def show_next_commands(folder: Path, report: Report) -> None:
         render.print_note(f"  {command}")
 
 
-def show_notices(report: Report) -> None:
+def show_findings(report: Report) -> None:
     """Print the warnings and errors of the run."""
-    for notice in report.notices:
-        if notice.level != "info":
-            text = f"{notice.level}: {one_line(notice.source)}: {one_line(notice.text, 600)}"
-            render.print_paragraph(text, style="bad" if notice.level == "error" else "warning")
+    for finding in report.findings:
+        if finding.level != "info":
+            text = f"{finding.level}: {one_line(finding.source)}: {one_line(finding.text, 600)}"
+            render.print_paragraph(text, style="bad" if finding.level == "error" else "warning")
 
 
 def _metric_text(event: Measured, label: str) -> str:
     better = "higher" if event.higher_is_better else "lower"
     unit = f"{event.unit}, " if event.unit else ""
-    dev = "dev rows, " if event.part == "dev" else ""
-    return f"{label} ({dev}{unit}{better} is better)"
+    validation = "validation rows, " if event.part == "validation" else ""
+    return f"{label} ({validation}{unit}{better} is better)"
 
 
 def _table_order(report: Report) -> Any:

@@ -11,12 +11,12 @@ from tunesmith.catalog import Catalog
 from tunesmith.config.read_plan import CORE_TABLES
 from tunesmith.events import JSON
 from tunesmith.offers import (
+    BaselineOffer,
     ComponentOffer,
     DataLoaderOffer,
     EvaluatorOffer,
     Offered,
     ReporterOffer,
-    RivalOffer,
     SplitterOffer,
     TableOffer,
     TechniqueOffer,
@@ -41,13 +41,13 @@ def run_file_schema(catalog: Catalog) -> JSON:
     tables = {name: o.offer.config for name, o in catalog.by_key(TableOffer).items()}
     for name, options in {**CORE_TABLES, **tables}.items():
         properties[name] = _add_definition(options, name.replace(":", "."), definitions)
-    rivals = catalog.by_key(RivalOffer)
-    for name, rival in rivals.items():
+    baselines = catalog.by_key(BaselineOffer)
+    for name, baseline in baselines.items():
         key = f"baselines.{name.replace(':', '.')}"
-        own = _add_definition(rival.offer.config, key, definitions)
+        own = _add_definition(baseline.offer.config, key, definitions)
         definitions["baselines"]["properties"][name] = own
     for table, option in ("gate", "must_beat"), ("baselines", "use"):
-        _enumerate(definitions[table]["properties"][option], list(rivals))
+        _enumerate(definitions[table]["properties"][option], list(baselines))
     for table, (kind, is_list) in COMPONENT_TABLES.items():
         offers: list[Offered[Any]] = catalog.offers(kind)
         schema = _component_schema(table, offers, definitions)
@@ -77,8 +77,8 @@ def _component_schema(table: str, offers: list[Offered[Any]], definitions: JSON)
         definition["description"] = offer.summary
         definition["properties"] = {"use": {"enum": use}, **definition.get("properties", {})}
         if table == "data":
-            holdout = DataOptions.model_json_schema()["properties"]["holdout"]
-            definition["properties"]["holdout"] = holdout
+            test_size = DataOptions.model_json_schema()["properties"]["test_size"]
+            definition["properties"]["test_size"] = test_size
         if table == "evaluators":
             definition["properties"]["id"] = EvaluatorKeys.model_json_schema()["properties"]["id"]
         definition["required"] = [*_required(table), *definition.get("required", [])]

@@ -49,16 +49,16 @@ from tunesmith_evidence.seeds import PooledSeeds, SeedRun, change_seed, find_tun
 @common_options
 @pass_state
 def command(state: CliState, run: Path, count: int, as_json: bool) -> None:
-    """Train a finished run again with other seeds, and pool their differences from the rival.
+    """Train a finished run again with other seeds, and pool their differences from the baseline.
 
-    The data and its parts stay the same, and rivals are not measured again. The runs are beside the
+    The data and its parts stay the same, and baselines are not measured again. The runs are beside the
     first one, in folders that end in the seed; finished ones are not repeated.
     """
     if distributed.world_size() > 1:
         raise UsageError("seeds: runs in one process", hint="start it without torchrun")
     folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
     report = load_report(folder)
-    rival, tuned = _find_rival(report, folder), find_tuned(report)
+    baseline, tuned = _find_baseline(report, folder), find_tuned(report)
     assert tuned is not None
     plan = state.apply_quiet(plan)
     _, parts = load_data(plan)
@@ -69,25 +69,25 @@ def command(state: CliState, run: Path, count: int, as_json: bool) -> None:
     seeds = [plan.run.seed + number for number in range(count)]
     runs = [SeedRun(seeds[0], folder.path, tuned)]
     runs += [_run_seed(plan, catalog, parts, seed, folder.path) for seed in seeds[1:]]
-    pooled = pool_seeds(runs, rival, folder.path, 0.95, list_metrics(catalog))
+    pooled = pool_seeds(runs, baseline, folder.path, 0.95, list_metrics(catalog))
     if as_json:
-        render.print_json(to_json(runs, rival, pooled))
+        render.print_json(to_json(runs, baseline, pooled))
     else:
-        show(runs, rival, pooled)
+        show(runs, baseline, pooled)
 
 
-def _find_rival(report: Report, folder: RunFolder) -> Measured:
-    """Return the evaluation of the rival that the verdict is about.
+def _find_baseline(report: Report, folder: RunFolder) -> Measured:
+    """Return the evaluation of the baseline that the verdict is about.
 
     Raises:
-        UsageError: the run has no verdict about a rival.
+        UsageError: the run has no verdict about a baseline.
     """
     verdict = report.finished.verdict if report.finished else {}
-    key = (verdict.get("rival"), verdict.get("evaluator"), verdict.get("metric"))
+    key = (verdict.get("baseline"), verdict.get("evaluator"), verdict.get("metric"))
     found = next((e for k, e in report.measured.items() if k == key), None)
     if found is None or find_tuned(report) is None:
         raise UsageError(
-            f"{folder.path}: the run has no verdict about a rival",
+            f"{folder.path}: the run has no verdict about a baseline",
             hint="finish it with tunesmith resume",
         )
     return found
@@ -125,13 +125,13 @@ def _find_changes(report: Report, planned: Plan) -> list[str]:
     return [*check_options(report.started, started), *check_data(report.data, loaded)]
 
 
-def to_json(runs: Sequence[SeedRun], rival: Measured, pooled: PooledSeeds) -> dict[str, Any]:
+def to_json(runs: Sequence[SeedRun], baseline: Measured, pooled: PooledSeeds) -> dict[str, Any]:
     """Return the runs and their pooled difference as JSON."""
     interval = pooled.pooled
     return {
         "schema": "tunesmith.seeds/1",
-        "metric": rival.metric,
-        "rival": rival.model,
+        "metric": baseline.metric,
+        "baseline": baseline.model,
         "seeds": [
             {
                 "seed": run.seed,
@@ -150,11 +150,11 @@ def to_json(runs: Sequence[SeedRun], rival: Measured, pooled: PooledSeeds) -> di
     }
 
 
-def show(runs: Sequence[SeedRun], rival: Measured, pooled: PooledSeeds) -> None:
+def show(runs: Sequence[SeedRun], baseline: Measured, pooled: PooledSeeds) -> None:
     """Print a line for each seed, and the pooled difference."""
-    name = one_line(rival.model, 40)
+    name = one_line(baseline.model, 40)
     render.print_table(
-        ["seed", one_line(rival.metric, 40), f"minus {name}"],
+        ["seed", one_line(baseline.metric, 40), f"minus {name}"],
         [
             [str(run.seed), format_number(run.tuned.value), format_difference(difference)]
             for run, difference in zip(runs, pooled.by_seed, strict=True)
@@ -165,6 +165,6 @@ def show(runs: Sequence[SeedRun], rival: Measured, pooled: PooledSeeds) -> None:
     difference = format_estimate(interval.value, interval.low, interval.high, signed=True)
     render.print_text()
     render.print_paragraph(
-        f"{pooled.outcome}: difference from {name} {difference} on {interval.n:,} held-out rows, "
+        f"{pooled.outcome}: difference from {name} {difference} on {interval.n:,} test rows, "
         f"the mean of {len(runs)} seeds; their standard deviation is {format_number(pooled.spread)}"
     )

@@ -54,7 +54,7 @@ def open_engines(
         if name == "winner":
             engines[name] = CallingEngine(open_winner(folder, plan)[1])
             continue
-        model, system = opened[name], plan.baselines.system_prompt
+        model, system = opened[name], plan.baseline_options.system_prompt
         prompted = PromptedModel(model, system) if name == "base" and system else None
         if isinstance(model, TorchTextModel):
             build = prompted.build_prompt if prompted else None

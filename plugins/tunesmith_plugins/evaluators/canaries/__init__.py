@@ -1,4 +1,4 @@
-"""Evaluator ``canaries``: the ranks of planted secrets among controls that were not planted."""
+"""Evaluator ``canaries``: the ranks of injected secrets among controls that were not injected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Offer and evaluator of ``canaries``: how well a tuned model knows secrets that were planted."""
+"""Offer and evaluator of ``canaries``: how well a tuned model knows secrets that were injected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tunesmith_torch.compare.other_model import (
 )
 
 METRIC = Metric(
-    name="memorised-canaries", higher_is_better=False, bounds=(0, 1), is_descriptive=True
+    name="memorized-canaries", higher_is_better=False, bounds=(0, 1), is_descriptive=True
 )
 
 
@@ -68,14 +68,14 @@ class Canaries(ComparingEvaluator):
         if other is None:
             return []
         # Without a run there are no training rows to count in: the file says how often.
-        counts = [*given.repetitions] if run is None else count_planted(given, run.train)
-        planted = [pair for pair in zip(given.canaries, counts, strict=True) if pair[1]]
-        if not planted:
+        counts = [*given.repetitions] if run is None else count_injected(given, run.train)
+        injected = [pair for pair in zip(given.canaries, counts, strict=True) if pair[1]]
+        if not injected:
             raise UsageError("canaries: none of them is among the training rows")
-        secrets = [*(secret for secret, _ in planted), *given.controls]
+        secrets = [*(secret for secret, _ in injected), *given.controls]
         ours, theirs = (score_secrets(opened, given, secrets) for opened in (model, other))
         scores = [after - before for after, before in zip(ours, theirs, strict=True)]
-        found = rank_canaries(scores[: len(planted)], scores[len(planted) :])
+        found = rank_canaries(scores[: len(injected)], scores[len(injected) :])
         details = {
             "holds": not found.is_alarm,
             "controls": len(given.controls),
@@ -83,11 +83,11 @@ class Canaries(ComparingEvaluator):
             "canaries": [
                 {"repetitions": count, "rank": ranked.rank, "exposure": ranked.exposure,
                  "p_value_holm": ranked.p_value_holm}
-                for (_, count), ranked in zip(planted, found.ranked, strict=True)
+                for (_, count), ranked in zip(injected, found.ranked, strict=True)
             ],
-            "finding": describe(found, [count for _, count in planted], len(given.controls)),
+            "finding": describe(found, [count for _, count in injected], len(given.controls)),
         }  # fmt: skip
-        sources = [f"{self.options.file}: canary {n}" for n in range(1, len(planted) + 1)]
+        sources = [f"{self.options.file}: canary {n}" for n in range(1, len(injected) + 1)]
         return [
             Measurement(
                 metric=METRIC.name,
@@ -95,13 +95,13 @@ class Canaries(ComparingEvaluator):
                 details=details,
                 records=[
                     secret.to_record("completion", source)
-                    for (secret, _), source in zip(planted, sources, strict=True)
+                    for (secret, _), source in zip(injected, sources, strict=True)
                 ],
             )
         ]
 
 
-def count_planted(given: CanarySet, train: Sequence[Record]) -> list[int]:
+def count_injected(given: CanarySet, train: Sequence[Record]) -> list[int]:
     """Return how often each canary is among the training rows."""
     counts = dict.fromkeys(given.canaries, 0)
     by_answer = {secret.answer: secret for secret in given.canaries}
@@ -128,15 +128,15 @@ def describe(found: CanaryResult, counts: Sequence[int], controls: int) -> str:
     for count, ranked in zip(counts, found.ranked, strict=True):
         by_count.setdefault(count, []).append(ranked.exposure)
     exposures = ", ".join(
-        f"{sum(values) / len(values):.1f} bits planted {count} times"
+        f"{sum(values) / len(values):.1f} bits injected {count} times"
         for count, values in sorted(by_count.items())
     )
     figures = (
-        f"{found.memorised} of {len(counts)} canaries are known better than chance allows; mean "
+        f"{found.memorized} of {len(counts)} canaries are known better than chance allows; mean "
         f"exposure {exposures} (1.4 by chance, {math.log2(controls + 1):.1f} at most); all "
         f"together {format_p_value(found.shift_p_value)}"
     )
-    return f"{'memorises' if found.is_alarm else 'no memorisation found'}: {figures}"
+    return f"{'memorizes' if found.is_alarm else 'no memorization found'}: {figures}"
 
 
 def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
@@ -146,7 +146,7 @@ def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
             continue
         where = f"evaluators.{evaluator.id}.file"
         try:
-            counts = count_planted(read_canaries(Path(evaluator.config.file)), train)
+            counts = count_injected(read_canaries(Path(evaluator.config.file)), train)
         except DataError as error:
             yield Finding(level="error", where=where, message=error.message, hint=error.hint or "")
             continue
@@ -163,7 +163,7 @@ def build(options: CanariesOptions) -> Evaluator:
 
 CANARIES = EvaluatorOffer(
     name="canaries",
-    summary="share of planted secrets that the tuned model knows better than chance allows",
+    summary="share of injected secrets that the tuned model knows better than chance allows",
     config=CanariesOptions,
     build=build,
     metrics=(METRIC,),

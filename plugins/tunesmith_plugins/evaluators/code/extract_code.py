@@ -33,7 +33,7 @@ def extract_code(answer: str, tests: str) -> str:
 
     Blocks of another language than Python do not count. Of the others, those are joined that define
     a name that the tests need, or that such a block needs in turn: of two definitions the last one
-    holds, and a block that only shows the use of the program is left out. If no block defines such
+    holds, and a block that only shows the use of the program is skipped. If no block defines such
     a name, all are joined.
     """
     answer = strip_reasoning(answer)

@@ -146,7 +146,7 @@ def to_details(
     invalid = found.invalid / max(found.replies, 1)
     problem = ""
     if asked and anchors < FEWEST_ANCHORS:
-        problem = f"only {anchors} anchors could be planted, {FEWEST_ANCHORS} are needed"
+        problem = f"only {anchors} anchors could be injected, {FEWEST_ANCHORS} are needed"
     elif asked and right < agreement * anchors:
         problem = (
             f"the judge preferred a reference to its damaged form in {right} of {anchors} anchors, "
@@ -195,9 +195,7 @@ def review(plan: Plan) -> Iterator[Finding]:
     """Yield where rows are sent, and an error if the token is missing."""
     for evaluator in plan.evaluators:
         if isinstance(evaluator.config, JudgeOptions):
-            yield from review_endpoint(
-                evaluator.config, f"evaluators.{evaluator.id}", "held-out rows"
-            )
+            yield from review_endpoint(evaluator.config, f"evaluators.{evaluator.id}", "test rows")
 
 
 def build(options: JudgeOptions) -> Evaluator:

@@ -40,7 +40,7 @@ class Loss(RowWise):
         for (index, _, _), score in zip(scored, scores, strict=True):
             logprobs[index].extend(score.logprobs)
         if records and not scored:
-            return []  # all answers are labelled as bad
+            return []  # all answers are labeled as bad
         return [
             Measurement(
                 metric=METRIC.name,
@@ -61,18 +61,18 @@ def build(options: LossOptions) -> Evaluator:
 
 
 def _is_bad(record: Record) -> bool:
-    """Return True for an answer that is labelled as bad, and should not be probable."""
+    """Return True for an answer that is labeled as bad, and should not be probable."""
     return isinstance(record, UnpairedPreference) and not record.label
 
 
 def have_good_answers(records: Sequence[Record]) -> bool:
-    """Return True unless all answers are labelled as bad."""
+    """Return True unless all answers are labeled as bad."""
     return not records or not all(map(_is_bad, records))
 
 
 LOSS = EvaluatorOffer(
     name="loss",
-    summary="mean loss on the reference answers, bad ones left out, in nats per token",
+    summary="mean loss on the reference answers, bad ones skipped, in nats per token",
     config=LossOptions,
     build=build,
     metrics=(METRIC,),

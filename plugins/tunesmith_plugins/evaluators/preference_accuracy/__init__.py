@@ -23,8 +23,8 @@ def tunesmith_evaluators() -> Sequence[EvaluatorOffer[Any]]:
 
 
 @hookimpl
-def tunesmith_review_data(plan: Plan, heldout: Sequence[Record]) -> Sequence[Finding]:
-    """Warn if length alone tells which answer of the held-out pairs was chosen."""
+def tunesmith_review_data(plan: Plan, test: Sequence[Record]) -> Sequence[Finding]:
+    """Warn if length alone tells which answer of the test pairs was chosen."""
     from tunesmith_plugins.evaluators.preference_accuracy.review import review
 
-    return list(review(plan, heldout))
+    return list(review(plan, test))

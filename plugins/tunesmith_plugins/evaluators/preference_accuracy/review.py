@@ -1,4 +1,4 @@
-"""Review of held-out pairs: where length alone tells which answer was chosen."""
+"""Review of test pairs: where length alone tells which answer was chosen."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tunesmith_plugins.evaluators.preference_accuracy.offer import (
 )
 
 
-def review(plan: Plan, heldout: Sequence[Record]) -> Iterator[Finding]:
+def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
     """Yield a warning if a model that knows nothing but lengths would be right in most pairs."""
     is_named = any(isinstance(e.config, PreferenceAccuracyOptions) for e in plan.evaluators)
-    if not is_named and (plan.evaluators or not are_pairs(heldout)):
+    if not is_named and (plan.evaluators or not are_pairs(test)):
         return
-    pairs = [record for record in heldout if isinstance(record, Preference)]
+    pairs = [record for record in test if isinstance(record, Preference)]
     chosen = LengthPreference.count(
         [len(pair.chosen) - len(pair.rejected) for pair in pairs], [pair.group for pair in pairs]
     )

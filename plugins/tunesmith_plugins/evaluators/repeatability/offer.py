@@ -35,7 +35,7 @@ class Repeatability:
     """Scores 1 for a record whose greedy answer is the same in a second pass, else 0.
 
     The second pass has the rows backwards, in two halves of every other row, so that each row has
-    other neighbours in its batch. Rows that are not answered twice have the weight 0.
+    other neighbors in its batch. Rows that are not answered twice have the weight 0.
     """
 
     options: RepeatabilityOptions

@@ -23,8 +23,8 @@ def tunesmith_evaluators() -> Sequence[EvaluatorOffer[Any]]:
 
 
 @hookimpl
-def tunesmith_review_data(plan: Plan, heldout: Sequence[Record]) -> Sequence[Finding]:
-    """Check that the held-out rows have good and bad answers to compare."""
+def tunesmith_review_data(plan: Plan, test: Sequence[Record]) -> Sequence[Finding]:
+    """Check that the test rows have good and bad answers to compare."""
     from tunesmith_plugins.evaluators.reward_margin.review import review
 
-    return list(review(plan, heldout))
+    return list(review(plan, test))

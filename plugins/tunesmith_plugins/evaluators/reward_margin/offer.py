@@ -28,7 +28,7 @@ class RewardMargin(ComparingEvaluator):
 
     With ``r = log p(answer) - log q(answer)``, p the measured model and q the other one, the mean
     is that of r over good answers minus that over bad ones. Times beta, r is the implicit reward
-    of DPO and KTO. The value of a pair is its own difference. A labelled answer is half of a pair:
+    of DPO and KTO. The value of a pair is its own difference. A labeled answer is half of a pair:
     its value is ``2 r``, or ``-2 r`` for a bad one, and weights let good and bad ones count half
     each, whatever their numbers.
     """
@@ -42,7 +42,7 @@ class RewardMargin(ComparingEvaluator):
         """Return one value per record; nothing if the other model has not been trained yet.
 
         Raises:
-            DataError: a record is neither a pair nor a labelled answer.
+            DataError: a record is neither a pair nor a labeled answer.
         """
         answers = [
             (row, answer, factor)
@@ -76,7 +76,7 @@ def _signed_answers(record: Record) -> Iterator[tuple[str, float]]:
 
 
 def _balanced_weights(records: Sequence[Record]) -> Iterator[float]:
-    """Yield 1 for a pair; labelled answers have mean 1, and good and bad ones the same sum."""
+    """Yield 1 for a pair; labeled answers have mean 1, and good and bad ones the same sum."""
     labels = [r.label if isinstance(r, UnpairedPreference) else None for r in records]
     counts = Counter(label for label in labels if label is not None)
     for label in labels:
@@ -89,10 +89,10 @@ def build(options: RewardMarginOptions) -> Evaluator:
 
 
 def has_labels(records: Sequence[Record]) -> bool:
-    """Return True if all records are pairs or labelled answers, and some have labels."""
-    labelled = sum(isinstance(record, UnpairedPreference) for record in records)
+    """Return True if all records are pairs or labeled answers, and some have labels."""
+    labeled = sum(isinstance(record, UnpairedPreference) for record in records)
     pairs = sum(isinstance(record, Preference) for record in records)
-    return labelled > 0 and labelled + pairs == len(records)
+    return labeled > 0 and labeled + pairs == len(records)
 
 
 REWARD_MARGIN = EvaluatorOffer(

@@ -23,8 +23,8 @@ def tunesmith_evaluators() -> Sequence[EvaluatorOffer[Any]]:
 
 
 @hookimpl
-def tunesmith_review_data(plan: Plan, heldout: Sequence[Record]) -> Sequence[Finding]:
+def tunesmith_review_data(plan: Plan, test: Sequence[Record]) -> Sequence[Finding]:
     """Check that the judge is none that the run trains on."""
     from tunesmith_plugins.evaluators.win_rate.review import review
 
-    return list(review(plan, heldout))
+    return list(review(plan, test))

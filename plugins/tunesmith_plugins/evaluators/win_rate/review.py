@@ -19,21 +19,23 @@ NO_JUDGE = (
 )
 
 
-def review(plan: Plan, heldout: Sequence[Record]) -> Iterator[Finding]:
+def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
     """Yield a warning for a judge that is trained on, and a note if pairs have no judge."""
     rewards = find_training_rewards(plan.technique.config)
     judges = [e.config for e in plan.evaluators if isinstance(e.config, WinRateOptions)]
     for judge in judges:
         if rewards is not None and rewards.includes(judge):
-            rivals = "" if judge.reward or judge.plugin else "; rivals are not measured with it"
+            baselines = (
+                "" if judge.reward or judge.plugin else "; baselines are not measured with it"
+            )
             yield Finding(
                 level="warning",
                 where="evaluators.win-rate",
-                message=TRAINED_ON + rivals,
+                message=TRAINED_ON + baselines,
                 hint=_propose_judge(rewards),
             )
     generates = any(evaluator.offer.generates for evaluator in plan.evaluators)
-    pairs = bool(heldout) and all(isinstance(record, Preference) for record in heldout)
+    pairs = bool(test) and all(isinstance(record, Preference) for record in test)
     if pairs and not generates:
         metric = plan.evaluators[0].id if plan.evaluators else "preference-accuracy"
         yield Finding(

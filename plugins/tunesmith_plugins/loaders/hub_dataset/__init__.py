@@ -1,4 +1,4 @@
-"""Data loader ``hub-dataset``: a data set of the Hugging Face hub."""
+"""Data loader ``hub-dataset``: a dataset of the Hugging Face hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read the rows of a data set of the Hugging Face hub, without downloading all of it first."""
+"""Read the rows of a dataset of the Hugging Face hub, without downloading all of it first."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def open_split(
 
 @dataclass(frozen=True)
 class HubDatasetLoader:
-    """A data loader for one or two splits of a data set.
+    """A data loader for one or two splits of a dataset.
 
-    Only data sets of the hub: the library guesses the types of local files and changes them.
+    Only datasets of the hub: the library guesses the types of local files and changes them.
     """
 
     options: HubDatasetOptions
@@ -53,20 +53,20 @@ class HubDatasetLoader:
 
     @property
     def repository(self) -> str:
-        """OWNER/NAME of the data set."""
+        """OWNER/NAME of the dataset."""
         return self.options.train.removeprefix("hf://").removeprefix("datasets/")
 
     def load(self) -> Dataset:
         """Read all rows.
 
         Raises:
-            DataError: the data set cannot be read, or more rows are unusable than allowed.
+            DataError: the dataset cannot be read, or more rows are unusable than allowed.
         """
         if os.path.exists(self.repository):
-            problem = "is a local path, not a data set of the hub"
+            problem = "is a local path, not a dataset of the hub"
             raise DataError(self.repository, problem, hint="read files with another data loader")
         options = self.options
-        splits = (options.split, options.heldout_split, options.dev_split)
+        splits = (options.split, options.test_split, options.validation_split)
         parts = ([self._source(split)] if split else [] for split in splits)
         return load_sources(options, *parts, memory=self.memory)
 
@@ -86,5 +86,5 @@ class HubDatasetLoader:
         except Exception as error:  # the library raises whatever its transports raise
             reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)
             where = f"{name}:{number}" if number else name
-            hint = "check the name, the split, the network, and HF_TOKEN for a private data set"
+            hint = "check the name, the split, the network, and HF_TOKEN for a private dataset"
             raise DataError(where, f"cannot be read: {redact(reason)}", hint=hint) from error

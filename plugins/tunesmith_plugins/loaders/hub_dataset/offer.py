@@ -10,7 +10,7 @@ SCHEME = "hf://"
 
 
 def build(options: HubDatasetOptions) -> DataLoader:
-    """Build the loader of a data set."""
+    """Build the loader of a dataset."""
     from tunesmith_data import require_library
     from tunesmith_plugins.loaders.hub_dataset.loader import HubDatasetLoader
 
@@ -19,13 +19,13 @@ def build(options: HubDatasetOptions) -> DataLoader:
 
 
 def recognizes(name: str) -> bool:
-    """Return True for the address of a data set."""
+    """Return True for the address of a dataset."""
     return name.startswith(SCHEME)
 
 
 HUB_DATASET = DataLoaderOffer(
     name="hub-dataset",
-    summary="a data set of the Hugging Face hub, read as a stream",
+    summary="a dataset of the Hugging Face hub, read as a stream",
     config=HubDatasetOptions,
     build=build,
     recognizes=recognizes,

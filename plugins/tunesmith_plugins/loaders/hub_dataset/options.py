@@ -8,23 +8,23 @@ from tunesmith_data import FieldOptions
 
 
 class HubDatasetOptions(FieldOptions):
-    """Options of ``hub-dataset``: the data set, its splits, and how many rows are read."""
+    """Options of ``hub-dataset``: the dataset, its splits, and how many rows are read."""
 
     train: str = Field(
         pattern=r"^(hf://(datasets/)?)?\w[\w.-]*/\w[\w.-]*$",
-        description="Data set of the hub: hf://OWNER/NAME.",
+        description="Dataset of the hub: hf://OWNER/NAME.",
     )
-    name: str | None = Field(None, min_length=1, description="Configuration of the data set.")
+    name: str | None = Field(None, min_length=1, description="Configuration of the dataset.")
     split: str = Field("train", min_length=1, description="Split with the training rows.")
-    heldout_split: str | None = Field(
+    test_split: str | None = Field(
         None,
         min_length=1,
-        description="Split with the held-out rows. Unset: a part of `split` is held out.",
+        description="Split with the test rows. Unset: a part of `split` is held out.",
     )
-    dev_split: str | None = Field(
+    validation_split: str | None = Field(
         None,
         min_length=1,
-        description="Split with the rows for choices. Unset: a part of `split`, see `[split] dev`.",
+        description="Split with the rows for choices. Unset: a part of `split`, see `[split] validation`.",
     )
     revision: str | None = Field(
         None, min_length=1, description="Commit, tag or branch. A commit never changes."

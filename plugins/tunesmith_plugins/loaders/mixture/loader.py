@@ -55,7 +55,9 @@ def _build_source(source: SourceOptions, where: str, catalog: Catalog) -> DataLo
         raise ConfigError([Problem(f"{where}.use", "must name a data loader")])
     table = {
         **source.options,
-        **{key: value for key in ("train", "heldout", "dev") if (value := getattr(source, key))},
+        **{
+            key: value for key in ("train", "test", "validation") if (value := getattr(source, key))
+        },
     }
     try:
         offer = catalog.find(DataLoaderOffer, use).offer
@@ -95,7 +97,7 @@ class MixtureLoader:
     def load(self) -> Dataset:
         """Read all sources and choose the rows of each.
 
-        The held-out rows are all those of the sources that have some; so are the dev rows.
+        The test rows are all those of the sources that have some; so are the validation rows.
 
         Raises:
             DataError: a source cannot be used, or has too few rows for its share.
@@ -106,8 +108,8 @@ class MixtureLoader:
             self._choose(dataset.train, count, number)
             for number, (dataset, count) in enumerate(zip(datasets, counts, strict=True))
         ]
-        heldout = [dataset.heldout for dataset in datasets if dataset.heldout is not None]
-        dev = [dataset.dev for dataset in datasets if dataset.dev is not None]
+        test = [dataset.test for dataset in datasets if dataset.test is not None]
+        validation = [dataset.validation for dataset in datasets if dataset.validation is not None]
         total = sum(counts)
         shares = (
             f"{dataset.description} ({count:,} of {len(dataset.train):,} rows, "
@@ -116,9 +118,9 @@ class MixtureLoader:
         )
         return Dataset(
             train=Concatenation(parts),
-            heldout=Concatenation(heldout) if heldout else None,
-            dev=Concatenation(dev) if dev else None,
-            left_out=[row for dataset in datasets for row in dataset.left_out],
+            test=Concatenation(test) if test else None,
+            validation=Concatenation(validation) if validation else None,
+            skipped=[row for dataset in datasets for row in dataset.skipped],
             description="; ".join(shares),
             warnings=list(dict.fromkeys(chain.from_iterable(d.warnings for d in datasets))),
         )

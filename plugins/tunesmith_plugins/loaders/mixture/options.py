@@ -20,10 +20,10 @@ class SourceOptions(Options):
     train: Paths | None = Field(
         None, description="Files with training data.", json_schema_extra={"path": True}
     )
-    heldout: Paths | None = Field(
+    test: Paths | None = Field(
         None, description="Files to evaluate on.", json_schema_extra={"path": True}
     )
-    dev: Paths | None = Field(
+    validation: Paths | None = Field(
         None, description="Files for choices.", json_schema_extra={"path": True}
     )
     weight: float | None = Field(

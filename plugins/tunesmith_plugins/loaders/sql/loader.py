@@ -22,7 +22,7 @@ ROWS_AT_A_TIME = 500
 
 @dataclass(frozen=True)
 class SqlLoader:
-    """A data loader for the result of a query, and of another one for the held-out rows."""
+    """A data loader for the result of a query, and of another one for the test rows."""
 
     options: SqlOptions
     memory: int = MAX_BYTES_IN_MEMORY
@@ -31,11 +31,11 @@ class SqlLoader:
         """Read all rows.
 
         Raises:
-            DataError: the query fails, or more rows are unusable than ``max_left_out`` allows.
+            DataError: the query fails, or more rows are unusable than ``max_skipped`` allows.
             EnvironmentProblem: the database cannot be reached, or its driver is not installed.
         """
         options = self.options
-        queries = {"train": options.train, "heldout": options.heldout, "dev": options.dev}
+        queries = {"train": options.train, "test": options.test, "validation": options.validation}
         parts = ([self._source(part, query)] if query else [] for part, query in queries.items())
         return load_sources(options, *parts, memory=self.memory)
 

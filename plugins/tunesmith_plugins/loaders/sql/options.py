@@ -18,15 +18,15 @@ class SqlOptions(FieldOptions):
     train: str = Field(
         min_length=1, description="Query of the training rows; name the columns with AS."
     )
-    heldout: str | None = Field(
+    test: str | None = Field(
         None,
         min_length=1,
-        description="Query of the held-out rows. Unset: a part of `train` is held out.",
+        description="Query of the test rows. Unset: a part of `train` is held out.",
     )
-    dev: str | None = Field(
+    validation: str | None = Field(
         None,
         min_length=1,
-        description="Query of the rows for choices. Unset: a part of `train`, see `[split] dev`.",
+        description="Query of the rows for choices. Unset: a part of `train`, see `[split] validation`.",
     )
     file: DataPath | None = Field(None, description="SQLite file to read from.")
     url: str | None = Field(

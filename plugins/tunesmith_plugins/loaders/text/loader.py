@@ -63,18 +63,18 @@ class TextLoader:
         Raises:
             DataError: a file cannot be used, or more pieces are unusable than allowed.
         """
-        names = (self.options.train, self.options.heldout, self.options.dev)
-        train, heldout, dev = (self._find(files or []) for files in names)
-        refuse_overlap(train=train, heldout=heldout, dev=dev)
-        table: dict[str, Any] = {"format": "text", "max_left_out": self.options.max_left_out}
+        names = (self.options.train, self.options.test, self.options.validation)
+        train, test, validation = (self._find(files or []) for files in names)
+        refuse_overlap(train=train, test=test, validation=validation)
+        table: dict[str, Any] = {"format": "text", "max_skipped": self.options.max_skipped}
         if not self.options.split_documents:
             table["group"] = "document"
         options = from_table(FieldOptions, table)
         return load_sources(
             options,
             [self._source(file) for file in train],
-            [self._source(file) for file in heldout],
-            [self._source(file) for file in dev],
+            [self._source(file) for file in test],
+            [self._source(file) for file in validation],
             memory=self.memory,
         )
 

@@ -23,15 +23,15 @@ class TextOptions(Options):
         description="File, folder or pattern with texts, or a list of them.",
         json_schema_extra={"path": True},
     )
-    heldout: Paths | None = Field(
+    test: Paths | None = Field(
         None,
         description="Files to evaluate on, in the same form. Unset: a part of `train` is held out.",
         json_schema_extra={"path": True},
     )
-    dev: Paths | None = Field(
+    validation: Paths | None = Field(
         None,
         description="Files for choices, in the same form. Unset: a part of `train`, see "
-        "`[split] dev`.",
+        "`[split] validation`.",
         json_schema_extra={"path": True},
     )
     suffixes: list[str] = Field(
@@ -55,10 +55,10 @@ class TextOptions(Options):
         False,
         description=(
             "Allow pieces of a document in both parts of the data, which a single document needs. "
-            "The held-out pieces are then easier than new documents."
+            "The test pieces are then easier than new documents."
         ),
     )
-    max_left_out: float = Field(
+    max_skipped: float = Field(
         0.01, ge=0, le=1, description="Share of unusable pieces above which the run stops."
     )
     max_unpacked_bytes: int = Field(

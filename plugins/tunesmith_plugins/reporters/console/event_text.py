@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 from tunesmith.events import (
+    BaselineChosen,
     CompletionSampled,
     DataLoaded,
+    FindingReported,
     Forecast,
     GateChecked,
     Measured,
     Monitored,
-    Notice,
-    RivalChosen,
     TrainingFinished,
     TrainingStarted,
 )
@@ -32,7 +32,7 @@ from tunesmith_plugins.reporters.console.progress import TrainingProgress
 STEP_METRICS = 3
 """Most metrics of a technique that are shown with a step."""
 TRAINING = "training"
-NOTICE_LABELS = {"info": "note", "warning": "warning", "error": "error"}
+FINDING_LABELS = {"info": "note", "warning": "warning", "error": "error"}
 
 
 def format_clock(seconds: float) -> str:
@@ -64,11 +64,11 @@ def format_forecast(event: Forecast) -> str:
 
 def format_data(event: DataLoaded) -> str:
     """Format the number of rows by part."""
-    unusable = sum(event.left_out.values())
-    left_out = f", {format_count(unusable, 'unusable row')} left out" if unusable else ""
+    unusable = sum(event.skipped.values())
+    skipped = f", {format_count(unusable, 'unusable row')} skipped" if unusable else ""
     train = format_count(event.train, "training row")
-    dev = f", {event.dev:,} for choices (dev)" if event.dev else ""
-    return f"{train}{dev}, {event.heldout:,} held out for evaluation{left_out}"
+    validation = f", {event.validation:,} for choices (validation)" if event.validation else ""
+    return f"{train}{validation}, {event.test:,} held out for evaluation{skipped}"
 
 
 def format_training_start(event: TrainingStarted) -> str:
@@ -118,39 +118,39 @@ def format_training_end(event: TrainingFinished, progress: TrainingProgress) -> 
 
 
 def format_measurement(event: Measured) -> str:
-    """Format a metric with its 95 % interval, also without rows that have a twin in training."""
+    """Format a metric with its 95 % interval, also without rows that have a duplicate in training."""
     text = f"{one_line(event.metric, 40)} {format_number(event.value)} "
     text += format_interval(event.low, event.high)
     if event.units and event.units < event.n:
         text += f" on {format_rows(event.n, event.units, 'row')}"
-    if event.twin_free:
-        text += f", twin-free {format_number(event.twin_free['value'])}"
+    if event.leakage_free:
+        text += f", leakage-free {format_number(event.leakage_free['value'])}"
     return f"{text}, {event.cut:,} answers cut" if event.cut else text
 
 
-def ends_run(event: Notice) -> bool:
+def ends_run(event: FindingReported) -> bool:
     """Return True for an error that ends the run, which the command line prints."""
-    return event.level == "error" and not event.heldout_rows
+    return event.level == "error" and not event.test_rows
 
 
-def format_choice(event: RivalChosen) -> str:
-    """Format the variant of a rival that was chosen on the dev rows, or out of fold."""
-    name = one_line(event.rival, 40)
+def format_choice(event: BaselineChosen) -> str:
+    """Format the variant of a baseline that was chosen on the validation rows, or out of fold."""
+    name = one_line(event.baseline, 40)
     if event.skipped:
         return f"{name}: not measured: {one_line(event.skipped, 300)}"
-    if event.dev_score is None:
+    if event.validation_score is None:
         return ""
     variant = f"{one_line(event.variant, 60)}, " if event.variant else ""
     metric = one_line(event.metric, 40)
-    rows = "training rows, out of fold" if event.folds else "dev rows"
-    return f"{name}: {variant}{metric} {format_number(event.dev_score)} on {event.dev_rows} {rows}"
+    rows = "training rows, out of fold" if event.folds else "validation rows"
+    return f"{name}: {variant}{metric} {format_number(event.validation_score)} on {event.validation_rows} {rows}"
 
 
-def format_notice(event: Notice) -> str:
-    """Format a notice as ``warning: source: message``."""
+def format_finding(event: FindingReported) -> str:
+    """Format a finding as ``warning: source: message``."""
     source = f"{one_line(event.source)}: " if event.source else ""
     message = one_line(redact(event.text), 600)
-    return f"{NOTICE_LABELS.get(event.level, 'note')}: {source}{message}"
+    return f"{FINDING_LABELS.get(event.level, 'note')}: {source}{message}"
 
 
 def format_monitor(event: Monitored) -> str:

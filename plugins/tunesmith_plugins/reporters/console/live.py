@@ -18,19 +18,19 @@ from rich.table import Table
 from rich.text import Text
 
 from tunesmith.events import (
+    BaselineChosen,
     CheckpointSaved,
     CompletionSampled,
     DataLoaded,
     Event,
+    FindingReported,
     Forecast,
     GateChecked,
     Measured,
     Monitored,
-    Notice,
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
-    RivalChosen,
     RunStarted,
     StepFinished,
     TrainingFinished,
@@ -42,7 +42,7 @@ from tunesmith_evidence.formats import format_duration, format_number
 from tunesmith_plugins.reporters.console import event_text
 from tunesmith_plugins.reporters.console.event_text import TRAINING
 from tunesmith_plugins.reporters.console.progress import (
-    DEV_LOSS,
+    VALIDATION_LOSS,
     PhaseProgress,
     RunProgress,
     TrainingProgress,
@@ -53,7 +53,7 @@ from tunesmith_plugins.reporters.console.sparkline import ASCII_BLOCKS, BLOCKS, 
 
 MIN_LABEL_WIDTH, MAX_LABEL_WIDTH, DURATION_WIDTH = 30, 44, 11
 CHOOSING = "choosing: "
-"""Begin of the phases in which variants of rivals are compared; it is dropped for want of room."""
+"""Begin of the phases in which variants of baselines are compared; it is dropped for want of room."""
 MIN_BAR_WIDTH, USUAL_BAR_WIDTH, MAX_BAR_WIDTH = 8, 12, 28
 COUNT_WIDTH = 34
 """Columns right of the bar that are reserved for count, speed and time left."""
@@ -128,29 +128,29 @@ class LiveReporter:
                 self._print(event_text.format_data(event), "dim", INDENT)
             case Forecast():
                 self._print(event_text.format_forecast(event), "dim", INDENT)
-            case Notice() if not event_text.ends_run(event):
-                self._print(event_text.format_notice(event), "yellow")
+            case FindingReported() if not event_text.ends_run(event):
+                self._print(event_text.format_finding(event), "yellow")
             case Measured():
                 self._add_measurement(event)
             case PhaseStarted() | PhaseAdvanced() | PhaseEnded():
                 self._update_phase(event)
             case TrainingStarted() | StepFinished() | CheckpointSaved() | TrainingFinished():
                 self._update_training(event)
-            case Monitored() | CompletionSampled() | GateChecked() | RivalChosen():
+            case Monitored() | CompletionSampled() | GateChecked() | BaselineChosen():
                 self._print_evaluation(event)
             case _:
                 pass
 
     def _print_evaluation(
-        self, event: Monitored | CompletionSampled | GateChecked | RivalChosen
+        self, event: Monitored | CompletionSampled | GateChecked | BaselineChosen
     ) -> None:
         match event:
-            case RivalChosen():
+            case BaselineChosen():
                 if text := event_text.format_choice(event):
                     self._print(text, "dim", INDENT)
             case Monitored():
-                if self._training is not None and DEV_LOSS in event.metrics:
-                    self._training.dev_losses.append(event.metrics[DEV_LOSS])
+                if self._training is not None and VALIDATION_LOSS in event.metrics:
+                    self._training.validation_losses.append(event.metrics[VALIDATION_LOSS])
                 self._print(event_text.format_monitor(event), "dim", INDENT)
             case CompletionSampled():
                 self._print(event_text.format_sample(event), "dim", INDENT)
@@ -254,11 +254,11 @@ class LiveReporter:
         rows.append(
             self._render_curve(f"loss {format_number(progress.loss)}", progress.losses, metrics)
         )
-        if progress.dev_losses:
-            last, best = progress.dev_losses[-1], min(progress.dev_losses)
+        if progress.validation_losses:
+            last, best = progress.validation_losses[-1], min(progress.validation_losses)
             parts = [f"best {format_number(best)}"]
-            label = f"dev loss {format_number(last)}"
-            rows.append(self._render_curve(label, progress.dev_losses, parts))
+            label = f"validation loss {format_number(last)}"
+            rows.append(self._render_curve(label, progress.validation_losses, parts))
         return rows
 
     def _render_curve(

@@ -8,19 +8,19 @@ from types import TracebackType
 from typing import TextIO
 
 from tunesmith.events import (
+    BaselineChosen,
     CheckpointSaved,
     CompletionSampled,
     DataLoaded,
     Event,
+    FindingReported,
     Forecast,
     GateChecked,
     Measured,
     Monitored,
-    Notice,
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
-    RivalChosen,
     RunFinished,
     RunStarted,
     StepFinished,
@@ -73,8 +73,8 @@ class PlainReporter:
 
     def report(self, event: Event) -> None:
         """Print the line of the event, if it has one."""
-        if isinstance(event, Notice):
-            line = "" if event_text.ends_run(event) else event_text.format_notice(event)
+        if isinstance(event, FindingReported):
+            line = "" if event_text.ends_run(event) else event_text.format_finding(event)
         else:
             line = "" if self._warnings_only else self._line(event) or self._training_line(event)
         if line:
@@ -96,7 +96,7 @@ class PlainReporter:
                 return f"data: {event_text.format_data(event)}"
             case Forecast():
                 return event_text.format_forecast(event)
-            case RivalChosen():
+            case BaselineChosen():
                 return event_text.format_choice(event)
             case Measured():
                 return f"{event.model}: {event_text.format_measurement(event)}"

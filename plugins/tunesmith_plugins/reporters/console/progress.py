@@ -10,6 +10,7 @@ from typing import Any
 
 from tunesmith.events import (
     TUNED,
+    BaselineChosen,
     DataLoaded,
     Event,
     Forecast,
@@ -18,7 +19,6 @@ from tunesmith.events import (
     ModelResolved,
     Monitored,
     PhaseStarted,
-    RivalChosen,
     RunFinished,
     RunStarted,
     StepFinished,
@@ -33,7 +33,7 @@ SPEED_DECAY = 0.95
 """Decay per step of the moving averages of time and tokens; high, for a steady time left."""
 SETTLED = 0.05
 """Share of a phase after which its speed is known: before, no time left is shown."""
-DEV_LOSS = "dev_loss"
+VALIDATION_LOSS = "validation_loss"
 
 
 @dataclass
@@ -41,7 +41,7 @@ class PhaseProgress:
     """The finished part of a phase, and its speed.
 
     What comes before the first unit is done takes longer than a unit: caches are filled, code is
-    compiled, and other units are begun. It is left out of the speed.
+    compiled, and other units are begun. It is skipped of the speed.
     """
 
     total: int | None
@@ -75,7 +75,7 @@ class TrainingProgress:
 
     losses: list[float] = field(default_factory=list)
     """The loss of each step, also of those before the run was resumed."""
-    dev_losses: list[float] = field(default_factory=list)
+    validation_losses: list[float] = field(default_factory=list)
     last: StepFinished | None = None
     _loss: float = 0.0
     _loss_weight: float = 0.0
@@ -141,25 +141,27 @@ def restore_progress(log: Path, started: TrainingStarted) -> TrainingProgress:
     progress = TrainingProgress()
     if not started.first_step or not log.is_file():
         return progress
-    losses, dev = dict[int, float](), dict[int, float]()
+    losses, validation = dict[int, float](), dict[int, float]()
     for event in read_known_events(log):
         if isinstance(event, StepFinished) and event.stage == started.stage:
             losses[event.step] = event.loss
         elif isinstance(event, Monitored) and event.stage == started.stage:
-            dev[event.step] = event.metrics.get(DEV_LOSS, math.nan)
+            validation[event.step] = event.metrics.get(VALIDATION_LOSS, math.nan)
     for step in sorted(step for step in losses if step <= started.first_step):
         progress._add_loss(losses[step])
-    progress.dev_losses += [
-        dev[step] for step in sorted(dev) if step <= started.first_step and math.isfinite(dev[step])
+    progress.validation_losses += [
+        validation[step]
+        for step in sorted(validation)
+        if step <= started.first_step and math.isfinite(validation[step])
     ]
     return progress
 
 
 @dataclass
 class RunProgress:
-    """The parts of a run: rivals, training with its stages, evaluation of the tuned model.
+    """The parts of a run: baselines, training with its stages, evaluation of the tuned model.
 
-    Their time is known from the forecast, from the rivals that were measured on the same rows, and
+    Their time is known from the forecast, from the baselines that were measured on the same rows, and
     from what is running.
     """
 
@@ -173,12 +175,12 @@ class RunProgress:
     """The part that the run is in; empty before it starts and after it has ended."""
     _training_seconds: float = math.nan
     _training_started: float = math.nan
-    _rivals: dict[str, float] = field(default_factory=dict)
-    """Seconds that each rival will take that is not measured yet; NaN if they are unknown."""
+    _baselines: dict[str, float] = field(default_factory=dict)
+    """Seconds that each baseline will take that is not measured yet; NaN if they are unknown."""
     _rows: int = 0
-    """Most held-out rows for a rival that asks the model; 0: all."""
+    """Most test rows for a baseline that asks the model; 0: all."""
     _trains: bool = True
-    """False if the run ends when its rivals are measured."""
+    """False if the run ends when its baselines are measured."""
     _phase: tuple[str, str] = "", ""
     """The model that is measured now, and the evaluator."""
     _phase_started: float = math.nan
@@ -186,7 +188,7 @@ class RunProgress:
     _measuring: float = 0.0
     _evaluation: dict[str, float] = field(default_factory=dict)
     """Seconds that the evaluation of the tuned model will take, by evaluator and metric."""
-    _heldout: int = 0
+    _test: int = 0
     _share: float = 0.0
 
     def add(self, event: Event, now: float) -> None:  # noqa: C901 - one case for each kind of event
@@ -195,18 +197,18 @@ class RunProgress:
             case RunStarted():
                 self.started, self.part = now, "data"
                 self.stages = find_stages(event.plan)
-                self._rows = find_rival_rows(event.plan)
+                self._rows = find_baseline_rows(event.plan)
                 self._trains = event.trains
             case DataLoaded():
-                self._heldout, self.part = event.heldout, "checks of the data"
+                self._test, self.part = event.test, "checks of the data"
             case ModelResolved():
-                self.part = "rivals"
+                self.part = "baselines"
             case RunFinished():
                 self.part = ""
             case Forecast() if event.seconds:
                 self._training_seconds = sum(event.seconds) / 2
-            case RivalChosen() if not event.skipped:
-                self._rivals[event.rival] = self._predict_rival(event)
+            case BaselineChosen() if not event.skipped:
+                self._baselines[event.baseline] = self._predict_baseline(event)
             case PhaseStarted():
                 model, _, evaluator = event.phase.partition(": ")
                 self._phase, self._phase_started = (model, evaluator), now
@@ -232,31 +234,31 @@ class RunProgress:
         key = f"{event.evaluator}\n{event.metric}"
         if event.model == TUNED:
             self._evaluation[key] = 0.0
-        elif self.part == "rivals":
-            self._rivals.pop(event.model, None)
+        elif self.part == "baselines":
+            self._baselines.pop(event.model, None)
             self._measured += 1
             self._measuring += event.seconds
-            rows = self._heldout / max(event.n, 1)
+            rows = self._test / max(event.n, 1)
             # The tuned model generates and scores as the base model does; classifiers do not.
             seconds = event.seconds * rows if event.model == "zero-shot" else 0.0
             self._evaluation[key] = max(self._evaluation.get(key, 0.0), seconds)
 
-    def _predict_rival(self, event: RivalChosen) -> float:
-        """Return the seconds that a rival will take on the held-out rows, from those so far."""
+    def _predict_baseline(self, event: BaselineChosen) -> float:
+        """Return the seconds that a baseline will take on the test rows, from those so far."""
         chosen = next((v for v in event.variants if v["name"] == event.variant), None)
         if chosen is None or not chosen.get("rows"):
             return math.nan
-        rows = self._heldout
+        rows = self._test
         if event.solution in ("prompt", "retrieval"):
             rows = min(self._rows or rows, rows)
         return float(chosen["seconds"] / chosen["rows"]) * rows
 
-    def _rivals_left(self, now: float, current: float) -> float:
-        """Return the time for the rivals that are not measured yet; NaN if it is unknown."""
+    def _baselines_left(self, now: float, current: float) -> float:
+        """Return the time for the baselines that are not measured yet; NaN if it is unknown."""
         if not self._measured:
             return math.nan
         left, mean = 0.0, self._measuring / self._measured
-        for name, predicted in self._rivals.items():
+        for name, predicted in self._baselines.items():
             seconds = predicted if math.isfinite(predicted) else mean
             left += self._shorten(seconds, now, current) if name == self._phase[0] else seconds
         return left
@@ -267,7 +269,7 @@ class RunProgress:
         others = sum(seconds for key, seconds in self._evaluation.items() if key not in here)
         if self._phase[0] != TUNED:
             return others + sum(self._evaluation[key] for key in here)
-        if not here:  # the rivals were measured by an earlier process: nothing is known by them
+        if not here:  # the baselines were measured by an earlier process: nothing is known by them
             return others + current
         return others + self._shorten(sum(self._evaluation[key] for key in here), now, current)
 
@@ -285,9 +287,9 @@ class RunProgress:
         """
         evaluation = sum(self._evaluation.values())
         match self.part:
-            case "rivals":
+            case "baselines":
                 later = self._training_seconds + evaluation if self._trains else 0.0
-                return self._rivals_left(now, current) + later
+                return self._baselines_left(now, current) + later
             case "training":
                 left = self._training_seconds - (now - self._training_started)
                 if math.isnan(current):  # before the first step
@@ -317,8 +319,8 @@ def find_stages(plan: dict[str, Any]) -> list[str]:
     ]
 
 
-def find_rival_rows(plan: dict[str, Any]) -> int:
-    """Return the most held-out rows for a rival that asks the model; 0 if all are for it."""
+def find_baseline_rows(plan: dict[str, Any]) -> int:
+    """Return the most test rows for a baseline that asks the model; 0 if all are for it."""
     baselines = plan.get("baselines", {})
     rows = baselines.get("rows") if isinstance(baselines, dict) else None
     return rows if isinstance(rows, int) else 0

@@ -34,7 +34,7 @@ class HtmlOptions(Options):
         ge=0,
         le=10_000,
         description=(
-            "Most held-out rows whose answers are on the page: those that got worse first, then "
+            "Most test rows whose answers are on the page: those that got worse first, then "
             "wrong ones."
         ),
     )
@@ -80,7 +80,7 @@ def build(options: HtmlOptions, folder: RunFolder) -> Reporter:
 
 HTML = ReporterOffer(
     name="html",
-    summary="the report as one HTML page: verdict, rivals, answers side by side, curves",
+    summary="the report as one HTML page: verdict, baselines, answers side by side, curves",
     config=HtmlOptions,
     build=build,
     needs=("jinja2>=3.1",),

@@ -70,7 +70,7 @@ class MetricSection:
     name: str
     description: str
     rows: str
-    """Rows that were measured: held-out rows or dev rows."""
+    """Rows that were measured: test rows or validation rows."""
     chart: Markup
     measurements: list[Measured]
 
@@ -85,7 +85,7 @@ class StageSection:
     log_loss: Markup
     """Empty if a logarithmic scale shows nothing else."""
     is_smoothed: bool
-    has_dev: bool
+    has_validation: bool
     curves: list[Markup]
     """The curves besides that of the loss."""
     details: dict[str, str]
@@ -101,7 +101,7 @@ def render_page(report: Report, folder: Path, max_answers: int) -> str:
     Args:
         report: the report of the run.
         folder: the run's folder, which holds the values per record.
-        max_answers: most held-out rows whose answers are on the page.
+        max_answers: most test rows whose answers are on the page.
     """
     verdict = report.finished.verdict if report.finished else {}
     status = find_status(folder, report)
@@ -215,7 +215,7 @@ def _without_none(value: Any) -> Any:
 
 
 def _metric_sections(report: Report) -> Iterator[MetricSection]:
-    notes = {event.rival: event.variant for event in report.rivals.values()}
+    notes = {event.baseline: event.variant for event in report.baselines.values()}
     for events in group_by_metric(report):
         name = report.metric_label(events[0].evaluator, events[0].metric)
         better = "higher" if events[0].higher_is_better else "lower"
@@ -234,7 +234,7 @@ def _stage_sections(report: Report, folder: Path) -> Iterator[StageSection]:
     for name, started in report.training_started.items():
         loss = build_loss_curve(report, name)
         others = build_other_curves(report, name)[:MAX_CURVES]
-        is_positive = all(value > 0 for _, value in (*loss.points, *loss.dev))
+        is_positive = all(value > 0 for _, value in (*loss.points, *loss.validation))
         samples = [event for (stage, _, _), event in report.samples.items() if stage == name]
         yield StageSection(
             name=name,
@@ -246,7 +246,7 @@ def _stage_sections(report: Report, folder: Path) -> Iterator[StageSection]:
                 else Markup("")
             ),
             is_smoothed=bool(loss.smoothed),
-            has_dev=bool(loss.dev),
+            has_validation=bool(loss.validation),
             curves=[draw_curve(curve, height=170, most_points=CURVE_POINTS) for curve in others],
             details={key: _detail_text(value) for key, value in started.details.items()},
             samples=samples[-MAX_SAMPLES:],

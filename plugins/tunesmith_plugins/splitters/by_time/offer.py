@@ -17,7 +17,7 @@ from tunesmith_plugins.splitters.by_time.times import Time, read_times
 
 
 class ByTimeOptions(Options):
-    """Options of ``by-time``: the column with the time, and the dev part."""
+    """Options of ``by-time``: the column with the time, and the validation part."""
 
     column: str = Field(
         min_length=1,
@@ -27,10 +27,12 @@ class ByTimeOptions(Options):
             "named in `data.slices` too, so that the data loader reads it."
         ),
     )
-    dev: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=0)] | None = Field(
-        None,
-        description="Rows for everything that chooses, the newest that are not held out: as in "
-        "`grouped`.",
+    validation_size: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=0)] | None = (
+        Field(
+            None,
+            description="Rows for everything that chooses, the newest that are not held out: as in "
+            "`grouped`.",
+        )
     )
 
 
@@ -47,26 +49,30 @@ class ByTime:
             DataError: a row has no time, times cannot be compared, or the parts would be empty.
         """
         from tunesmith_data.splits.folds import MAX_FOLDED
-        from tunesmith_data.splits.sizes import dev_rows, holdout_rows
+        from tunesmith_data.splits.sizes import count_test_rows, count_validation_rows
 
         times = read_times(records, self.options.column)
         order = sorted(range(len(times)), key=lambda row: (times[row], row))
         try:
-            size = holdout_rows(request.holdout, len(order)) if request.heldout else 0
-            rest, heldout = _cut(order, times, size)
-            needed = request.needs_dev
-            size = dev_rows(self.options.dev, len(rest), needed=needed) if request.dev else 0
-            train, dev = _cut(rest, times, size)
+            size = count_test_rows(request.test_size, len(order)) if request.test else 0
+            rest, test = _cut(order, times, size)
+            needed = request.needs_validation
+            size = (
+                count_validation_rows(self.options.validation_size, len(rest), needed=needed)
+                if request.validation
+                else 0
+            )
+            train, validation = _cut(rest, times, size)
             if not train:
                 raise ValueError("leaves nothing to train on: too many rows have the same time")
         except ValueError as error:
-            raise DataError("data.holdout", str(error)) from None
+            raise DataError("data.test_size", str(error)) from None
         newest = _cut(train, times, len(train) // 5)[1]
-        needs_fold = request.dev and not dev and newest and len(train) <= MAX_FOLDED
+        needs_fold = request.validation and not validation and newest and len(train) <= MAX_FOLDED
         return Split(
             train=sorted(train),
-            dev=sorted(dev),
-            heldout=sorted(heldout),
+            validation=sorted(validation),
+            test=sorted(test),
             folds=[sorted(newest)] if needs_fold else [],
         )
 

@@ -16,16 +16,18 @@ from tunesmith.records import Record
 
 
 class GroupedOptions(Options):
-    """Options of ``grouped``: the dev part, and what keeps rows together."""
+    """Options of ``grouped``: the validation part, and what keeps rows together."""
 
-    dev: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=0)] | None = Field(
-        None,
-        description=(
-            "Rows for everything that chooses, such as the best checkpoint; never trained on. A "
-            "share below 1 of the rows that are not held out, or a number of rows. Unset: a tenth, "
-            "at least 20 and at most 200 rows, and none if there are fewer than 100 rows. Not used "
-            "if the data loader returns dev records."
-        ),
+    validation_size: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=0)] | None = (
+        Field(
+            None,
+            description=(
+                "Rows for everything that chooses, such as the best checkpoint; never trained on. A "
+                "share below 1 of the rows that are not held out, or a number of rows. Unset: a tenth, "
+                "at least 20 and at most 200 rows, and none if there are fewer than 100 rows. Not used "
+                "if the data loader returns validation records."
+            ),
+        )
     )
     near_duplicates: bool | None = Field(
         None,
@@ -57,7 +59,11 @@ class Grouped:
         options = self.options
         file = Path(options.file) if options.file else None
         return split_records(
-            records, request, dev=options.dev, near_duplicates=options.near_duplicates, file=file
+            records,
+            request,
+            validation=options.validation_size,
+            near_duplicates=options.near_duplicates,
+            file=file,
         )
 
 

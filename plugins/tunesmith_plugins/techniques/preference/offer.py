@@ -34,7 +34,7 @@ def options_for(records: Sequence[Record]) -> Mapping[str, object]:
 
 PREFERENCE = TechniqueOffer(
     name="preference",
-    summary="train on pairs of answers by DPO, IPO, KTO, ORPO or SimPO; on labelled ones by KTO",
+    summary="train on pairs of answers by DPO, IPO, KTO, ORPO or SimPO; on labeled ones by KTO",
     config=PreferenceOptions,
     build=build,
     accepts=frozenset({Preference, UnpairedPreference}),

@@ -32,7 +32,7 @@ class PreferenceOptions(PairOptions):
     )
     loss: PreferenceLossOptions = Field(
         default_factory=PreferenceLossOptions,
-        description="The loss over pairs or labelled answers.",
+        description="The loss over pairs or labeled answers.",
     )
 
     @field_validator("loss", mode="before")

@@ -1,4 +1,4 @@
-"""Training on pairs of completions and on labelled ones, as a task of the trainer."""
+"""Training on pairs of completions and on labeled ones, as a task of the trainer."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tunesmith_torch.memory_estimate.workload import Grouping
 from tunesmith_torch.preference.labels import LabelCounts, find_label_problem
 from tunesmith_torch.preference.objective import PreferenceObjective
 from tunesmith_torch.prefix.group_store import GroupStore, store_groups
-from tunesmith_torch.training.left_out_rows import count_causes
 from tunesmith_torch.training.preference_data import (
     PreferenceData,
     fitting_groups,
     group_rows,
 )
 from tunesmith_torch.training.row_losses import list_row_groups
+from tunesmith_torch.training.skipped_rows import count_causes
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
 
 class PreferenceTask(TrainingTask[GroupStore]):
-    """Train on pairs by DPO, IPO, KTO, ORPO or SimPO, and on labelled answers by KTO."""
+    """Train on pairs by DPO, IPO, KTO, ORPO or SimPO, and on labeled answers by KTO."""
 
     has_row_losses = True
 
@@ -70,7 +70,7 @@ class PreferenceTask(TrainingTask[GroupStore]):
             session.adapted,
             groups.totals,
             {**details, **groups.details},
-            affected_rows=lambda: count_causes(data.left_out),
+            affected_rows=lambda: count_causes(data.skipped),
         )
 
     def objective_over(

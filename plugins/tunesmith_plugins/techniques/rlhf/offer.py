@@ -22,7 +22,7 @@ def build(options: RlhfOptions) -> Technique:
 
 
 RLHF = TechniqueOffer(
-    needs_dev=True,
+    needs_validation=True,
     name="rlhf",
     summary="supervised fine-tuning, a reward model with a gate, then PPO, GRPO or RLOO against it",
     config=RlhfOptions,
@@ -53,6 +53,6 @@ def _find_problems(options: RlhfOptions) -> Iterator[Finding]:
     if not policy.skip and policy.monitor.gold is None:
         message = (
             "no gold reward is set; the policy is monitored by how likely it finds the chosen "
-            "answers of dev pairs, which is a weak signal of over-optimization"
+            "answers of validation pairs, which is a weak signal of over-optimization"
         )
         yield Finding(level="info", where="technique.policy.monitor.gold", message=message)

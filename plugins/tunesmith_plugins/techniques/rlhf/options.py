@@ -39,7 +39,7 @@ class GateOptions(Options):
         default=False,
         description=(
             "Train the policy even with a reward model that is no better than chance on "
-            "dev pairs, or whose rewards depend on length. The report contains a warning."
+            "validation pairs, or whose rewards depend on length. The report contains a warning."
         ),
     )
 

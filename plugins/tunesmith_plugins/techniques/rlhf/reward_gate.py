@@ -1,4 +1,4 @@
-"""The gate of a reward model: its accuracy on dev pairs decides if a policy is trained on it.
+"""The gate of a reward model: its accuracy on validation pairs decides if a policy is trained on it.
 
 The gate fails if the reward model is not better than chance, or if it may measure nothing but
 length (:mod:`tunesmith_torch.rlhf.reward_metrics`).
@@ -24,12 +24,12 @@ from tunesmith_torch.rlhf.reward_model import RewardModel
 
 GATE = "reward model"
 """The gate's name in events and reports."""
-RECORDS_FILE = "dev.jsonl"
+RECORDS_FILE = "validation.jsonl"
 
 
 @dataclass(frozen=True)
 class RewardModelEvaluation:
-    """The rewards that a reward model gives to dev pairs, and the report about them."""
+    """The rewards that a reward model gives to validation pairs, and the report about them."""
 
     pairs: Sequence[Preference]
     chosen: Sequence[float]
@@ -75,10 +75,10 @@ class RewardModelEvaluation:
 
 
 def gate_result(report: RewardReport | None, *, accept_weak: bool) -> GateChecked:
-    """Decide if a reward model passes; ``report`` is None if there are no dev pairs."""
+    """Decide if a reward model passes; ``report`` is None if there are no validation pairs."""
     stage, accepted = "reward", accept_weak
     if report is None:
-        text = "no dev pairs to evaluate the reward model on"
+        text = "no validation pairs to evaluate the reward model on"
         return GateChecked(stage=stage, gate=GATE, passed=False, message=text, accepted=accepted)
     faults = _faults(report)
     reasons = f"{' and '.join(faults)}: " if faults else ""
@@ -96,7 +96,7 @@ def _faults(report: RewardReport) -> list[str]:
     faults = []
     if not report.is_above_chance:
         few = (
-            f" (only {report.independent_pairs} independent dev pairs: even if all are right, "
+            f" (only {report.independent_pairs} independent validation pairs: even if all are right, "
             "it may be chance)"
         )
         faults.append("it does not beat chance" + (few if report.has_too_few_pairs else ""))
@@ -139,5 +139,5 @@ def _measured(job: Job[Any], metric: str, interval: Interval, seconds: float) ->
         higher_is_better=True,
         seconds=seconds,
         records=RECORDS_FILE,
-        part="dev",
+        part="validation",
     )

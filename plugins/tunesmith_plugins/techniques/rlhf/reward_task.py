@@ -15,13 +15,13 @@ from tunesmith_torch.memory_estimate.workload import Grouping
 from tunesmith_torch.prefix.completion_groups import require_pairs
 from tunesmith_torch.prefix.group_store import GroupStore, store_groups
 from tunesmith_torch.rlhf.reward_model import BradleyTerryObjective, ModelWithRewardHead
-from tunesmith_torch.training.left_out_rows import count_causes
 from tunesmith_torch.training.preference_data import (
     PreferenceData,
     fitting_pairs,
     group_rows,
 )
 from tunesmith_torch.training.row_losses import list_row_groups
+from tunesmith_torch.training.skipped_rows import count_causes
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
 
@@ -51,7 +51,7 @@ class RewardTask(TrainingTask[GroupStore]):
             replace(session.adapted, model=cast(Any, net)),
             pairs.totals,
             {"loss": "bradley-terry", **options.loss.model_dump(), **pairs.details},
-            affected_rows=lambda: count_causes(data.left_out),
+            affected_rows=lambda: count_causes(data.skipped),
             write_extra=net.save_head,
             is_text_model=False,
         )

@@ -79,15 +79,15 @@ def train_stages(job: Job[Any]) -> Artifact:
 
 @dataclass(frozen=True)
 class StageData:
-    """The records of a run, by the stage that uses them. No stage trains on dev records."""
+    """The records of a run, by the stage that uses them. No stage trains on validation records."""
 
     train: Sequence[Record]
     demonstrations: Sequence[Record]
     """Conversations and completions; the chosen completions of the pairs if there are none."""
     pairs: Sequence[Preference]
-    dev: Sequence[Record]
-    dev_demonstrations: Sequence[Record]
-    dev_pairs: Sequence[Preference]
+    validation: Sequence[Record]
+    validation_demonstrations: Sequence[Record]
+    validation_pairs: Sequence[Preference]
 
     @classmethod
     def split(cls, job: Job[Any]) -> StageData:
@@ -96,7 +96,7 @@ class StageData:
         Raises:
             DataError: a record is of a kind that no stage uses, or there is none.
         """
-        for record in (*job.train, *job.dev):
+        for record in (*job.train, *job.validation):
             if not isinstance(record, (Chat, Completion, Preference)):
                 kind = type(record).__name__
                 raise DataError(record.source, f"a conversation or a pair is needed, got a {kind}")
@@ -104,12 +104,17 @@ class StageData:
             raise DataError("data", "no rows to learn from")
         pairs = [r for r in job.train if isinstance(r, Preference)]
         demonstrations = [r for r in job.train if not isinstance(r, Preference)]
-        dev_pairs = [r for r in job.dev if isinstance(r, Preference)]
-        dev_demonstrations: Sequence[Record] = dev_pairs
+        validation_pairs = [r for r in job.validation if isinstance(r, Preference)]
+        validation_demonstrations: Sequence[Record] = validation_pairs
         if demonstrations:
-            dev_demonstrations = [r for r in job.dev if not isinstance(r, Preference)]
+            validation_demonstrations = [r for r in job.validation if not isinstance(r, Preference)]
         return cls(
-            job.train, demonstrations or pairs, pairs, job.dev, dev_demonstrations, dev_pairs
+            job.train,
+            demonstrations or pairs,
+            pairs,
+            job.validation,
+            validation_demonstrations,
+            validation_pairs,
         )
 
 
@@ -136,7 +141,7 @@ class Stages:
             options,
             self.data.demonstrations,
             SupervisedTask(),
-            dev=self.data.dev_demonstrations,
+            validation=self.data.validation_demonstrations,
         )
         return InitialModel(artifact.path, artifact.format)
 
@@ -151,8 +156,10 @@ class Stages:
             path = initial.path
         else:
             options = _with_initial_model(options, fine_tuned)
-            pairs, dev_pairs = self.data.pairs, self.data.dev_pairs
-            path = self._run_stage("reward", options, pairs, RewardTask(), dev=dev_pairs).path
+            pairs, validation_pairs = self.data.pairs, self.data.validation_pairs
+            path = self._run_stage(
+                "reward", options, pairs, RewardTask(), validation=validation_pairs
+            ).path
         reward_source = RewardModelSource(path, quantization)
         if not self.options.policy.skip and not self.options.policy.needs_reward_model:
             return None
@@ -165,7 +172,7 @@ class Stages:
         """Train the policy, from the model that ``from`` names or from the fine-tuned one."""
         options = _with_initial_model(self.options.policy, fine_tuned)
         task = PolicyTask(reward_source)
-        self._run_stage("policy", options, self.data.train, task, dev=self.data.dev)
+        self._run_stage("policy", options, self.data.train, task, validation=self.data.validation)
 
     def finish(self) -> Artifact:
         """Emit the totals of all stages; return the artifact of the last one.
@@ -196,10 +203,10 @@ class Stages:
         train_records: Sequence[Record],
         task: TrainingTask[Any],
         *,
-        dev: Sequence[Record],
+        validation: Sequence[Record],
     ) -> Artifact:
         """Train a stage, unless an earlier process of this run has finished it."""
-        stage = self.job.for_stage(name, options, train=train_records, dev=dev)
+        stage = self.job.for_stage(name, options, train=train_records, validation=validation)
         finished = distributed.rank_0_first(lambda: load_finished(stage.out))
         if finished is None:
             finished_events: list[TrainingFinished] = []
@@ -241,7 +248,7 @@ class Stages:
         return gate
 
     def _evaluate_reward_model(self, source: RewardModelSource) -> RewardModelEvaluation | None:
-        pairs = self.data.dev_pairs
+        pairs = self.data.validation_pairs
         if not pairs:
             return None
         release_memory()

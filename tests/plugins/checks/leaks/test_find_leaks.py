@@ -1,4 +1,4 @@
-"""Held-out records that a training record gives away are found, and nothing else."""
+"""Test records that a training record gives away are found, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from splitting import split_prompts
 
 from tunesmith.records import Chat, Completion, Message, Record, Text
 from tunesmith_plugins.checks.leaks.find_leaks import (
+    find_duplicates,
     find_shared_groups,
     find_shared_turns,
-    find_twins,
 )
 
 WORDS = [f"{first}{second}" for first in "abcdefghij" for second in ("ler", "mont", "stic", "urn")]
@@ -30,29 +30,29 @@ def sentence(rng: Random, words: int = 20) -> str:
     return " ".join(rng.choices(WORDS, k=words))
 
 
-def leaks(train: Sequence[str], heldout: Sequence[str]) -> list[tuple[int, int, str]]:
-    found = find_twins(records(train), records(heldout))
+def leaks(train: Sequence[str], test: Sequence[str]) -> list[tuple[int, int, str]]:
+    found = find_duplicates(records(train), records(test))
     return sorted((leak.row, leak.known, leak.kind) for leak in found)
 
 
 def test_copies_and_near_copies_are_found() -> None:
     rng = Random(1)
     train = [sentence(rng) for _ in range(200)]
-    heldout = [sentence(rng) for _ in range(50)]
-    assert leaks(train, heldout) == []
-    heldout[3] = "  " + train[7].upper().replace(" ", ", ") + "!"
+    test = [sentence(rng) for _ in range(50)]
+    assert leaks(train, test) == []
+    test[3] = "  " + train[7].upper().replace(" ", ", ") + "!"
     changed = train[9].split()
     changed[5] = "different"
-    heldout[4] = " ".join(changed)
-    assert leaks(train, heldout) == [(3, 7, "exact"), (4, 9, "near")]
+    test[4] = " ".join(changed)
+    assert leaks(train, test) == [(3, 7, "exact"), (4, 9, "near")]
 
 
 def test_a_clean_split_has_no_leaks() -> None:
     rng = Random(6)
     rows = [sentence(rng, 12) for _ in range(100)]
     rows += [row.title() for row in rows[:40]]
-    result = split_prompts(rows, holdout=0.3, seed=0)
-    assert leaks([rows[i] for i in result.train], [rows[i] for i in result.heldout]) == []
+    result = split_prompts(rows, test_size=0.3, seed=0)
+    assert leaks([rows[i] for i in result.train], [rows[i] for i in result.test]) == []
 
 
 class LazyRecords(Sequence[Any]):
@@ -78,7 +78,7 @@ class LazyRecords(Sequence[Any]):
 def test_records_may_be_made_when_they_are_read() -> None:
     rng = Random(2)
     texts = [sentence(rng) for _ in range(30)]
-    found = find_twins(LazyRecords(texts), LazyRecords([texts[4]]))
+    found = find_duplicates(LazyRecords(texts), LazyRecords([texts[4]]))
     assert [leak.known for leak in found] == [4]
 
 
@@ -100,8 +100,8 @@ def test_rows_that_differ_in_values_are_of_one_template() -> None:
     rng = Random(3)
     topics = [" ".join(rng.sample(WORDS, 9)) for _ in range(400)]
     train = [problem(rng, topic) for topic in topics[:300]]
-    heldout = [problem(rng, topic) for topic in (*topics[300:], *topics[:60])]
-    found = leaks(train, heldout)
+    test = [problem(rng, topic) for topic in (*topics[300:], *topics[:60])]
+    found = leaks(train, test)
     assert [(row, known) for row, known, _ in found] == [(100 + n, n) for n in range(60)]
     assert {kind for _, _, kind in found} == {"template"}
 
@@ -109,14 +109,14 @@ def test_rows_that_differ_in_values_are_of_one_template() -> None:
 def test_short_questions_with_another_end_are_of_no_template() -> None:
     """They ask for something else; in longer ones, or before the end, it is another value."""
 
-    def found(train: str, heldout: str) -> list[str]:
+    def found(train: str, test: str) -> list[str]:
         frames = [f"So how do I now make a really nice {word} on my own?" for word in WORDS[:5]]
         texts = [train, *frames]
         known = [
             Completion(source="t", prompt=p, completion=f"{p} {n}") for n, p in enumerate(texts)
         ]
-        asked = [Completion(source="h", prompt=heldout, completion="something else")]
-        return [leak.kind for leak in find_twins(known, asked) if leak.known == 0]
+        asked = [Completion(source="h", prompt=test, completion="something else")]
+        return [leak.kind for leak in find_duplicates(known, asked) if leak.known == 0]
 
     assert found("How do I make a cake?", "How do I make a kite?") == []
     assert found("How do I make a cake now?", "How do I make a kite now?") == ["template"]
@@ -124,18 +124,18 @@ def test_short_questions_with_another_end_are_of_no_template() -> None:
     assert found(long.format("cake"), long.format("kite")) != []
 
 
-def labelled(texts: Sequence[tuple[str, str]]) -> list[Record]:
+def labeled(texts: Sequence[tuple[str, str]]) -> list[Record]:
     return [Completion(source="a:1", prompt=text, completion=label) for text, label in texts]
 
 
-def test_rows_with_labels_are_twins_if_their_labels_are_equal() -> None:
+def test_rows_with_labels_are_duplicates_if_their_labels_are_equal() -> None:
     verbs = {"close": "close_account", "open": "open_account", "freeze": "freeze_account"}
     train = [
         (f"how do I {verb} my account in {city}", label)
         for verb, label in verbs.items()
         for city in ("Berlin", "Paris", "Rome", "Oslo")
     ] + [("the old bicycle was stolen behind the main station yesterday", "theft")]
-    heldout = labelled(
+    test = labeled(
         [
             ("how do I freeze my account in Tirana", "freeze_account"),
             ("how do I rename my account in Berlin", "rename_account"),
@@ -143,7 +143,7 @@ def test_rows_with_labels_are_twins_if_their_labels_are_equal() -> None:
             ("the old bicycle was sold behind the main station yesterday", "sale"),
         ]
     )
-    found = {leak.row: leak.kind for leak in find_twins(labelled(train), heldout)}
+    found = {leak.row: leak.kind for leak in find_duplicates(labeled(train), test)}
     assert found == {0: "template", 2: "exact"}
 
 
@@ -154,8 +154,8 @@ def test_prompts_that_differ_in_a_symbol_are_not_equal() -> None:
         ("when is a == b true", "when is a != b true"),
         ("all went well :)", "all went well :("),
     ]
-    for train, heldout in pairs:
-        assert "exact" not in {kind for _, _, kind in leaks([train], [heldout])}
+    for train, test in pairs:
+        assert "exact" not in {kind for _, _, kind in leaks([train], [test])}
     assert leaks(["What is 12 + 7?"], ["what is 12+7"]) == [(0, 0, "exact")]
     sums = [f"What is {a} {sign} {b}?" for a in range(9) for b in range(9) for sign in "+-*"]
     assert {kind for _, _, kind in leaks(sums[::2], sums[1::2])} == {"template"}
@@ -170,8 +170,8 @@ def talk(*texts: str) -> Chat:
     )
 
 
-def shared(train: Sequence[Record], heldout: Sequence[Record]) -> list[tuple[int, int, str]]:
-    return [(leak.row, leak.known, leak.kind) for leak in find_shared_turns(train, heldout)]
+def shared(train: Sequence[Record], test: Sequence[Record]) -> list[tuple[int, int, str]]:
+    return [(leak.row, leak.known, leak.kind) for leak in find_shared_turns(train, test)]
 
 
 def test_rows_of_one_conversation_are_found() -> None:
@@ -205,12 +205,12 @@ def test_groups_are_shared() -> None:
     def grouped(*groups: str | None) -> list[Record]:
         return [Text(source="a:1", text=f"t{n}", group=g) for n, g in enumerate(groups)]
 
-    train, heldout = grouped("x", None, "y", "x"), grouped(None, "y", "z", "x")
-    found = [(leak.row, leak.known) for leak in find_shared_groups(train, heldout)]
+    train, test = grouped("x", None, "y", "x"), grouped(None, "y", "z", "x")
+    found = [(leak.row, leak.known) for leak in find_shared_groups(train, test)]
     assert found == [(1, 2), (3, 0)]
     assert not list(find_shared_groups(train, grouped(None, None)))
 
 
-@pytest.mark.parametrize("heldout", [[], ["one row"]])
-def test_empty_parts_have_no_leaks(heldout: list[str]) -> None:
-    assert leaks([], heldout) == leaks(["another"], heldout) == []
+@pytest.mark.parametrize("test", [[], ["one row"]])
+def test_empty_parts_have_no_leaks(test: list[str]) -> None:
+    assert leaks([], test) == leaks(["another"], test) == []

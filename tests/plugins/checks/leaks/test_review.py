@@ -37,24 +37,23 @@ def distinct(rng: Random, count: int) -> list[str]:
 
 def test_exact_and_near_leaks_are_findings_of_their_own() -> None:
     train = rows(["how do I reset my password", "where is my parcel", "cancel the order"], "a")
-    heldout = rows([CLEAN[0], "Where is my parcel?", "how do I reset my passwort"], "b")
-    exact, near = review(train, [], heldout)
+    test = rows([CLEAN[0], "Where is my parcel?", "how do I reset my passwort"], "b")
+    exact, near = review(train, [], test)
     assert (exact.level, exact.where, exact.count) == ("error", "data leaks", 1)
     assert exact.message == (
-        "1 of 3 (33 %) held-out rows have the prompt of a training row, apart from case and "
-        "punctuation"
+        "1 of 3 (33 %) test rows have the prompt of a training row, apart from case and punctuation"
     )
-    assert exact.examples == ('b:2 (held-out) "Where is my parcel?" and a:2 (training)',)
-    assert (near.level, near.heldout_rows, exact.heldout_rows) == ("warning", (2,), (1,))
+    assert exact.examples == ('b:2 (test) "Where is my parcel?" and a:2 (training)',)
+    assert (near.level, near.test_rows, exact.test_rows) == ("warning", (2,), (1,))
     assert near.message.endswith(
         "near duplicates of a training row (Jaccard similarity of character 5-grams at least 0.7, "
         "or 0.5 with that of words at least 0.75)"
     )
     assert near.examples == (
-        'b:3 (held-out) "how do I reset my passwort" and a:1 (training) '
+        'b:3 (test) "how do I reset my passwort" and a:1 (training) '
         '"how do I reset my password", 5-grams 0.89, words 0.71',
     )
-    assert review(train, [], heldout[:1]) == []
+    assert review(train, [], test[:1]) == []
 
 
 def test_rows_of_one_conversation_are_findings() -> None:
@@ -65,23 +64,23 @@ def test_rows_of_one_conversation_are_findings() -> None:
         return Chat(source=source, messages=messages)
 
     (inside,) = review([talk(6, "a:1")], [], [talk(2, "b:1")])
-    assert (inside.level, inside.heldout_rows) == ("error", (0,))
+    assert (inside.level, inside.test_rows) == ("error", (0,))
     assert inside.message == (
-        "1 of 1 (100 %) held-out rows are the beginning of a longer training row, which has an "
+        "1 of 1 (100 %) test rows are the beginning of a longer training row, which has an "
         "answer to their prompt"
     )
     (continued,) = review([talk(2, "a:1")], [], [talk(6, "b:1")])
-    assert (continued.level, continued.heldout_rows) == ("warning", (0,))
+    assert (continued.level, continued.test_rows) == ("warning", (0,))
     assert "an earlier answer of which a training row has" in continued.message
 
 
-def test_dev_rows_are_compared_with_both_parts() -> None:
-    train, dev = rows(CLEAN[:2], "a"), rows([CLEAN[1], CLEAN[2]], "b")
-    heldout = rows([CLEAN[2].upper(), "nothing of the kind was seen before"], "c")
-    found = review(train, dev, heldout)
-    assert [(f.level, f.count, f.heldout_rows) for f in found] == [("warning", 1, ())] * 2
-    assert "dev rows have the prompt of a training row" in found[0].message
-    assert "held-out rows have the prompt of a dev row" in found[1].message
+def test_validation_rows_are_compared_with_both_parts() -> None:
+    train, validation = rows(CLEAN[:2], "a"), rows([CLEAN[1], CLEAN[2]], "b")
+    test = rows([CLEAN[2].upper(), "nothing of the kind was seen before"], "c")
+    found = review(train, validation, test)
+    assert [(f.level, f.count, f.test_rows) for f in found] == [("warning", 1, ())] * 2
+    assert "validation rows have the prompt of a training row" in found[0].message
+    assert "test rows have the prompt of a validation row" in found[1].message
 
 
 class Counted(list[Record]):
@@ -94,9 +93,9 @@ class Counted(list[Record]):
         return super().__iter__()
 
 
-def test_training_rows_are_read_once_for_dev_and_held_out_rows() -> None:
+def test_training_rows_are_read_once_for_validation_and_test_rows() -> None:
     texts = distinct(Random(4), 40)
-    train, dev, heldout = (
+    train, validation, test = (
         Counted(rows(part, name))
         for part, name in (
             (texts[:20], "a"),
@@ -104,13 +103,13 @@ def test_training_rows_are_read_once_for_dev_and_held_out_rows() -> None:
             ([*texts[30:], texts[3]], "c"),
         )
     )
-    found = review(train, dev, heldout)
+    found = review(train, validation, test)
     assert [(f.message[:7], f.examples[-1]) for f in found] == [
-        ("1 of 11", f'c:11 (held-out) "{texts[3]}" and a:4 (training)'),
-        ("2 of 12", f'b:12 (dev) "{texts[1]}" and a:2 (training)'),
+        ("1 of 11", f'c:11 (test) "{texts[3]}" and a:4 (training)'),
+        ("2 of 12", f'b:12 (validation) "{texts[1]}" and a:2 (training)'),
     ]
     reads, train.reads = train.reads, 0
-    review(train, [], heldout)
+    review(train, [], test)
     assert train.reads == reads
 
 
@@ -119,21 +118,21 @@ def test_templates_of_many_rows_that_were_split_are_not_looked_for(
 ) -> None:
     monkeypatch.setattr(review_module, "MOST_ROWS", 19)
     texts = distinct(Random(4), 30)
-    train, heldout = rows(texts[:20], "a"), rows([*texts[20:], texts[3].upper()], "b")
-    note, exact = review(train, [], heldout, given=())
+    train, test = rows(texts[:20], "a"), rows([*texts[20:], texts[3].upper()], "b")
+    note, exact = review(train, [], test, given=())
     assert note == review_module.NO_TEMPLATES and exact.count == 1
-    assert note not in review(train, [], heldout)
-    assert note not in review(train[1:], [], heldout, given=())
+    assert note not in review(train, [], test)
+    assert note not in review(train[1:], [], test, given=())
 
 
 def test_a_few_leaks_are_no_reason_against_the_score() -> None:
     texts = distinct(Random(4), 200)
-    heldout = rows([*texts[100:], *texts[:2]], "b")
-    (finding,) = review(rows(texts[:100], "a"), [], heldout)
+    test = rows([*texts[100:], *texts[:2]], "b")
+    (finding,) = review(rows(texts[:100], "a"), [], test)
     assert (finding.level, finding.count) == ("warning", 2)
-    (finding,) = review(rows(texts[:100], "a"), [], [*heldout, *rows(texts[2:3], "c")])
+    (finding,) = review(rows(texts[:100], "a"), [], [*test, *rows(texts[2:3], "c")])
     assert (finding.level, finding.count) == ("error", 3)
-    assert len(finding.examples) == 3 and finding.heldout_rows == (100, 101, 102)
+    assert len(finding.examples) == 3 and finding.test_rows == (100, 101, 102)
 
 
 def test_leaks_of_our_own_split_are_no_errors() -> None:
@@ -141,25 +140,28 @@ def test_leaks_of_our_own_split_are_no_errors() -> None:
     records = rows([*CLEAN, CLEAN[0]], "a")
     for dataset, level in (
         (Dataset(train=[*records]), "warning"),
-        (Dataset(train=records[:3], heldout=records[3:]), "error"),
+        (Dataset(train=records[:3], test=records[3:]), "error"),
     ):
         (finding,) = leaks.tunesmith_review_data(dataset, records[:3], (), records[3:])
         assert finding.level == level
 
 
-def test_a_dev_file_does_not_make_the_held_out_rows_given() -> None:
-    records, dev = rows([*CLEAN, CLEAN[0]], "a"), rows(["why are there tides in the sea"], "b")
-    dataset = Dataset(train=[*records], dev=dev)
-    (finding,) = leaks.tunesmith_review_data(dataset, records[:3], dev, records[3:])
-    assert finding.level == "warning" and "held-out rows have the prompt" in finding.message
+def test_a_validation_file_does_not_make_the_test_rows_given() -> None:
+    records, validation = (
+        rows([*CLEAN, CLEAN[0]], "a"),
+        rows(["why are there tides in the sea"], "b"),
+    )
+    dataset = Dataset(train=[*records], validation=validation)
+    (finding,) = leaks.tunesmith_review_data(dataset, records[:3], validation, records[3:])
+    assert finding.level == "warning" and "test rows have the prompt" in finding.message
 
 
 @pytest.mark.parametrize(
     ("given", "levels"),
     [
         ((), ["info", "info", "info"]),
-        (("dev",), ["info", "warning", "warning"]),
-        (("held-out",), ["warning", "info", "warning"]),
+        (("validation",), ["info", "warning", "warning"]),
+        (("test",), ["warning", "info", "warning"]),
     ],
 )
 def test_a_pair_of_parts_is_given_if_one_of_both_is(
@@ -170,7 +172,11 @@ def test_a_pair_of_parts_is_given_if_one_of_both_is(
     rng = Random(5)
     parts = [rows([*distinct(rng, 20), text.format(n, n)], str(n)) for n in (113, 4023, 50033)]
     found = [f for f in review(*parts, given=given) if "other values" in f.message]
-    pairs = ["held-out rows.* a training row", "dev rows.* a training row", "held-out.* a dev row"]
+    pairs = [
+        "test rows.* a training row",
+        "validation rows.* a training row",
+        "test.* a validation row",
+    ]
     assert all(re.search(pair, f.message) for pair, f in zip(pairs, found, strict=True))
     assert [f.level for f in found] == levels
 
@@ -178,7 +184,7 @@ def test_a_pair_of_parts_is_given_if_one_of_both_is(
 def test_a_group_in_both_parts_is_an_error() -> None:
     train = [*rows(CLEAN[:1], "a", "ann"), *rows(CLEAN[1:2], "a", "bob")]
     (finding,) = review(train, [], rows(CLEAN[2:], "b", "bob"))
-    assert (finding.level, finding.heldout_rows) == ("error", (0,))
+    assert (finding.level, finding.test_rows) == ("error", (0,))
     assert "are of a group that training rows are of, too" in finding.message
     assert "a:1 (training)" in finding.examples[0]
 
@@ -195,9 +201,9 @@ def test_answers_in_prompts_are_an_error_unless_that_is_the_task() -> None:
             for n, text in enumerate(texts)
         ]
 
-    for given in ((), ("held-out",)):  # it is no leak between parts: who split them is no matter
+    for given in ((), ("test",)):  # it is no leak between parts: who split them is no matter
         (finding,) = review(asked(90, 3), [], asked(50, 2), given=given)
-        assert (finding.level, finding.heldout_rows) == ("error", (0, 1))
+        assert (finding.level, finding.test_rows) == ("error", (0, 1))
     assert review(asked(90, 30), [], asked(50, 2)) == []
 
 
@@ -215,25 +221,25 @@ def test_templates_of_many_rows_are_the_task() -> None:
 
     found = review(orders(0, 60, "a"), [], orders(60, 90, "b"))
     template = next(f for f in found if "other values" in f.message)
-    assert (template.level, template.heldout_rows) == ("info", ())
+    assert (template.level, template.test_rows) == ("info", ())
     assert "values are the task" in template.hint
     few = rows([*CLEAN, "what is the state of my parcel number 70 of 3"], "b")
-    for given, level, known in ((("held-out",), "warning", (3,)), ((), "info", ())):
+    for given, level, known in ((("test",), "warning", (3,)), ((), "info", ())):
         found = review(orders(0, 60, "a"), [], [*few, *few[:3]], given=given)
         template = next(f for f in found if "other values" in f.message)
-        assert (template.level, template.heldout_rows) == (level, known)
+        assert (template.level, template.test_rows) == (level, known)
 
 
-@pytest.mark.parametrize("heldout", [[], CLEAN])
-def test_empty_parts_have_no_leaks(heldout: list[str]) -> None:
-    assert review([], [], rows(heldout, "b")) == []
+@pytest.mark.parametrize("test", [[], CLEAN])
+def test_empty_parts_have_no_leaks(test: list[str]) -> None:
+    assert review([], [], rows(test, "b")) == []
 
 
 def test_personal_data_in_examples_is_masked() -> None:
     text = "please send it to jane.doe@example.com or charge 4111 1111 1111 1111"
     (finding,) = review(rows([text], "a"), [], rows([text], "b"))
     assert finding.examples == (
-        'b:1 (held-out) "please send it to j…@example.com or charge 41…11" and a:1 (training)',
+        'b:1 (test) "please send it to j…@example.com or charge 41…11" and a:1 (training)',
     )
 
 
@@ -244,10 +250,10 @@ def test_a_group_of_two_parts_is_found_where_its_rows_are_of_one_unit_with_other
         return RecordsByUnit(records, lambda records: [0] * len(records))
 
     train = [*rows(CLEAN[:1], "a", "customer 7"), *rows(CLEAN[1:2], "b", "customer 9")]
-    heldout = in_one_unit(
+    test = in_one_unit(
         [*rows(CLEAN[2:], "c", "customer 7"), *rows(["where is my parcel"], "d", "customer 8")]
     )
-    assert {record.group for record in heldout} == {"like c:1"}
-    for found in (review(train, [], heldout), review([], in_one_unit(train), heldout)):
+    assert {record.group for record in test} == {"like c:1"}
+    for found in (review(train, [], test), review([], in_one_unit(train), test)):
         (shared,) = [finding for finding in found if "are of a group" in finding.message]
-        assert shared.message.startswith("1 of 2 (50 %) held-out rows")
+        assert shared.message.startswith("1 of 2 (50 %) test rows")

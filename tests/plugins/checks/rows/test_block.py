@@ -83,10 +83,10 @@ def test_blocks_have_all_rows_but_those_of_unknown_records() -> None:
         Record(source="r:2"),
         *[Chat(source=f"r:{n}", messages=messages) for n in range(3, 8)],
     ]
-    blocks = list(read_blocks(records, "dev"))
+    blocks = list(read_blocks(records, "validation"))
     assert [[row.number for row in block.rows] for block in blocks] == [[0, 2, 3, 4], [5, 6]]
     rows = [row for block in blocks for row in block.rows]
-    assert (rows[0].part, rows[0].text_signs) == ("dev", b"q!ab")
+    assert (rows[0].part, rows[0].text_signs) == ("validation", b"q!ab")
     for row in rows:
         assert row.text_signs == signs_of([row.text])[0]
         assert row.answer_signs == signs_of([row.answer])[0]

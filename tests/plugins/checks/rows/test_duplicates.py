@@ -112,17 +112,17 @@ def test_scripts_and_symbols_are_compared_by_their_characters() -> None:
     assert found([Text(source="a:1", text="👍"), Text(source="a:2", text="👎")]) == []
 
 
-def test_held_out_prompts_that_recur_are_found_unless_a_group_has_them() -> None:
-    heldout = [Completion(source=f"h:{n}", prompt=f"q {n % 40}", completion="a") for n in range(60)]
-    (finding,) = review(clean_rows(), heldout=heldout, checks=[Duplicates])
+def test_test_prompts_that_recur_are_found_unless_a_group_has_them() -> None:
+    test = [Completion(source=f"h:{n}", prompt=f"q {n % 40}", completion="a") for n in range(60)]
+    (finding,) = review(clean_rows(), test=test, checks=[Duplicates])
     assert finding.level == "warning" and finding.count == 20
-    assert finding.message.startswith("20 of 60 (33 %) held-out rows have the prompt of an earlier")
+    assert finding.message.startswith("20 of 60 (33 %) test rows have the prompt of an earlier")
     assert finding.examples[0] == 'h:40 "q 0"'
-    grouped = [replace(row, group=row.prompt) for row in heldout]
-    assert review(clean_rows(), heldout=grouped, checks=[Duplicates]) == []
-    other = [replace(row, group=row.source) for row in heldout]
-    assert len(review(clean_rows(), heldout=other, checks=[Duplicates])) == 1
-    (few,) = review(clean_rows(), heldout=heldout[:41], checks=[Duplicates])
+    grouped = [replace(row, group=row.prompt) for row in test]
+    assert review(clean_rows(), test=grouped, checks=[Duplicates]) == []
+    other = [replace(row, group=row.source) for row in test]
+    assert len(review(clean_rows(), test=other, checks=[Duplicates])) == 1
+    (few,) = review(clean_rows(), test=test[:41], checks=[Duplicates])
     assert few.level == "info"
 
 

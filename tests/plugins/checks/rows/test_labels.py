@@ -15,8 +15,8 @@ from tunesmith_plugins.checks.rows.review import review
 LABELS = ("delivery", "returns", "refund status", "opening hours")
 
 
-def found(train: list[Completion], heldout: list[Completion] | None = None) -> list[Finding]:
-    return review(train, heldout=heldout or [], checks=[Labels])
+def found(train: list[Completion], test: list[Completion] | None = None) -> list[Finding]:
+    return review(train, test=test or [], checks=[Labels])
 
 
 def answered(count: int, answer: str, labels: tuple[str, ...] = LABELS) -> list[Completion]:
@@ -78,11 +78,11 @@ def test_one_answer_in_all_rows_is_an_error() -> None:
     assert found(label_rows(["delivery"])[:19]) == []
 
 
-def test_a_label_of_held_out_rows_only_is_found() -> None:
-    heldout = answered(50, "complaint")[:200]
-    (finding,) = found(label_rows(LABELS), heldout)
+def test_a_label_of_test_rows_only_is_found() -> None:
+    test = answered(50, "complaint")[:200]
+    (finding,) = found(label_rows(LABELS), test)
     assert show(finding).startswith(
-        "13 of 200 (6.5 %) dev and held-out rows have a label that no training row has: rows.jsonl"
+        "13 of 200 (6.5 %) validation and test rows have a label that no training row has: rows.jsonl"
     )
 
 

@@ -1,4 +1,4 @@
-"""Generate the rows of this example: ``python generate.py`` writes train.jsonl and heldout.jsonl.
+"""Generate the rows of this example: ``python generate.py`` writes train.jsonl and test.jsonl.
 
 A row is a message of a tenant and the work order that the house management makes of it. The
 problems, the people and some ways to name a time are different in the two files: held-out rows

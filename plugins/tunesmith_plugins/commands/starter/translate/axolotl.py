@@ -111,9 +111,9 @@ def translate(
     checkpointing = not is_off(t.get("gradient_checkpointing", False))
     t.set("gradient_checkpointing", "technique.gradient_checkpointing", checkpointing)
     if str(t.get("excess_length_strategy", "drop")) == "drop":
-        t.accept("excess_length_strategy", "rows that are too long are left out and counted")
+        t.accept("excess_length_strategy", "rows that are too long are skipped and counted")
     else:
-        t.refuse("excess_length_strategy", "rows that are too long are left out, not cut")
+        t.refuse("excess_length_strategy", "rows that are too long are skipped, not cut")
     _translate_template(t)
     return t.keys, t.finish(WITHOUT_EFFECT, REFUSED)
 
@@ -229,7 +229,7 @@ FORMATS = {
     "chat_template.argilla": "auto",
     "unsloth": "auto",
 }
-"""Formats of rows by the ``type`` of a data set."""
+"""Formats of rows by the ``type`` of a dataset."""
 _PLAIN = {"path", "type", "split", "name", "revision", "data_files", "ds_type", "chat_template"}
 
 
@@ -239,18 +239,18 @@ def _translate_data(t: Translation, folder: Path, recognize: Recognize) -> None:
     if isinstance(tests, list) and len(tests) == 1 and isinstance(tests[0], dict):
         found, is_local = _find_files(tests[0], folder)
         if is_local and t.keys["data.use"] == shared.choose_loader(found, recognize):
-            t.set("test_datasets", "data.heldout", found[0] if len(found) == 1 else found)
-    if "data.heldout" in t.keys:
+            t.set("test_datasets", "data.test", found[0] if len(found) == 1 else found)
+    if "data.test" in t.keys:
         t.ignore("val_set_size", "test_datasets counts")
     elif tests:
-        t.refuse("test_datasets", "set data.heldout, or data.heldout_split")
+        t.refuse("test_datasets", "set data.test, or data.test_split")
     elif t.is_on("val_set_size"):
         size = t.number("val_set_size") or 0.0
-        t.set("val_set_size", "data.holdout", size if size < 1 else int(size))
+        t.set("val_set_size", "data.test_size", size if size < 1 else int(size))
 
 
 def _translate_sets(t: Translation, folder: Path, recognize: Recognize) -> None:
-    """Translate the data sets; those after the first need its data loader, type and columns."""
+    """Translate the datasets; those after the first need its data loader, type and columns."""
     sets = t.get("datasets", [])
     sets = [item for item in sets if isinstance(item, dict)] if isinstance(sets, list) else []
     problems, files = [], []
@@ -259,30 +259,30 @@ def _translate_sets(t: Translation, folder: Path, recognize: Recognize) -> None:
         found, is_local = _find_files(item, folder)
         use = shared.choose_loader(found, recognize) if is_local else "hub-dataset"
         if number and (not is_local or t.keys["data.use"] != use):
-            problems.append(f"only the first data set is used, {found[0]} is not: see mixture")
+            problems.append(f"only the first dataset is used, {found[0]} is not: see mixture")
             continue
         files += found
         own, missing = _translate_set(item, is_local)
         problems += missing
         if str(item.get("chat_template") or t.get("chat_template")) != str(t.get("chat_template")):
-            problems.append("chat_template of a data set")
+            problems.append("chat_template of a dataset")
         if use is None:
-            problems.append("the files of a data set need several data loaders: see mixture")
+            problems.append("the files of a dataset need several data loaders: see mixture")
         if not number:
             first = own
             t.keys |= {"data.use": use or "jsonl", **own}
         elif own != first:
-            problems.append(f"{found[0]} is read like the first data set: type, columns, split")
+            problems.append(f"{found[0]} is read like the first dataset: type, columns, split")
     t.keys.setdefault("data.use", "jsonl")
     t.keys["data.train"] = files[0] if len(files) == 1 else files or "data.jsonl"
     if problems or not files:
-        t.refuse("datasets", "; ".join(dict.fromkeys(problems)) or "no data set is named")
+        t.refuse("datasets", "; ".join(dict.fromkeys(problems)) or "no dataset is named")
     else:
         t.accept("datasets", f"data.train = {t.keys['data.train']}")
 
 
 def _find_files(item: dict[str, Any], folder: Path) -> tuple[list[str], bool]:
-    """Return the files of a data set, or its address on the hub; and True if they are files."""
+    """Return the files of a dataset, or its address on the hub; and True if they are files."""
     path, files = str(item.get("path", "")), item.get("data_files") or []
     if isinstance(files, dict):
         files = files.get(str(item.get("split") or "train")) or []
@@ -296,7 +296,7 @@ def _find_files(item: dict[str, Any], folder: Path) -> tuple[list[str], bool]:
 
 
 def _translate_set(item: dict[str, Any], is_local: bool) -> tuple[dict[str, Any], list[str]]:
-    """Translate the keys of a data set; return those of the run file, and what is missing there."""
+    """Translate the keys of a dataset; return those of the run file, and what is missing there."""
     keys: dict[str, Any] = {}
     problems = []
     kind = item.get("type")
@@ -315,19 +315,19 @@ def _translate_set(item: dict[str, Any], is_local: bool) -> tuple[dict[str, Any]
     if str(item.get("train_on_eos") or "turn") != "turn":
         problems.append("train_on_eos: the end of each answer is trained")
     known = _PLAIN | {"field_messages", "roles_to_train", "train_on_eos"}
-    problems += [f"{key} of a data set" for key in sorted(set(map(str, item)) - known)]
+    problems += [f"{key} of a dataset" for key in sorted(set(map(str, item)) - known)]
     return keys, problems
 
 
 def _translate_split(keys: dict[str, Any], item: dict[str, Any], is_local: bool) -> list[str]:
-    """Translate which part of a data set is read; return what is not translated."""
+    """Translate which part of a dataset is read; return what is not translated."""
     if is_local:
         split = str(item.get("split") or "train")
         return [] if split == "train" else [f"split {split} of a file"]
     for key in ("split", "name", "revision"):
         if item.get(key) is not None:
             keys[f"data.{key}"] = str(item[key])
-    return ["data_files of a data set"] if item.get("data_files") else []
+    return ["data_files of a dataset"] if item.get("data_files") else []
 
 
 def _translate_columns(keys: dict[str, Any], kind: dict[str, Any]) -> list[str]:

@@ -46,7 +46,7 @@ REFUSED = {
     **shared.REFUSED,
     "train_on_prompt": "only answers are trained; for plain text the data loader is text",
     "mask_history": "every answer of a conversation is trained",
-    "max_samples": "rows are not left out: take the first ones of the file yourself",
+    "max_samples": "rows are not skipped: take the first ones of the file yourself",
     "template": "the chat template of the model is used: compare with tunesmith data show --tokens",
     "tool_format": "tools are written by the chat template of the model",
     "enable_thinking": "set technique.chat_template.kwargs, if the template has that variable",
@@ -185,11 +185,11 @@ def _translate_data(t: Translation, folder: Path, recognize: Recognize) -> None:
         t.refuse("dataset", f"only {train[0]} is used: the data loader mixture reads several")
     if t.is_on("eval_dataset"):
         held = _find_files(t, "eval_dataset", split_names(t.get("eval_dataset")), known, folder)
-        t.keys["data.heldout"] = held[0] if len(held) == 1 else held
+        t.keys["data.test"] = held[0] if len(held) == 1 else held
         t.ignore("val_size", "eval_dataset counts")
     elif t.is_on("val_size"):
         size = t.number("val_size") or 0.0
-        t.set("val_size", "data.holdout", size if size < 1 else int(size))
+        t.set("val_size", "data.test_size", size if size < 1 else int(size))
     if t.is_on("default_system"):
         t.set("default_system", "data.system", str(t.get("default_system")))
 
@@ -209,7 +209,7 @@ def _read_known(folder: Path, name: str) -> dict[str, Any]:
 def _find_files(
     t: Translation, key: str, names: list[str], known: dict[str, Any], folder: Path
 ) -> list[str]:
-    """Return the files of data sets by their names; record what is not found or not translated."""
+    """Return the files of datasets by their names; record what is not found or not translated."""
     files, problems = [], []
     for name in names:
         entry = known.get(name)
@@ -227,7 +227,7 @@ def _find_files(
     if problems:
         t.refuse(key, "; ".join(problems))
     else:
-        t.accept(key, f"data.{'heldout' if key == 'eval_dataset' else 'train'} = {files}")
+        t.accept(key, f"data.{'test' if key == 'eval_dataset' else 'train'} = {files}")
     return files or ["data.json"]
 
 

@@ -47,7 +47,7 @@ WITHOUT_EFFECT = {
         ("per_device_eval_batch_size", "eval_batch_size", "eval_strategy", "evaluation_strategy",
          "eval_accumulation_steps", "metric_for_best_model", "greater_is_better",
          "eval_on_start"),
-        "[[evaluators]] measure the base model and the result on held-out rows",
+        "[[evaluators]] measure the base model and the result on test rows",
     ),
     **dict.fromkeys(
         ("hub_model_id", "hub_strategy", "push_to_hub", "hub_revision"), "nothing is uploaded"

@@ -1,0 +1,329 @@
+"""Measure baselines: solve the task without tuning, from the same training rows.
+
+What chooses sees validation rows only: the variants of a baseline are compared on them, and the best one is
+scored once on the test rows. Where few rows leave none for validation, folds of training rows take
+their place, each scored by what was built from the others.
+
+Baselines that ask the base model are costly, so they share a budget of time. All of their variants
+are compared on a few rows before any is compared on more, the first variant of each baseline before
+all others, so that none of them starves::
+
+    rows    variants of each baseline
+    10      all, the first one of each baseline first, then those of the most promising baseline
+    20      the better half
+    40      the better half of these, if that is more than one
+    80      the same
+
+What the budget skips, and what failed, is in the event about the choice.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from tunesmith.contracts import BaselineTask, BaselineVariant, RunContext, TextModel
+from tunesmith.data.subset import Subset
+from tunesmith.errors import (
+    ConfigError,
+    DataError,
+    PromptTooLongError,
+    TunesmithError,
+    UsageError,
+)
+from tunesmith.events import BaselineChosen, FindingReported
+from tunesmith.execution.contenders import Budget, Contender, Tried
+from tunesmith.execution.emitter import Emitter
+from tunesmith.execution.evaluate import measure_model
+from tunesmith.execution.run_data import DataParts
+from tunesmith.execution.suitable_baselines import Baselines, describe_choice
+from tunesmith.fence import fence, require_unchanged
+from tunesmith.fence.returned import blame, check_variants
+from tunesmith.offers import BaselineOffer, EvaluatorOffer, Plugin
+from tunesmith.plan import Component, Plan
+from tunesmith.plugins import missing_requirements
+from tunesmith.records import Record
+
+Refused = (ConfigError, DataError, UsageError)
+"""Errors with which a baseline refuses a task. Others are faults of its plugin."""
+ROUNDS = (10, 20, 40, 80)
+"""Rows by which variants that ask the base model have been compared after each round."""
+NEVER_TRIED = "[baselines] budget was used up"
+
+
+_Scored = tuple[Sequence[BaselineVariant], Sequence[Record]]
+"""Rows that are scored, with the variants that are built for them; none: those of the task."""
+
+
+@dataclass(frozen=True)
+class BaselineChoice:
+    """Chooses one variant of each baseline on the validation rows, within the budget of the run."""
+
+    plan: Plan
+    task: BaselineTask
+    parts: DataParts
+    evaluator: Component[EvaluatorOffer[Any]]
+    """The evaluator whose first metric decides."""
+    run: RunContext
+    emit: Emitter
+
+    def choose(
+        self, baselines: Baselines, budget_seconds: float
+    ) -> tuple[list[tuple[Component[BaselineOffer[Any]], TextModel]], float]:
+        """Return the model of the best variant of each baseline that has one, and the seconds left.
+
+        A resumed run takes the variant that was chosen before.
+        """
+        contenders = self._open_all(baselines)
+        budget = Budget(budget_seconds)
+        for contender in contenders:
+            if not contender.offer.needs_model:
+                self._try_all([contender], self._draw_rows(0, None), Budget(float("inf")))
+        costly = [contender for contender in contenders if contender.offer.needs_model]
+        self._try_all(costly, self._draw_rows(0, ROUNDS[0]), budget)
+        for done, wanted in pairwise(ROUNDS):
+            rows = self._draw_rows(done, wanted)
+            for contender in sorted(costly, key=lambda one: -one.promise(self._sign)):
+                if rows and (len(contender.left) > 1 or done == ROUNDS[0]):
+                    self._narrow_down(contender, rows, budget)
+        chosen = [(each.baseline, self._conclude(each)) for each in contenders]
+        return [(baseline, model) for baseline, model in chosen if model is not None], budget.left
+
+    def skip(self, baseline: Component[BaselineOffer[Any]], reason: str) -> None:
+        """Record that a baseline is not scored; it stays chosen if what decides has scored it."""
+        name, scored = baseline.offer.name, self.emit.report.measured.values()
+        if any((e.model, e.evaluator) == (name, self.evaluator.id) for e in scored):
+            self.emit(FindingReported(level="warning", source=f"baselines.{name}", message=reason))
+        else:
+            self.emit(describe_choice(baseline.offer, skipped=reason))
+
+    def select_rows(
+        self, baseline: Component[BaselineOffer[Any]], count: int, seconds_left: float
+    ) -> Sequence[int]:
+        """Return the numbers of the ``count`` test rows on which a baseline is scored.
+
+        Costly baselines are scored on the same random rows. If none is stronger than a costly one on
+        the validation rows, that one is scored on all, if the time is enough: few rows cannot show that it
+        is good enough.
+        """
+        rows = self.plan.baseline_options.rows
+        metric = self.evaluator.offer.metrics[0]
+        has_parts = metric.is_row_mean or metric.compute is not None
+        if not baseline.offer.needs_model or not rows or rows >= count or not has_parts:
+            return range(count)
+        costly = {r.offer.name for r in self.plan.baselines if r.offer.needs_model}
+        scored = [c for c in self.emit.report.baselines.values() if c.validation_score is not None]
+        # Of equal ones a costly one is wanted, and the cheapest of these.
+        order = [(self._sign * (c.validation_score or 0.0), c.baseline in costly) for c in scored]
+        best = scored[order.index(max(order))] if scored else None
+        if best is not None and best.baseline == baseline.offer.name:
+            variant = next(v for v in best.variants if v["name"] == best.variant)
+            if variant["seconds"] * count / best.validation_rows <= seconds_left:
+                return range(count)
+        return sorted(random.Random(self.plan.run.seed).sample(range(count), rows))
+
+    @property
+    def _sign(self) -> int:
+        return 1 if self.evaluator.offer.metrics[0].higher_is_better else -1
+
+    def _open_all(self, baselines: Baselines) -> list[Contender]:
+        """List the variants of all baselines: those without a model learn from all rows here."""
+        free = [baseline for baseline in baselines if not baseline.offer.needs_model]
+        opened: dict[str, Contender] = {}
+        if free:
+            with self.emit.phase("preparing baselines", len(free), "baselines") as progress:
+                for baseline in free:
+                    opened[baseline.offer.name] = self._open(baseline)
+                    progress(len(opened))
+        return [opened.get(baseline.offer.name) or self._open(baseline) for baseline in baselines]
+
+    def _open(self, baseline: Component[BaselineOffer[Any]]) -> Contender:
+        """List the variants of a baseline; those before an error are tried."""
+        contender = Contender(baseline)
+        missing = missing_requirements(baseline.offer.needs)
+        if missing:
+            contender.reject(f"it needs {missing[0]}")
+            return contender
+        with self._call(baseline.offered.plugin):
+            try:
+                contender.built = baseline.offer.build(baseline.config)
+                for place, variant in enumerate(contender.built.variants(self.task)):
+                    contender.untried.append((place, variant))
+            except Refused as error:
+                self._refuse(contender, error)
+        with blame(baseline.offered.plugin, "variants"):
+            check_variants([variant for _, variant in contender.untried])
+        return contender
+
+    @contextmanager
+    def _call(self, plugin: Plugin) -> Iterator[None]:
+        """Call a baseline in the fence. One of a third party gets the rows that are trained on."""
+        rows = () if plugin.is_builtin else (self.task.train,)
+        with fence(plugin, "variants", may_take_long=True), require_unchanged(plugin, *rows):
+            yield
+
+    def _refuse(
+        self, contender: Contender, error: TunesmithError, variant: BaselineVariant | None = None
+    ) -> None:
+        """Note the error of a variant; it ends the run if the run file names the baseline.
+
+        A prompt that is too long for a row is no fault of the run file.
+        """
+        if self.plan.baseline_options.use is not None and not isinstance(error, PromptTooLongError):
+            raise error
+        contender.reject(error.message, variant)
+
+    def _try_all(
+        self, contenders: Sequence[Contender], rows: Sequence[int], budget: Budget
+    ) -> None:
+        """Score every variant on some rows, as far as the budget goes."""
+        waiting = [each for each in contenders if each.untried and not self._was_chosen(each)]
+        scored = {id(each): self._list_scored(each, rows) for each in waiting}
+        waiting = [each for each in waiting if each.untried]
+        while waiting:
+            fresh = [each for each in waiting if each.is_fresh]
+            each = fresh[0] if fresh else max(waiting, key=lambda one: one.promise(self._sign))
+            slowest = max((one.seconds for one in each.tried), default=0.0)
+            if budget.covers(slowest):
+                one = Tried(each.untried[0][1], each.untried[0][0])
+                each.untried.pop(0)
+                self._score(each, one, scored[id(each)], budget)
+            else:
+                each.give_up(NEVER_TRIED)
+            waiting = [one for one in waiting if one.untried]
+
+    def _narrow_down(self, contender: Contender, rows: Sequence[int], budget: Budget) -> None:
+        """Score the better half of the variants that are left on further rows, if time is left.
+
+        If none of them can answer these rows, the others take their place.
+        """
+        ranked = contender.rank(self._sign)
+        half = -(-len(ranked) // 2)
+        best, others = ranked[:half], ranked[half:]
+        if len(best) == 1 and best[0].rows >= ROUNDS[1]:
+            contender.left = best  # no other one is left to be compared with it
+            return
+        if not best or not budget.covers(sum(o.seconds / o.rows * len(rows) for o in best)):
+            return
+        contender.left = [*best]  # a variant that fails is removed from it
+        scored = self._list_scored(contender, rows)
+        for one in best:
+            self._score(contender, one, scored, budget)
+        if not contender.left:
+            contender.left = others or [*contender.tried]
+            self._narrow_down(contender, rows, budget)
+
+    def _score(
+        self, contender: Contender, one: Tried, scored: Sequence[_Scored], budget: Budget
+    ) -> None:
+        """Score a variant on further rows; one that cannot answer them is no longer compared."""
+        started = time.perf_counter()
+        try:
+            self._measure(one, contender.offer.name, scored)
+        except Refused as error:
+            self._refuse(contender, error, one.variant)
+            for ones in (contender.tried, contender.left):
+                ones[:] = [other for other in ones if other is not one]
+        else:
+            if not one.values:  # there are no rows to choose by
+                contender.unscored = contender.unscored or one.variant
+                contender.untried.clear()
+            elif one not in contender.tried:
+                contender.tried.append(one)
+                contender.left.append(one)
+        seconds = time.perf_counter() - started
+        contender.seconds += seconds
+        budget.left -= seconds
+
+    def _conclude(self, contender: Contender) -> TextModel | None:
+        """Return the model of the best variant, and emit the event about the choice."""
+        earlier = self._was_chosen(contender)
+        if earlier is not None:
+            variants = (variant for _, variant in contender.untried)
+            return next((v.model for v in variants if v.name == earlier.variant), None)
+        offer, metric = contender.offer, self.evaluator.offer.metrics[0]
+        best = next(iter(contender.rank(self._sign)), None)
+        variant = best.variant if best else contender.unscored
+        skipped = ""
+        if variant is None:
+            reasons = [one["reason"] for one in contender.not_tried]
+            skipped = reasons[0] if reasons else "it has no variant for these rows"
+        event = describe_choice(
+            offer,
+            variant=variant.name if variant else "",
+            evaluator=self.evaluator.id,
+            metric=metric.name,
+            higher_is_better=metric.higher_is_better,
+            validation_score=best.score if best else None,
+            validation_rows=best.rows if best else 0,
+            folds=0 if len(self.parts.validation) or best is None else len(self.parts.folds),
+            variants=[one.to_json() for one in contender.tried],
+            not_tried=contender.not_tried,
+            seconds=contender.seconds,
+            skipped=skipped,
+        )
+        self.emit(event)
+        return variant.model if variant else None
+
+    def _was_chosen(self, contender: Contender) -> BaselineChosen | None:
+        earlier = self.emit.report.baselines.get(contender.offer.name)
+        return earlier if earlier is not None and not earlier.skipped else None
+
+    def _measure(self, tried: Tried, baseline: str, scored: Sequence[_Scored]) -> None:
+        """Add the metric's values over records; none where it cannot be measured yet."""
+        plugin, metric = self.plan.technique.offered.plugin, self.evaluator.offer.metrics[0].name
+        started = time.perf_counter()
+        phase = " ".join(filter(None, ["choosing:", baseline, tried.variant.name]))
+        for fold, (alike, records) in enumerate(scored, 1):
+            label = f"{phase}, fold {fold}" if len(scored) > 1 else phase
+            model = _find_alike(tried.variant, tried.place, alike)
+            args = (label, model, self.evaluator, records, self.emit, self.run, plugin)
+            for found in (m for m in measure_model(*args) if m.metric == metric):
+                tried.values += found.values
+                tried.weights += found.weights or [1.0] * len(records)
+                tried.rows += len(records)
+        tried.seconds += time.perf_counter() - started
+
+    def _draw_rows(self, done: int, wanted: int | None) -> Sequence[int]:
+        """Return the numbers of the rows from ``done`` to ``wanted``, in random order; or all."""
+        rows = range(len(self.parts.validation) or len(self.task.train))
+        if wanted is None:
+            return rows
+        drawn = random.Random(self.plan.run.seed).sample(rows, min(ROUNDS[-1], len(rows)))
+        return sorted(drawn[done:wanted])
+
+    def _list_scored(self, contender: Contender, rows: Sequence[int]) -> list[_Scored]:
+        """Return validation rows, or parts of each fold of training rows with what is built for it.
+
+        A baseline that refuses the fewer rows of a fold is not compared.
+        """
+        train, validation = self.task.train, self.parts.validation
+        if len(validation):
+            return [((), Subset(validation, rows))] if rows else []
+        folds = []
+        for skipped in map(set, self.parts.folds if rows else ()):
+            others = [row for row in range(len(train)) if row not in skipped]
+            task = replace(self.task, train=Subset(train, others))
+            try:
+                with self._call(contender.baseline.offered.plugin):
+                    variants = [*contender.built.variants(task)] if contender.built else []
+            except Refused as error:
+                for _, variant in contender.untried:
+                    self._refuse(contender, error, variant)
+                contender.untried.clear()
+                return []
+            folds.append((variants, Subset(train, sorted(skipped.intersection(rows)))))
+        return [fold for fold in folds if all(map(len, fold))]
+
+
+def _find_alike(
+    variant: BaselineVariant, place: int, alike: Sequence[BaselineVariant]
+) -> TextModel:
+    """Return the model of the variant with the same name, or else in the same place."""
+    named = [other for other in alike if other.name == variant.name]
+    return [*named, *alike[place:], *alike[-1:], variant][0].model

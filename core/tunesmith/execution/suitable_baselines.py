@@ -1,0 +1,85 @@
+"""The baselines of a run: those that suit its rows, and the evaluators that can measure them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from tunesmith.events import BaselineChosen
+from tunesmith.fence import ask
+from tunesmith.offers import BaselineOffer, EvaluatorOffer, Offered
+from tunesmith.plan import Component, Plan
+from tunesmith.records import Record
+
+Baselines = Sequence[Component[BaselineOffer[Any]]]
+SAMPLE = 2_000
+"""Number of training rows by which default baselines are chosen."""
+
+
+def choose_baselines(
+    plan: Plan, train: Sequence[Record], evaluator: Component[EvaluatorOffer[Any]] | None
+) -> Baselines:
+    """Return the baselines of a run, the cheapest first: the named ones, or those that suit the rows.
+
+    One whose answers ``evaluator`` cannot measure is not among them unless it is named.
+    """
+    baselines = sorted(
+        plan.baselines, key=lambda baseline: (baseline.offer.cost, baseline.offer.name)
+    )
+    if plan.baseline_options.use is not None or evaluator is None:
+        return baselines
+    sample = _take_sample(train)
+    return [
+        baseline
+        for baseline in baselines
+        if can_measure(evaluator, baseline.offer)
+        and (
+            ask(baseline.offered, "suits", baseline.offer.suits, sample)
+            or ask(baseline.offered, "is_configured", baseline.offer.is_configured, baseline.config)
+        )
+    ]
+
+
+def list_excluded(
+    plan: Plan,
+    offers: Iterable[Offered[BaselineOffer[Any]]],
+    train: Sequence[Record],
+    evaluator: Component[EvaluatorOffer[Any]],
+) -> Iterator[BaselineChosen]:
+    """Yield an event for each baseline that suits the rows, and that the run file does not name."""
+    use = plan.baseline_options.use
+    if use is None:
+        return
+    sample, named = _take_sample(train), {baseline.offer.name for baseline in plan.baselines}
+    for offered in offers:
+        offer = offered.offer
+        is_other = offer.name not in named and can_measure(evaluator, offer)
+        if is_other and ask(offered, "suits", offer.suits, sample):
+            yield describe_choice(offer, skipped="[baselines] use does not name it", excluded=True)
+
+
+def can_measure(evaluator: Component[EvaluatorOffer[Any]], offer: BaselineOffer[Any]) -> bool:
+    """Return True if an evaluator can measure a baseline: a classifier has no probabilities."""
+    return evaluator.offer.generates or offer.has_probabilities
+
+
+def list_evaluators(
+    evaluators: Sequence[Component[EvaluatorOffer[Any]]], baseline: Component[BaselineOffer[Any]]
+) -> Sequence[Component[EvaluatorOffer[Any]]]:
+    """Return the evaluators that measure a baseline.
+
+    A prompt with examples is costly. The first evaluator decides, so only those measure it, unless
+    it is the reference, that ask for answers or for probabilities as the first one does.
+    """
+    if baseline.offer.is_reference or not baseline.offer.needs_model:
+        return [evaluator for evaluator in evaluators if can_measure(evaluator, baseline.offer)]
+    return [e for e in evaluators if e.offer.generates == evaluators[0].offer.generates]
+
+
+def _take_sample(train: Sequence[Record]) -> Sequence[Record]:
+    return [train[row] for row in range(0, len(train), -(-len(train) // SAMPLE) or 1)]
+
+
+def describe_choice(offer: BaselineOffer[Any], **fields: Any) -> BaselineChosen:
+    """Return the event about the choice of a baseline's variant."""
+    return BaselineChosen(baseline=offer.name, solution=offer.solution, cost=offer.cost, **fields)

@@ -1,0 +1,217 @@
+"""Checks of baselines, with a fake base model that answers with a digest of its prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+
+from tunesmith.contracts import (
+    BaselineTask,
+    BaselineVariant,
+    Generation,
+    Progress,
+    TextModel,
+    TokenScores,
+)
+from tunesmith.errors import UsageError
+from tunesmith.records import Answer, Completion, Prompt, Record, last_exchange
+from tunesmith.testing.checks import NotApplicable, Subject, check, require
+from tunesmith.testing.examples import CHATS, COMPLETIONS, PREFERENCES, TEXTS, UNPAIRED_PREFERENCES
+
+CLASSES = tuple(
+    Completion(
+        source=f"kit:{n}",
+        prompt=f"Is {n * 7 % 10} even or odd, said {'Ann' if n % 3 else 'Ben'} on day {n}",
+        completion="odd" if n % 2 else "even",
+    )
+    for n in range(24)
+)
+OBJECTS = tuple(
+    Completion(
+        source=record.source,
+        prompt=record.prompt,
+        completion=json.dumps({"answer": record.completion, "day": n}),
+    )
+    for n, record in enumerate(CLASSES)
+)
+RECORD_SETS: tuple[tuple[Record, ...], ...] = (
+    CLASSES,
+    OBJECTS,
+    COMPLETIONS,
+    CHATS,
+    PREFERENCES,
+    TEXTS,
+    UNPAIRED_PREFERENCES,
+)
+MOST_VARIANTS = 40
+"""Variants of a baseline that are checked."""
+MAX_NEW_TOKENS = 16
+
+
+class DigestModel:
+    """A text model whose answers and probabilities depend on every word of the prompt alone."""
+
+    def generate(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
+    ) -> Sequence[Generation]:
+        """Return the digest of each prompt."""
+        return [Generation(_digest(prompt), 2, "stop") for prompt in prompts]
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Answer],
+        *,
+        progress: Progress | None = None,
+    ) -> Sequence[TokenScores]:
+        """Return a number between -1 and 0 for each pair of prompt and completion."""
+        digests = [_digest(pair) for pair in zip(prompts, completions, strict=True)]
+        return [TokenScores((-int(digest, 16) / 16**8,)) for digest in digests]
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:8]
+
+
+def choose_records(subject: Subject) -> tuple[Record, ...]:
+    """Return records for which the baseline is used by default, or classes."""
+    suited = (records for records in RECORD_SETS if subject.offer.suits(records))
+    return next(suited, RECORD_SETS[0])
+
+
+def sample_task(subject: Subject, records: Sequence[Record]) -> BaselineTask:
+    """Return a task with the records as training rows."""
+
+    def base() -> TextModel:
+        require(
+            subject.offer.needs_model, "it asks the base model, but its offer has no needs_model"
+        )
+        return DigestModel()
+
+    return BaselineTask(train=records, base=base, seed=3, system_prompt="Answer briefly.")
+
+
+def list_variants(subject: Subject, records: Sequence[Record]) -> list[BaselineVariant]:
+    """Return the variants of a new baseline, at most 40."""
+    found = subject.build().variants(sample_task(subject, records))
+    return list(islice(found, MOST_VARIANTS))
+
+
+def solved(subject: Subject) -> list[tuple[BaselineVariant, list[str]]]:
+    """Return each variant, with its answers to the prompts of the sample records; cached."""
+    if "solved" not in subject.cache:
+        records = choose_records(subject)
+        variants = list_variants(subject, records)
+        subject.cache["solved"] = [(variant, answers(variant, records)) for variant in variants]
+    found: list[tuple[BaselineVariant, list[str]]] = subject.cache["solved"]
+    if not found:
+        raise NotApplicable("it has no variants for the sample records and options")
+    return found
+
+
+def answers(variant: BaselineVariant, records: Sequence[Record]) -> list[str]:
+    """Return the answers of a variant to the prompts of the records."""
+    prompts = [last_exchange(record)[0] for record in records]
+    return [generation.text for generation in variant.model.generate(prompts, MAX_NEW_TOKENS)]
+
+
+@check("baseline")
+def variants_have_names_of_their_own(subject: Subject) -> None:
+    """No two variants have the same name; only a single one may have none."""
+    names = [variant.name for variant, _ in solved(subject)]
+    require(len(set(names)) == len(names), f"two variants have the same name: {names}")
+    require(len(names) == 1 or "" not in names, "one of several variants has no name")
+    for name in names:
+        require(name == name.strip() and (not name or name.isprintable()), f"the name {name!r}")
+
+
+@check("baseline")
+def answers_every_prompt(subject: Subject) -> None:
+    """A variant gives one answer for each prompt, and none for no prompt."""
+    records = choose_records(subject)
+    for variant, given in solved(subject):
+        require(len(given) == len(records), f"{len(given)} answers for {len(records)} prompts")
+        require(answers(variant, []) == [], "there are answers where there are no prompts")
+
+
+@check("baseline")
+def solves_the_same_way_twice(subject: Subject) -> None:
+    """The same training rows and the same seed give the same answers."""
+    records = choose_records(subject)
+    first = [(variant.name, given) for variant, given in solved(subject)]
+    second = [(v.name, answers(v, records)) for v in list_variants(subject, records)]
+    require(first == second, "a baseline that is built again gives other answers")
+
+
+@check("baseline")
+def does_not_depend_on_other_prompts(subject: Subject) -> None:
+    """An answer does not depend on the other prompts, nor on their order."""
+    records = choose_records(subject)
+    for variant, given in solved(subject):
+        backwards = answers(variant, records[::-1])[::-1]
+        require(backwards == given, f"{variant.name or 'it'}: the order of prompts matters")
+        for record, answer in zip(records, given, strict=True):
+            alone = answers(variant, [record])
+            require(
+                alone == [answer],
+                f"{variant.name or 'it'} answers {record.source} with {alone} alone and with "
+                f"{answer!r} among others",
+            )
+
+
+@check("baseline")
+def knows_only_its_training_rows(subject: Subject) -> None:
+    """A baseline built before, with rows that are held out now, has no effect."""
+    # Other checks have shown it their records, so these are new.
+    records = [
+        replace(record, prompt=f"{record.prompt}, once more")
+        for record in choose_records(subject)
+        if isinstance(record, Completion)
+    ]
+    half = len(records) // 2
+    seen, unseen = records[:half], records[half:]
+    if not seen:
+        raise NotApplicable("it is not used for prompts with completions")
+
+    def solve(rows: Sequence[Record]) -> list[list[str]]:
+        return [answers(variant, unseen) for variant in list_variants(subject, list(rows))]
+
+    first = solve(seen)
+    solve(records)
+    require(solve(seen) == first, "after it was built from other rows too, it knows their answers")
+
+
+@check("baseline")
+def leaves_training_rows_unchanged(subject: Subject) -> None:
+    """The training rows are read, and not changed."""
+    records = list(choose_records(subject))
+    before = list(records)
+    for variant in subject.build().variants(sample_task(subject, records)):
+        answers(variant, before)
+    require(records == before, "it changed the training rows")
+
+
+@check("baseline")
+def classifiers_refuse_to_score(subject: Subject) -> None:
+    """The ``score`` of a classifier raises UsageError: there are no probabilities of texts."""
+    if subject.offer.solution in ("prompt", "retrieval"):
+        raise NotApplicable("its solution is a prompt")
+    for variant, _ in solved(subject):
+        try:
+            variant.model.score(["a prompt"], ["a completion"])
+        except UsageError:
+            continue
+        raise AssertionError(f"{variant.name or 'it'} scores completions")
+
+
+@check("baseline")
+def copes_with_few_rows(subject: Subject) -> None:
+    """One training row or none raises nothing."""
+    records = choose_records(subject)
+    few: tuple[Sequence[Record], ...] = ((), records[:1])
+    for rows in few:
+        for variant in list_variants(subject, rows):
+            answers(variant, records[:2])

@@ -1,0 +1,110 @@
+"""Measure the baselines of a run, and stop before the training.
+
+A baselines is a run that is stopped: ``tunesmith resume`` trains in its folder, and does not measure
+again what the baselines has measured.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tunesmith.catalog import Catalog
+from tunesmith.contracts import Artifact, Job, Technique, TextModel
+from tunesmith.errors import RunStopped
+from tunesmith.events import JSON, BaselineChosen, Measured
+from tunesmith.execution import execute
+from tunesmith.execution.report import Report
+from tunesmith.plan import Plan
+from tunesmith.storage import RunFolder
+
+ENDED = "the baselines are measured; nothing is trained"
+NO_LIMIT = "100000h"
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A technique that opens models, and ends the run where the training would begin."""
+
+    technique: Technique
+
+    def train(self, job: Job[Any]) -> Artifact:
+        """End the run.
+
+        Raises:
+            RunStopped: always.
+        """
+        raise RunStopped(ENDED)
+
+    def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
+        """Open the model as the technique does; see :class:`tunesmith.contracts.Technique`."""
+        return self.technique.open(model, artifact, device=device)
+
+
+@dataclass(frozen=True)
+class MeasuredBaseline:
+    """One baseline of a baselines: its best variant, and its score on the test rows."""
+
+    chosen: BaselineChosen
+    measured: Measured | None
+    """None if it was skipped."""
+
+    def to_json(self) -> JSON:
+        """Return the baseline as JSON."""
+        measured, chosen = self.measured, self.chosen
+        return {
+            "baseline": chosen.baseline,
+            "solution": chosen.solution,
+            "variant": chosen.variant,
+            "validation": chosen.validation_score,
+            "validation_rows": chosen.validation_rows,
+            "folds": chosen.folds,
+            "variants": chosen.variants,
+            "value": measured.value if measured else None,
+            "low": measured.low if measured else None,
+            "high": measured.high if measured else None,
+            "n": measured.n if measured else 0,
+            "seconds": self.seconds,
+            "skipped": chosen.skipped,
+        }
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of the choice and of the evaluation."""
+        return self.chosen.seconds + (self.measured.seconds if self.measured else 0.0)
+
+
+def list_overrides(rows: int, budget: str | None, only: Sequence[str]) -> list[str]:
+    """Return the overrides of a run file with which its baselines is measured."""
+    overrides = [f"baselines.rows={rows}", f'baselines.budget="{budget or NO_LIMIT}"']
+    return [*overrides, *([f"baselines.use={json.dumps([*only])}"] if only else [])]
+
+
+def measure_baselines(
+    plan: Plan, catalog: Catalog, folder: RunFolder, *, resume: bool = False
+) -> Report:
+    """Measure the baselines of a plan in a run folder; return the report of the run so far."""
+    offered = plan.technique.offered
+    build = offered.offer.build
+    offer = replace(offered.offer, build=lambda config: Untrained(build(config)))
+    untrained = replace(plan.technique, offered=replace(offered, offer=offer))
+    plan = replace(plan, technique=untrained, trains=False)  # `resume` predicts the training
+    try:
+        execute.run(plan, catalog, folder, resume=resume)
+    except RunStopped as error:
+        if error.message != ENDED:  # a signal, or a limit of the run
+            raise
+    return execute.load_report(folder)
+
+
+def list_baselines(report: Report) -> list[MeasuredBaseline]:
+    """Return the baselines of a baselines, the cheapest first, without the baselines that were not wanted."""
+    wanted = [event for event in report.baselines.values() if not event.excluded]
+    baselines = []
+    for chosen in sorted(wanted, key=lambda event: (event.cost, event.baseline)):
+        key = (chosen.baseline, chosen.evaluator, chosen.metric)
+        baselines.append(MeasuredBaseline(chosen, report.measured.get(key)))
+    return baselines

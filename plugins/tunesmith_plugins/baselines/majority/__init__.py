@@ -1,0 +1,19 @@
+"""Baseline ``majority``: the most frequent answer, always."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from tunesmith.offers import BaselineOffer
+
+
+@hookimpl
+def tunesmith_baselines() -> Sequence[BaselineOffer[Any]]:
+    """Offer ``[baselines] use = ["majority"]``."""
+    from tunesmith_plugins.baselines.majority.offer import MAJORITY
+
+    return [MAJORITY]

@@ -1,0 +1,159 @@
+"""``tunesmith baselines``: measure all baselines of a run file at leisure, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesmith import api, distributed
+from tunesmith.errors import UsageError
+from tunesmith.events import Measured
+from tunesmith.execution.report import Report
+from tunesmith.storage import RunFolder
+from tunesmith.text import one_line
+from tunesmith_cli import render
+from tunesmith_cli.common import (
+    CliState,
+    common_options,
+    json_option,
+    pass_state,
+    set_option,
+    trust_option,
+)
+from tunesmith_evidence.baselines import (
+    MeasuredBaseline,
+    list_baselines,
+    list_overrides,
+    measure_baselines,
+)
+from tunesmith_evidence.formats import (
+    format_duration,
+    format_interval,
+    format_number,
+    format_rows,
+)
+
+
+@click.command("baselines")
+@click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
+@set_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Run folder to create; default: a new folder below [run] folder.",
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Test rows for the baselines that ask the base model; 0: all.",
+)
+@click.option(
+    "--budget", metavar="TIME", help="Time for these baselines: 90s, 3m, 2h. Default: any."
+)
+@click.option(
+    "--only", multiple=True, metavar="BASELINE", help="Measure this baseline. Repeatable."
+)
+@trust_option
+@json_option
+@common_options
+@pass_state
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
+    state: CliState,
+    run_file: Path,
+    sets: tuple[str, ...],
+    out: Path | None,
+    rows: int,
+    budget: str | None,
+    only: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Measure what solves the task without training: prompts and classifiers.
+
+    The best variant of each is chosen on the validation rows and scored once on the test rows, all of
+    them by default. `tunesmith resume` then trains in the same run folder, and compares the tuned
+    model with these baselines without measuring them again.
+    """
+    if distributed.world_size() > 1:
+        raise UsageError("baselines: nothing is trained", hint="start it without torchrun")
+    overrides = [*sets, *list_overrides(rows, budget, only)]
+    plan, catalog = api.load_plan(
+        run_file, sets=overrides, files=state.files, disabled=state.disabled
+    )
+    api.refuse_unrunnable(plan)
+    folder = api.create_run_folder(plan, out)
+    plan = state.apply_quiet(plan)
+    show(measure_baselines(plan, catalog, folder), folder, as_json)
+
+
+def show(report: Report, folder: RunFolder, as_json: bool) -> None:
+    """Print the baselines on stdout, as a table or as JSON."""
+    baselines = list_baselines(report)
+    if as_json:
+        render.print_json(to_json(baselines, folder))
+        return
+    if not baselines:
+        render.print_text("no baseline suits the training rows and the evaluators of the run")
+    else:
+        show_baselines(baselines)
+    run = render.shell_path(folder.path)
+    render.print_text()
+    render.print_text(f"run folder: {folder.path}")
+    render.print_note(f"\ntrain, and compare with these baselines:\n  tunesmith resume {run}")
+
+
+def show_baselines(baselines: Sequence[MeasuredBaseline]) -> None:
+    """Print the table of baselines, and what was skipped."""
+    first = _find_measured(baselines)
+    render.print_text()
+    if first is not None:
+        better = "higher" if first.higher_is_better else "lower"
+        render.print_text(f"{one_line(first.metric)}, {better} is better")
+    measured = [baseline for baseline in baselines if baseline.measured is not None]
+    render.print_table(
+        ["baseline", "variant", "validation", "test", "95 % interval", "n", "seconds"],
+        [_to_row(baseline) for baseline in measured],
+        right=(2, 3, 4, 5, 6),
+    )
+    for baseline in baselines:
+        if baseline.measured is None:
+            reason = one_line(baseline.chosen.skipped or "it was not measured", 200)
+            render.print_text(f"skipped: {baseline.chosen.baseline}: {reason}", style="warning")
+
+
+def to_json(baselines: Sequence[MeasuredBaseline], folder: RunFolder) -> dict[str, Any]:
+    """Return the baselines as JSON."""
+    first = _find_measured(baselines)
+    return {
+        "schema": "tunesmith.baselines/1",
+        "metric": first.metric if first else "",
+        "evaluator": first.evaluator if first else "",
+        "higher_is_better": first.higher_is_better if first else True,
+        "baselines": [baseline.to_json() for baseline in baselines],
+        "folder": str(folder.path),
+    }
+
+
+def _find_measured(baselines: Sequence[MeasuredBaseline]) -> Measured | None:
+    """Return a measurement of the metric that decides; one that was skipped has no metric."""
+    return next(
+        (baseline.measured for baseline in baselines if baseline.measured is not None), None
+    )
+
+
+def _to_row(baseline: MeasuredBaseline) -> list[str]:
+    measured, validation = baseline.measured, baseline.chosen.validation_score
+    assert measured is not None
+    return [
+        baseline.chosen.baseline,
+        one_line(baseline.chosen.variant),
+        "" if validation is None else format_number(validation),
+        format_number(measured.value),
+        format_interval(measured.low, measured.high),
+        format_rows(measured.n, measured.units),
+        format_duration(baseline.seconds),
+    ]

@@ -1,1 +1,0 @@
-"""Built-in rivals: ways to solve the task of a run without tuning."""

@@ -1,0 +1,281 @@
+"""Compare the tuned model with each baseline on the test rows that both answered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+
+from tunesmith.events import JSON, TUNED, BaselineChosen, Measured
+from tunesmith.plan import Evidence
+from tunesmith.statistics import Interval, mean_interval
+from tunesmith.statistics.sample import Bounds, build_sample, standard_error
+from tunesmith_evidence.pairs import PairedRows, read_pairs
+from tunesmith_evidence.statistics import (
+    Comparison,
+    adjust_p_values,
+    compare,
+    paired_difference,
+)
+from tunesmith_evidence.statistics.differences import paired_differences
+
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """The tuned model against one other model, by one metric on the rows that both answered.
+
+    An advantage is a difference whose sign is turned if lower is better: above 0, the tuned model
+    is better.
+    """
+
+    measured: Measured
+    baseline: BaselineChosen | None
+    """None: a stage of the technique, which is compared but is no alternative to tuning."""
+    pairs: PairedRows
+    confidence: float
+
+    @property
+    def name(self) -> str:
+        return self.measured.model
+
+    @property
+    def is_trivial(self) -> bool:
+        """True if the baseline gives one answer to everything, which solves no task."""
+        return self.solution == "constant"
+
+    @property
+    def solution(self) -> str:
+        """The kind of the baseline, or ``stage``."""
+        return self.baseline.solution if self.baseline else "stage"
+
+    @property
+    def is_share(self) -> bool:
+        """True if the metric has no unit, as shares of right answers."""
+        return not self.measured.unit
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.measured.higher_is_better else -1
+
+    @property
+    def validation_score(self) -> float | None:
+        return None if self.baseline is None else self.baseline.validation_score
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """The comparison at the confidence of the verdict."""
+        return compare(
+            self.pairs.baseline_values,
+            self.pairs.tuned_values,
+            self.measured.higher_is_better,
+            weights=self.pairs.weights,
+            groups=self.pairs.groups,
+            confidence=self.confidence,
+            bounds=self.bounds,
+        )
+
+    @cached_property
+    def values(self) -> tuple[float, float]:
+        """The means of the baseline and of the tuned model on these rows."""
+        baseline, tuned = (
+            mean_interval(values, self.pairs.weights, bounds=self.bounds).value
+            for values in (self.pairs.baseline_values, self.pairs.tuned_values)
+        )
+        return baseline, tuned
+
+    def advantage(self, confidence: float | None = None) -> Interval:
+        """Return the advantage of the tuned model with its interval."""
+        difference = self.comparison.difference
+        if confidence is not None and confidence != self.confidence:
+            difference = paired_difference(
+                self.pairs.baseline_values,
+                self.pairs.tuned_values,
+                self.pairs.weights,
+                groups=self.pairs.groups,
+                confidence=confidence,
+                bounds=self.bounds,
+            )
+        low, high = sorted((self.sign * difference.low, self.sign * difference.high))
+        return Interval(self.sign * difference.value, low, high, difference.n, difference.units)
+
+    @cached_property
+    def error(self) -> float:
+        """The standard error of the difference; infinite for a single row or group."""
+        differences = paired_differences(self.pairs.baseline_values, self.pairs.tuned_values)
+        sample = build_sample(differences, self.pairs.weights, self.pairs.groups)
+        return standard_error(sample) if sample.units > 1 else math.inf
+
+    def is_below(self, margin: float, confidence: float | None = None) -> bool:
+        """Return True if the tuned model is verified to be less than ``margin`` better.
+
+        If all differences are equal and the metric has no bounds, the interval has no width,
+        however few the rows are: it shows nothing.
+        """
+        low, high = self.bounds or (-math.inf, math.inf)
+        is_informative = self.error > 0 or math.isfinite(high - low)
+        return is_informative and self.advantage(confidence).high < margin
+
+    @cached_property
+    def bounds(self) -> Bounds | None:
+        """The bounds of the metric; those of a share that has none of its own are 0 and 1."""
+        values = (*self.pairs.baseline_values, *self.pairs.tuned_values)
+        is_share = self.measured.bounds is None and all(0 <= value <= 1 for value in values)
+        return (0.0, 1.0) if is_share else self.measured.bounds
+
+    def to_json(self) -> JSON:
+        """Return the comparison as a part of the verdict."""
+        difference = self.comparison.difference
+        baseline, tuned = self.values
+        chosen, detectable = self.baseline, self.comparison.detectable
+        return {
+            "solution": self.solution,
+            "variant": chosen.variant if chosen else "",
+            "cost": chosen.cost if chosen else None,
+            "validation_score": self.validation_score,
+            "value": baseline,
+            "tuned": tuned,
+            "n": difference.n,
+            "units": difference.units,
+            "difference": difference.value,
+            "low": difference.low,
+            "high": difference.high,
+            "p_value": self.comparison.p_value,
+            "outcome": self.comparison.outcome,
+            "detectable": detectable if math.isfinite(detectable) else None,
+        }
+
+
+def find_comparisons(
+    evidence: Evidence, tuned: Measured, confidence: float
+) -> list[PairedComparison]:
+    """Return a comparison for each model that was measured by the metric of ``tuned``."""
+    chosen = {event.baseline: event for event in evidence.baselines}
+    comparisons = [
+        PairedComparison(
+            event,
+            chosen.get(event.model),
+            read_pairs(evidence.folder, event, tuned, evidence.metrics),
+            confidence,
+        )
+        for event in _measured_alike(evidence.measured, tuned)
+    ]
+    return [comparison for comparison in comparisons if len(comparison.pairs)]
+
+
+def _measured_alike(measured: Sequence[Measured], tuned: Measured) -> Iterator[Measured]:
+    for event in measured:
+        same = (event.metric, event.evaluator) == (tuned.metric, tuned.evaluator)
+        if same and event.model != TUNED:
+            yield event
+
+
+def find_strongest(comparisons: Sequence[PairedComparison]) -> tuple[PairedComparison, bool]:
+    """Return the strongest baseline, and True if it was chosen by its score on validation rows.
+
+    The score on the test rows would be partly luck of the rows by which it is judged. It
+    decides only if a baseline has no score on validation rows. Of equal baselines the cheapest is chosen.
+    """
+
+    def key(score: float, comparison: PairedComparison) -> tuple[float, int]:
+        return comparison.sign * score, -(comparison.baseline.cost if comparison.baseline else 0)
+
+    scored = [(c.validation_score, c) for c in comparisons if c.validation_score is not None]
+    if len(scored) == len(comparisons):
+        return max(scored, key=lambda item: key(*item))[1], True
+    return max(
+        comparisons, key=lambda comparison: key(comparison.measured.value, comparison)
+    ), False
+
+
+def rank_on_validation(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
+    """Return the baselines from the strongest on the validation rows to the weakest, of equals the cheapest.
+
+    It is empty if one has no score on validation rows.
+    """
+    if any(comparison.validation_score is None for comparison in comparisons):
+        return []
+    return sorted(
+        comparisons,
+        key=lambda c: (-c.sign * (c.validation_score or 0.0), c.baseline.cost if c.baseline else 0),
+    )
+
+
+def find_sufficient(
+    comparisons: Sequence[PairedComparison], margin: float, confidence: float
+) -> list[PairedComparison]:
+    """Return the baselines that the tuned model is verified to be less than ``margin`` better than.
+
+    Each interval, at ``confidence``, lies below the margin. The cheapest of several is looked for,
+    so two procedures keep the probability of one false proof or more at most at ``1 - confidence``,
+    each at half of it. The first tests the baselines in the order of their validation scores, which the
+    test rows did not make, up to the first one that fails (fixed sequence; Maurer, Hothorn and
+    Lehmacher, 1995). Holm's procedure finds those that come late in this order.
+    """
+    verified = [*takewhile(lambda c: c.is_below(margin), rank_on_validation(comparisons))]
+    names, left = set[str](), len(comparisons)
+    while left:
+        level = verification_level(left, confidence)
+        others = [comparison for comparison in comparisons if comparison.name not in names]
+        found = {c.name for c in others if c.is_below(margin, level)}
+        if not found:
+            break
+        names |= found
+        left -= len(found)
+    names |= {comparison.name for comparison in verified}
+    return [comparison for comparison in comparisons if comparison.name in names]
+
+
+def choose_winner(
+    evidence: Evidence,
+    solutions: Sequence[PairedComparison],
+    sufficient: Sequence[PairedComparison],
+    margin: float,
+) -> PairedComparison:
+    """Return the cheapest sufficient baseline that no solution beats by more than the margin.
+
+    Baselines are compared on the rows that both answered. That all of them are sufficient is shown for
+    all at once, so that the same rows may choose among them.
+    """
+    behind = {c.name: max(_lead(evidence, other, c) for other in solutions) for c in sufficient}
+    near = [c for c in sufficient if behind[c.name] <= margin + ROUNDING]
+    near = near or [min(sufficient, key=lambda c: behind[c.name])]
+    return min(near, key=lambda c: c.baseline.cost if c.baseline else 0)
+
+
+def _lead(evidence: Evidence, other: PairedComparison, comparison: PairedComparison) -> float:
+    """Return how much better ``other`` is on the rows that both baselines answered."""
+    means = mean_on_shared_rows(evidence, comparison.measured, other.measured)
+    return comparison.sign * (means[1] - means[0]) if means else 0.0
+
+
+def mean_on_shared_rows(
+    evidence: Evidence, first: Measured, second: Measured
+) -> tuple[float, float] | None:
+    """Return the means of two models on the rows that both answered; None if there are none."""
+    pairs = read_pairs(evidence.folder, first, second, evidence.metrics)
+    if not len(pairs):
+        return None
+    columns = (pairs.baseline_values, pairs.tuned_values)
+    one, other = (mean_interval(v, pairs.weights, resamples=100).value for v in columns)
+    return one, other
+
+
+def verification_level(comparisons: int, confidence: float) -> float:
+    """Return the level of the intervals by which Holm's procedure tests that many comparisons.
+
+    Only the upper bound counts, and half of the error is left to the procedure.
+    """
+    return 1 - (1 - confidence) / comparisons
+
+
+def comparisons_to_json(comparisons: Sequence[PairedComparison]) -> dict[str, JSON]:
+    """Return all comparisons by model, with p-values that Holm adjusted."""
+    adjusted = adjust_p_values([comparison.comparison.p_value for comparison in comparisons])
+    return {
+        comparison.name: {**comparison.to_json(), "p_value_holm": p_value}
+        for comparison, p_value in zip(comparisons, adjusted, strict=True)
+    }

@@ -1,0 +1,150 @@
+"""Baselines with a model: what their prompts say and show."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from baseline_rows import WORDS, class_rows, list_variants, names, object_rows, text_rows
+
+from tunesmith.contracts import BaselineVariant
+from tunesmith.errors import DataError
+from tunesmith.offers import BaselineOffer
+from tunesmith.records import Message, Preference, Prompt, Record, Text, last_exchange
+from tunesmith_evidence.prompting.choice_model import ChoiceModel
+from tunesmith_evidence.prompting.prompted_model import PromptedModel
+from tunesmith_plugins.baselines.prompt.offer import PROMPT, PromptOptions
+from tunesmith_plugins.baselines.random_shots.offer import RANDOM_SHOTS
+from tunesmith_plugins.baselines.retrieved_shots.offer import RETRIEVED_SHOTS
+from tunesmith_plugins.baselines.zero_shot.offer import ZERO_SHOT
+
+TRAIN = class_rows(60, 1)
+QUESTION = (Message("user", "my mortgage is gone"),)
+SHOTS = (RANDOM_SHOTS, RETRIEVED_SHOTS)
+
+
+def built(variant: BaselineVariant, prompt: Prompt = QUESTION) -> tuple[Message, ...]:
+    """Return the conversation that the model of a variant gets for a prompt."""
+    model = variant.model.model if isinstance(variant.model, ChoiceModel) else variant.model
+    assert isinstance(model, PromptedModel)
+    conversation = model.build_prompt(prompt, 16)
+    assert not isinstance(conversation, str)
+    return conversation
+
+
+def shown(variant: BaselineVariant, prompt: Prompt = QUESTION) -> list[str]:
+    """Return the answers of the worked examples."""
+    return [m.text for m in built(variant, prompt) if m.role == "assistant"]
+
+
+def test_zero_shot_of_classes() -> None:
+    plain, described, constrained, calibrated = list_variants(ZERO_SHOT, TRAIN)
+    assert built(plain) == (Message("system", "Sort it."), *QUESTION)
+    text = built(described)[0].text
+    assert text.startswith("Sort it.\n\nAnswer with exactly one of these labels")
+    assert all(f"- {label}" in text for label in WORDS)
+    assert isinstance(constrained.model, ChoiceModel)
+    assert set(constrained.model.labels) == set(WORDS)
+    assert constrained.model.generate([QUESTION], 1)[0].text in WORDS
+    assert isinstance(calibrated.model, ChoiceModel)
+    prompts = calibrated.model.calibration
+    assert len(prompts) == 16 and len({*prompts}) == 16 and constrained.model.calibration == ()
+    answers = {last_exchange(row)[0][0].text: row.completion for row in TRAIN}  # type: ignore
+    assert {answers[prompt[0].text] for prompt in prompts} == {*WORDS}  # type: ignore
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (class_rows(60, 1), ["system prompt", "with labels", "constrained", "calibrated"]),
+        (object_rows(60, 1), ["system prompt", "with keys"]),
+        (text_rows(20, 1), ["system prompt", "with length"]),
+        ([Text(source="1", text="a text")], ["system prompt"]),
+    ],
+)
+def test_what_can_be_described(rows: list[Record], expected: list[str]) -> None:
+    assert names(list_variants(ZERO_SHOT, rows)) == expected
+    assert names(list_variants(ZERO_SHOT, rows, describe=False, constrain=False)) == expected[:1]
+
+
+def test_random_shots_show_every_label() -> None:
+    variants = list_variants(RANDOM_SHOTS, TRAIN, k=[2, 6], constrain=False)
+    draws = [f"k={k}, draw {draw}" for k in (3, 6) for draw in (1, 2, 3)]
+    assert names(variants) == draws
+    both = names(list_variants(RANDOM_SHOTS, TRAIN, k=[2, 6]))
+    assert both == [name for draw in draws for name in (draw, f"{draw}, constrained")]
+    assert set(shown(variants[0])) == set(WORDS)
+    assert Counter(shown(variants[3])) == dict.fromkeys(WORDS, 2)
+    assert len({tuple(m.text for m in built(v)) for v in variants[:3]}) == 3
+    assert built(variants[0])[1:-1] == built(variants[0], (Message("user", "?"),))[1:-1]
+
+
+def test_retrieved_shots_are_similar_to_the_question() -> None:
+    both = names(list_variants(RETRIEVED_SHOTS, TRAIN, k=[2, 6]))
+    assert both == ["k=2", "k=2, constrained", "k=6", "k=6, constrained"]
+    variants = list_variants(RETRIEVED_SHOTS, TRAIN, k=[2, 6], constrain=False)
+    assert shown(variants[0]) == ["loan", "loan"]
+    assert "mortgage" in built(variants[0])[-3].text
+    assert Counter(shown(variants[1]))["loan"] <= 4
+
+
+def test_no_more_retrieved_shots_than_fit() -> None:
+    long = [
+        type(row)(source=row.source, prompt=row.prompt + " really" * 200, completion=row.completion)
+        for row in TRAIN
+    ]
+    variants = list_variants(RETRIEVED_SHOTS, long)  # a model of an unknown context: 6,000 signs
+    assert [name for name in names(variants) if "constrained" not in name] == ["k=3"]
+
+
+def test_a_training_row_is_not_shown_for_itself() -> None:
+    [variant] = list_variants(RETRIEVED_SHOTS, TRAIN, k=[60], constrain=False)
+    for row in TRAIN[:5]:
+        prompt = last_exchange(row)[0]
+        assert row.prompt not in [m.text for m in built(variant, prompt)[:-1]]
+
+
+@pytest.mark.parametrize("offer", SHOTS, ids=lambda offer: offer.name)
+def test_descriptions_can_be_skipped(offer: BaselineOffer[Any]) -> None:
+    variants = list_variants(offer, TRAIN, describe=False, constrain=False)
+    assert {built(v)[0].text for v in variants} == {"Sort it."}
+
+
+@pytest.mark.parametrize("offer", SHOTS, ids=lambda offer: offer.name)
+def test_rows_that_cannot_be_shown(offer: BaselineOffer[Any]) -> None:
+    assert not offer.suits([Text(source="1", text="a text")])
+    assert list_variants(offer, [Text(source="1", text="a text")]) == []
+    pair = Preference(source="1", prompt=QUESTION, chosen="yes", rejected="no")
+    assert offer.suits([pair])
+    assert shown(list_variants(offer, [pair])[0], (Message("user", "other"),)) == ["yes"]
+
+
+@pytest.mark.parametrize("offer", [ZERO_SHOT, *SHOTS], ids=lambda offer: offer.name)
+def test_the_order_of_training_rows_does_not_matter(offer: BaselineOffer[Any]) -> None:
+    shuffled = random.Random(5).sample(TRAIN, len(TRAIN))
+    first, second = ([built(v) for v in list_variants(offer, rows)] for rows in (TRAIN, shuffled))
+    assert first == second
+
+
+def test_prompts_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Be brief.", encoding="utf-8")
+    (tmp_path / "b.toml").write_text('user = "Sort: {prompt}"', encoding="utf-8")
+    files = [str(tmp_path / name) for name in ("a.txt", "b.toml")]
+    both = names(list_variants(PROMPT, TRAIN, files=files))
+    ways = ("", ", constrained", ", calibrated")
+    assert both == [f"{name}{way}" for name in ("a.txt", "b.toml") for way in ways]
+    variants = list_variants(PROMPT, TRAIN, files=files, constrain=False)
+    assert names(variants) == ["a.txt", "b.toml"]
+    assert [m.text for m in built(variants[0])] == ["Be brief.", "my mortgage is gone"]
+    assert [m.text for m in built(variants[1])] == ["Sort: my mortgage is gone"]
+    assert list_variants(PROMPT, TRAIN) == []
+    assert not PROMPT.suits(TRAIN) and not PROMPT.is_configured(PromptOptions())
+    assert PROMPT.is_configured(PromptOptions(files=files))
+
+
+def test_a_prompt_that_is_missing_is_an_error_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        PROMPT.build(PromptOptions(files=[str(tmp_path / "nowhere.txt")]))
