@@ -309,7 +309,7 @@ def contrib() -> Iterator[str]:
     yield "```console\n$ pip install contrib/tunesmith-trl\n$ tunesmith plugins list\n```\n"
     yield (
         "`make test-contrib` tests each of them in an environment of its own. A new one has a "
-        "`pyproject.toml` with a range for tunesmith's version and an extra `validation`, sources below "
+        "`pyproject.toml` with a range for tunesmith's version and an extra `dev`, sources below "
         "`src/`, tests that run the conformance kit, and a README.md with a run file that a test "
         "runs.\n"
     )

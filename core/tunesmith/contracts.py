@@ -90,7 +90,7 @@ class SplitRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Ascending record numbers of ``train``, ``test``, ``validation``; each record is in one part."""
+    """Ascending record numbers of ``train``, ``test`` and ``validation``, which are disjoint."""
 
     train: Sequence[int]
     test: Sequence[int] = ()
@@ -98,7 +98,8 @@ class Split:
     clusters: Sequence[int] = ()
     """The cluster of each record, which is in one part as a whole; empty: not known."""
     folds: Sequence[Sequence[int]] = ()
-    """Training records that are skipped in turn, to choose by where there are no validation records."""
+    """Training records that are skipped in turn, to choose by where there are no validation
+    records."""
     findings: Sequence[Finding] = ()
 
 

@@ -161,7 +161,7 @@ class DataLoaded(Event, kind="data-loaded"):
     validation: int = 0
     skipped: dict[str, int]
     examples: list[JSON] = field(default_factory=list)
-    """Some of the rows skipped, each with ``where``, ``cause`` and ``detail``."""
+    """Some of the skipped rows, each with ``where``, ``cause`` and ``detail``."""
     fingerprint: str = ""
     """SHA-256 over the content and the parts, in order. Resuming with other data is refused."""
 
@@ -300,15 +300,15 @@ class TrainingFinished(Event, kind="training-finished"):
     is_text_model: bool = True
     """False if the artifact cannot generate text, as a reward model."""
     affected_rows: dict[str, int] = field(default_factory=dict)
-    """Numbers of rows that were skipped of training or changed, by cause."""
+    """Numbers of rows that were left out of training or changed, by cause."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Monitored(Event, kind="monitored"):
     """The model was evaluated during training, on validation records.
 
-    ``metrics`` holds ``validation_loss``, with ``train_loss`` on training records; of a policy the reward
-    that is optimized (``reward``) beside the one that it stands for (``gold_reward``).
+    ``metrics`` holds ``validation_loss``, with ``train_loss`` on training records; of a policy the
+    reward that is optimized (``reward``) beside the one that it stands for (``gold_reward``).
     """
 
     stage: str = ""
@@ -353,7 +353,7 @@ TUNED = "tuned"
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineChosen(Event, kind="baseline-chosen"):
-    """A variant of a baseline was chosen on the validation rows or out of fold, or the baseline was skipped."""
+    """A variant of a baseline was chosen, on validation rows or out of fold, or it was skipped."""
 
     baseline: str
     variant: str = ""
@@ -416,7 +416,8 @@ class Measured(Event, kind="measured"):
     cut: int = 0
     """Rows whose answer ended at the limit of tokens."""
     part: Literal["test", "validation"] = "test"
-    """The part of the data that was measured; ``validation`` if something is decided by the result."""
+    """The part of the data that was measured; ``validation`` if something is decided by the
+    result."""
 
     @property
     def bounds(self) -> tuple[float, float] | None:

@@ -101,8 +101,9 @@ def tunesmith_baselines() -> Sequence[BaselineOffer[Any]]:  # type: ignore[empty
     """Offer baselines, which solve the task from the same training rows without tuning.
 
     A prompt or a classifier: what a team would otherwise do. A run measures them beside the tuned
-    model. A baseline has variants, of which the best on the validation rows is scored on the test rows.
-    ``[baselines] use`` names baselines; without it, those are used whose ``suits`` returns True.
+    model. A baseline has variants, of which the best on the validation rows is scored on the test
+    rows. ``[baselines] use`` names baselines; without it, those are used whose ``suits`` returns
+    True.
     """
 
 

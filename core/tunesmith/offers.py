@@ -203,7 +203,7 @@ prompt with what is retrieved for each question, such as similar training rows."
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineOffer(ComponentOffer[C]):
-    """An offer of a baseline, which solves the task without tuning: ``[baselines]`` in a run file."""
+    """An offer of a baseline, which solves the task without tuning: ``[baselines]``."""
 
     kind: ClassVar[str] = "baseline"
     hook: ClassVar[str] = "tunesmith_baselines"
@@ -213,7 +213,8 @@ class BaselineOffer(ComponentOffer[C]):
     """Alternative that a team would use instead of a tuned model. FINE-TUNE has to beat one of each
     kind that suits the rows."""
     cost: int
-    """Order of the costs of an answer in production: of equally good baselines the cheapest counts."""
+    """Order of the costs of an answer in production: of equally good baselines the cheapest
+    counts."""
     needs_model: bool = False
     """True if it asks the base model. It is scored on ``[baselines] rows`` within the budget."""
     is_reference: bool = False

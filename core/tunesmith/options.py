@@ -158,8 +158,8 @@ class BaselineOptions(Options):
         ge=0,
         description=(
             "Test rows, chosen at random, on which the baselines that ask the base model are "
-            "scored; 0: all. One that no other beats on the validation rows is scored on all if the "
-            "budget allows, and so are baselines without a model."
+            "scored; 0: all. One that no other beats on the validation rows is scored on all if "
+            "the budget allows, and so are baselines without a model."
         ),
     )
     budget: str = Field(

@@ -66,7 +66,7 @@ class Component(Generic[K]):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run as a value, checked. ``test_size``: share or number of rows; ``trains``: not a baselines."""
+    """A run as a value, checked. ``test_size``: share or number of rows."""
 
     run: RunOptions
     model: ModelOptions

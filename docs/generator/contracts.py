@@ -48,7 +48,9 @@ SUBJECTS = {
     "review of data": "Plugins that review data",
     "any offer": "Every offer",
     "offer": "Every offer with options",
-    "component": "Every component: loaders, splitters, techniques, evaluators, baselines, reporters",
+    "component": (
+        "Every component: loaders, splitters, techniques, evaluators, baselines, reporters"
+    ),
     "technique": "Techniques",
     "data loader": "Data loaders",
     "splitter": "Splitters",

@@ -111,7 +111,7 @@ class RowOptions(FieldOptions):
         None,
         description=(
             "Files for everything that chooses, such as the best checkpoint, in the same form. "
-            "Unset: a part of `train`, see `[split] validation`."
+            "Unset: a part of `train`, see `[split] validation_size`."
         ),
         json_schema_extra={"path": True},
     )

@@ -1,7 +1,7 @@
 """Measure the baselines of a run, and stop before the training.
 
-A baselines is a run that is stopped: ``tunesmith resume`` trains in its folder, and does not measure
-again what the baselines has measured.
+A baselines is a run that is stopped: ``tunesmith resume`` trains in its folder, and does not
+measure again what the baselines has measured.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Untrained:
 
 @dataclass(frozen=True)
 class MeasuredBaseline:
-    """One baseline of a baselines: its best variant, and its score on the test rows."""
+    """A baseline that was measured: its best variant, and its score on the test rows."""
 
     chosen: BaselineChosen
     measured: Measured | None
@@ -101,7 +101,7 @@ def measure_baselines(
 
 
 def list_baselines(report: Report) -> list[MeasuredBaseline]:
-    """Return the baselines of a baselines, the cheapest first, without the baselines that were not wanted."""
+    """Return the measured baselines, the cheapest first, without those that were not wanted."""
     wanted = [event for event in report.baselines.values() if not event.excluded]
     baselines = []
     for chosen in sorted(wanted, key=lambda event: (event.cost, event.baseline)):

@@ -36,7 +36,7 @@ class SeedRun:
 
 @dataclass(frozen=True)
 class PooledSeeds:
-    """The differences of several seeds from one baseline, on the rows that the baseline answered."""
+    """The differences of several seeds from one baseline, on the rows that it answered."""
 
     by_seed: Sequence[float]
     """Tuned minus baseline, for each seed."""

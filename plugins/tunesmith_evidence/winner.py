@@ -74,7 +74,7 @@ def discard_winner(folder: Path) -> None:
 
 
 def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
-    """Return the name of the baseline that won a run, with its variant, and the baseline as a model.
+    """Return the name of the baseline that won a run, its variant, and it as a model.
 
     Raises:
         UsageError: the run has no winner besides the tuned model.
@@ -104,7 +104,8 @@ def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
     model = _build_variant(baseline, config, task, names)
     if model is None:
         raise UsageError(
-            f"{folder}: the installed baseline {saved['baseline']} has no variant {saved['variant']!r}",
+            f"{folder}: the installed baseline {saved['baseline']} has no variant "
+            f"{saved['variant']!r}",
             hint="install the versions of the plugins that report.json names",
         )
     return " ".join(filter(None, [saved["baseline"], saved["variant"]])), model

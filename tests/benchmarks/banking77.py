@@ -1,4 +1,4 @@
-"""Prepare a narrow task from published data: ten intents of banking77, 20 rows each, 100 held out.
+"""Prepare a narrow task from published data: ten intents of banking77, 20 rows each, 100 test rows.
 
 ``python -m tests.benchmarks.banking77 DATA OUT [TECHNIQUE]`` reads ``train.csv`` and ``test.csv``
 of the dataset (PolyAI, CC BY 4.0) in the folder DATA and writes a run to OUT; ``tunesmith run

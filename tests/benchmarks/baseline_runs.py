@@ -1,9 +1,9 @@
 """Score every baseline and the tuned model on real tasks, beside scikit-learn alone.
 
-``python -m tests.benchmarks.baseline_runs FOLDER OUT [--only NAME]`` reads banking77 (PolyAI, CC BY 4.0)
-and GSM8K (OpenAI, MIT) from the folders of these names in FOLDER, and the examples of ``tunesmith
-init``. It prints a table for each task. The runs stand below OUT; a run that was interrupted goes
-on, and one that has ended is not repeated.
+``python -m tests.benchmarks.baseline_runs FOLDER OUT [--only NAME]`` reads banking77 (PolyAI, CC BY
+4.0) and GSM8K (OpenAI, MIT) from the folders of these names in FOLDER, and the examples of
+``tunesmith init``. It prints a table for each task. The runs stand below OUT; a run that was
+interrupted goes on, and one that has ended is not repeated.
 
 The model is SmolLM2-135M-Instruct, all of whose weights are trained. Of GSM8K only the final number
 is asked for and compared.

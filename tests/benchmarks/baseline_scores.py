@@ -1,10 +1,10 @@
 """Compare the baselines that ask the base model with transformers' ``generate``: same prompts.
 
-``python -m tests.benchmarks.baseline_scores [--rows 60] [--rounds 3]`` asks SmolLM2-135M-Instruct with the
-prompts of the baselines random-shots and retrieved-shots on the help desk example, in turn in one
-process. transformers gets the token ids, without gradients, the model's default attention, greedy
-decoding and the same end tokens: one row at a time, and in batches sorted by length and padded on
-the left. The first round warms up.
+``python -m tests.benchmarks.baseline_scores [--rows 60] [--rounds 3]`` asks SmolLM2-135M-Instruct
+with the prompts of the baselines random-shots and retrieved-shots on the help desk example, in turn
+in one process. transformers gets the token ids, without gradients, the model's default attention,
+greedy decoding and the same end tokens: one row at a time, and in batches sorted by length and
+padded on the left. The first round warms up.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
 customer support set of Bitext (CDLA-Sharing 1.0) from the folders of these names in FOLDER, and the
 help desk example. It prints a table. ``--all`` adds banking77 with all of its 10,003 rows.
 
-A fifth of the training rows are validation rows, at random. Each baseline learns from the others, its variant
-is chosen out of fold or on the validation rows, and the test rows are scored once. The plain
-classifiers learn from the same rows, with the settings that scikit-learn has by default.
+A fifth of the training rows are validation rows, at random. Each baseline learns from the others,
+its variant is chosen out of fold or on the validation rows, and the test rows are scored once. The
+plain classifiers learn from the same rows, with the settings that scikit-learn has by default.
 """
 
 from __future__ import annotations

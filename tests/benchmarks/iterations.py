@@ -3,8 +3,8 @@
 ``python -m tests.benchmarks.iterations --out FOLDER`` trains SmolLM2-135M-Instruct on generated
 orders and repeats: ``tunesmith failures``, rows like the failed ones, ``tunesmith next``,
 ``tunesmith run``, ``tunesmith compare``. It prints the tables of docs/how-to/iterate.md. A finished
-run is not repeated. ``--choose`` compares learning rates on validation rows instead, which is how the one
-in :data:`SETTINGS` was chosen.
+run is not repeated. ``--choose`` compares learning rates on validation rows instead, which is how
+the one in :data:`SETTINGS` was chosen.
 
 An order names goods, a number and a date, and the answer is a line of a form. What day 04/03 is
 depends on the market; dates that are spoken are in words. Test rows have as many of each market
@@ -111,7 +111,7 @@ def write_rows(path: Path, rows: Iterable[Order]) -> None:
 
 
 def write_first(folder: Path, seed: int, settings: dict[str, Any], *, by_validation: bool) -> None:
-    """Write rows and run file of the first run; ``by_validation``: validation rows in place of test ones."""
+    """Write rows and run file of the first run; ``by_validation``: score validation rows."""
     rng = random.Random(f"{seed}/iterations")
     usual = rng.choices([*TRAIN_SHARES], [*TRAIN_SHARES.values()], k=TRAIN + VALIDATION)
     each = [(market, channel) for market in ("UK", "US", "DE") for channel in ("mail", "voice")]

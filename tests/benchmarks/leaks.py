@@ -285,7 +285,7 @@ def find(injected: Injected) -> dict[int, dict[str, Leak]]:
 
 
 def is_found(injected: Injected, row: int, found: dict[int, dict[str, Leak]]) -> bool:
-    """Return True if a injected leak is found; a duplicate may be found as a duplicate of another kind."""
+    """Return True if an injected leak is found; a duplicate may be found as another kind."""
     kinds = DUPLICATES if injected.kinds[row] in DUPLICATES else (injected.kinds[row],)
     return any(kind in found.get(row, ()) for kind in kinds)
 

@@ -57,7 +57,8 @@ def main() -> None:
                     statistics.mean(scores[name][part] for _, scores in runs) for part in (0, 1)
                 )
                 print(
-                    f"| {data} | {split.__name__.replace('_', ' ')} | {100 * duplicates:.0f} % | {name} "
+                    f"| {data} | {split.__name__.replace('_', ' ')} "
+                    f"| {100 * duplicates:.0f} % | {name} "
                     f"| {100 * test:.1f} % | {100 * truth:.1f} % |",
                     flush=True,
                 )

@@ -72,7 +72,7 @@ def hide_topic(rows: Sequence[ScoredRow]) -> list[ScoredRow]:
 def draw(
     rows: Sequence[ScoredRow], rng: random.Random, inject: Inject, share: float
 ) -> list[ScoredRow]:
-    """Return the rows with outcomes: a injected slice has its own share of right answers.
+    """Return the rows with outcomes: an injected slice has its own share of right answers.
 
     The rows of a group have outcomes that are alike, which chance makes look like slices.
     """
@@ -103,7 +103,7 @@ def false_alarms(rows: int, simulations: int, seed: int, groups: int = 0) -> flo
 
 
 def recall(name: str, rows: int, simulations: int, seed: int) -> float:
-    """Return the share of simulations in which a injected slice is found.
+    """Return the share of simulations in which an injected slice is found.
 
     It is found if a confirmed slice has at least half of its rows, and half of that slice are its.
     """

@@ -1,7 +1,7 @@
 """Guides are worked examples: their files are written and their commands run as printed.
 
-A tiny model, one training step and no costly baseline stand in for the real ones. Guides that install
-something with pip are in ``test_installed_guides.py``.
+A tiny model, one training step and no costly baseline stand in for the real ones. Guides that
+install something with pip are in ``test_installed_guides.py``.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ MODELS: dict[str, tuple[Build, int, str]] = {
     "config.json as a device": (linked("config.json", "/dev/zero"), 4, "config.json"),
     "config.json as a loop": (linked("config.json", "config.json"), 4, "config.json"),
     "tokenizer.json as a pipe": (special("tokenizer.json", os.mkfifo), 7, "is a pipe"),
-    "vocab.json as a device": (linked("vocab.json", "/dev/zero"), 7, "is a pipe, socket or validation"),
+    "vocab.json as a device": (linked("vocab.json", "/dev/zero"), 7, "is a pipe, socket or dev"),
     "weights as a pipe": (special(WEIGHTS, os.mkfifo), 7, "model.safetensors"),
     "a chat template that is a link to a private file": (
         linked("chat_template.jinja", "../private"), 7, "symbolic link"

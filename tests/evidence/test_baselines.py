@@ -1,4 +1,4 @@
-"""The baselines: baselines are measured, nothing is trained, and a resumed run measures them no more."""
+"""Baselines alone: they are measured, nothing is trained, and a resumed run reuses them."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ STEPS = 16
 
 
 class OvertrainedRun:
-    """Rows that cannot be learned but by heart, so that the validation loss rises after some steps."""
+    """Rows that can only be memorized, so that the validation loss rises after some steps."""
 
     def __init__(self, folder: Path, real: Any) -> None:
         self.folder, self.real = folder, real

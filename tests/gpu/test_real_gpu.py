@@ -77,7 +77,8 @@ def measure(
     values = {"precision": "bf16", "batch_size": 4, "max_steps": 4, "max_length": 4096, **changes}
     folder.mkdir(parents=True)
     job: Job[Any] = Job(
-        config=build(TECHNIQUES[technique], **values), model=model, train=rows, validation=(), out=folder,
+        config=build(TECHNIQUES[technique], **values), model=model, train=rows, validation=(),
+        out=folder,
         seed=1, device=device, checkpoints=Checkpoints(folder / "checkpoints"), emit=events.append,
         technique=technique,
     )  # fmt: skip

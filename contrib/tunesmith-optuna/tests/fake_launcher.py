@@ -15,7 +15,7 @@ Script = Callable[[dict[str, Any]], Sequence[JSON]]
 
 
 def succeed(value: float, validation_losses: Sequence[float] = (), steps: int = 10) -> list[JSON]:
-    """Return the events of a run with these validation losses, at equal distances, and this result."""
+    """Return the events of a run with this result and these validation losses, evenly spaced."""
     measured = {"event": "measured", "model": "tuned", "evaluator": "loss", "metric": "loss"}
     return [
         {"event": "run-started"},

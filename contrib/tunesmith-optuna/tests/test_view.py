@@ -44,7 +44,8 @@ def findings(*rows: Row, own: dict[str, Any] | None = None) -> Findings:
 def test_the_best_is_named_with_how_sure_that_is() -> None:
     found = findings(row(0, 1.0), row(1, 0.5), row(2, 0.55), own={RANK: 4, RATE: 2e-4})
     assert found.describe_best() == (
-        "Best: trial 1, loss 0.500 on 20 validation rows; the run file's own options, trial 0: 1.000. "
+        "Best: trial 1, loss 0.500 on 20 validation rows; "
+        "the run file's own options, trial 0: 1.000. "
         "The best of 3 is partly luck: expect a worse value on other rows; 1 of the 2 others lies "
         "within its interval. No test row was used."
     )

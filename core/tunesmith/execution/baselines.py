@@ -1,8 +1,8 @@
 """Measure baselines: solve the task without tuning, from the same training rows.
 
-What chooses sees validation rows only: the variants of a baseline are compared on them, and the best one is
-scored once on the test rows. Where few rows leave none for validation, folds of training rows take
-their place, each scored by what was built from the others.
+What chooses sees validation rows only: the variants of a baseline are compared on them, and the
+best one is scored once on the test rows. Where few rows leave none for validation, folds of
+training rows take their place, each scored by what was built from the others.
 
 Baselines that ask the base model are costly, so they share a budget of time. All of their variants
 are compared on a few rows before any is compared on more, the first variant of each baseline before
@@ -107,9 +107,9 @@ class BaselineChoice:
     ) -> Sequence[int]:
         """Return the numbers of the ``count`` test rows on which a baseline is scored.
 
-        Costly baselines are scored on the same random rows. If none is stronger than a costly one on
-        the validation rows, that one is scored on all, if the time is enough: few rows cannot show that it
-        is good enough.
+        Costly baselines are scored on the same random rows. If none is stronger than a costly one
+        on the validation rows, that one is scored on all, if the time is enough: few rows cannot
+        show that it is good enough.
         """
         rows = self.plan.baseline_options.rows
         metric = self.evaluator.offer.metrics[0]

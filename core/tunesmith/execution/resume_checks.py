@@ -111,7 +111,8 @@ def check_data(then: DataLoaded, now: DataLoaded) -> list[str]:
         return []
     sizes = [f"{event.train} + {event.validation} + {event.test}" for event in (then, now)]
     return [
-        f"training + validation + test rows were {sizes[0]}, are now {sizes[1]}; the fingerprint was "
+        f"training + validation + test rows were {sizes[0]}, are now {sizes[1]}; "
+        "the fingerprint was "
         f"{then.fingerprint[:12]}, is now {now.fingerprint[:12]}"
     ]
 

@@ -40,7 +40,8 @@ class DataParts:
     fingerprint: str
     findings: Sequence[Finding] = ()
     folds: Sequence[Sequence[int]] = ()
-    """Numbers of the training records that are skipped in turn, where there are no validation records."""
+    """Numbers of the training records that are skipped in turn, where there are no validation
+    records."""
 
     def sample_training(self, seed: int) -> Sequence[Record]:
         """Return as many training records as are held out, or all; always the same for a seed."""

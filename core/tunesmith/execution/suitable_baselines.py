@@ -19,7 +19,7 @@ SAMPLE = 2_000
 def choose_baselines(
     plan: Plan, train: Sequence[Record], evaluator: Component[EvaluatorOffer[Any]] | None
 ) -> Baselines:
-    """Return the baselines of a run, the cheapest first: the named ones, or those that suit the rows.
+    """Return the baselines of a run, the cheapest first: the named or the suitable ones.
 
     One whose answers ``evaluator`` cannot measure is not among them unless it is named.
     """

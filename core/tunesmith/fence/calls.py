@@ -21,9 +21,12 @@ from threading import Timer
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
+from pluggy import PluginValidationError
+
 from tunesmith.errors import EnvironmentProblem, PluginError, TunesmithError, UsageError
 from tunesmith.machine import explain_machine_error
 from tunesmith.offers import Offered, Plugin
+from tunesmith.renamed import explain_renaming
 from tunesmith.signals import end_process, restore_handlers
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ R = TypeVar("R")
 SECONDS_VARIABLE = "TUNESMITH_HOOK_SECONDS"
 GRACE_SECONDS = 10.0
 """Time after the limit until the process is ended, where the call cannot be interrupted."""
+_UNKNOWN_NAME = (AttributeError, ImportError, NameError, TypeError, PluginValidationError)
 _real_stdout: list[TextIO] = []  # outermost fence first
 
 
@@ -184,6 +188,8 @@ def describe_error(error: BaseException) -> str:
     own = [frame for frame in frames if frame.filename != __file__]  # not the end of the fence
     where = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
     text = " ".join(str(error).split())
+    if isinstance(error, _UNKNOWN_NAME):
+        text += explain_renaming(text)
     return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
 
 

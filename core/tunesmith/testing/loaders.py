@@ -29,7 +29,7 @@ def load_samples(subject: Subject) -> Dataset:
 
 @check("data loader")
 def yields_valid_dataset(subject: Subject) -> None:
-    """Every record has a source; every row skipped has a position and a cause."""
+    """Every record has a source; every skipped row has a position and a cause."""
     dataset = load_samples(subject)
     require(isinstance(dataset, Dataset), f"load returns {type(dataset).__name__}, not a Dataset")
     records = [*dataset.train, *(dataset.test or ())]
@@ -97,7 +97,7 @@ def names_file_and_line_in_errors(subject: Subject) -> None:
 
 @check("data loader")
 def accounts_for_every_row(subject: Subject) -> None:
-    """Rows in are records plus rows skipped: no line of the sample is missing, none is twice.
+    """Rows in are records plus skipped rows: no line of the sample is missing, none is twice.
 
     It is checked where the sample is a text file in which most lines are a row of their own. The
     first line may be a header.
@@ -126,7 +126,7 @@ def accounts_for_every_row(subject: Subject) -> None:
 
 @check("data loader")
 def loads_its_examples(subject: Subject) -> None:
-    """The worked examples of the loader: the same records in the same order, and rows skipped."""
+    """The worked examples of the loader: the same records in the same order, and skipped rows."""
     examples = subject.samples.examples.get(subject.offer.name, ())
     chosen = [example for example in examples if isinstance(example, LoaderExample)]
     if not chosen:

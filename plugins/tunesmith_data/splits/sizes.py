@@ -7,7 +7,7 @@ from math import isfinite
 MAX_DEFAULT_TEST_ROWS = 500
 """Upper limit of the default test part, which is a fifth of the data."""
 MIN_VALIDATION_ROWS, MAX_VALIDATION_ROWS = 20, 200
-"""Limits of the default validation part, which is a tenth of the rows that are not held out."""
+"""Limits of the default validation part, which is a tenth of the rows that are not test rows."""
 MIN_ROWS_FOR_VALIDATION = 100
 """Rows below which none are set aside by default: too few would be left to learn from."""
 
@@ -36,7 +36,7 @@ def count_test_rows(test_size: float | int | None, total: int) -> int:
 
 
 def count_validation_rows(validation: float | int | None, total: int, *, needed: bool) -> int:
-    """Return the number of validation rows among ``total`` rows that are not held out.
+    """Return the number of validation rows among ``total`` rows that are not test rows.
 
     ``needed``: there must be some by default even if there are few rows.
 

@@ -1,4 +1,4 @@
-"""Split records into training, validation and test rows, so that none has a duplicate in another part.
+"""Split records into training, validation and test rows without duplicates across them.
 
 ::
 
@@ -47,7 +47,8 @@ def split_records(
 
     Args:
         records: the records of the request, read once.
-        validation: share or number of the validation rows; None: a tenth of the rows that are not held out, from
+        validation: share or number of the validation rows; None: a tenth of the rows that are not
+            held out, from
             100 rows on.
         near_duplicates: keep rows together whose prompts nearly equal each other; None: up to
             100,000 rows.
@@ -158,10 +159,14 @@ def _report_size(
 def _no_default_validation(rows: int) -> Finding:
     """Return the finding for data of which too few rows are left for a part to choose by."""
     message = (
-        f"no validation rows: {rows:,} rows are not held out, and below {MIN_ROWS_FOR_VALIDATION} none are set "
+        f"no validation rows: {rows:,} rows are not test rows, and below "
+        f"{MIN_ROWS_FOR_VALIDATION} none are set "
         "aside by default"
     )
-    hint = "split.validation_size = 20 sets rows aside; choices are made by parts of the training rows otherwise"
+    hint = (
+        "split.validation_size = 20 sets rows aside; "
+        "choices are made by parts of the training rows otherwise"
+    )
     return Finding(level="info", where="split.validation_size", message=message, hint=hint)
 
 

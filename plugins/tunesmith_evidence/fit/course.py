@@ -24,7 +24,8 @@ LAST_PART = 1 - TAIL - 1e-9
 MIN_TAIL_STEPS = 6
 """Steps in the last part below which their losses, each of other rows, show nothing."""
 VALIDATION_WINDOW = (0.4, 0.9)
-"""Shares of the learning rate between which an earlier validation loss is compared with the last one."""
+"""Shares of the learning rate between which an earlier validation loss is compared with the last
+one."""
 FALL = 0.1
 """Fall of the loss in the last part, as a share of its start, that counts as falling."""
 LEAST_FALL = 0.05
@@ -113,8 +114,8 @@ class Course:
     def find_fall(self) -> Fall | None:
         """Return how far the loss fell in the last part; None if too little was measured.
 
-        The validation loss is taken if there is one: its rows are always the same, and they are new to
-        the model, so that it stops falling when the model only learns its rows by heart.
+        The validation loss is taken if there is one: its rows are always the same, and they are new
+        to the model, so that it stops falling when the model only learns its rows by heart.
         """
         if not self.is_of_data:
             return None
@@ -141,7 +142,7 @@ def _finite(points: Points) -> Points:
 
 
 def _validation_fall(validation: Points, losses: Points) -> Fall | None:
-    """Compare the last validation loss with the one that is nearest to the beginning of the last part."""
+    """Compare the last validation loss with the one nearest to the start of the last part."""
     low, high = VALIDATION_WINDOW
     earlier = [point for point in validation[:-1] if low <= point[0] <= high]
     if not earlier:

@@ -6,9 +6,11 @@ A training whose loss has risen is underfitted, whatever else is true.
 memorized      the tuned model's loss tells a training row from a test row: the probability that
                a training row has the lower one (AUC) is at least :data:`MEMORISED_AUC`, and the
                mean loss of training rows is at most half that of test rows
-overfitted     training went on for too long: the validation loss after the last step is above the lowest
+overfitted     training went on for too long: the validation loss after the last step is above the
+lowest
                one by more than its interval
-underfitted    more training should help. One of these: the validation loss (the training loss, where there
+underfitted    more training should help. One of these: the validation loss (the training loss,
+where there
                is none) still falls in the last part of the training; the model needs more nats for
                the labels of its training rows than one as good as a better classifier would
                (:mod:`tunesmith_evidence.fit.labels`); the loss on test rows is not below that
@@ -66,8 +68,8 @@ FACTOR = 3
 HIGHEST_RATE = 1e-3
 """Learning rate above which none is advised."""
 VALIDATION_FILE = "validation.json"
-"""File of a training with the validation loss of each row, at the best step and at the last one; those of
-earlier versions do not have the rows' groups."""
+"""File of a training with the validation loss of each row, at the best step and at the last one;
+those of earlier versions do not have the rows' groups."""
 BASE = "zero-shot"
 """The baseline that is the untouched base model, with the run's system prompt."""
 
@@ -80,8 +82,8 @@ class Fit:
     sentence: str
     values: dict[str, float] = field(default_factory=dict)
     """``auc`` with the mean losses ``train_loss`` and ``test_loss``; ``validation_rise`` with its
-    ``validation_rise_low``; ``gain`` over the base model with its ``gain_low``; ``fall``, the share by
-    which the loss fell in the last part; ``answer_nats`` of a training answer with the
+    ``validation_rise_low``; ``gain`` over the base model with its ``gain_low``; ``fall``, the share
+    by which the loss fell in the last part; ``answer_nats`` of a training answer with the
     ``answer_bound`` of a classifier; ``moved``, the share by which a loss of preferences fell:
     those that could be computed."""
 
@@ -201,7 +203,7 @@ def _measure_rise(path: Path, values: dict[str, float]) -> _Rise | None:
 
 
 def _find_memorized(values: dict[str, float], rise: _Rise | None) -> Finding | None:
-    """Return the finding with an advice that follows from the validation loss, or from nothing else."""
+    """Return the finding with advice that follows from the validation loss, or from nothing."""
     if values.get("auc", 0.0) < MEMORISED_AUC:
         return None
     if values["train_loss"] > MEMORISED_LOSS * values["test_loss"]:

@@ -126,7 +126,7 @@ def _find_decisive(report: Report) -> Measured | None:
 
 
 def _find_others(report: Report, tuned: Measured) -> list[Measured]:
-    """Return the measurements of the base model and of the verdict's baseline by the same metric."""
+    """Return the measurements of base model and verdict's baseline by the same metric."""
     verdict = report.finished.verdict if report.finished else {}
     names = [*BASE_MODELS, str(verdict.get("baseline", ""))]
     measured = {

@@ -71,7 +71,7 @@ def choose_log_ticks(low: float, high: float, count: int = 6) -> list[float]:
 def draw_curve(
     curve: Curve, *, height: int = 220, log: bool = False, most_points: int = 500
 ) -> Markup:
-    """Draw the values of a curve over the steps, smoothed if there are enough, and on validation rows.
+    """Draw a curve over the steps, smoothed if it is long enough, and its validation values.
 
     On a logarithmic scale values that are not above 0 are skipped.
 

@@ -42,7 +42,8 @@ class Headline:
     """The word of the verdict; without a verdict, the status of the run."""
     tone: Tone
     figure: str
-    """The difference from the baseline, or else the value of the tuned model; empty without both."""
+    """The difference from the baseline, or else the value of the tuned model; empty without
+    both."""
     interval: str
     caption: str
     """Name of the figure."""

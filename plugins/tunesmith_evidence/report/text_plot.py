@@ -32,7 +32,7 @@ ASCII = Marks("*", "o", "|", "+", "-")
 def plot_curve(
     curve: Curve, *, width: int = 60, height: int = 8, marks: Marks = UNICODE
 ) -> list[str]:
-    """Return a title, the curve with its validation values, and the steps; nothing below two points.
+    """Return title, curve with validation values, and steps; nothing below two points.
 
     The scale is logarithmic if the values differ much.
     """

@@ -1,8 +1,8 @@
 """Examples: what baselines learn from, the texts of training rows in an order of their own.
 
-The order of examples depends on their content alone, so a baseline is the same whatever the order of
-the rows. Of more rows than a baseline can use, a sample is taken that depends on the seed and on the
-content of each row.
+The order of examples depends on their content alone, so a baseline is the same whatever the order
+of the rows. Of more rows than a baseline can use, a sample is taken that depends on the seed and on
+the content of each row.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ class VerdictOptions(Options):
         0.02,
         gt=0,
         description=(
-            "Smallest advantage over the strongest baseline that is worth tuning, in the unit of the "
+            "Smallest advantage over the strongest baseline that is worth tuning, in the unit of "
+            "the "
             "first evaluator's first metric: 0.02 are two points of a share."
         ),
     )

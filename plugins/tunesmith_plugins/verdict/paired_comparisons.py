@@ -177,7 +177,8 @@ def find_strongest(comparisons: Sequence[PairedComparison]) -> tuple[PairedCompa
     """Return the strongest baseline, and True if it was chosen by its score on validation rows.
 
     The score on the test rows would be partly luck of the rows by which it is judged. It
-    decides only if a baseline has no score on validation rows. Of equal baselines the cheapest is chosen.
+    decides only if a baseline has no score on validation rows. Of equal baselines the cheapest is
+    chosen.
     """
 
     def key(score: float, comparison: PairedComparison) -> tuple[float, int]:
@@ -192,7 +193,7 @@ def find_strongest(comparisons: Sequence[PairedComparison]) -> tuple[PairedCompa
 
 
 def rank_on_validation(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
-    """Return the baselines from the strongest on the validation rows to the weakest, of equals the cheapest.
+    """Return the baselines, the strongest on the validation rows first; of equals the cheapest.
 
     It is empty if one has no score on validation rows.
     """
@@ -211,8 +212,8 @@ def find_sufficient(
 
     Each interval, at ``confidence``, lies below the margin. The cheapest of several is looked for,
     so two procedures keep the probability of one false proof or more at most at ``1 - confidence``,
-    each at half of it. The first tests the baselines in the order of their validation scores, which the
-    test rows did not make, up to the first one that fails (fixed sequence; Maurer, Hothorn and
+    each at half of it. The first tests the baselines in the order of their validation scores, which
+    the test rows did not make, up to the first one that fails (fixed sequence; Maurer, Hothorn and
     Lehmacher, 1995). Holm's procedure finds those that come late in this order.
     """
     verified = [*takewhile(lambda c: c.is_below(margin), rank_on_validation(comparisons))]
@@ -237,8 +238,8 @@ def choose_winner(
 ) -> PairedComparison:
     """Return the cheapest sufficient baseline that no solution beats by more than the margin.
 
-    Baselines are compared on the rows that both answered. That all of them are sufficient is shown for
-    all at once, so that the same rows may choose among them.
+    Baselines are compared on the rows that both answered. That all of them are sufficient is shown
+    for all at once, so that the same rows may choose among them.
     """
     behind = {c.name: max(_lead(evidence, other, c) for other in solutions) for c in sufficient}
     near = [c for c in sufficient if behind[c.name] <= margin + ROUNDING]

@@ -19,7 +19,8 @@ def count_rows_needed(comparison: PairedComparison, margin: float, proof: float)
     the difference, and how much the two models disagree, stay as measured.
 
     Args:
-        proof: level of the interval that must be below the margin, beside that of the comparison: it
+        proof: level of the interval that must be below the margin, beside that of the comparison:
+            it
             is higher if there are many baselines.
     """
     advantage = comparison.advantage()

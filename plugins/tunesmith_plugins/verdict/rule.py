@@ -7,10 +7,13 @@ The rule compares with what a team would otherwise do. Its sentences are those o
    scores show nothing, as those of a judge that fails its tests, it is NOT ENOUGH EVIDENCE.
 2. NOTHING WORKS YET: no model is good enough to be used. If so few rows are held out that none
    could be shown to be better than one answer to everything, it is NOT ENOUGH EVIDENCE.
-3. FINE-TUNE: the tuned model is better than the baseline that was strongest on the validation rows by the
-   margin, and clearly better than every baseline: few validation rows may choose a weak one. A baseline of each
-   kind that suits the rows was measured in full; otherwise it is NOT ENOUGH EVIDENCE.
-4. PROMPT or SMALL CLASSIFIER: the tuned model is hardly better than a baseline. Of several such baselines
+3. FINE-TUNE: the tuned model is better than the baseline that was strongest on the validation rows
+by the
+   margin, and clearly better than every baseline: few validation rows may choose a weak one. A
+   baseline of each kind that suits the rows was measured in full; otherwise it is NOT ENOUGH
+   EVIDENCE.
+4. PROMPT or SMALL CLASSIFIER: the tuned model is hardly better than a baseline. Of several such
+baselines
    it is the cheapest one that no other solution beats by more than the margin.
 5. NOT ENOUGH EVIDENCE: there are too few test rows to tell.
 
@@ -235,7 +238,7 @@ def _find_unbeaten(case: Case, strongest: PairedComparison) -> PairedComparison 
 
 
 def _find_sufficient_baseline(case: Case) -> Ruling | None:
-    """Return a ruling for the best use of the baselines that the tuned model is hardly better than."""
+    """Return a ruling for the best of the baselines that the tuned model hardly beats."""
     margin = case.options.margin
     sufficient = find_sufficient(case.solutions, margin, case.options.confidence)
     if not sufficient:
@@ -345,7 +348,7 @@ def _describe_outcome(comparison: PairedComparison) -> str:
                 f"better than {comparison.name}, but not clearly by less than the margin or by more"
             )
         case "worse" if not comparison.is_trivial:
-            return f"worse than {comparison.name}, but this is not verified for so many baselines at once"
+            return f"worse than {comparison.name}, but not clearly with so many baselines at once"
         case "worse":
             return f"worse than one answer to everything, {comparison.name}"
         case _:

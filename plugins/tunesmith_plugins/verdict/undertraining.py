@@ -33,7 +33,7 @@ def describe_undertraining(folder: Path) -> str | None:
 
 
 def imagine_perfect_model(comparison: PairedComparison) -> PairedComparison | None:
-    """Return the comparison of a tuned model without errors; None if the metric has no best value."""
+    """Return the comparison of a perfect tuned model; None if the metric has no best value."""
     low, high = comparison.bounds or (-math.inf, math.inf)
     best = high if comparison.measured.higher_is_better else low
     if not math.isfinite(best):
@@ -44,6 +44,6 @@ def imagine_perfect_model(comparison: PairedComparison) -> PairedComparison | No
 
 
 def is_always_enough(comparison: PairedComparison, margin: float) -> bool:
-    """Return True if not even a model without errors could be better than a baseline by the margin."""
+    """Return True if not even a perfect model could beat a baseline by the margin."""
     perfect = imagine_perfect_model(comparison)
     return perfect is not None and perfect.is_below(margin)

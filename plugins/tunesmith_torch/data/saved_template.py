@@ -63,7 +63,7 @@ def check_saved_template(
         try:
             (trained,) = today.encode_prompts([prompt], [source])
         except DataError:
-            continue  # it is skipped of training
+            continue  # it is left out of training
         deployed = render_deployed(saved, prompt, reads_reasoning_key=chat.reads_reasoning_key)
         if trained != deployed:
             raise DataError(source, _describe(saved, trained, deployed), hint=_HINT)

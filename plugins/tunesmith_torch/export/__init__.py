@@ -1,1 +1,1 @@
-"""Exports that are verified: merge by tensor, compare the engine with the trained model, certify."""
+"""Verified exports: merge by tensor, compare the engine with the trained model, certify."""

@@ -1,7 +1,7 @@
 """Let a machine without a GPU allocate what a GPU's operators would.
 
 Fake tensors are on the CPU here, because autograd needs the device's library even for tensors
-without data. So tensors simulate to be on a GPU, attention calls the operator that a GPU would run,
+without data. So tensors claim to be on a GPU, attention calls the operator that a GPU would run,
 and kernels' own memory is added from a table, by the formulas of their sources.
 """
 

@@ -162,13 +162,14 @@ class CheckpointOptions(Options):
 
 
 class ValidationOptions(Options):
-    """Table ``validation``: the loss on validation rows during training, and what follows from it."""
+    """Table ``validation``: the loss on validation rows during training, and its effects."""
 
     every: int | None = Field(
         default=None,
         ge=0,
         description=(
-            "Optimizer steps between evaluations of the validation loss. Unset: ten in a run and one at "
+            "Optimizer steps between evaluations of the validation loss. Unset: ten in a run and "
+            "one at "
             "the end of each epoch, or fewer, so that they take less than a tenth of the training "
             "time. 0: none."
         ),
@@ -177,14 +178,16 @@ class ValidationOptions(Options):
         default=None,
         ge=1,
         description=(
-            "Evaluations in a row without a lower validation loss after which training stops (early "
+            "Evaluations in a row without a lower validation loss after which training stops "
+            "(early "
             "stopping). Unset: it goes on to the last step."
         ),
     )
     keep_best: bool = Field(
         default=True,
         description=(
-            "Save the checkpoint with the lowest validation loss as the artifact. false: the last step."
+            "Save the checkpoint with the lowest validation loss as the artifact. false: the last "
+            "step."
         ),
     )
 

@@ -138,7 +138,7 @@ class PolicyMonitor:
     recent_kl: deque[float] = field(default_factory=lambda: deque(maxlen=KL_WINDOW))
     """KL divergence from the reference in the latest steps, in nats."""
     tokens: int = 0
-    """Number of tokens computed so far, padding skipped."""
+    """Number of tokens computed so far, without padding."""
     trained_tokens: int = 0
     """Number of tokens of completions so far."""
     change: dict[str, float] = field(default_factory=dict)

@@ -148,8 +148,8 @@ def fitting_prompts(
 def gold_reward(job: Job[Any], template: Template) -> GoldReward:
     """Return the gold reward on validation rows: the user's function, or preference pairs.
 
-    At most ``monitor.rows`` of the validation rows are used. With neither, it is empty, and a warning is
-    emitted.
+    At most ``monitor.rows`` of the validation rows are used. With neither, it is empty, and a
+    warning is emitted.
 
     Raises:
         UsageError: the user's function cannot be loaded.

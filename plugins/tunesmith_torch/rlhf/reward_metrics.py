@@ -1,4 +1,4 @@
-"""Metrics of a reward model on validation pairs: accuracy, calibration, and the influence of length.
+"""Metrics of a reward model on validation pairs: accuracy, calibration, length bias.
 
 A reward model may have learned only that people prefer the longer completion. Three metrics show
 whether it knows more: the accuracy on pairs of equal length, the mean of the accuracies on pairs

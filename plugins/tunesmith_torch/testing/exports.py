@@ -42,7 +42,8 @@ def train_for_export(
     """Train a model in ``folder``; return the parts that an export needs, four rows held out."""
     records = make_records(answer)
     job: Job[Any] = Job(
-        config=options, model=model, train=records[:8], validation=(), out=folder, seed=3, device="cpu",
+        config=options, model=model, train=records[:8], validation=(), out=folder, seed=3,
+        device="cpu",
         checkpoints=Checkpoints(folder / "checkpoints"), emit=lambda event: None, technique="test",
     )  # fmt: skip
     artifact = trainer.train(job, SupervisedTask())

@@ -48,7 +48,7 @@ def report_skipped(job: Job[Any], skipped: Sequence[SkippedRow]) -> None:
     """Emit a warning for each cause, with the number of rows, and write the rows to a file."""
     for cause, count in Counter(row.cause for row in skipped).items():
         first = next(row for row in skipped if row.cause == cause)
-        text = f"skipped of training: {format_count(count, 'row')}, {cause}; first: {first.where}"
+        text = f"left out of training: {format_count(count, 'row')}, {cause}; first: {first.where}"
         job.emit(
             FindingReported(level="warning", source="data", message=f"{text} ({first.detail})")
         )
@@ -150,7 +150,7 @@ class StreamAccount:
         """Emit a warning for each new cause, and add the rows to the file."""
         for row in skipped:
             if row.cause not in self._reported.values():
-                text = f"skipped of training: rows, {row.cause}; first: {row.where}"
+                text = f"left out of training: rows, {row.cause}; first: {row.where}"
                 text += f" ({row.detail}); they are counted when training has finished"
                 self._job.emit(FindingReported(level="warning", source="data", message=text))
             self._reported[row.where] = row.cause

@@ -11,9 +11,9 @@
       adapters, or all weights         task.adapt, by options.adaptation
       the layout of rows                choose_row_layout
       objective                        task.prepare
-      the loss on validation rows             task.objective_over, tunesmith_torch.training.validation
-      the training loop                tunesmith_torch.training.loop
-      the artifact, committed          task.finalize, save_artifact
+      the loss on validation rows             task.objective_over,
+      tunesmith_torch.training.validation the training loop
+      tunesmith_torch.training.loop the artifact, committed          task.finalize, save_artifact
 
 Which weights are trained (``options.adaptation``) and towards what (the objective) are independent.
 All options come from ``job.config``, and from nowhere else.
@@ -147,8 +147,8 @@ class TrainingTask(ABC, Generic[DataT]):
     can_compute_rows_alone: ClassVar[bool] = False
     """True if the objective can use the model's own forward, one row at a time."""
     has_row_losses: ClassVar[bool] = False
-    """True if the task has a loss on validation rows (:meth:`objective_over`) and no own monitor; its
-    options have the table ``validation``."""
+    """True if the task has a loss on validation rows (:meth:`objective_over`) and no own monitor;
+    its options have the table ``validation``."""
 
     def grouping(self, options: Any, device: str) -> Grouping:
         """Return which parts of a record are computed together, for ``auto`` options."""
@@ -314,7 +314,7 @@ def _dropout_of(session: Session) -> Iterator[None]:
 def _add_validation(
     task: TrainingTask[Any], session: Session, prepared: Prepared, order: BatchOrder
 ) -> Prepared:
-    """Return the task with a monitor that evaluates the loss on validation rows, if there are any."""
+    """Return the task with a monitor of the loss on validation rows, if there are any."""
     job = session.job
     if not task.has_row_losses or job.config.validation.every == 0:
         return prepared

@@ -1,14 +1,14 @@
-"""Validation: the loss on validation rows during training, and the checkpoint that has the best one.
+"""Validation: the loss on validation rows during training, and the best checkpoint.
 
 At the steps that :mod:`tunesmith_torch.training.evaluation_steps` chooses::
 
-    validation rows                    their loss, and the objective's metrics     -> Monitored event
-    sample of training rows     their loss, if it fits into the budget
-    lower validation loss than before  the checkpoint is saved as the best
-    last step, or no patience   the weights of the best checkpoint are restored
+    validation rows                    their loss, and the objective's metrics     -> Monitored
+    event sample of training rows     their loss, if it fits into the budget lower validation loss
+    than before  the checkpoint is saved as the best last step, or no patience   the weights of the
+    best checkpoint are restored
 
-Validation rows choose, so test rows take no part. Everything is a function of the step, so a resumed
-run makes the same decisions.
+Validation rows choose, so test rows take no part. Everything is a function of the step, so a
+resumed run makes the same decisions.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ from tunesmith_torch.training.row_losses import RowLosses, RowObjective, measure
 VALIDATION = "technique.validation"
 """Source of the findings."""
 VALIDATION_FILE = "validation.json"
-"""File in a job's folder with the validation loss of each row, at the best step and at the last one."""
+"""File in a job's folder with the validation loss of each row, at the best step and at the last
+one."""
 MAX_ROWS = 500
 """Validation rows that are evaluated, a random sample of more."""
 _STATE = ("best", "last", "last_step", "without_gain")
@@ -47,7 +48,7 @@ _STATE = ("best", "last", "last_step", "without_gain")
 
 
 def sample_parts(job: Job[Any]) -> tuple[list[Record], list[Record]]:
-    """Return the validation records to evaluate, and as many training records; always the same ones."""
+    """Return the validation records to evaluate, and as many training records; always the same."""
     validation = _sample(job.validation, MAX_ROWS, f"{job.seed}/validation/dev")
     return validation, _sample(job.train, len(validation), f"{job.seed}/validation/train")
 
@@ -112,7 +113,7 @@ class ValidationMonitor:
         return True
 
     def evaluate(self, step: int) -> MonitorDecision:
-        """Evaluate the validation loss if it is due; end with the best weights if training is over."""
+        """Evaluate the validation loss if it is due; end with the best weights."""
         if step == self.last_step or step not in self.steps.steps:
             return "continue"
         self.last_step = step
@@ -220,7 +221,7 @@ class ValidationMonitor:
 
 
 def validation_loss_rise(best: RowLosses, last: RowLosses) -> Interval:
-    """Return the difference of the validation losses, last minus best, row by row, with its interval.
+    """Return the difference of the validation losses, last minus best, with its interval.
 
     Rows of one group count together.
     """

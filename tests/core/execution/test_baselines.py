@@ -193,7 +193,9 @@ def test_a_costly_baseline_is_scored_on_few_rows_if_a_free_one_is_stronger(tmp_p
         root.mkdir()
         offers = {o.name: offering("baselines", o) for o in (free, costly)}
         measured = Bench(root, catalog_of(**offers)).run(
-            baselines={**baselines, weak: sizes}, split={"validation_size": 12}, data={"test_size": 20}
+            baselines={**baselines, weak: sizes},
+            split={"validation_size": 12},
+            data={"test_size": 20},
         ).measured  # fmt: skip
         assert measured["costly", "right", "right"].n == rows_of_costly
         assert measured["free", "right", "right"].n == 20

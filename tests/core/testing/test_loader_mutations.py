@@ -148,7 +148,7 @@ LOADERS: dict[str, tuple[type[HonestLoader], str]] = {
     "drops every third row": (
         change_records(lambda r: [x for n, x in enumerate(r) if n % 3]), "accounts_for_every_row",
     ),
-    "says nothing of rows skipped": (SilentLoader, "accounts_for_every_row"),
+    "says nothing of skipped rows": (SilentLoader, "accounts_for_every_row"),
     "loads a row twice": (change_records(lambda r: [*r, r[0]]), "accounts_for_every_row"),
     "loads rows backwards": (change_records(lambda r: r[::-1]), "loads_its_examples"),
     "sorts rows": (change_records(lambda r: sorted(r, key=repr)), "loads_its_examples"),

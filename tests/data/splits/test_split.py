@@ -390,7 +390,8 @@ def test_texts_of_one_form_keep_nothing_together() -> None:
     assert any("resemble a fifth of the data" in f.message for f in result.findings)
 
 
-# --- the validation part ---------------------------------------------------------------------------
+# --- the validation part
+# ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -528,7 +529,8 @@ def test_other_sizes_than_those_of_the_file_are_reported(tmp_path: Path) -> None
     (finding,) = again.findings
     assert finding.level == "warning" and len(again.test) == 24
     assert finding.message.startswith(
-        "split.json was made with test_size = default, validation = default: test_size = 0.5, validation = 7 decides"
+        "split.json was made with test_size = default, validation_size = default: "
+        "test_size = 0.5, validation_size = 7 decides"
     )
 
 

@@ -29,9 +29,7 @@ def test_a_step_that_was_repeated_after_a_resume_counts_once() -> None:
     assert build_loss_curve(report, "").points == [(1, 3.0), (2, 1.5), (3, 1.0)]
 
 
-def test_the_loss_has_the_validation_loss_beside_it_and_values_that_are_not_finite_are_skipped() -> (
-    None
-):
+def test_the_validation_loss_is_beside_the_loss_and_only_finite_values_count() -> None:
     evaluations = [
         Monitored(step=n, metrics={"validation_loss": loss, "reward": 1.0}, best=False)
         for n, loss in ((0, 2.5), (2, math.nan), (3, 2.0))

@@ -182,7 +182,7 @@ def test_rows_that_the_template_refuses_are_a_warning_unless_they_are_all(tmp_pa
     model = chat_model(tmp_path, source)
     (finding,) = review(plan(model), [*PAIR, *WITH_SYSTEM, *CHOICE], PAIR)
     assert finding.level == "warning"
-    assert "no system role (3 rows, the first is rows:7): skipped of training" in finding.message
+    assert "no system role (3 rows, the first is rows:7): left out of training" in finding.message
     (finding,) = review(plan(model), WITH_SYSTEM, WITH_SYSTEM)
     assert finding.level == "error"
 

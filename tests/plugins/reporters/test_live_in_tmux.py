@@ -33,7 +33,8 @@ def events():
     yield sample_event(Forecast, seconds=[60.0, 90.0])
     yield sample_event(ModelResolved)
     for baseline in ("majority", "zero-shot"):
-        yield sample_event(BaselineChosen, baseline=baseline, variant="a long variant of the prompt")
+        yield sample_event(BaselineChosen, baseline=baseline, variant="a long variant of the
+        prompt")
     yield PhaseStarted(phase="zero-shot: exact-match", total=4000, unit="prompts")
     for done in range(0, 2001, 100):
         yield PhaseAdvanced(phase="zero-shot: exact-match", done=done)
@@ -51,7 +52,8 @@ def events():
             StepFinished, stage="policy", step=step, steps=400, loss=9.0 / step, metrics=metrics
         )
         if step % 40 == 0:
-            yield Monitored(stage="policy", step=step, metrics={"validation_loss": 8 / step}, best=True)
+            yield Monitored(stage="policy", step=step, metrics={"validation_loss": 8 / step},
+            best=True)
     yield "training"
 
 Path("pid").write_text(str(os.getpid()))

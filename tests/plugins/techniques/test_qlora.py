@@ -88,7 +88,8 @@ def job(model: Path, out: Path, emit: Any = lambda event: None, **changes: Any) 
         "adapter__rank": 8,
     }
     return Job(
-        config=build(QloraOptions, **{**base, **changes}), model=model, train=RECORDS, validation=(),
+        config=build(QloraOptions, **{**base, **changes}), model=model, train=RECORDS,
+        validation=(),
         out=out, seed=3, device="cpu", checkpoints=Checkpoints(out / "checkpoints"), emit=emit,
         technique="qlora",
     )  # fmt: skip

@@ -39,7 +39,7 @@ def test_fine_tune(case: Case) -> None:
 
 
 def test_what_would_change_it_is_true(case: Case) -> None:
-    """With as many rows for the baseline as it says the word is another one, with fewer it is not."""
+    """The stated number of rows changes the word, and fewer rows do not."""
     tuned, linear = right(0.9), right(0.78)
 
     def word(changes: int) -> str:

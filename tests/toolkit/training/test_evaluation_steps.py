@@ -1,4 +1,4 @@
-"""When the validation loss is evaluated: predicted from tokens, and below a tenth of the training."""
+"""The steps with a validation loss: predicted from tokens, below a tenth of the training."""
 
 from __future__ import annotations
 

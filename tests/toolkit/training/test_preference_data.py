@@ -59,7 +59,7 @@ def test_pairs_that_do_not_fit_are_reported(tmp_path: Path, template: Template) 
     assert list(fitting) == expected and 0 < len(fitting) < len(PAIRS)
     (finding,) = [event for event in events if isinstance(event, FindingReported)]
     count = 12 - len(fitting)
-    assert f"skipped of training: {count} rows, row is too long; first: rows:" in finding.message
+    assert f"left out of training: {count} rows, row is too long; first: rows:" in finding.message
     lines = (tmp_path / SKIPPED_FILE).read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["where"] for line in lines] == [r.where for r in fitting.skipped]
     events.clear()

@@ -57,8 +57,8 @@ def test_rows_are_reported_by_cause_and_written_to_a_file(tmp_path: Path) -> Non
     events: list[Event] = []
     report_skipped(job(tmp_path, events), [*LONG, REFUSED])
     assert messages(events) == [
-        "skipped of training: 3 rows, row is too long; first: r:0 (99 tokens)",
-        "skipped of training: 1 row, the template refuses it; first: r:9 (no system role)",
+        "left out of training: 3 rows, row is too long; first: r:0 (99 tokens)",
+        "left out of training: 1 row, the template refuses it; first: r:9 (no system role)",
     ]
     assert [line["where"] for line in lines(tmp_path)] == ["r:0", "r:1", "r:2", "r:9"]
 
@@ -127,8 +127,8 @@ def test_streamed_rows_are_counted_as_they_come(tmp_path: Path) -> None:
     for _ in range(3):
         loads.load(range(8))
     assert [text.partition(";")[0] for text in messages(events)] == [
-        "skipped of training: rows, row is too long",
-        "skipped of training: rows, the template refuses it",
+        "left out of training: rows, row is too long",
+        "left out of training: rows, the template refuses it",
     ]
     assert [line["where"] for line in lines(tmp_path)] == ["r:0", "r:1", "r:9"]
 

@@ -1,4 +1,4 @@
-"""Training on next tokens: the fused kernels change nothing, and rows skipped are reported."""
+"""Training on next tokens: the fused kernels change nothing, and skipped rows are reported."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_rows_that_do_not_fit_are_reported(tmp_path: Path, tiny_folder: Path) ->
     assert finished.affected_rows == {"row is too long": 1}
     findings = [e for e in events if isinstance(e, FindingReported) and e.source == "data"]
     assert [finding.level for finding in findings] == ["warning"]
-    assert "skipped of training: 1 row, " in findings[0].message
+    assert "left out of training: 1 row, " in findings[0].message
     assert "r:long" in findings[0].message
     shortened = run(
         tmp_path / "cut", tiny_folder, (*RECORDS, long), max_length=64, max_steps=1,

@@ -1,4 +1,4 @@
-"""The loss on validation rows during training: its value, what it chooses, and that it changes nothing."""
+"""The loss on validation rows during training: its value, and what it chooses."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def rows(part: str, count: int, answer: str) -> tuple[Record, ...]:
 
 TRAIN = rows("train", 24, "ten")
 SAME, OTHER = rows("validation", 6, "ten"), rows("validation", 6, "card refund")
-"""Validation rows that training makes likelier, and validation rows that it makes less likely in the end."""
+"""Validation rows that training makes likelier, and validation rows that it makes less likely in
+the end."""
 
 
 def options(kind: Any = LoraOptions, **changes: Any) -> Any:
@@ -314,7 +315,10 @@ def test_without_validation_rows_there_is_one_line(tmp_path: Path, tiny_folder: 
     _, events = train(tmp_path, tiny_folder, options(), ())
     assert not monitored(events)
     (finding,) = [event for event in events if isinstance(event, FindingReported)]
-    text = "no validation rows: the validation loss is not evaluated, and the last step is the artifact"
+    text = (
+        "no validation rows: the validation loss is not evaluated, "
+        "and the last step is the artifact"
+    )
     assert (finding.level, finding.message) == ("info", text)
 
 

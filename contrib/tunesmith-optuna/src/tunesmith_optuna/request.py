@@ -28,7 +28,7 @@ from tunesmith_torch.runtime.launch import override_options
 PLAN = "plan.toml"
 """The run file that is tuned, in the folder of a search: its keys, and those that were given."""
 VALIDATION_SHARE = 0.2
-"""Share of the rows that are not held out, as validation rows where the run file leaves none."""
+"""Share of the rows that are not test rows, as validation rows where the run file leaves none."""
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,10 @@ def review_data(plan: Plan, catalog: Catalog, load: Callable[[Sequence[str]], Pl
         plan = load([f"split.validation_size={VALIDATION_SHARE}"])
         dataset, parts = load_data(plan)
         render.print_note(
-            f"{format_count(len(parts.validation), 'row')} of {len(parts.train) + len(parts.validation):,} are "
-            f"validation rows, which choose between trials (split.validation_size = {VALIDATION_SHARE})"
+            f"{format_count(len(parts.validation), 'row')} of "
+            f"{len(parts.train) + len(parts.validation):,} are "
+            "validation rows, which choose between trials "
+            f"(split.validation_size = {VALIDATION_SHARE})"
         )
     if not parts.validation:
         raise DataError("data", NO_VALIDATION_ROWS, hint=VALIDATION_HINT)

@@ -156,7 +156,7 @@ class Search:
         self.view.update([running.log for _, running in sorted(self.running.items())])
 
     def _compare(self, running: RunningTrial) -> None:
-        """Compare new validation losses with those of other trials; stop the trial if it is worse."""
+        """Compare new validation losses with other trials; stop the trial if it is worse."""
         evaluations = [*running.log.evaluations.values()]
         for evaluation in evaluations[running.compared :]:
             running.compared += 1

@@ -91,7 +91,7 @@ class Study:
     # ------------------------------------------------------------------ results
 
     def should_prune(self, trial: Trial, evaluation: Evaluation) -> bool:
-        """Report a validation loss, and return True if the trial is worse than others at this point."""
+        """Report a validation loss; return True if the trial is worse than others at this point."""
         if evaluation.tenth not in self._reported(trial):
             loss = -evaluation.loss if self.maximizes else evaluation.loss
             trial.report(loss, evaluation.tenth)

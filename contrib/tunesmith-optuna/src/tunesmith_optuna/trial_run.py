@@ -1,4 +1,4 @@
-"""The run of a trial: the run that is tuned with other options, on its training and validation rows."""
+"""The run of a trial: the tuned run with other options, on its training and validation rows."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from tunesmith_torch.compare.training_rewards import find_training_rewards
 
 
 def review(plan: Plan) -> Iterator[Finding]:
-    """Yield an error for the baseline without a reward, and a note if rewards do without the baseline."""
+    """Yield an error for the baseline without a reward, and a note for rewards without it."""
     use = plan.baseline_options.use
     configs = (baseline.config for baseline in plan.baselines if baseline.offer.name == NAME)
     config = next(configs, None)

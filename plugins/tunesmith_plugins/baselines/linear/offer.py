@@ -22,8 +22,8 @@ class LinearOptions(Options):
         [10.0, 1.0, 100.0],
         min_length=1,
         description=(
-            "Inverse strengths of the regularization, as in scikit-learn; the best on the validation rows "
-            "is used."
+            "Inverse strengths of the regularization, as in scikit-learn; the best on the "
+            "validation rows is used."
         ),
     )
 

@@ -38,7 +38,7 @@ class Nearest:
     options: NearestOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield the one that is right most often out of fold: validation rows are few, and misjudge."""
+        """Yield the one that is right most often out of fold: few validation rows misjudge."""
         from tunesmith_evidence.classify.classifiers import NearestCentroid, NearestRows
         from tunesmith_evidence.classify.folds import Learn
         from tunesmith_evidence.classify.text_classifier import TextRows

@@ -143,7 +143,7 @@ def _summarize(problems: Sequence[SkippedRow], where: str, rows: int) -> Iterato
         yield Finding(
             level="error" if refused else "warning",
             where=where,
-            message=text if refused else f"{text}: skipped of training",
+            message=text if refused else f"{text}: left out of training",
             hint=_HINTS.get(cause, "") if refused else "",
         )
 

@@ -1,4 +1,4 @@
-"""Check ``leaks``: find test and validation rows that training rows, or their prompts, give away."""
+"""Check ``leaks``: find test and validation rows that training rows or prompts give away."""
 
 from __future__ import annotations
 

@@ -61,8 +61,9 @@ def find_duplicates(
 
     Exact: the same words and symbols. Near: similar 5-grams and words. Template: the same words
     in the same order but for values. If the answers are labels, rows with different ones are only
-    exact duplicates: who has learned the one is wrong about the other. The records are not copied; their
-    texts are made when they are read. Without ``templates``, only similar prompts are compared.
+    exact duplicates: who has learned the one is wrong about the other. The records are not copied;
+    their texts are made when they are read. Without ``templates``, only similar prompts are
+    compared.
     """
     texts, asked = PromptTexts(known), PromptTexts(probes)
     has_labels = _has_labels(known)

@@ -174,7 +174,8 @@ def _describe(leak: Leak, parts: Parts) -> str:
     duplicate = parts.known[leak.known]
     equal = leak.match is not None and leak.match.identical
     similarity = "" if leak.match is None or equal else f", {_similarity(leak.match)}"
-    return f"{text} and {duplicate.source} ({other}){'' if equal else f' {_quote(duplicate)}'}{similarity}"
+    quoted = "" if equal else f" {_quote(duplicate)}"
+    return f"{text} and {duplicate.source} ({other}){quoted}{similarity}"
 
 
 def _similarity(match: Match) -> str:

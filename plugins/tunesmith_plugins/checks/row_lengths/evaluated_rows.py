@@ -47,7 +47,7 @@ CHUNK = 64
 def review(
     plan: Plan, evaluators: Evaluators, validation: Sequence[Record], test: Sequence[Record]
 ) -> Iterator[Finding]:
-    """Yield an error about test rows without room for an answer, a warning about validation rows."""
+    """Yield an error about test rows without room for an answer; validation: a warning."""
     context = read_context_length(plan.found_model.config)
     options = _find_options(plan.technique.config)
     if context is None or options is None or (template := open_template(plan, options)) is None:

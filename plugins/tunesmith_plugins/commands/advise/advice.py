@@ -142,8 +142,8 @@ def decide(
         if skipped:
             return "NOT ENOUGH EVIDENCE", f"tuning beats all that was measured, {numbers}{missing}"
         return "FINE-TUNE", f"tuning beats every baseline; the strongest is {name}, {numbers}"
-    # More rows may still help where nothing could be extrapolated: then no baseline is enough. A cheap
-    # one that is much worse than the best is not enough either.
+    # More rows may still help where nothing could be extrapolated: then no baseline is enough. A
+    # cheap one that is much worse than the best is not enough either.
     constant = min((d.value for d in differences if d not in solutions), default=math.inf)
     limit = min(worst.value + margin, math.nextafter(constant, -math.inf))
     enough = [d for d in solutions if extrapolated and d.high < margin and d.value <= limit]

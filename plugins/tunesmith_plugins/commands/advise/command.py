@@ -61,8 +61,8 @@ def command(
 ) -> None:
     """Advise whether to tune, by baselines and by trainings on 10, 20 and 40 % of the rows.
 
-    The baselines of baselines is measured first. The scores of the three trainings are extrapolated to
-    all training rows, and compared with each baseline on all test rows. [advise] in the run file
+    The baselines of baselines is measured first. The scores of the three trainings are extrapolated
+    to all training rows, and compared with each baseline on all test rows. [advise] in the run file
     says how the model will be used.
     """
     if distributed.world_size() > 1:
@@ -197,7 +197,8 @@ def show(found: dict[str, Any]) -> None:
         seconds = costs["baseline_seconds"] * 1000, costs["tuned_seconds"] * 1000
         baseline, tuned = map(format_duration, seconds)
         text = (
-            f"a thousand requests, on this machine: {baseline} with {costs['baseline']}, the strongest "
+            f"a thousand requests, on this machine: {baseline} with {costs['baseline']}, "
+            "the strongest "
             f"baseline, {tuned} tuned; training on all rows takes about "
             f"{format_duration(costs['training_seconds'])}"
         )

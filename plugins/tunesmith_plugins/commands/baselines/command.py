@@ -74,9 +74,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 ) -> None:
     """Measure what solves the task without training: prompts and classifiers.
 
-    The best variant of each is chosen on the validation rows and scored once on the test rows, all of
-    them by default. `tunesmith resume` then trains in the same run folder, and compares the tuned
-    model with these baselines without measuring them again.
+    The best variant of each is chosen on the validation rows and scored once on the test rows, all
+    of them by default. `tunesmith resume` then trains in the same run folder, and compares the
+    tuned model with these baselines without measuring them again.
     """
     if distributed.world_size() > 1:
         raise UsageError("baselines: nothing is trained", hint="start it without torchrun")

@@ -51,8 +51,8 @@ from tunesmith_evidence.seeds import PooledSeeds, SeedRun, change_seed, find_tun
 def command(state: CliState, run: Path, count: int, as_json: bool) -> None:
     """Train a finished run again with other seeds, and pool their differences from the baseline.
 
-    The data and its parts stay the same, and baselines are not measured again. The runs are beside the
-    first one, in folders that end in the seed; finished ones are not repeated.
+    The data and its parts stay the same, and baselines are not measured again. The runs are beside
+    the first one, in folders that end in the seed; finished ones are not repeated.
     """
     if distributed.world_size() > 1:
         raise UsageError("seeds: runs in one process", hint="start it without torchrun")

@@ -72,7 +72,7 @@ def have_good_answers(records: Sequence[Record]) -> bool:
 
 LOSS = EvaluatorOffer(
     name="loss",
-    summary="mean loss on the reference answers, bad ones skipped, in nats per token",
+    summary="mean loss on the reference answers, without bad ones, in nats per token",
     config=LossOptions,
     build=build,
     metrics=(METRIC,),

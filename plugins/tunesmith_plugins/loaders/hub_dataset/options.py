@@ -24,7 +24,10 @@ class HubDatasetOptions(FieldOptions):
     validation_split: str | None = Field(
         None,
         min_length=1,
-        description="Split with the rows for choices. Unset: a part of `split`, see `[split] validation`.",
+        description=(
+            "Split with the validation rows. Unset: a part of `split`, see `[split] "
+            "validation_size`."
+        ),
     )
     revision: str | None = Field(
         None, min_length=1, description="Commit, tag or branch. A commit never changes."

@@ -26,7 +26,9 @@ class SqlOptions(FieldOptions):
     validation: str | None = Field(
         None,
         min_length=1,
-        description="Query of the rows for choices. Unset: a part of `train`, see `[split] validation`.",
+        description=(
+            "Query of the validation rows. Unset: a part of `train`, see `[split] validation_size`."
+        ),
     )
     file: DataPath | None = Field(None, description="SQLite file to read from.")
     url: str | None = Field(

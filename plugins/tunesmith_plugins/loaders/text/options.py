@@ -31,7 +31,7 @@ class TextOptions(Options):
     validation: Paths | None = Field(
         None,
         description="Files for choices, in the same form. Unset: a part of `train`, see "
-        "`[split] validation`.",
+        "`[split] validation_size`.",
         json_schema_extra={"path": True},
     )
     suffixes: list[str] = Field(

@@ -118,7 +118,7 @@ def format_training_end(event: TrainingFinished, progress: TrainingProgress) -> 
 
 
 def format_measurement(event: Measured) -> str:
-    """Format a metric with its 95 % interval, also without rows that have a duplicate in training."""
+    """Format a metric with its 95 % interval, also without duplicates of training rows."""
     text = f"{one_line(event.metric, 40)} {format_number(event.value)} "
     text += format_interval(event.low, event.high)
     if event.units and event.units < event.n:
@@ -143,7 +143,8 @@ def format_choice(event: BaselineChosen) -> str:
     variant = f"{one_line(event.variant, 60)}, " if event.variant else ""
     metric = one_line(event.metric, 40)
     rows = "training rows, out of fold" if event.folds else "validation rows"
-    return f"{name}: {variant}{metric} {format_number(event.validation_score)} on {event.validation_rows} {rows}"
+    score = f"{format_number(event.validation_score)} on {event.validation_rows} {rows}"
+    return f"{name}: {variant}{metric} {score}"
 
 
 def format_finding(event: FindingReported) -> str:

@@ -53,7 +53,8 @@ from tunesmith_plugins.reporters.console.sparkline import ASCII_BLOCKS, BLOCKS, 
 
 MIN_LABEL_WIDTH, MAX_LABEL_WIDTH, DURATION_WIDTH = 30, 44, 11
 CHOOSING = "choosing: "
-"""Begin of the phases in which variants of baselines are compared; it is dropped for want of room."""
+"""Begin of the phases in which variants of baselines are compared; it is dropped for want of
+room."""
 MIN_BAR_WIDTH, USUAL_BAR_WIDTH, MAX_BAR_WIDTH = 8, 12, 28
 COUNT_WIDTH = 34
 """Columns right of the bar that are reserved for count, speed and time left."""

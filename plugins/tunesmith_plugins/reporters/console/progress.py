@@ -161,8 +161,8 @@ def restore_progress(log: Path, started: TrainingStarted) -> TrainingProgress:
 class RunProgress:
     """The parts of a run: baselines, training with its stages, evaluation of the tuned model.
 
-    Their time is known from the forecast, from the baselines that were measured on the same rows, and
-    from what is running.
+    Their time is known from the forecast, from the baselines that were measured on the same rows,
+    and from what is running.
     """
 
     started: float

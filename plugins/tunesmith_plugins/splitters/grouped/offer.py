@@ -22,10 +22,10 @@ class GroupedOptions(Options):
         Field(
             None,
             description=(
-                "Rows for everything that chooses, such as the best checkpoint; never trained on. A "
-                "share below 1 of the rows that are not held out, or a number of rows. Unset: a tenth, "
-                "at least 20 and at most 200 rows, and none if there are fewer than 100 rows. Not used "
-                "if the data loader returns validation records."
+                "Rows for everything that chooses, such as the best checkpoint; never trained "
+                "on. A share below 1 of the rows that are not test rows, or a number of rows. "
+                "Unset: a tenth, at least 20 and at most 200 rows, and none if there are fewer "
+                "than 100 rows. Not used if the data loader returns validation records."
             ),
         )
     )

@@ -1,4 +1,4 @@
-"""The gate of a reward model: its accuracy on validation pairs decides if a policy is trained on it.
+"""The gate of a reward model: its accuracy on validation pairs decides on the policy stage.
 
 The gate fails if the reward model is not better than chance, or if it may measure nothing but
 length (:mod:`tunesmith_torch.rlhf.reward_metrics`).
@@ -96,7 +96,8 @@ def _faults(report: RewardReport) -> list[str]:
     faults = []
     if not report.is_above_chance:
         few = (
-            f" (only {report.independent_pairs} independent validation pairs: even if all are right, "
+            f" (only {report.independent_pairs} independent validation pairs: "
+            "even if all are right, "
             "it may be chance)"
         )
         faults.append("it does not beat chance" + (few if report.has_too_few_pairs else ""))

@@ -82,7 +82,8 @@ def test_a_label_of_test_rows_only_is_found() -> None:
     test = answered(50, "complaint")[:200]
     (finding,) = found(label_rows(LABELS), test)
     assert show(finding).startswith(
-        "13 of 200 (6.5 %) validation and test rows have a label that no training row has: rows.jsonl"
+        "13 of 200 (6.5 %) validation and test rows have a label that no training row has: "
+        "rows.jsonl"
     )
 
 

@@ -1,0 +1,57 @@
+"""Names that plugins know from before version 0.1, and what they are called now.
+
+The interface was recorded anew with these names before its first release. An error of a plugin that
+still uses an old one says both.
+"""
+
+from __future__ import annotations
+
+import re
+
+EXACT = {
+    "Notice": "FindingReported",
+    "to_notice": "to_event",
+    "LeftOut": "SkippedRow",
+    "Rung": "MeasuredBaseline",
+    "NotProvenError": "NotVerifiedError",
+    "tunesmith_evidence.ladder": "tunesmith_evidence.baselines",
+}
+PARTS = {
+    "rival": "baseline",
+    "rivals": "baselines",
+    "heldout": "test",
+    "holdout": "test_size",
+    "dev": "validation",
+    "left_out": "skipped",
+    "notice": "finding",
+    "notices": "findings",
+    "twin_free": "leakage_free",
+    "memorisation": "memorization",
+    "proven": "verified",
+}
+_WORDS = [form(part) for part in PARTS for form in (str.lower, str.upper, str.capitalize)]
+_PART = re.compile(rf"(?<![a-z])({'|'.join(sorted(_WORDS, key=len, reverse=True))})(?![a-z])")
+_QUOTED = re.compile(r"""['"`]([A-Za-z_][\w.]*)['"`]""")
+
+
+def present_name(name: str) -> str:
+    """Return what a name is called now; the same name if it has not been renamed."""
+    if name in EXACT:
+        return EXACT[name]
+
+    def replace_part(match: re.Match[str]) -> str:
+        old, new = match[0], PARTS[match[0].lower()]
+        return new.upper() if old.isupper() else new.capitalize() if old[0].isupper() else new
+
+    return _PART.sub(replace_part, name)
+
+
+def explain_renaming(message: str) -> str:
+    """Return a clause such as ``; RivalOffer is now BaselineOffer`` for an error of Python.
+
+    Python's messages about an unknown import, attribute or argument quote its name. Empty if no
+    name in the message has been renamed.
+    """
+    names = dict.fromkeys(_QUOTED.findall(message))
+    new = [f"{name} is now {present_name(name)}" for name in names if present_name(name) != name]
+    return f"; {', '.join(new)}" if new else ""
