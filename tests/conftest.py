@@ -74,6 +74,14 @@ def few_objects_to_visit() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama as a hub would serve it. Read it, copy it, do not change it."""
+    from tunesmith_torch.testing.tiny_model import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "llama")
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker hands over what it counted."""
     if hasattr(session.config, "workeroutput"):

@@ -31,7 +31,7 @@ from tunesmith import (
 )
 from tunesmith.testing import fixtures
 from tunesmith.testing.checks import REGISTERED_CHECKS
-from tunesmith_cli import common, render
+from tunesmith_cli import common, launch, render
 
 CONTRACTS = {
     "Records": records,
@@ -93,11 +93,12 @@ def offer_page() -> Iterator[str]:
         yield from describe(node, level=2)
     yield "## What commands build on\n"
     yield (
-        "Options that commands share, from `tunesmith_cli.common`, and functions that print, from "
-        "`tunesmith_cli.render`; results go to stdout, notes and errors to stderr. A command "
+        "Options that commands share, from `tunesmith_cli.common`, functions that print, from "
+        "`tunesmith_cli.render`, and parts of commands that start runs on clusters, from "
+        "`tunesmith_cli.launch`. Results go to stdout, notes and errors to stderr. A command "
         "raises an [error of tunesmith](exit-codes.md), which becomes its exit code.\n"
     )
-    for module in (common, render):
+    for module in (common, render, launch):
         yield f"### `{module.__name__}`\n"
         for node in public_nodes(module):
             yield from describe(node, level=4)

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
+from mkdocs.structure.files import File
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from generator.toolkit import toolkit
+
+TOOLKIT = "reference/toolkit.md"
+
 OUTSIDE = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+(?!how-to|reference|tutorials|explanation)[^)]+)\)")
+
+
+def on_files(files: Any, *, config: Any) -> Any:
+    """Add the page on the toolkits, which is not committed."""
+    if written := files.get_file_from_path(TOOLKIT):
+        files.remove(written)
+    files.append(File.generated(config, TOOLKIT, content="\n".join(toolkit())))
+    return files
 
 
 def on_page_markdown(markdown: str, *, page: Any, **ignored: Any) -> str:

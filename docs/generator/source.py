@@ -28,20 +28,11 @@ def parsed(path: Path) -> ast.Module:
 
 
 def public_names(module: ast.Module) -> list[str]:
-    """Return the public names of a module.
-
-    Those are the names in its ``__all__`` or, without one, the functions and classes that the
-    module defines and whose names do not begin with an underscore.
-    """
+    """Return the public names of a module: those in its ``__all__``, none without one."""
     for node in module.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return [str(name) for name in ast.literal_eval(node.value)]
-    defined = (ast.FunctionDef, ast.ClassDef)
-    return [
-        node.name
-        for node in module.body
-        if isinstance(node, defined) and not node.name.startswith("_")
-    ]
+    return []
 
 
 def signature_of(node: ast.FunctionDef | ast.ClassDef, owner: str = "") -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import tomllib
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from generator.source import (
+    MOST_LETTERS,
     docstring,
     parsed,
     public_names,
@@ -22,33 +24,34 @@ TOOLKITS = ("tunesmith_torch", "tunesmith_data", "tunesmith_evidence")
 
 
 def toolkit() -> Iterator[str]:
-    """Yield the page on the toolkits: the public functions and classes of every module, by layer.
+    """Yield the page on the toolkits: the public names of every module, by layer.
 
     Signatures and docstrings are read from the source, so that torch is not imported.
     """
     yield "# Toolkit\n"
     yield (
-        "The functions and classes that plugins may use to build techniques (`tunesmith_torch`), "
-        "data loaders and checks of data (`tunesmith_data`), and verdicts and baselines "
-        "(`tunesmith_evidence`). The layers are in order: a module imports from its own layer "
-        "and from those further down. A module's public names are those in its "
-        "`__all__`; without one, the functions and classes that it defines and whose names do not "
-        "begin with an underscore.\n"
+        "What plugins may use to build techniques (`tunesmith_torch`), data loaders and checks of "
+        "data (`tunesmith_data`), and verdicts and baselines (`tunesmith_evidence`). The public names "
+        "of a module or package are those in its `__all__`, and all of them are on this page. What "
+        "has no `__all__` is internal and may change in any version. The layers are in order: a "
+        "module imports from its own layer and from those further down.\n"
     )
     for package in TOOLKITS:
         home = PLUGINS / package
         yield f"## `{package}`\n"
         yield docstring(parsed(home / "__init__.py")) + "\n"
-        yield from exports(parsed(home / "__init__.py"))
+        yield from public_items(home / "__init__.py")
         for layer in layers_of(package):
             path = home / layer
             if not path.is_dir():
-                yield from module_section(path.with_suffix(".py"), level=3)
+                yield from section(path.with_suffix(".py"), level=3)
                 continue
-            yield f"### `{package}.{layer}`\n"
-            yield docstring(parsed(path / "__init__.py")) + "\n"
-            for module in sorted(path.glob("[!_]*.py")):
-                yield from module_section(module, level=4)
+            modules = [line for m in sorted(path.glob("[!_]*.py")) for line in section(m, level=4)]
+            own = [*section(path / "__init__.py", level=3)]
+            if modules and not own:
+                yield f"### `{package}.{layer}`\n"
+                yield docstring(parsed(path / "__init__.py")) + "\n"
+            yield from (*own, *modules)
 
 
 def layers_of(package: str) -> list[str]:
@@ -68,49 +71,71 @@ def layers_of(package: str) -> list[str]:
     return names
 
 
-def exports(package: ast.Module) -> Iterator[str]:
-    """Yield the names that a package re-exports, each with the module that defines it."""
-    homes = {
-        alias.name: node.module
-        for node in package.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    names = [name for name in public_names(package) if name in homes]
+def section(path: Path, *, level: int) -> Iterator[str]:
+    """Yield the section of a module or package; nothing if it has no public name."""
+    if items := [*public_items(path)]:
+        parts = path.relative_to(PLUGINS).with_suffix("").parts
+        yield f"{'#' * level} `{'.'.join(part for part in parts if part != '__init__')}`\n"
+        yield docstring(parsed(path)) + "\n"
+        yield from items
+
+
+def public_items(path: Path) -> Iterator[str]:
+    """Yield a list item for every public name of a module or package."""
+    names = public_names(parsed(path))
+    for name in names:
+        yield from named_item(name, parsed(path))
     if names:
-        yield "Importable from the package itself:\n"
-        yield from (f"- `{name}`, from `{homes[name]}`" for name in names)
         yield ""
 
 
-def module_section(path: Path, *, level: int) -> Iterator[str]:
-    """Yield the section of one module; nothing if it has no public function or class."""
-    module = parsed(path)
-    nodes = {n.name: n for n in module.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
-    shown = [nodes[name] for name in public_names(module) if name in nodes]
-    if not shown:
-        return
-    name = ".".join(path.relative_to(PLUGINS).with_suffix("").parts)
-    yield f"{'#' * level} `{name}`\n"
-    yield docstring(module) + "\n"
-    for node in shown:
-        yield from item(signature_of(node), docstring(node), notes=sections(node))
-        yield from documented_fields(node)
-        for method in node.body if isinstance(node, ast.ClassDef) else ():
-            if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
-                text = docstring(method) or inherited(node)
-                yield from item(signature_of(method, node.name), text, "    ", sections(method))
-    yield ""
+def named_item(name: str, module: ast.Module) -> Iterator[str]:
+    """Yield the item of a name, from the module that defines it."""
+    for node, after in zip_longest(module.body, module.body[1:]):
+        if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
+            root = PLUGINS if (node.module or "").startswith(TOOLKITS) else ROOT / "core"
+            path = root.joinpath(*(node.module or "").split("."))
+            yield from named_item(name, parsed(path.with_suffix(".py")))
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
+            yield from described(node)
+        elif name in assigned_names(node):
+            text = text_below(after)
+            value = ast.unparse(node.value) if text else ""  # type: ignore[attr-defined]
+            yield from item(f"{name} = {value}" if 0 < len(value) <= MOST_LETTERS else name, text)
+
+
+def described(node: ast.FunctionDef | ast.ClassDef) -> Iterator[str]:
+    """Yield the item of a function, or of a class with its fields and methods."""
+    yield from item(signature_of(node), docstring(node), notes=sections(node))
+    yield from documented_fields(node)
+    for method in node.body if isinstance(node, ast.ClassDef) else ():
+        if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+            text = docstring(method) or inherited(node)
+            yield from item(signature_of(method, node.name), text, "    ", sections(method))
+
+
+def assigned_names(node: ast.stmt) -> list[str]:
+    """Return the names that a statement assigns to."""
+    if isinstance(node, ast.AnnAssign) and node.value is not None:
+        return [ast.unparse(node.target)]
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
+
+
+def text_below(after: ast.stmt | None) -> str:
+    """Return the text that describes the constant or field above it, "" if there is none."""
+    if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+        return to_markdown(" ".join(str(after.value.value).split()))
+    return ""
 
 
 def documented_fields(node: ast.FunctionDef | ast.ClassDef) -> Iterator[str]:
     """Yield the fields of a dataclass that have a text below them; the signature has all."""
     is_dataclass = any("dataclass" in ast.unparse(found) for found in node.decorator_list)
     for statement, after in zip(node.body, node.body[1:], strict=False):
-        has_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        if is_dataclass and isinstance(statement, ast.AnnAssign) and has_text:
+        text = text_below(after)
+        if is_dataclass and isinstance(statement, ast.AnnAssign) and text:
             name = ast.unparse(statement.target)
-            text = to_markdown(" ".join(str(after.value.value).split()))  # type: ignore[attr-defined]
             if not name.startswith("_") and "ClassVar" not in ast.unparse(statement.annotation):
                 yield f"    - `{node.name}.{name}`: {text}"
 

@@ -10,6 +10,8 @@ from tunesmith.errors import DataError
 from tunesmith.text import format_count
 from tunesmith_data.row import RowError
 
+__all__ = ["describe_skipped"]
+
 MAX_CONTENT = 100_000
 """Characters of an unusable row that are kept."""
 MAX_CONTENT_OF_ALL = 50_000_000

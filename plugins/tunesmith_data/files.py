@@ -19,6 +19,8 @@ from tunesmith.errors import DataError, EnvironmentProblem
 from tunesmith_data.row import Bytes, ByteStream
 from tunesmith_data.stored import FileVersion, OpenFiles, Spool, Stored, StoredFile, StoredInSpool
 
+__all__ = ["HEAD_BYTES"]
+
 MAX_FILES = 10_000
 HEAD_BYTES = 1 << 16
 GZIP_MAGIC = b"\x1f\x8b"

@@ -16,6 +16,8 @@ from tunesmith.records import (
 )
 from tunesmith_data.row import RowError, json_type
 
+__all__ = ["content_key"]
+
 UNUSABLE_CHARACTERS = re.compile("[\0\ud800-\udfff]")
 """NUL, and lone surrogates, which UTF-8 cannot encode."""
 

@@ -17,6 +17,8 @@ from tunesmith_data.json_line import parse_json_text
 from tunesmith_data.row import RowError, json_type
 from tunesmith_data.text import require_text
 
+__all__ = ["parse_tools", "tool_name"]
+
 _INLINE_CALLS = re.compile(r"<tool_call>(.*?)</tool_call>\s*", re.DOTALL)
 _INLINE_RESULTS = re.compile(r"<tool_response>\s*(.*?)\s*</tool_response>\s*", re.DOTALL)
 

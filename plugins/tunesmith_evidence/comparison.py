@@ -27,6 +27,19 @@ from tunesmith_evidence.statistics import (
     compare,
 )
 
+__all__ = [
+    "ChangedRow",
+    "MetricDifference",
+    "RowKey",
+    "RunResults",
+    "adjust",
+    "compare_metrics",
+    "find_obstacles",
+    "find_row_metric",
+    "list_changed_rows",
+    "list_differences",
+]
+
 SKIPPED_EVENTS = ("step-finished", "stepped", "phase-started", "phase-ended", "first-batch")
 """Kinds of events that no comparison needs, which are nearly all lines of a log."""
 IGNORED = ("run.name", "run.folder", "reporters", "plugins.files")

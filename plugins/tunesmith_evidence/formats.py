@@ -27,6 +27,7 @@ __all__ = [
     "format_number",
     "format_p_value",
     "format_rate",
+    "format_rows",
     "format_setting",
     "format_share",
     "format_share_range",

@@ -17,6 +17,8 @@ from tunesmith_evidence.statistics import row_contributions
 if TYPE_CHECKING:
     from tunesmith_evidence.statistics.contributions import Matrix
 
+__all__ = ["NO_METRICS", "PairedRows", "list_metrics", "read_pairs"]
+
 NO_METRICS: Mapping[str, Metric] = MappingProxyType({})
 
 

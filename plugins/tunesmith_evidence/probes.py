@@ -18,6 +18,8 @@ from tunesmith.options import GateOptions
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 
+__all__ = ["RowValue", "plan_probe", "read_values", "run_probe"]
+
 
 @dataclass(frozen=True)
 class _FixedRows:

@@ -30,6 +30,8 @@ from tunesmith_evidence.slices.discover import (
 from tunesmith_evidence.slices.rows import ScoredRow, to_rows
 from tunesmith_evidence.statistics import Comparison, adjust_p_values, compare
 
+__all__ = ["REST", "SliceChange", "choose_metric", "compare_with_parent"]
+
 REST = "all other rows"
 ALPHA = 0.05
 MIN_ROWS = 10

@@ -43,6 +43,15 @@ from tunesmith.records import (
 )
 from tunesmith.storage import RunFolder, commit_folder, verify_folder
 
+__all__ = [
+    "FOLDER",
+    "discard_winner",
+    "has_probabilities",
+    "open_baseline",
+    "open_winner",
+    "save_winner",
+]
+
 SCHEMA = "tunesmith.winner/1"
 FOLDER = "winner"
 """Name of the winner's folder below the run folder."""

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from tests.benchmarks.fresh_injections import FRESH_INJECTIONS
 
-from tunesmith_evidence.judging.misplaced import check_wins
 from tunesmith_evidence.judging.pairwise import CRITERION, Ask, Pair, judge_pairs
 from tunesmith_evidence.judging.quoting import is_attempt
+from tunesmith_plugins.evaluators.judge.misplaced import check_wins
 
 MINE, OTHER = "mine", "other"
 AFTER_THE_CHECK = (

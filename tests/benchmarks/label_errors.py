@@ -19,7 +19,7 @@ from tests.benchmarks.data_checks import CHOSEN_ON
 from tests.fixtures.python.clean_rows import plant_wrong_labels
 
 from tunesmith.records import Completion, Record
-from tunesmith_data.analysis.label_errors import find_label_errors
+from tunesmith_data.label_errors import find_label_errors
 
 SETS = ("banking77, training part", "Bitext, intents")
 SHARES = (0.0, 0.05, 0.1, 0.2)

@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from tests.benchmarks.data_checks import CHOSEN_ON, REPORTED_ON
 
 from tunesmith.records import Completion
-from tunesmith_data.analysis.selection import select_rows
+from tunesmith_plugins.commands.data.selection import select_rows
 
 SEEDS = 5
 SIZES = (150, 300, 1_000, 2_000)

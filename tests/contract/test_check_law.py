@@ -20,8 +20,8 @@ FOLDERS = (
     *(
         f"plugins/tunesmith_torch/{name}"
         for name in (
-            "compare", "data", "generation", "losses", "models", "optim", "preference", "rlhf",
-            "runtime", "training",
+            "compare", "data", "generation", "losses", "models", "optim", "rlhf", "runtime",
+            "training", "untrusted",
         )
     ),
     *(f"plugins/tunesmith_plugins/{name}" for name in ("evaluators", "baselines", "techniques")),
@@ -62,7 +62,7 @@ FOUND: Mapping[str, Sequence[str]] = {
         "models.adapter_targets:_resolve_parameters",
     ),
     "the model's folder is read when the run file is": (
-        "models.foreign_code:refuse_foreign_keys",
+        "untrusted.foreign_code:refuse_foreign_keys",
         "models.model_folder:_weight_map",
         "models.model_folder:check_folder",
         "models.model_folder:read_config",
@@ -93,6 +93,7 @@ CANNOT_KNOW: Mapping[str, Sequence[str]] = {
         "runtime.device:pick_device",
         "runtime.disk_space:require_space",
         "evaluators.json_answer.offer:read_schema",
+        "baselines.prompt.prompt_file:read_prompt",
         "evaluators.text_overlap.evaluator:load_bleu",
     ),
     "torchrun starts the processes, not `check`": (
@@ -108,7 +109,7 @@ CANNOT_KNOW: Mapping[str, Sequence[str]] = {
         "models.adapter_stack:reference_policy",
         "models.loading:_check_model_type",
         "models.loading:load_tokenizer",
-        "models.tokenizer_limits:_check",
+        "untrusted.tokenizer_limits:_check",
         "rlhf.policy_objective:PolicyObjective.__init__",
         "training.trainer:_open_session",
         "generation.json_constraint:compile_schema",
@@ -131,10 +132,6 @@ CANNOT_KNOW: Mapping[str, Sequence[str]] = {
         "data.packing:collate",
         "evaluators.constrained_json.offer:ConstrainedJson.measure",
         "models.merging:refuse_other_folder",
-        "runtime.launch:open_job",
-        "runtime.launch:open_run",
-        "runtime.launch:override_options",
-        "runtime.launch:refuse_unsuitable_job",
     ),
 }
 NOT_YET: Sequence[str] = (
@@ -149,8 +146,8 @@ NOT_YET: Sequence[str] = (
     "models.loading:enable_gradient_checkpointing",
     "evaluators.preference_accuracy.offer:_require_pair",
     "evaluators.reward_margin.offer:_signed_answers",
-    "preference.objective:mismatched_groups",
     "rlhf.policy_task:PolicyTask.tokenize",
+    "techniques.preference.objective:mismatched_groups",
     "techniques.rlhf.stages:StageData.split",
     "techniques.rlhf.stages:train_stages",
     "training.preference_data:fitting_groups",

@@ -23,13 +23,15 @@ from tunesmith_cli.app import app
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+BUILT = [DOCS / "reference" / "toolkit.md"]
+"""Pages that ``docs/generate.py`` and the site's build write, and that are not committed."""
 CONTRIB_TABLES = {"cloud", "ray", "remote", "slurm", "tune"}
 """Tables of the run file that distributions in contrib/ own."""
 CONTRIB_PAGES = [ROOT / "contrib" / "README.md", *sorted(ROOT.glob("contrib/*/README.md"))]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted(DOCS.rglob("*.md")),
+    *sorted({*DOCS.rglob("*.md")} - {*BUILT}),
     *CONTRIB_PAGES,
 ]
 CODE_PAGES = [
@@ -66,6 +68,10 @@ def test_generated_pages_are_up_to_date() -> None:
         )
 
 
+def test_pages_that_are_built_are_listed() -> None:
+    assert [DOCS / name for name in generator().built_pages()] == BUILT
+
+
 def test_every_field_of_an_event_has_a_sentence() -> None:
     page = (DOCS / "reference" / "events.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^## `([a-z-]+)`$(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
@@ -81,7 +87,8 @@ def test_every_field_of_an_event_has_a_sentence() -> None:
 def test_links_have_existing_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+            path = (page.parent / target).resolve()
+            assert path.exists() or path in BUILT, f"{page.name} links to {target}"
 
 
 def test_every_page_is_in_the_list_of_pages() -> None:
@@ -89,6 +96,7 @@ def test_every_page_is_in_the_list_of_pages() -> None:
     pages = {
         str(path.relative_to(DOCS)) for kind in ("*.md", "*.ipynb") for path in DOCS.rglob(kind)
     }
+    pages |= {str(path.relative_to(DOCS)) for path in BUILT}
     assert set(listed) == pages - {"index.md"}
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
     assert set(re.findall(r"(\S+\.(?:md|ipynb))$", navigation, re.MULTILINE)) == pages
@@ -149,9 +157,28 @@ def undocumented(page: str) -> list[str]:
 
 def test_every_public_function_of_the_toolkits_is_documented() -> None:
     """A method that overrides one refers to the class that documents it."""
-    page = (DOCS / "reference" / "toolkit.md").read_text(encoding="utf-8")
+    (page,) = generator().built_pages().values()
     assert not undocumented(page)
     assert undocumented("- `f(x: int) -> int`\n- `g(y)`\\\n  Do it.\n") == ["f"]
+
+
+def test_the_page_of_the_toolkits_has_each_public_name_and_no_other() -> None:
+    (page,) = generator().built_pages().values()
+    parts = re.split(r"^#+ `(tunesmith_[\w.]+)`$", page, flags=re.MULTILINE)[1:]
+    shown = {
+        module: re.findall(r"^- `(?:class )?(\w+)", text, re.MULTILINE)
+        for module, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+    public = {}
+    for package in ("tunesmith_torch", "tunesmith_data", "tunesmith_evidence"):
+        for path in (ROOT / "plugins" / package).rglob("*.py"):
+            names = re.search(r"^__all__ = (\[[^\]]*\])", path.read_text("utf-8"), re.MULTILINE)
+            parts = path.relative_to(ROOT / "plugins").with_suffix("").parts
+            module = ".".join(part for part in parts if part != "__init__")
+            public[module] = ast.literal_eval(names[1]) if names else []
+    assert {module: names for module, names in shown.items() if names} == {
+        module: names for module, names in public.items() if names
+    }
 
 
 # --------------------------------------------------------------------------- commands

@@ -157,11 +157,11 @@ def test_source_roots_are_not_packages() -> None:
 
 
 def test_no_source_file_is_too_long() -> None:
-    """Files have about 400 lines; longer ones are listed here with their reason."""
+    """Files have about 400 lines. The limit is an alarm: divide a file by meaning, not to fit."""
     long = {
         location(path, count): count
         for path in sources(CORE, PLUGINS, *CONTRIB)
-        if (count := len(path.read_text(encoding="utf-8").splitlines())) > 450
+        if (count := len(path.read_text(encoding="utf-8").splitlines())) > 500
     }
     assert not long
 

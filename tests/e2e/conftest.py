@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from tunesmith_torch.testing.tiny_model import save_tiny_model
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -44,12 +42,6 @@ def tunesmith() -> Tunesmith:
         return Outcome(result.exit_code, result.stdout, result.stderr)
 
     return call
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama in the files of a Hugging Face repository."""
-    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "llama")
 
 
 @pytest.fixture(scope="session")

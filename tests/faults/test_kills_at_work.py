@@ -30,7 +30,7 @@ from tunesmith import api
 from tunesmith.config.trust import TRUST_VARIABLE
 from tunesmith.execution import execute
 from tunesmith.storage import write_atomic
-from tunesmith_torch.runtime.launch import signal_at_end_of_parent
+from tunesmith_cli.launch import signal_at_end_of_parent
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]

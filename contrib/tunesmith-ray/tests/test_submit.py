@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 
 from tunesmith.testing import ngram
 from tunesmith_cli.app import app
+from tunesmith_cli.launch import open_job
 from tunesmith_ray import tunesmith_commands
 from tunesmith_ray.commands import cancel, logs, status, submit
 from tunesmith_ray.job_file import Job, find_job
-from tunesmith_torch.runtime.launch import open_job
 
 
 def call(*arguments: str | Path) -> Result:

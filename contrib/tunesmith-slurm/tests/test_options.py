@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from tunesmith.errors import ConfigError
 from tunesmith.options import from_table
+from tunesmith_cli.launch import given_flags, option_flags, override_options
 from tunesmith_slurm.options import FLAGS, SlurmOptions, parse_seconds
-from tunesmith_torch.runtime.launch import given_flags, option_flags, override_options
 
 
 def options(**table: Any) -> SlurmOptions:

@@ -23,6 +23,8 @@ import numpy.typing as npt
 from tunesmith_data.near_duplicates.character_map import CharacterMap
 from tunesmith_data.near_duplicates.punctuation import SPELLINGS, blank_punctuation
 
+__all__ = ["fold_texts"]
+
 Numbers: TypeAlias = npt.NDArray[np.uint32]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 Indices: TypeAlias = npt.NDArray[np.int64]

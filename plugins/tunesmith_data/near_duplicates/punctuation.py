@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 
+__all__ = ["blank_punctuation"]
+
 _STOPS = ".,;:?!。、،؛؟۔।॥።။"
 _FINAL = _STOPS.replace("!", "")  # 5! is not 5
 _LETTER = r"[^\W\d_]"

@@ -17,6 +17,8 @@ import numpy.typing as npt
 from tunesmith.records import Chat, Message, Record, Text, last_exchange
 from tunesmith_data.near_duplicates import read_keys
 
+__all__ = ["Exchanges"]
+
 Hashes = npt.NDArray[np.uint64]
 
 _BASE, _MIX, _MASK = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93, (1 << 64) - 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+__all__ = ["MAX_FOLDED"]
+
 FOLDS = 5
 MAX_FOLDED = 1_000
 """Training rows up to which choices are made out of fold if there are no validation rows."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import isfinite
 
+__all__ = ["validation_rows", "count_test_rows"]
+
 MAX_DEFAULT_TEST_ROWS = 500
 """Upper limit of the default test part, which is a fifth of the data."""
 MIN_VALIDATION_ROWS, MAX_VALIDATION_ROWS = 20, 200

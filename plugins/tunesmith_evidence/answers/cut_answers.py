@@ -9,6 +9,8 @@ from tunesmith.events import Measured
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.text import format_count
 
+__all__ = ["describe_cut", "list_cut"]
+
 WORTH_SAYING = 0.02
 """Share of the rows whose answer the limit has spoiled, above which a verdict says it."""
 

@@ -14,6 +14,16 @@ from tunesmith.options import Options
 from tunesmith.records import Message, Record, last_exchange
 from tunesmith_evidence.answers.normalize import TextNormalizer
 
+__all__ = [
+    "MAX_NEW_TOKENS",
+    "AnswerOptions",
+    "ComparedAnswerOptions",
+    "choose_limit",
+    "generate_answers",
+    "read_references",
+    "with_reasoning",
+]
+
 END_OF_TURN_TOKENS = 8
 """Tokens added to the longest reference, for the end of the turn."""
 MAX_NEW_TOKENS = 512

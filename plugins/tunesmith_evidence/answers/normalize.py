@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from tunesmith_evidence.answers.whole_words import WholeFinder
 
+__all__ = ["LabelReader", "TextNormalizer", "compose", "strip_reasoning"]
+
 _REASONING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _LEAD_IN = re.compile(
     r"\A\W*(?:(?:so|therefore|thus|sure|okay|ok)\W+)?(?:i think\W+)?(?:(?:the|my|this|its?)\W+)?"

@@ -9,6 +9,8 @@ from typing import Any
 from tunesmith.records import ToolCall
 from tunesmith_evidence.answers.normalize import strip_reasoning
 
+__all__ = ["Call", "find_calls", "read_call", "settled_length", "split_calls"]
+
 MARKS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
 """Marks that chat templates write in front of calls."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+__all__ = ["write_whole_pattern"]
+
 _QUOTES = "\"'`“”„‘’«»‹›"
 # A sign, an operator or a symbol beside a text belongs to it: "C" does not stand in "C++", nor
 # "1" in "-1". Beside a digit, so do marks that stand in numbers.

@@ -9,6 +9,8 @@ from tunesmith.contracts import Progress, TokenScores
 from tunesmith.errors import UsageError
 from tunesmith.records import Answer, Prompt
 
+__all__ = ["WithoutScores"]
+
 
 class WithoutScores(ABC):
     """The part of a text model that refuses to score."""

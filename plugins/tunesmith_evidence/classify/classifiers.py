@@ -19,6 +19,8 @@ from sklearn.preprocessing import normalize
 from tunesmith_evidence.classify.coordinates import DenseRows, fit_logistic
 from tunesmith_evidence.tasks.kinds import list_labels
 
+__all__ = ["Classifier", "Linear", "NearestCentroid", "NearestRows", "Rows", "predict"]
+
 Rows: TypeAlias = "sparse.csr_matrix | DenseRows"
 BATCH = 1_000
 """Rows whose similarities are in memory at the same time."""

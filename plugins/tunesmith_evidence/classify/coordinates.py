@@ -17,6 +17,8 @@ from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import expit, logsumexp
 
+__all__ = ["Basis", "find_basis"]
+
 Floats = NDArray[np.float64]
 SMALLEST = 1e-13
 """Share of the largest eigenvalue below which a direction is rounding."""

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from tunesmith_evidence.classify.classifiers import Classifier, Rows, predict
 
+__all__ = ["FOLDS", "Learn", "assign_folds"]
+
 FOLDS = 5
 MAX_MEASURED = 1_000
 """Rows whose predictions are counted; more cost time and change nothing."""

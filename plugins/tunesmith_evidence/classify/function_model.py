@@ -11,6 +11,8 @@ from tunesmith.records import Prompt
 from tunesmith_evidence.answers.without_scores import WithoutScores
 from tunesmith_evidence.tasks.examples import prompt_texts
 
+__all__ = ["FunctionModel"]
+
 
 @dataclass(frozen=True)
 class FunctionModel(WithoutScores):

@@ -10,6 +10,8 @@ from tunesmith_evidence.classify.function_model import FunctionModel
 from tunesmith_evidence.classify.vectors import Vectorizer
 from tunesmith_evidence.tasks.examples import Example
 
+__all__ = ["TextRows"]
+
 
 class TextRows:
     """The rows of examples, from which classifiers learn the answers."""

@@ -11,6 +11,8 @@ from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import normalize
 
+__all__ = ["Vectorizer", "WordVectorizer"]
+
 MANY_TEXTS = 2_000
 """Of more texts than this, terms of a single text are skipped."""
 MAX_TERMS = 200_000

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from tunesmith.errors import EnvironmentProblem
 
+__all__ = ["TOKEN_VARIABLE", "URL", "check_endpoint", "read_token"]
+
 URL = r"^https?://[^\s@?#]+$"
 """Addresses up to ``/v1``: without user, password and query, which would be shown and stored."""
 TOKEN_VARIABLE = r"^[A-Z_][A-Z0-9_]*$"  # noqa: S105 - names of variables, no token

@@ -19,6 +19,8 @@ from tunesmith.errors import EnvironmentProblem
 from tunesmith.text import one_line, redact
 from tunesmith_evidence.endpoint.address import read_token
 
+__all__ = ["Endpoint", "Reply"]
+
 MAX_ANSWER_BYTES = 1_000_000
 MAX_REASON = 200
 """Characters of the endpoint's own message that an error shows."""

@@ -9,6 +9,18 @@ from dataclasses import dataclass
 
 from tunesmith_evidence.judging.quoting import choose_mark, is_attempt, quote
 
+__all__ = [
+    "CRITERION",
+    "FEWEST_ANCHORS",
+    "VERDICTS",
+    "Ask",
+    "Judgement",
+    "Judgements",
+    "Pair",
+    "judge_pairs",
+    "plant_anchors",
+]
+
 Ask = Callable[[Sequence[str]], Sequence[str]]
 """Returns the answer of the judge to each prompt."""
 VERDICTS = ("A", "B", "tie")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 
+__all__ = ["choose_mark", "quote"]
+
 MAX_CHARACTERS = 6_000
 """Longer texts are cut."""
 _TEMPLATE_TOKENS = re.compile(

@@ -17,6 +17,8 @@ from tunesmith.contracts import Generation, Progress
 from tunesmith.execution.wrapped_model import WrappedModel
 from tunesmith.records import Prompt
 
+__all__ = ["ChoiceModel", "LabelScores"]
+
 
 @dataclass(frozen=True)
 class LabelScores:

@@ -14,6 +14,8 @@ from tunesmith.records import Prompt
 from tunesmith_evidence.tasks.json_answers import Style
 from tunesmith_evidence.tasks.json_schema import Schema
 
+__all__ = ["HINT", "constrain_to_schema", "is_installed"]
+
 HINT = 'pip install "tunesmith[json]"'
 
 

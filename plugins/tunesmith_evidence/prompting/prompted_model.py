@@ -15,6 +15,8 @@ from tunesmith.execution.wrapped_model import WrappedModel, name_long_prompts
 from tunesmith.records import Answer, Message, Prompt
 from tunesmith_evidence.tasks.examples import Example, prompt_text
 
+__all__ = ["QUESTION", "PromptedModel", "count_prompt_tokens"]
+
 CHARACTERS_PER_TOKEN = 3
 """A careful estimate for models that do not say how many tokens a prompt has."""
 UNKNOWN_CONTEXT = 2_048

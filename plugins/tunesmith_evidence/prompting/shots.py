@@ -12,6 +12,8 @@ from tunesmith_evidence.prompting.bm25 import BM25
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_evidence.tasks.examples import Example, random_order
 
+__all__ = ["Retriever", "choose_shots", "count_fitting"]
+
 MAX_PER_LABEL = 4
 """Retrieved examples with the same answer: more of them show nothing else."""
 MAX_EXAMINED = 200

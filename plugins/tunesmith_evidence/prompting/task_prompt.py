@@ -17,6 +17,8 @@ from tunesmith_evidence.tasks.json_answers import find_style
 from tunesmith_evidence.tasks.json_schema import derive_schema
 from tunesmith_evidence.tasks.kinds import TaskKind, list_labels, task_kind
 
+__all__ = ["TaskPrompt", "read_task"]
+
 MAX_LABELS = 200
 """More labels than this are not tried one by one."""
 CALIBRATION_PROMPTS = 16

@@ -15,6 +15,8 @@ from tunesmith_evidence.slices.discover import WeakSlice, find_weak_slices
 from tunesmith_evidence.slices.items import find_wrong, has_best_value
 from tunesmith_evidence.slices.rows import ScoredRow, Turns, find_row_metric, to_rows
 
+__all__ = ["Answer", "AnswerRow", "Answers", "read_answers"]
+
 BASE_MODELS = ("zero-shot", "base")
 """Labels of the untouched base model; the second one is that of earlier versions."""
 

@@ -33,6 +33,8 @@ from tunesmith_evidence.report.headline import (
 from tunesmith_evidence.report.markdown import escape, render_table
 from tunesmith_evidence.report.status import find_status
 
+__all__ = ["render_card_markdown", "render_card_svg"]
+
 WIDTH, MARGIN = 760, 32
 LINE_CHARACTERS = 100
 """Characters of a line of the SVG: a sentence is wrapped by counting."""

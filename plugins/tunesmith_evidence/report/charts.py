@@ -17,6 +17,8 @@ from tunesmith.text import one_line, redact
 from tunesmith_evidence.formats import format_interval, format_number, format_rate, format_ticks
 from tunesmith_evidence.report.curves import Curve, Points, thin_points
 
+__all__ = ["IntervalBar", "draw_curve", "draw_intervals"]
+
 TOP, BOTTOM = 24, 40
 """Margins of a curve: for the title of the values, and for the steps and their title."""
 ROW_HEIGHT = 40

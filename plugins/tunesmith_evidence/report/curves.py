@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from tunesmith.execution.report import Report
 from tunesmith_evidence.fit.course import VALIDATION_LOSS
 
+__all__ = ["Curve", "build_loss_curve", "build_other_curves"]
+
 Points = Sequence[tuple[int, float]]
 """Steps and values, all of them finite."""
 FEWEST_TO_SMOOTH = 12

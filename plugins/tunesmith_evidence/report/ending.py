@@ -20,6 +20,8 @@ from tunesmith.storage import read_known_events
 from tunesmith_evidence.formats import format_date, format_duration
 from tunesmith_evidence.report.status import find_status
 
+__all__ = ["Ending", "describe_ending"]
+
 SKIPPED_EVENTS = (
     "step-finished", "stepped", "phase-started", "phase-advanced", "phase-ended", "first-batch",
     "measured", "finding", "baseline-chosen", "monitored", "completion-sampled", "checkpoint-saved",

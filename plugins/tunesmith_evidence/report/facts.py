@@ -17,6 +17,14 @@ from tunesmith_evidence.formats import (
     format_share,
 )
 
+__all__ = [
+    "Prediction",
+    "describe_processes",
+    "describe_stage",
+    "format_reproduction",
+    "list_predictions",
+]
+
 
 @dataclass(frozen=True)
 class Prediction:

@@ -15,6 +15,17 @@ from typing import Any, Literal
 from tunesmith.events import Event, from_json
 from tunesmith.storage import read_events
 
+__all__ = [
+    "CONTEXT",
+    "OMITTED",
+    "SCORED",
+    "TRAINED",
+    "FirstBatch",
+    "Role",
+    "TokenRow",
+    "read_first_batches",
+]
+
 CONTEXT, TRAINED, SCORED, OMITTED = "c", "t", "s", "o"
 """Marks of tokens: without a loss; with one; of the state that becomes a reward; skipped here."""
 Role = Literal["context", "trained", "scored", "omitted"]

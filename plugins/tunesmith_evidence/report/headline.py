@@ -18,6 +18,16 @@ from tunesmith_evidence.formats import (
     format_rows,
 )
 
+__all__ = [
+    "ComparisonRow",
+    "Headline",
+    "describe_not_measured",
+    "find_headline",
+    "group_by_metric",
+    "list_comparisons",
+    "rows_measured",
+]
+
 Tone = Literal["good", "bad", "open"]
 TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "failed": "bad"}
 NOT_GOOD = (

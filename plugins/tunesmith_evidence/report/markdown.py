@@ -36,6 +36,8 @@ from tunesmith_evidence.report.headline import Headline, find_headline, group_by
 from tunesmith_evidence.report.status import find_status
 from tunesmith_evidence.report.text_plot import plot_curve
 
+__all__ = ["describe_wrong", "render_markdown"]
+
 MAX_CHARACTERS = 300
 """Characters of a prompt or an answer."""
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from tunesmith.execution.report import Report
 from tunesmith.storage import LockHolder
 
+__all__ = ["find_status", "is_running"]
+
 
 def find_status(folder: Path, report: Report) -> str:
     """Return ok, failed or stopped; running or unfinished for a run that has not ended."""

@@ -10,6 +10,8 @@ from tunesmith_evidence.formats import format_number, format_rate
 from tunesmith_evidence.report.curves import Curve, Points
 from tunesmith_evidence.statistics.downsample import downsample
 
+__all__ = ["ASCII", "UNICODE", "plot_curve"]
+
 LOG_RATIO = 50
 """Ratio of the highest to the lowest value from which on the scale is logarithmic."""
 

@@ -20,6 +20,20 @@ from tunesmith.events import JSON
 from tunesmith.records import Chat, Completion, Message, Record, Text
 from tunesmith_evidence.statistics import adjust_p_values
 
+__all__ = [
+    "ALPHA",
+    "CONTROLS_PER_CANARY",
+    "FEWEST_CONTROLS",
+    "CanaryResult",
+    "CanarySet",
+    "Kind",
+    "RankedCanary",
+    "Secret",
+    "draw_canaries",
+    "rank_canaries",
+    "read_canaries",
+]
+
 SCHEMA = "tunesmith.canaries/1"
 FEWEST_CONTROLS = 100
 ALPHA = 0.05

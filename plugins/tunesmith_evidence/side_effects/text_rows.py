@@ -9,6 +9,8 @@ from pathlib import Path
 from tunesmith.errors import DataError
 from tunesmith.records import Text
 
+__all__ = ["read_text_rows"]
+
 
 def read_text_rows(path: Path, columns: Sequence[str]) -> list[Text]:
     """Return the texts of a file, each from the first of ``columns`` that its row has.

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from tunesmith_evidence.slices.rows import ScoredRow
 from tunesmith_evidence.tasks.kinds import task_kind
 
+__all__ = ["MIN_ROWS", "Slice"]
+
 MIN_ROWS = 20
 MIN_SHARE = 0.05
 MAX_VALUES = 50

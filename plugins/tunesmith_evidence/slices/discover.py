@@ -17,6 +17,8 @@ from tunesmith_evidence.slices.candidates import Slice, find_candidates
 from tunesmith_evidence.slices.rows import ScoredRow
 from tunesmith_evidence.statistics import adjust_p_values
 
+__all__ = ["WeakSlice", "find_weak_slices", "split_in_halves"]
+
 ALPHA = 0.05
 PROMISING = 0.1
 """Largest p-value on the first half of a slice that is tested on the other half."""

@@ -10,6 +10,8 @@ from tunesmith_evidence.answers.normalize import LENIENT
 from tunesmith_evidence.answers.whole_words import WholeFinder
 from tunesmith_evidence.slices.rows import ScoredRow
 
+__all__ = ["find_near_misses", "find_regressed", "find_wrong", "has_best_value"]
+
 NEAR = 0.8
 """Similarity of an answer to the expected one from which on a wrong answer is a near-miss."""
 MAX_CHARACTERS = 2_000

@@ -11,6 +11,8 @@ from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith_evidence.pairs import has_own_value
 
+__all__ = ["ScoredRow", "find_row_metric", "to_rows"]
+
 Turns = tuple[tuple[str, str], ...]
 
 

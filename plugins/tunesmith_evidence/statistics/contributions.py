@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+__all__ = ["Matrix"]
+
 Matrix: TypeAlias = "NDArray[np.float64]"
 _STEP = 1e-4  # relative to the weight of a row
 _DIGITS = 9  # more are errors of the numeric derivative; rows that count alike have equal values

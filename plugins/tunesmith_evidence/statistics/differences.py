@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from tunesmith.statistics.sample import Sample, build_sample, check_finite, check_length, is_binary
 
+__all__ = ["label_unit", "paired_differences"]
+
 _DIGITS = 12
 """Digits of a difference that count, from the first one of the larger value."""
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+__all__ = ["downsample"]
+
 
 def downsample(values: Sequence[float], width: int) -> list[float]:
     """Return at most ``width`` values: the means of equal sections."""

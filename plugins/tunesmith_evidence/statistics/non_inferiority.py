@@ -16,6 +16,14 @@ from tunesmith_evidence.statistics.differences import paired_differences
 from tunesmith_evidence.statistics.paired import paired_difference
 from tunesmith_evidence.statistics.power import rows_needed
 
+__all__ = [
+    "FEWEST_UNITS",
+    "NonInferiority",
+    "compare_shares",
+    "compare_with_margin",
+    "difference_of_shares",
+]
+
 CONFIDENCE = 0.95
 """Confidence of each of the two bounds; the interval between them has 90 %."""
 POWER = 0.8

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from tunesmith.records import Prompt, Record, Text, UnpairedPreference, last_exchange
 
+__all__ = ["Example", "has_examples", "read_examples"]
+
 MAX_EXAMPLES = 20_000
 """Rows that a baseline learns from."""
 

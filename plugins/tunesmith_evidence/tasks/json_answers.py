@@ -15,6 +15,17 @@ from typing import Any
 
 from tunesmith_evidence.answers.normalize import compose
 
+__all__ = [
+    "Fields",
+    "Path",
+    "Style",
+    "are_equal",
+    "find_order",
+    "find_style",
+    "have_equal_values",
+    "parse_object",
+]
+
 Path = tuple[str, ...]
 Fields = dict[Path, str]
 _FENCE = re.compile(r"\A(\s*```\w*\s*)(.*?)(\s*```\s*)\Z", re.DOTALL)

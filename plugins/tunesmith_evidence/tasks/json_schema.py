@@ -14,6 +14,8 @@ from typing import Any
 
 from tunesmith_evidence.tasks.json_answers import find_style
 
+__all__ = ["Schema", "derive_schema"]
+
 Schema = dict[str, Any]
 MAX_ENUM = 40
 """Different texts of a field up to which the field can have these only."""

@@ -15,6 +15,15 @@ from tunesmith.records import Record
 from tunesmith_evidence.tasks.examples import read_examples
 from tunesmith_evidence.tasks.json_answers import parse_object
 
+__all__ = [
+    "TaskKind",
+    "has_fixed_answers",
+    "has_recurring_answers",
+    "list_labels",
+    "task_kind",
+    "task_of",
+]
+
 TaskKind = Literal["classes", "objects", "text"]
 MAX_LABEL_CHARACTERS = 200
 MAX_NEW_ANSWERS = 0.15

@@ -50,7 +50,7 @@ def estimate_label_noise(train: Sequence[Record], limit: float, seed: int) -> li
         return []
     if find_spec("cleanlab") is None:
         return [MISSING]
-    from tunesmith_data.analysis.label_errors import find_label_errors
+    from tunesmith_data.label_errors import find_label_errors
 
     try:
         found = find_label_errors(sample)

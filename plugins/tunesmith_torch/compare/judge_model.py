@@ -18,6 +18,8 @@ from tunesmith_torch.compare.other_model import ComparisonOptions
 if TYPE_CHECKING:
     from tunesmith_evidence.endpoint.client import Endpoint
 
+__all__ = ["JudgedOptions", "open_judge", "review_endpoint"]
+
 VERDICT_TOKENS = 8
 """Tokens of a verdict, which is one word."""
 

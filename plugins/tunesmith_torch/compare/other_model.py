@@ -18,6 +18,16 @@ from tunesmith.options import DataPath, Options
 from tunesmith.prepared import RowWise
 from tunesmith.records import Prompt, Record
 
+__all__ = [
+    "ComparingEvaluator",
+    "ComparisonOptions",
+    "RewardOptions",
+    "RewardScorer",
+    "load_scorer",
+    "open_base_of_tuned",
+    "open_other_model",
+]
+
 BASE_MODEL = "base"
 
 

@@ -13,6 +13,8 @@ from pydantic import BaseModel
 from tunesmith_torch.compare.other_model import RewardOptions
 from tunesmith_torch.options.policy import PolicyOptions
 
+__all__ = ["TrainingRewards", "find_training_rewards"]
+
 
 @dataclass(frozen=True)
 class TrainingRewards:

@@ -44,14 +44,14 @@ from tunesmith_torch.data.conversation import (
 from tunesmith_torch.data.message_fields import answer_of, find_missing_calls, message_fields
 from tunesmith_torch.data.reasoning import PromptEnd, join_answer
 from tunesmith_torch.data.refusals import HAS_REASONING, NO_ANSWER
-from tunesmith_torch.data.template_renderer import (
+from tunesmith_torch.data.tokenization import SpanEncoder, TextSpan
+from tunesmith_torch.untrusted.template_renderer import (
     RENDERER,
     Conversation,
     Failure,
     TemplateRenderer,
     TemplateSource,
 )
-from tunesmith_torch.data.tokenization import SpanEncoder, TextSpan
 
 _TEST_QUESTION, _TEST_ANSWER, _TEST_REASONING = "question-4d1c", "answer-9e2b", "reasoning-7a3f"
 

@@ -20,8 +20,8 @@ from tunesmith_torch.data.message_fields import (
 )
 from tunesmith_torch.data.reasoning import Answer
 from tunesmith_torch.data.refusals import DROPS_MESSAGE, REFUSED
-from tunesmith_torch.data.template_renderer import Conversation, Failure
 from tunesmith_torch.data.tokenization import ControlTokenMarks
+from tunesmith_torch.untrusted.template_renderer import Conversation, Failure
 
 
 class TemplateLimitError(DataError):

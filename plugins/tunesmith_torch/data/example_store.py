@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 
 from tunesmith_torch.data.packing import Example
 
+__all__ = ["ExampleStore"]
+
 CHUNK = 1000
 """Examples that are joined at a time."""
 

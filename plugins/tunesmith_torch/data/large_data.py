@@ -8,6 +8,8 @@ from typing import TypeVar
 from tunesmith.records import Record
 from tunesmith_data.text import content_key
 
+__all__ = ["sample_evenly", "sample_if_large"]
+
 T = TypeVar("T")
 
 LARGE_CHARACTERS = 64_000_000

@@ -15,6 +15,8 @@ from typing import Any
 from tunesmith.records import Chat, Message, Record, ToolCall, UnpairedPreference
 from tunesmith_torch.data.reasoning import CLOSING, OPENING, Answer, split_answer
 
+__all__ = ["message_fields", "tool_fields", "without_label"]
+
 Mask = Callable[[str], str]
 """Replaces the control tokens in a text by marks."""
 

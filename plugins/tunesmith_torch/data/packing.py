@@ -45,6 +45,8 @@ from torch import Tensor
 
 from tunesmith.errors import DataError
 
+__all__ = ["Example", "MicroBatch", "collate", "pack"]
+
 
 @dataclass(frozen=True)
 class Example:

@@ -23,6 +23,8 @@ from tunesmith_torch.data.large_data import sample_evenly
 from tunesmith_torch.data.message_fields import answer_of, message_fields, texts_of, tool_fields
 from tunesmith_torch.data.templates import Template
 
+__all__ = ["check_saved_template"]
+
 SAMPLE_ROWS = 200
 """Rows among which those with most turns are chosen."""
 COMPARED_ROWS = 16

@@ -44,11 +44,6 @@ from tunesmith_torch.data.message_fields import answer_of, without_label
 from tunesmith_torch.data.named_templates import NAMED_TEMPLATES, named_template
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.refusals import NO_ANSWER
-from tunesmith_torch.data.template_renderer import (
-    RENDERER,
-    TemplateRenderer,
-    TemplateSource,
-)
 from tunesmith_torch.data.tokenization import SpanEncoder, TextSpan, list_control_tokens
 from tunesmith_torch.data.tokenized_records import (
     TokenizedRecords,
@@ -57,6 +52,13 @@ from tunesmith_torch.data.tokenized_records import (
     skipped,
 )
 from tunesmith_torch.options.training import TEMPLATE_DATE, TrainingOptions
+from tunesmith_torch.untrusted.template_renderer import (
+    RENDERER,
+    TemplateRenderer,
+    TemplateSource,
+)
+
+__all__ = ["Template"]
 
 _RECORDS_PER_CALL = 1000
 """Records that are tokenized in one call: enough to use the tokenizer's own threads."""

@@ -17,6 +17,8 @@ from tunesmith_torch.data.example_store import ExampleStore, ExampleStoreBuilder
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.tokenization import TextSpan
 
+__all__ = ["TOO_LONG", "TokenizedRecords"]
+
 TOO_LONG = "row is too long"
 """Cause of a record that gives no example because it has more tokens than a row may have."""
 NOTHING_TO_LEARN = "row has no token to learn"

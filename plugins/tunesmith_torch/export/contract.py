@@ -13,6 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 from tunesmith.contracts import Generation
 from tunesmith.records import Prompt
 
+__all__ = ["AdapterExporter", "Engine", "Exporter", "NotVerifiedError", "ServedExporter"]
+
 
 class NotVerifiedError(Exception):
     """A check that cannot show anything, with the reason."""

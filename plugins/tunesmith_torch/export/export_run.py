@@ -26,7 +26,7 @@ from tunesmith.records import Record
 from tunesmith.storage import commit_folder, verify_folder
 from tunesmith.storage.manifest import MANIFEST
 from tunesmith_evidence.formats import format_estimate, format_number
-from tunesmith_evidence.statistics.paired import paired_difference
+from tunesmith_evidence.statistics import paired_difference
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.export.contract import AdapterExporter, Exporter, ServedExporter
 from tunesmith_torch.export.engine_model import EngineModel
@@ -39,6 +39,8 @@ from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
 from tunesmith_torch.models.loading import load_base, load_tokenizer
 from tunesmith_torch.models.merging import MergeOptions, load_training_base, refuse_other_folder
 from tunesmith_torch.runtime.malloc import release_memory
+
+__all__ = ["Announce", "Export", "Measure", "Merge", "TrainedModel", "export_run"]
 
 CERTIFICATE = "export.json"
 SCHEMA = "tunesmith.export/1"

@@ -10,6 +10,8 @@ from safetensors import safe_open
 
 from tunesmith_torch.models.model_folder import check_folder, weight_files
 
+__all__ = ["read_added_tokens", "read_folder_facts"]
+
 
 def read_folder_facts(folder: Path) -> dict[str, Any]:
     """Return the facts of a folder with config, safetensors weights and tokenizer.

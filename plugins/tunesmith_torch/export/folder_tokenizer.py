@@ -14,6 +14,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from tunesmith.contracts import Generation
 from tunesmith.records import Prompt
 
+__all__ = ["FolderTokenizer", "open_tokenizer"]
+
 
 class FolderTokenizer:
     """Renders, tokenizes and decodes: the part of an engine that reads and writes text."""

@@ -33,6 +33,8 @@ from tunesmith_torch.export.reference import (
     can_pass,
 )
 
+__all__ = ["require"]
+
 MAX_KL = {"rounded": 0.5, "exact": 1e-3}
 """Largest mean KL divergence, in nats per token, of rounded weights and of the others."""
 MAX_LONG_NATS = 5e-3

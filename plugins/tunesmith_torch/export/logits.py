@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+__all__ = ["normalize_logits"]
+
 
 def normalize_logits(logits_NV: Any) -> Any:
     """Return the log-probabilities of all tokens at each position, in float64."""

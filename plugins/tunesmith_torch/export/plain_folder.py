@@ -18,9 +18,11 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from tunesmith.contracts import Generation
 from tunesmith.records import Prompt
 from tunesmith_torch.export.folder_tokenizer import FolderTokenizer, open_tokenizer
-from tunesmith_torch.models.foreign_code import refuse_foreign_code
 from tunesmith_torch.models.loading import no_progress_bars
 from tunesmith_torch.models.model_folder import weight_files
+from tunesmith_torch.untrusted.foreign_code import refuse_foreign_code
+
+__all__ = ["PlainTransformers", "copy_model", "open_plain"]
 
 INDEX = "model.safetensors.index.json"
 

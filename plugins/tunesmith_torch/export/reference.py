@@ -21,6 +21,8 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.export.context_limits import ContextLimit, find_context_limits
 from tunesmith_torch.generation.text_model import TorchTextModel
 
+__all__ = ["render"]
+
 MAX_ROWS = 8
 """Test rows that are scored."""
 MAX_SCORED_TOKENS = 24

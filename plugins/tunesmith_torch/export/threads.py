@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+__all__ = ["count_threads"]
+
 
 def count_threads() -> int:
     """Return the number of threads to use: ``OMP_NUM_THREADS``, else 0, as many as cores."""

@@ -43,6 +43,8 @@ from tunesmith_torch.kernels.rotary_lengths import length_classes, reset_rotary_
 from tunesmith_torch.options.generation_limits import MAX_ROWS, TOKEN_BUDGET
 from tunesmith_torch.runtime.eval_mode import eval_mode
 
+__all__ = ["ContinuousBatch", "RunningSequence", "TokenLogprobs"]
+
 MAX_JOINING_TOKENS = 2_048
 """Prompt tokens of one step, because running sequences wait for it; a longer prompt joins alone."""
 _UNLIMITED = 1 << 62

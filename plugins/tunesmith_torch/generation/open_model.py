@@ -16,6 +16,8 @@ from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime.device import pick_device, pick_precision
 
+__all__ = ["open_text_model", "open_trained_model"]
+
 
 def open_trained_model(
     model: Path, artifact: Path | None, *, device: str, options: TrainingOptions

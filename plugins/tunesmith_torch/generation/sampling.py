@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+__all__ = ["Sampler"]
+
 VOCABULARY_BLOCK = 128
 """Tokens of the vocabulary whose probabilities are summed in the first step."""
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from tunesmith_torch.generation.constraints import TokenConstraint, mask_logits
 from tunesmith_torch.generation.sampling import Sampler
 
+__all__ = ["GeneratedSequence"]
+
 
 @dataclass(frozen=True, slots=True)
 class GeneratedSequence:

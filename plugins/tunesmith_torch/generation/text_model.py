@@ -43,6 +43,8 @@ from tunesmith_torch.models.loading import UNLIMITED_CONTEXT, config_context_len
 from tunesmith_torch.options.generation_limits import TOKEN_BUDGET, max_cached_tokens
 from tunesmith_torch.runtime.eval_mode import eval_mode
 
+__all__ = ["TorchTextModel"]
+
 SCORING_TOKENS = 8_192
 """Largest number of tokens in a scoring pass. More gain nothing and take memory."""
 FULL_LOGITS_TOKENS = 1_024

@@ -40,6 +40,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+__all__ = ["linear_cross_entropy", "token_logprobs"]
+
 CHUNK_BYTES = 64 * 2**20
 """Size of the logits of a chunk."""
 BLOCK_BYTES = 2**20

@@ -13,6 +13,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+__all__ = [
+    "clipped_loss",
+    "gae",
+    "group_advantages",
+    "grpo_advantages",
+    "kl_estimate",
+    "rloo_advantages",
+    "token_advantages",
+]
+
 
 def grpo_advantages(rewards_C: Tensor) -> Tensor:
     """``(r - mean) / std`` within the group (Shao et al. 2024, section 4.1); 0 if all are equal."""

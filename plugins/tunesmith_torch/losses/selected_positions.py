@@ -40,6 +40,8 @@ from tunesmith_torch.losses.cross_entropy import linear_cross_entropy, token_log
 from tunesmith_torch.losses.length_parts import Part, join_parts, split_by_length
 from tunesmith_torch.runtime.eval_mode import eval_mode
 
+__all__ = ["LMHead", "get_decoder", "get_lm_head", "hidden_at_targets"]
+
 MAX_TRAINED_SHARE = 0.8
 """Above this share of trained positions, trimming the last layer costs more than it saves."""
 

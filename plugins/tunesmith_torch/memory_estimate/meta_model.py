@@ -13,8 +13,10 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig,
 
 from tunesmith.errors import UsageError
 from tunesmith_torch.kernels import rms_norm
-from tunesmith_torch.models.foreign_code import ATTENTION_KEYS
 from tunesmith_torch.runtime import bitsandbytes
+from tunesmith_torch.untrusted.foreign_code import ATTENTION_KEYS
+
+__all__ = ["make_meta_config", "make_meta_model", "quantizable_layers"]
 
 _IGNORED_CONFIG_KEYS = ("auto_map", "quantization_config", *ATTENTION_KEYS)
 

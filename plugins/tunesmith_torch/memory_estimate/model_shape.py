@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from tunesmith.errors import UsageError
 from tunesmith_torch.models.model_folder import EXPERT_COUNTS, read_context_length
 
+__all__ = ["ModelShape"]
+
 _UNGATED_FAMILIES = frozenset(
     {"gpt2", "gpt_neox", "gptj", "gpt_neo", "opt", "phi", "falcon", "bloom", "starcoder2"}
 )

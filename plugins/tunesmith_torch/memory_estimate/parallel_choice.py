@@ -15,6 +15,8 @@ from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
 from tunesmith_torch.options.training import Parallel, TrainingOptions
 
+__all__ = ["build_setting"]
+
 MEMORY_SHARE = 0.9
 """Share of the free memory that the upper bound of an estimate may take."""
 NOT_OF_EACH = ("evaluate", "merge")

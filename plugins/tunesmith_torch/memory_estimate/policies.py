@@ -34,6 +34,8 @@ from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.options.preference import PairOptions, PreferenceLossOptions
 from tunesmith_torch.runtime.processes import map_in_processes
 
+__all__ = ["Stage", "estimate_preferences", "estimate_stages", "pair_grouping", "policy_grouping"]
+
 
 def pair_grouping(
     options: PairOptions, device: str, *, scores_last_token: bool = False

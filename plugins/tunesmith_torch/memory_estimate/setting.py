@@ -18,6 +18,8 @@ from tunesmith_torch.options.adaptation import AdapterOptions, Method
 from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime.machine import find_bf16_flags, read_processor_flags
 
+__all__ = ["EstimateSetting"]
+
 FP32_MOMENT_BYTES = 8.0
 """Bytes of AdamW's two moments of one weight in fp32."""
 

@@ -15,6 +15,8 @@ from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
 from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime.environment import prepare_environment
 
+__all__ = ["estimate_supervised", "memory_savings", "stage_memory_savings"]
+
 OptionsT = TypeVar("OptionsT", bound=TrainingOptions)
 TRACE_ERRORS = (RuntimeError, NotImplementedError, ValueError, TunesmithError)
 """Exceptions of a step that cannot run on fake tensors."""

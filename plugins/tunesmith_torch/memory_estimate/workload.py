@@ -27,6 +27,8 @@ from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.optim.schedule import BatchOrder
 from tunesmith_torch.options.training import TrainingOptions
 
+__all__ = ["Grouping", "RowLengths", "Workload"]
+
 CHARACTERS_PER_TOKEN = (2.2, 3.8, 5.0)
 """Characters per token: few (code, other scripts), usual in English, many."""
 TEMPLATE_TOKENS_PER_MESSAGE = 6

@@ -14,9 +14,9 @@ from tunesmith_torch.runtime import peft_import  # noqa: F401 - must precede pef
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError
-from tunesmith_torch.models import pattern_process
-from tunesmith_torch.models.foreign_code import read_object
-from tunesmith_torch.runtime.limited_process import run_limited
+from tunesmith_torch.untrusted import pattern_process
+from tunesmith_torch.untrusted.foreign_code import read_object
+from tunesmith_torch.untrusted.limited_process import run_limited
 
 ADAPTER_CONFIG = "adapter_config.json"
 MAX_NUMBER = 10_000_000

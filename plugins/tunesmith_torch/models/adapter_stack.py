@@ -50,6 +50,8 @@ from tunesmith_torch.models.quantization import weight_bytes
 from tunesmith_torch.options.adaptation import Adaptation, AdapterOptions
 from tunesmith_torch.runtime.device import Precision
 
+__all__ = ["adapt_model", "adapt_over_merged", "combine_with_initial"]
+
 INITIAL, POLICY = "default", "policy"
 """PEFT's names of the frozen adapter and of the trained one. They occur in parameter names."""
 MERGED = "folded"

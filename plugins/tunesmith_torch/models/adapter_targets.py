@@ -32,6 +32,8 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.errors import UsageError
 from tunesmith_torch.options.adaptation import AdapterOptions
 
+__all__ = ["AdapterTargets"]
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ADAPTABLE = (nn.Linear, Conv1D, nn.Embedding, *_CONVOLUTIONS)
 """Classes of modules that PEFT has an adapter for."""

@@ -30,6 +30,8 @@ from tunesmith_torch.models.loading import LoadedBase, ignore_deprecation
 from tunesmith_torch.options.adaptation import AdapterOptions
 from tunesmith_torch.runtime.device import Precision
 
+__all__ = ["AdaptedModel", "adapt_full", "adapt_lora", "adapt_peft"]
+
 
 @dataclass(frozen=True)
 class AdaptedModel:

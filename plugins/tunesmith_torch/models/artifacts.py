@@ -33,10 +33,12 @@ from tunesmith_torch.kernels import fused_lora
 from tunesmith_torch.models.adapter_config import can_load_on_meta, check_adapter_config
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
-from tunesmith_torch.models.foreign_code import refuse_foreign_code
 from tunesmith_torch.models.loading import LoadedBase, ignore_deprecation, no_progress_bars
 from tunesmith_torch.models.model_folder import check_safetensors
 from tunesmith_torch.runtime.distributed import all_gather_object, is_rank_0
+from tunesmith_torch.untrusted.foreign_code import refuse_foreign_code
+
+__all__ = ["ADAPTER_WEIGHTS", "artifact_format", "attach_adapter"]
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ARTIFACT_FOLDERS: dict[str, str] = {"adapter": "adapter", "model": "model"}

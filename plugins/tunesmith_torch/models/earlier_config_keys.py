@@ -34,6 +34,8 @@ from transformers import AutoConfig
 
 from tunesmith.errors import TunesmithWarning
 
+__all__ = ["write_earlier_keys"]
+
 _NOT_SCALING = ("rope_theta", "partial_rotary_factor", "rope_type", "type")
 """Keys of ``rope_parameters`` that are no parameters of a scaling."""
 _PHI3_SCALING = ("short_factor", "long_factor")

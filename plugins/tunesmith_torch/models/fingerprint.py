@@ -11,6 +11,8 @@ from torch import nn
 
 from tunesmith_torch.prefix.completion_groups import CompletionGroup
 
+__all__ = ["fingerprint"]
+
 _SAMPLE_SIZE = 65_536
 """Approximate number of elements that are hashed per tensor: all of an adapter, a regular sample of
 a matrix.

@@ -12,8 +12,10 @@ from tunesmith.events import JSON
 from tunesmith.storage import verify_folder
 from tunesmith.storage.manifest import MANIFEST
 from tunesmith_torch.models.artifacts import artifact_format
-from tunesmith_torch.models.foreign_code import read_object, refuse_foreign_code
 from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.untrusted.foreign_code import read_object, refuse_foreign_code
+
+__all__ = ["InitialModel", "adapter_base_folder", "find_adapter_base"]
 
 LINEAGE_FILE = "initial_model.json"
 """File in a job's folder that identifies the model which its training began with."""

@@ -30,17 +30,27 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError
-from tunesmith_torch.models.foreign_code import (
-    FLASH_ATTENTION,
-    named_attention,
-    refuse_foreign_code,
-)
 from tunesmith_torch.models.model_folder import (
     check_folder,
     refuse_empty_promise,
     weight_files,
 )
-from tunesmith_torch.models.tokenizer_limits import check_tokenizer
+from tunesmith_torch.untrusted.foreign_code import (
+    FLASH_ATTENTION,
+    named_attention,
+    refuse_foreign_code,
+)
+from tunesmith_torch.untrusted.tokenizer_limits import check_tokenizer
+
+__all__ = [
+    "LoadedBase",
+    "config_context_length",
+    "ignore_deprecation",
+    "load_base",
+    "load_config",
+    "load_tokenizer",
+    "no_progress_bars",
+]
 
 _UNUSUAL_TEXT = "\u2603 \U0001f600\n"
 """A text of which most vocabularies lack something: not every tokenizer can encode that."""

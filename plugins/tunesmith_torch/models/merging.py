@@ -45,6 +45,8 @@ from tunesmith_torch.models.quantization import (
 )
 from tunesmith_torch.runtime.malloc import release_memory
 
+__all__ = ["MergeOptions", "MergedModel", "merge_adapter"]
+
 MERGED = "merged"
 """Format of a merged model in its manifest."""
 _ADAPTER_ONLY_FILES = frozenset({ADAPTER_WEIGHTS, "adapter_config.json", "README.md", MANIFEST})

@@ -15,7 +15,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError
-from tunesmith_torch.models.foreign_code import read_object, refuse_foreign_code
+from tunesmith_torch.untrusted.foreign_code import read_object, refuse_foreign_code
+
+__all__ = [
+    "check_folder",
+    "check_safetensors",
+    "check_sizes",
+    "missing_weights",
+    "read_config",
+    "read_context_length",
+    "weight_files",
+]
 
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 """Weight formats that can run code when they are read; they are never opened."""

@@ -15,6 +15,8 @@ from tunesmith_torch.models.quantization import Quantization, load_quantized
 from tunesmith_torch.models.self_check import TOLERANCE_NATS, ForwardErrors
 from tunesmith_torch.runtime.device import Precision
 
+__all__ = ["load_model"]
+
 
 def load_model(  # noqa: PLR0913 - independent choices, the optional ones by keyword
     folder: Path,

@@ -32,6 +32,8 @@ from tunesmith_torch.models.model_folder import check_folder
 from tunesmith_torch.options.adaptation import QuantizationOptions
 from tunesmith_torch.runtime import bitsandbytes
 
+__all__ = ["Quantization"]
+
 BLOCK_SIZE = 64
 """Weights of a row that share a scale, with 4 bits."""
 

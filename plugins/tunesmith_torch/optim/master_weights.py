@@ -24,6 +24,8 @@ from tunesmith_torch.optim import adamw
 from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime import sharding
 
+__all__ = ["MasterWeights"]
+
 
 class MasterWeights:
     """The trained parameters, their fp32 master weights, and AdamW over these."""

@@ -14,6 +14,8 @@ from typing import Literal
 
 from tunesmith_torch.options.training import TrainingOptions
 
+__all__ = ["BatchOrder", "LearningRateSchedule"]
+
 
 @dataclass(frozen=True)
 class BatchOrder:

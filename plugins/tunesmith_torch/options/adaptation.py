@@ -13,6 +13,14 @@ from pydantic import Field, field_validator, model_validator
 
 from tunesmith.options import Options
 
+__all__ = [
+    "EARLIER_ADAPTER_KEYS",
+    "EARLIER_QUANTIZATION_KEYS",
+    "Adaptation",
+    "AdapterOptions",
+    "QuantizationOptions",
+]
+
 Method = Literal["full", "lora", "qlora"]
 """Train all weights, LoRA adapters, or LoRA adapters over a quantized base model."""
 

@@ -17,6 +17,8 @@ from tunesmith_torch.options.adaptation import (
 )
 from tunesmith_torch.options.training import TrainingOptions
 
+__all__ = ["ChosenAdaptationOptions"]
+
 ADAPT_HELP = "Train LoRA adapters, LoRA adapters over a quantized base model, or all weights."
 
 

@@ -11,6 +11,15 @@ from tunesmith.options import Options
 from tunesmith_torch.options.chosen_adaptation import ChosenAdaptationOptions
 from tunesmith_torch.options.training import AutoTokens
 
+__all__ = [
+    "Algorithm",
+    "GenerationOptions",
+    "MonitorOptions",
+    "PolicyLossOptions",
+    "PolicyOptions",
+    "RewardTerm",
+]
+
 Algorithm = Literal["ppo", "grpo", "rloo"]
 _PPO_KEYS = ("gamma", "gae_lambda", "vf_coef", "kl_target")
 

@@ -10,6 +10,8 @@ from tunesmith.options import Options
 from tunesmith_torch.options.chosen_adaptation import ChosenAdaptationOptions
 from tunesmith_torch.options.training import VALIDATION_HELP, ValidationOptions
 
+__all__ = ["PairOptions", "PreferenceLossOptions", "PreferenceLossType", "RewardLossOptions"]
+
 PreferenceLossType = Literal["dpo", "ipo", "kto", "orpo", "simpo"]
 DEFAULT_BETA: dict[str, float] = {"dpo": 0.1, "ipo": 0.1, "kto": 0.1, "orpo": 0.1, "simpo": 2.0}
 

@@ -8,6 +8,8 @@ from pydantic import BaseModel
 
 from tunesmith_torch.options.training import TrainingOptions
 
+__all__ = ["list_stages"]
+
 
 def list_stages(
     config: BaseModel, where: str = "technique"

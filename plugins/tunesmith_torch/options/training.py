@@ -33,6 +33,21 @@ from pydantic import (
 from tunesmith.options import Options
 from tunesmith_torch.options.adaptation import Adaptation
 
+__all__ = [
+    "CHAT_TEMPLATE_NAMES",
+    "CHECKPOINTING_HELP",
+    "MIN_MICRO_BATCH_TOKENS",
+    "AutoBool",
+    "AutoTokens",
+    "ChatTemplateOptions",
+    "CheckpointOptions",
+    "OptimizerOptions",
+    "ScheduleOptions",
+    "SupervisedOptions",
+    "TrainingOptions",
+    "ValidationOptions",
+]
+
 AUTO = 0
 """Internal value of ``auto`` for integer options; a run file cannot contain it."""
 MIN_MICRO_BATCH_TOKENS = 512

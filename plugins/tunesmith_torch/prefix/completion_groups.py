@@ -40,6 +40,17 @@ from tunesmith_torch.kernels.tree_attention import Branch, TreeLayout
 from tunesmith_torch.losses.selected_positions import get_lm_head, hidden_at_targets, unwrap_peft
 from tunesmith_torch.runtime.eval_mode import eval_mode
 
+__all__ = [
+    "CompletionBatch",
+    "CompletionGroup",
+    "GroupLayout",
+    "LabeledGroup",
+    "completion_logprobs",
+    "require_pairs",
+    "score_groups",
+    "tokenize_pairs",
+]
+
 
 @dataclass(frozen=True)
 class CompletionGroup:

@@ -24,6 +24,8 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.data.tokenized_records import row_too_long
 from tunesmith_torch.prefix.completion_groups import LabeledGroup, tokenize_preferences
 
+__all__ = ["GroupStore", "store_groups"]
+
 RECORDS_PER_CALL = 1000
 _LABELS = ((True, False), (True,), (False,))
 """The labels of a pair, of a good and of a bad answer."""

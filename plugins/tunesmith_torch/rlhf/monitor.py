@@ -35,6 +35,8 @@ from tunesmith_torch.training.loop import BatchCounts
 from tunesmith_torch.training.monitor import MonitorDecision
 from tunesmith_torch.training.validation import require_state
 
+__all__ = ["Evaluation", "GoldReward", "PolicyMonitor"]
+
 GATE = "divergence"
 """The gate's name in events and reports."""
 FALSE_ALARM_RATE = 0.01

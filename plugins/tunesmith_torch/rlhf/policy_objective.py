@@ -58,6 +58,8 @@ from tunesmith_torch.runtime.memory import is_out_of_memory
 from tunesmith_torch.training.first_batch import TokenLayout
 from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
 
+__all__ = ["LEADING_METRICS", "PolicyMicroBatch", "PolicyObjective", "PreparedRollout"]
+
 LEADING_METRICS = ("reward", "kl", "completion_length")
 """The metrics that come first: a terminal line has room for three."""
 

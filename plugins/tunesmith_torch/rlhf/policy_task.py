@@ -43,6 +43,8 @@ from tunesmith_torch.training.loop import BatchCounts
 from tunesmith_torch.training.skipped_rows import check_share, count_causes, report_skipped
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
+__all__ = ["PolicyTask", "fitting_prompts"]
+
 PROMPT_REMEDY = "raise max_length, lower generation.max_new_tokens, or shorten these prompts"
 
 

@@ -43,6 +43,8 @@ from tunesmith_torch.training.first_batch import TokenLayout
 from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
 from tunesmith_torch.training.preference_data import PreferenceData
 
+__all__ = ["BradleyTerryObjective", "ModelWithRewardHead", "RewardModel"]
+
 HEAD_FILE = "reward_head.safetensors"
 MODEL_CARD = """---
 tags: [tunesmith, reward-model]

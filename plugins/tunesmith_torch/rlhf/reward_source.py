@@ -32,6 +32,8 @@ from tunesmith_torch.rlhf.reward_model import ModelWithRewardHead, RewardModel
 from tunesmith_torch.rlhf.rollout import Reward
 from tunesmith_torch.training.trainer import Session
 
+__all__ = ["RewardModelSource", "check_reward_functions"]
+
 REWARD_ADAPTER = "judge"
 """Name of the reward model's adapter in the policy's model."""
 

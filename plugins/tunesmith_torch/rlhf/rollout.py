@@ -20,6 +20,8 @@ from tunesmith_torch.prefix.completion_groups import CompletionGroup
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.malloc import trim_heap
 
+__all__ = ["Reward", "Rollout", "RolloutGenerator"]
+
 
 class Reward(Protocol):
     """A source of rewards: a reward model, a function, or a weighted sum of several."""

@@ -23,6 +23,8 @@ import torch
 
 from tunesmith.errors import EnvironmentProblem
 
+__all__ = ["preload"]
+
 NAME = "bitsandbytes"
 _BLOCKED = "kernels"
 

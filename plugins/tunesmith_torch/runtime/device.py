@@ -15,6 +15,8 @@ from tunesmith_torch.runtime.machine import (
     read_processor_flags,
 )
 
+__all__ = ["Precision", "pick_device", "pick_precision"]
+
 
 @dataclass(frozen=True)
 class Precision:

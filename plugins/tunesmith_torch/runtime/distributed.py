@@ -51,6 +51,18 @@ from tunesmith_torch.runtime.rank_errors import (
 )
 from tunesmith_torch.runtime.seed import seed_all
 
+__all__ = [
+    "all_ranks",
+    "all_reduce_sum",
+    "all_reduce_tensors",
+    "broadcast_from_rank_0",
+    "is_rank_0",
+    "my_share",
+    "rank",
+    "rank_0_first",
+    "world_size",
+]
+
 T = TypeVar("T")
 
 FIRST_ROUND_BYTES = 512

@@ -13,6 +13,8 @@ from types import MappingProxyType
 
 from tunesmith.errors import EnvironmentProblem
 
+__all__ = ["NO_DOCSTRINGS", "has_docstrings", "prepare_environment"]
+
 # On a CPU a kernel is compiled for every shape of a product and kept, half a megabyte each, 1024 of
 # them in each of two caches. Ragged rows bring a hundred new shapes a step, and what is kept lies
 # between activations: 256 hold all that a step uses again, and take a gigabyte less in the end.

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+__all__ = ["eval_mode"]
+
 
 @contextmanager
 def eval_mode(model: torch.nn.Module) -> Iterator[None]:

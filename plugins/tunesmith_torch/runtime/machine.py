@@ -17,6 +17,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+__all__ = [
+    "Device",
+    "DeviceType",
+    "Machine",
+    "available_memory",
+    "available_processors",
+    "count_ranks_here",
+    "detect_machine",
+    "peak_resident_memory",
+    "reset_peak_resident_memory",
+]
+
 DeviceType = Literal["cuda", "cpu"]
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 """Flags of bfloat16 arithmetic of processors, on x86 and on ARM, by Linux's names."""

@@ -16,6 +16,8 @@ import gc
 import platform
 from functools import cache
 
+__all__ = ["keep_freed_memory", "release_memory"]
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """``M_TRIM_THRESHOLD`` and ``M_MMAP_THRESHOLD`` of ``malloc.h``, mallopt(3)."""
 _MMAP_THRESHOLD_BYTES = 2**30

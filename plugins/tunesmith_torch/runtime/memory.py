@@ -7,6 +7,8 @@ import torch
 from tunesmith_torch.runtime import machine
 from tunesmith_torch.runtime.malloc import trim_heap
 
+__all__ = ["peak_bytes"]
+
 
 def reset_peak(device: torch.device) -> None:
     """Forget the peak so far; on a CPU, that of this process, which Linux alone can."""

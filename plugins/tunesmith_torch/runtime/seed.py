@@ -7,6 +7,8 @@ import random
 import numpy
 import torch
 
+__all__ = ["seed_all"]
+
 
 def seed_all(seed: int) -> None:
     """Seed the generators of Python, NumPy and torch, the ones that a checkpoint stores."""

@@ -31,6 +31,8 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from tunesmith.errors import UsageError
 from tunesmith_torch.runtime import distributed
 
+__all__ = ["unsharded"]
+
 
 class ShardedPass(nn.Module):
     """A computation over a sharded model as a module: FSDP follows passes of modules."""

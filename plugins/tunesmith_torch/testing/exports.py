@@ -21,6 +21,15 @@ from tunesmith_torch.options.training import SupervisedOptions
 from tunesmith_torch.training import trainer
 from tunesmith_torch.training.supervised import SupervisedTask
 
+__all__ = [
+    "LEARNING_FULL",
+    "LEARNING_LORA",
+    "damage_export",
+    "edit_json",
+    "edit_template",
+    "train_for_export",
+]
+
 LEARNING = {"epochs": 24.0, "batch_size": 4, "precision": "fp32"}
 """Options with which a tiny model learns the answer, at a rate of 1e-2 (LoRA) or 5e-3 (full)."""
 LEARNING_LORA = {**LEARNING, "learning_rate": 1e-2, "adapter": {"rank": 8}}

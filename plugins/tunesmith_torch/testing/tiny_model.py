@@ -25,6 +25,8 @@ from transformers import (
 
 from tunesmith_torch.models.loading import no_progress_bars
 
+__all__ = ["save_tiny_model", "tiny_model", "tiny_model_folder"]
+
 CHATML = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"

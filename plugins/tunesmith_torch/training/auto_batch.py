@@ -25,11 +25,11 @@ from tunesmith_torch.memory_estimate import analytic
 from tunesmith_torch.memory_estimate.parallel_choice import MEMORY_SHARE
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.workload import AUTO_BATCH_SIZE, Grouping
-from tunesmith_torch.models.foreign_code import read_object
 from tunesmith_torch.options.training import AUTO, MIN_MICRO_BATCH_TOKENS, TrainingOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import pick_device
 from tunesmith_torch.runtime.machine import available_memory, count_ranks_here
+from tunesmith_torch.untrusted.foreign_code import read_object
 
 GroupingOf = Callable[[Any, str], Grouping]
 """Return which parts of a record are computed together, for options and a type of device."""

@@ -17,10 +17,10 @@ from tunesmith.contracts import Job
 from tunesmith.events import JSON, FindingReported
 from tunesmith.storage import write_atomic
 from tunesmith_torch.memory_estimate.parallel_choice import ParallelChoice, choose_parallel
-from tunesmith_torch.models.foreign_code import read_object
 from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.training.auto_batch import GroupingOf, build_request
+from tunesmith_torch.untrusted.foreign_code import read_object
 
 PARALLEL_FILE = "parallel.json"
 """File in the job's folder with the choice for each number of processes."""

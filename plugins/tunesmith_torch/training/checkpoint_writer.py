@@ -16,6 +16,8 @@ from tunesmith_torch.runtime.disk_space import require_space
 from tunesmith_torch.training import checkpoint_owner, training_state
 from tunesmith_torch.training.monitor import NO_MONITOR, MonitorDecision, TrainingMonitor
 
+__all__ = ["CheckpointWriter"]
+
 DEFAULT_SAVE_SECONDS = 120
 """Seconds between checkpoints if ``checkpoints.every`` is unset: the work a crash may cost."""
 

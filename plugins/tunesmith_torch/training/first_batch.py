@@ -30,6 +30,8 @@ from tunesmith_torch.data.packing import MicroBatch
 from tunesmith_torch.kernels.tree_attention import TreeLayout
 from tunesmith_torch.models.adapters import AdaptedModel
 
+__all__ = ["TokenLayout"]
+
 MAX_ROW_TOKENS = 160
 """Tokens of a row that are described: as many of its beginning as of its end."""
 MAX_TOKENS = 400

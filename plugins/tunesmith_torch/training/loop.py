@@ -51,6 +51,8 @@ from tunesmith_torch.training.micro_batch_budget import MicroBatchBudget
 from tunesmith_torch.training.monitor import NO_MONITOR, TrainingMonitor
 from tunesmith_torch.training.parallelism import Parallelism, parallelize
 
+__all__ = ["BatchCounts", "Objective", "RunWithBudget", "run_training_loop"]
+
 T = TypeVar("T")
 
 

@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 
 from tunesmith.events import JSON, Event
 
+__all__ = ["MonitorDecision", "TrainingMonitor"]
+
 MonitorDecision = Literal["continue", "save_best", "stop"]
 """``save_best``: save the current weights as the best. ``stop``: end with the best weights."""
 

@@ -41,6 +41,8 @@ from tunesmith_torch.prefix.prefix_check import Report, can_share_prefix
 from tunesmith_torch.training.loop import BatchCounts
 from tunesmith_torch.training.skipped_rows import check_share, describe_remedy, report_skipped
 
+__all__ = ["PreferenceData", "fitting_groups", "fitting_pairs", "group_rows"]
+
 
 @dataclass(frozen=True)
 class PreferenceData:

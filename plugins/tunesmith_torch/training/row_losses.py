@@ -16,6 +16,8 @@ from tunesmith_torch.runtime import distributed, sharding
 from tunesmith_torch.runtime.eval_mode import eval_mode
 from tunesmith_torch.training.loop import Objective
 
+__all__ = ["RowObjective", "list_row_groups"]
+
 T = TypeVar("T")
 
 

@@ -21,6 +21,8 @@ from tunesmith_torch.data.streamed_examples import StreamedExamples
 from tunesmith_torch.data.tokenized_records import TOO_LONG, TokenizedRecords
 from tunesmith_torch.runtime import distributed
 
+__all__ = ["count_causes", "describe_remedy"]
+
 SKIPPED_FILE = "skipped.jsonl"
 """File in a job's folder with the rows that gave no example."""
 

@@ -53,6 +53,8 @@ from tunesmith_torch.training.skipped_rows import (
 from tunesmith_torch.training.token_digest import Row
 from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
+__all__ = ["NextTokenObjective", "SupervisedData", "SupervisedTask"]
+
 Layout = tuple[MicroBatch, TreeLayout | None]
 """A micro-batch, and the tree of its rows if they share a common prefix (else None)."""
 SupervisedData: TypeAlias = TokenizedRecords | StreamedExamples

@@ -44,7 +44,6 @@ from tunesmith_torch.models import artifacts
 from tunesmith_torch.models.adapter_stack import adapt_model, combine_adapters
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.dropout import no_dropout
-from tunesmith_torch.models.foreign_code import read_object
 from tunesmith_torch.models.initial_model import LINEAGE_FILE, InitialModel, base_folder
 from tunesmith_torch.models.loading import (
     LoadedBase,
@@ -69,6 +68,9 @@ from tunesmith_torch.training.monitor import NO_MONITOR, TrainingMonitor
 from tunesmith_torch.training.row_losses import RowObjective
 from tunesmith_torch.training.token_digest import Row, check_tokens
 from tunesmith_torch.training.validation import VALIDATION, ValidationMonitor, sample_parts
+from tunesmith_torch.untrusted.foreign_code import read_object
+
+__all__ = ["Prepared", "Session", "TrainingTask", "train"]
 
 DataT = TypeVar("DataT")
 

@@ -8,8 +8,8 @@ import pytest
 from clean_rows import clean_rows, label_rows, show
 
 from tunesmith.records import Completion, Text
-from tunesmith_data.analysis.languages import identify_language, identify_languages
 from tunesmith_plugins.checks.languages import review as module
+from tunesmith_plugins.checks.languages.identify import identify_language, identify_languages
 from tunesmith_plugins.checks.languages.review import review
 
 GERMAN = "Wo ist das Paket, das ich am Montag in München bestellt habe?"

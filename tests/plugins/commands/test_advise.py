@@ -15,7 +15,6 @@ from click.testing import Result
 from tunesmith.events import BaselineChosen, Measured
 from tunesmith.testing import sample_event
 from tunesmith_evidence.baselines import MeasuredBaseline
-from tunesmith_evidence.learning_curve import Extrapolation
 from tunesmith_evidence.probes import RowValue
 from tunesmith_plugins.commands.advise.advice import (
     Costs,
@@ -28,6 +27,7 @@ from tunesmith_plugins.commands.advise.advice import (
     list_missing,
 )
 from tunesmith_plugins.commands.advise.command import find_margin
+from tunesmith_plugins.commands.advise.learning_curve import Extrapolation
 from tunesmith_plugins.commands.advise.offer import ADVISE, AdviseOptions
 from tunesmith_plugins.verdict.offer import VERDICT, VerdictOptions
 

@@ -13,7 +13,6 @@ from click.testing import CliRunner, Result
 
 from tunesmith_cli.app import app
 from tunesmith_plugins.commands.export import command, trained
-from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 RUN_FILE = """
 [model]
@@ -58,12 +57,6 @@ def run(folder: Path, model: Path, technique: str, options: str = QUICK) -> Path
     done = tunesmith("run", folder / "run.toml", "--out", folder / "run")
     assert done.exit_code == 0, done.output
     return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama as a hub would serve it."""
-    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "llama")
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,6 @@ from tunesmith_torch.testing.tiny_model import save_tiny_model
 PROMPT = (Message("user", "Hello"),)
 
 
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama as a hub would serve it."""
-    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "llama")
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_tensors_have_the_format(tiny_folder: Path, tmp_path: Path, dtype: str) -> None:
     SafetensorsExporter(dtype).export(tiny_folder, tmp_path)

@@ -8,7 +8,7 @@ import pytest
 
 from tunesmith.errors import GateError
 from tunesmith_plugins.techniques.rlhf.reward_gate import enforce_gate, gate_result
-from tunesmith_torch.rlhf.reward_metrics import reward_report
+from tunesmith_plugins.techniques.rlhf.reward_metrics import reward_report
 
 
 def lengths_of(share: float, n: int) -> list[tuple[int, int]]:

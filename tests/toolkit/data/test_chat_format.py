@@ -9,10 +9,10 @@ from tunesmith.records import Completion
 from tunesmith_torch.data.chat_format import ChatFormat
 from tunesmith_torch.data.example_store import ExampleStoreBuilder
 from tunesmith_torch.data.refusals import DROPS_MESSAGE, HAS_REASONING, REFUSED
-from tunesmith_torch.data.template_renderer import TemplateSource
 from tunesmith_torch.data.tokenization import SpanEncoder
 from tunesmith_torch.data.tokenized_records import TokenizedRecords, skipped
 from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
+from tunesmith_torch.untrusted.template_renderer import TemplateSource
 
 OPENED = CHATML.replace("assistant\n' }}", "assistant\n<think>\n' }}")
 KEYED = (

@@ -10,8 +10,8 @@ import pytest
 from peft import IA3Config, LoraConfig
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError
-from tunesmith_torch.models import pattern_process
 from tunesmith_torch.models.adapter_config import can_load_on_meta, check_adapter_config
+from tunesmith_torch.untrusted import pattern_process
 
 NAMES = ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"]
 

@@ -18,6 +18,7 @@ from tunesmith.events import Event, StepFinished
 from tunesmith.records import Message, Preference
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.rlhf.options import RewardStage
+from tunesmith_plugins.techniques.rlhf.reward_metrics import reward_report
 from tunesmith_plugins.techniques.rlhf.reward_task import RewardTask
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.open_base import load_model
@@ -27,7 +28,6 @@ from tunesmith_torch.prefix.completion_groups import (
     collate_final_tokens,
     tokenize_pairs,
 )
-from tunesmith_torch.rlhf.reward_metrics import reward_report
 from tunesmith_torch.rlhf.reward_model import (
     ModelWithRewardHead,
     RewardModel,

@@ -14,9 +14,9 @@ from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, pass_state, set_option
+from tunesmith_cli.launch import override_options, refuse_unsuitable_job
 from tunesmith_cloud.launchers import LAUNCHERS, Work, name_job
 from tunesmith_cloud.options import CloudOptions
-from tunesmith_torch.runtime.launch import override_options, refuse_unsuitable_job
 
 SUBMITTERS = ("slurm", "ray")
 """Clusters to which a plugin of their own submits, by its command ``tunesmith NAME submit``."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from tunesmith import api
 from tunesmith.errors import TunesmithError
 from tunesmith.plan import Plan
-from tunesmith_torch.runtime.launch import create_run_once
+from tunesmith_cli.launch import create_run_once
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints
 
 from tunesmith.offers import TableOffer
 from tunesmith.options import Options
-from tunesmith_torch.runtime.launch import Gpus, parse_gpus
+from tunesmith_cli.launch import Gpus, parse_gpus
 
 Text = Annotated[
     str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")

@@ -17,7 +17,7 @@ from tunesmith.errors import IntegrityError
 from tunesmith.records import Prompt
 from tunesmith_torch.export.folder_tokenizer import FolderTokenizer
 from tunesmith_torch.export.logits import normalize_logits
-from tunesmith_torch.models.foreign_code import refuse_foreign_code
+from tunesmith_torch.untrusted.foreign_code import refuse_foreign_code
 
 TOKENIZER_OPTIONS = {"trust_remote_code": False, "local_files_only": True}
 

@@ -19,7 +19,7 @@ from tunesmith.records import Prompt
 from tunesmith_torch.export.folder_tokenizer import FolderTokenizer, open_tokenizer
 from tunesmith_torch.export.logits import normalize_logits
 from tunesmith_torch.export.threads import count_threads
-from tunesmith_torch.models.foreign_code import refuse_foreign_code
+from tunesmith_torch.untrusted.foreign_code import refuse_foreign_code
 
 PAST, PRESENT = "past_key_values.", "present."
 """Names of cached keys and values begin so, as inputs and as outputs."""

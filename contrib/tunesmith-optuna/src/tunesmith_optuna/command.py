@@ -20,6 +20,7 @@ from tunesmith_cli.common import (
     set_option,
     trust_option,
 )
+from tunesmith_cli.launch import given_flags, option_flags
 from tunesmith_optuna.findings import (
     Findings,
     describe_values,
@@ -31,7 +32,6 @@ from tunesmith_optuna.options import CHANGEABLE, FLAGS, TuneOptions
 from tunesmith_optuna.request import Request, open_study, read_request
 from tunesmith_optuna.trial_run import find_options, write_best
 from tunesmith_optuna.view import SearchView
-from tunesmith_torch.runtime.launch import given_flags, option_flags
 
 
 @click.command("tune")

@@ -24,7 +24,7 @@ from tunesmith.catalog import Catalog
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.offers import CommandOffer
 from tunesmith.text import one_line
-from tunesmith_torch.runtime.launch import signal_at_end_of_parent
+from tunesmith_cli.launch import signal_at_end_of_parent
 
 LOG = "trial.log"
 """File in a run folder with what the process of a trial on this machine has printed."""

@@ -19,11 +19,11 @@ from tunesmith.storage import RunFolder, write_atomic
 from tunesmith.text import format_count
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState
+from tunesmith_cli.launch import override_options
 from tunesmith_optuna.options import TuneOptions
 from tunesmith_optuna.space import read_argument
 from tunesmith_optuna.trial_run import Objective, TrialRuns, find_objective, name_keys
 from tunesmith_optuna.validation_part import NO_VALIDATION_ROWS, VALIDATION_HINT
-from tunesmith_torch.runtime.launch import override_options
 
 PLAN = "plan.toml"
 """The run file that is tuned, in the folder of a search: its keys, and those that were given."""

@@ -17,9 +17,9 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.plan import Plan
 from tunesmith.storage import write_atomic
 from tunesmith.text import suggest_name
+from tunesmith_cli.launch import create_run_once
 from tunesmith_optuna.space import Space
 from tunesmith_optuna.validation_part import NAME
-from tunesmith_torch.runtime.launch import create_run_once
 
 SKIPPED = ("tune", "split", "gate")
 """Tables that a trial does not have: its parts are given, and nothing is judged."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tunesmith import api
 from tunesmith.errors import TunesmithError
-from tunesmith_torch.runtime.launch import wait_for_lock
+from tunesmith_cli.launch import wait_for_lock
 
 
 def main(folder: Path) -> int:

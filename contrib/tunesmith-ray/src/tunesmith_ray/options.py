@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tunesmith.offers import TableOffer
 from tunesmith.options import Options
-from tunesmith_torch.runtime.launch import Gpus, parse_gpus
+from tunesmith_cli.launch import Gpus, parse_gpus
 
 LOCAL = "local"
 """The address of a Ray that is started on this machine, for one run."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunesmith.errors import TunesmithError
-from tunesmith_torch.runtime.launch import signal_at_end_of_parent, wait_for_lock
+from tunesmith_cli.launch import signal_at_end_of_parent, wait_for_lock
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

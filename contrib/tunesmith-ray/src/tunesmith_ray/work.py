@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tunesmith.config.trust import TRUST_VARIABLE
 from tunesmith.distributed import SHARED_FOLDER
+from tunesmith_cli.launch import parse_gpus
 from tunesmith_ray.options import RayOptions
 from tunesmith_ray.rank import resume_arguments
-from tunesmith_torch.runtime.launch import parse_gpus
 
 
 @dataclass(frozen=True)

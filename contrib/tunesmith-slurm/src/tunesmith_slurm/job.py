@@ -26,8 +26,8 @@ from types import FrameType
 from tunesmith import api
 from tunesmith.errors import EnvironmentProblem, TunesmithError
 from tunesmith.signals import STOP_SIGNALS, restore_handlers
+from tunesmith_cli.launch import wait_for_lock
 from tunesmith_slurm import programs
-from tunesmith_torch.runtime.launch import wait_for_lock
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from tunesmith.offers import TableOffer
 from tunesmith.options import Options
-from tunesmith_torch.runtime.launch import Gpus, parse_gpus
+from tunesmith_cli.launch import Gpus, parse_gpus
 
 # Nothing that could end the line of an option in the script.
 Text = Annotated[

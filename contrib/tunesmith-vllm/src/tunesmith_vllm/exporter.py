@@ -20,9 +20,9 @@ from tunesmith_torch.export.folder_tokenizer import open_tokenizer
 from tunesmith_torch.export.gate import require
 from tunesmith_torch.export.plain_folder import PlainTransformers, copy_model, open_plain
 from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS, attach_adapter
-from tunesmith_torch.models.foreign_code import read_object
 from tunesmith_torch.models.loading import load_base
 from tunesmith_torch.models.model_folder import check_safetensors
+from tunesmith_torch.untrusted.foreign_code import read_object
 from tunesmith_vllm.adapter import check_adapter, read_max_rank
 from tunesmith_vllm.engine import VllmModel, open_engine
 from tunesmith_vllm.installed import find_python

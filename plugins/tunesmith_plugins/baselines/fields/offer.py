@@ -21,9 +21,9 @@ class FieldsBaseline:
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
         """Yield the only one, if answers are JSON objects: it chooses on training rows."""
         from tunesmith_evidence.classify.function_model import FunctionModel
-        from tunesmith_evidence.fields.predict import FieldsModel
         from tunesmith_evidence.tasks.examples import read_examples
         from tunesmith_evidence.tasks.json_answers import parse_object
+        from tunesmith_plugins.baselines.fields.predict import FieldsModel
 
         examples = [e for e in read_examples(task.train, task.seed) if parse_object(e.answer)]
         if examples:

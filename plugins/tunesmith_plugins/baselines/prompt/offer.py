@@ -42,8 +42,8 @@ class PromptBaseline:
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
         """Yield one for each file, and one with constrained answers."""
-        from tunesmith_evidence.prompting.prompt_file import read_prompts
         from tunesmith_evidence.prompting.task_prompt import read_task
+        from tunesmith_plugins.baselines.prompt.prompt_file import read_prompts
 
         for name, prompt in read_prompts(self.options.files).items():
             model = prompt.apply_to(task.base())
@@ -58,7 +58,7 @@ def build(options: PromptOptions) -> Baseline:
     Raises:
         DataError: a file is missing, or is no prompt.
     """
-    from tunesmith_evidence.prompting.prompt_file import read_prompts
+    from tunesmith_plugins.baselines.prompt.prompt_file import read_prompts
 
     read_prompts(options.files)
     return PromptBaseline(options)

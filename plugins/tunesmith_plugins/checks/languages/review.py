@@ -12,9 +12,9 @@ from tunesmith.contracts import Finding
 from tunesmith.errors import DataError
 from tunesmith.records import Record, Text, last_exchange
 from tunesmith.text import one_line, redact
-from tunesmith_data.analysis.languages import identify_languages
 from tunesmith_data.splits import prompt_text
 from tunesmith_evidence.formats import format_share
+from tunesmith_plugins.checks.languages.identify import identify_languages
 
 READ_ROWS = 2_000
 """Rows of which about so many are read, at equal distances; all others look the same on average."""

@@ -11,9 +11,9 @@ import numpy as np
 from tunesmith.events import BaselineChosen, Measured
 from tunesmith_evidence.baselines import MeasuredBaseline
 from tunesmith_evidence.formats import format_duration, format_estimate, format_rate
-from tunesmith_evidence.learning_curve import Extrapolation, average, extrapolate
 from tunesmith_evidence.probes import RowValue
 from tunesmith_evidence.statistics import paired_difference
+from tunesmith_plugins.commands.advise.learning_curve import Extrapolation, average, extrapolate
 from tunesmith_plugins.commands.advise.offer import AdviseOptions
 
 WORDS = {"prompt": "PROMPT", "retrieval": "PROMPT", "classifier": "SMALL CLASSIFIER"}

@@ -14,7 +14,7 @@ from tunesmith.records import Chat, Completion, Record, Text
 from tunesmith.storage import write_atomic
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state
-from tunesmith_data.analysis.write_rows import to_row
+from tunesmith_data.write_rows import to_row
 from tunesmith_evidence.side_effects.canaries import (
     CONTROLS_PER_CANARY,
     FEWEST_CONTROLS,

@@ -74,7 +74,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     findings = collect_findings(opened)
     suspects = {}
     if label_errors:
-        from tunesmith_data.analysis.label_errors import find_label_errors
+        from tunesmith_data.label_errors import find_label_errors
         from tunesmith_plugins.commands.data import label_errors as report
 
         train = opened.parts["train"]

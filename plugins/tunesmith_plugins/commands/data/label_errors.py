@@ -8,7 +8,7 @@ from typing import Any
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
 from tunesmith.text import mask_personal_data, one_line
-from tunesmith_data.analysis.label_errors import LabelError, LabelErrors
+from tunesmith_data.label_errors import LabelError, LabelErrors
 from tunesmith_data.splits import prompt_text
 from tunesmith_evidence.formats import format_share, format_share_range
 

@@ -12,10 +12,10 @@ from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state
-from tunesmith_data.analysis.selection import Selection, select_rows
-from tunesmith_data.analysis.write_rows import to_row
 from tunesmith_data.splits import PromptTexts
+from tunesmith_data.write_rows import to_row
 from tunesmith_plugins.commands.data.open_data import count_skipped, open_rows, show_skipped
+from tunesmith_plugins.commands.data.selection import Selection, select_rows
 
 
 @click.command("select")

@@ -18,8 +18,8 @@ from tunesmith.storage import write_atomic
 from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state
-from tunesmith_data.analysis.write_rows import to_row
 from tunesmith_data.splits import PARTS, split_records
+from tunesmith_data.write_rows import to_row
 from tunesmith_plugins.commands.data.open_data import count_skipped, open_rows, show_skipped
 
 SPLIT_FILE = "split.json"

@@ -130,7 +130,7 @@ def _count_tokens(opened: OpenedData, records: Sequence[Record]) -> dict[str, An
 
 
 def _group_prompts(records: Sequence[Record]) -> list[dict[str, Any]]:
-    from tunesmith_data.analysis.topics import find_topics
+    from tunesmith_plugins.commands.data.topics import find_topics
 
     return [
         {"share": topic.share, "words": topic.words, "example": records[topic.row].source}

@@ -22,7 +22,7 @@ from tunesmith.storage import write_atomic
 from tunesmith.text import format_count
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state
-from tunesmith_data.analysis.write_rows import to_row
+from tunesmith_data.write_rows import to_row
 from tunesmith_plugins.commands.next_run.collected import load_collected, read_first_half
 
 

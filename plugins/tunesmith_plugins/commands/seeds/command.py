@@ -32,7 +32,13 @@ from tunesmith_cli.common import (
 from tunesmith_evidence.formats import format_difference, format_estimate, format_number
 from tunesmith_evidence.pairs import list_metrics
 from tunesmith_evidence.probes import plan_probe
-from tunesmith_evidence.seeds import PooledSeeds, SeedRun, change_seed, find_tuned, pool_seeds
+from tunesmith_plugins.commands.seeds.pool import (
+    PooledSeeds,
+    SeedRun,
+    change_seed,
+    find_tuned,
+    pool_seeds,
+)
 
 
 @click.command("seeds")

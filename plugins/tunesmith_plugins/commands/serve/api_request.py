@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from tunesmith.records import Message, Prompt
-from tunesmith_data.message import parse_messages
-from tunesmith_data.row import RowError
+from tunesmith_data import RowError, parse_messages
 from tunesmith_data.tools import parse_tools, tool_name
 from tunesmith_plugins.commands.serve.api_error import ApiError
 

@@ -21,7 +21,7 @@ from tunesmith_plugins.commands.serve.job import (
     StreamedText,
     TokenScore,
 )
-from tunesmith_torch.data.partial_answer import decode_partial_answer
+from tunesmith_plugins.commands.serve.partial_answer import decode_partial_answer
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.continuous import ContinuousBatch, RunningSequence, TokenLogprobs
 from tunesmith_torch.generation.sampling import Sampler

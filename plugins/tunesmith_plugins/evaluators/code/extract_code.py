@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunesmith_evidence.answers.fences import Block, read_fenced_blocks
 from tunesmith_evidence.answers.normalize import strip_reasoning
+from tunesmith_plugins.evaluators.code.fences import Block, read_fenced_blocks
 
 _PYTHON = re.compile(r"i?py(?:thon)?[\d.]*")
 _IMPORTS_ALL = re.compile(r"^from\s+\S+\s+import\s+\*", re.MULTILINE)

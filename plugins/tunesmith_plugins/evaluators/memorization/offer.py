@@ -17,13 +17,13 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.plan import Plan
 from tunesmith.records import Record
 from tunesmith_evidence.formats import format_difference, format_share
-from tunesmith_evidence.side_effects.prefixes import choose_rows, reproduce
 from tunesmith_evidence.statistics.non_inferiority import (
     FEWEST_UNITS,
     NonInferiority,
     compare_shares,
     difference_of_shares,
 )
+from tunesmith_plugins.evaluators.memorization.prefixes import choose_rows, reproduce
 from tunesmith_torch.compare.other_model import (
     ComparingEvaluator,
     ComparisonOptions,

@@ -18,7 +18,7 @@ from tunesmith_evidence.answers.generate import (
     generate_answers,
     read_references,
 )
-from tunesmith_evidence.answers.numbers import find_number
+from tunesmith_plugins.evaluators.numeric.numbers import find_number
 
 METRIC_NAME = "numeric-match"
 MIN_SHARE = 0.9

@@ -21,10 +21,10 @@ from tunesmith.options import DataPath
 from tunesmith.plan import Plan
 from tunesmith.records import Completion, Message, Record
 from tunesmith_evidence.formats import format_count, format_difference, format_share
-from tunesmith_evidence.judging.refusals import LABELS, judge_refusals
-from tunesmith_evidence.side_effects.refusals import is_refusal
 from tunesmith_evidence.side_effects.text_rows import read_text_rows
 from tunesmith_evidence.statistics.non_inferiority import NonInferiority, compare_with_margin
+from tunesmith_plugins.evaluators.safety.judge_refusals import LABELS, judge_refusals
+from tunesmith_plugins.evaluators.safety.refusals import is_refusal
 from tunesmith_torch.compare.judge_model import JudgedOptions, open_judge, review_endpoint
 from tunesmith_torch.compare.other_model import ComparingEvaluator, open_base_of_tuned
 

@@ -12,8 +12,8 @@ from tunesmith.contracts import FoundModel
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
 from tunesmith.machine import expand_home
 from tunesmith_data import offline_variable
-from tunesmith_torch.models.foreign_code import read_object
 from tunesmith_torch.models.model_folder import check_folder, missing_weights, read_config
+from tunesmith_torch.untrusted.foreign_code import read_object
 
 _HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _ALLOW_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]

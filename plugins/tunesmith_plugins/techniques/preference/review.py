@@ -7,8 +7,12 @@ from collections.abc import Iterator, Sequence
 from tunesmith.contracts import Finding
 from tunesmith.plan import Plan
 from tunesmith.records import Record
+from tunesmith_plugins.techniques.preference.labels import (
+    LabelCounts,
+    find_imbalance,
+    find_label_problem,
+)
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
-from tunesmith_torch.preference.labels import LabelCounts, find_imbalance, find_label_problem
 
 
 def review_labels(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:

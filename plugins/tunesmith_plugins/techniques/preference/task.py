@@ -9,12 +9,12 @@ from typing import Any
 from tunesmith.contracts import Job
 from tunesmith.errors import DataError
 from tunesmith.records import Record
+from tunesmith_plugins.techniques.preference.labels import LabelCounts, find_label_problem
+from tunesmith_plugins.techniques.preference.objective import PreferenceObjective
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.memory_estimate.policies import pair_grouping
 from tunesmith_torch.memory_estimate.workload import Grouping
-from tunesmith_torch.preference.labels import LabelCounts, find_label_problem
-from tunesmith_torch.preference.objective import PreferenceObjective
 from tunesmith_torch.prefix.group_store import GroupStore, store_groups
 from tunesmith_torch.training.preference_data import (
     PreferenceData,

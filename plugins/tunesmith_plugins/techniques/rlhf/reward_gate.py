@@ -1,7 +1,7 @@
 """The gate of a reward model: its accuracy on validation pairs decides on the policy stage.
 
 The gate fails if the reward model is not better than chance, or if it may measure nothing but
-length (:mod:`tunesmith_torch.rlhf.reward_metrics`).
+length (:mod:`tunesmith_plugins.techniques.rlhf.reward_metrics`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from tunesmith.records import Preference
 from tunesmith.statistics import Interval
 from tunesmith.storage import write_atomic
 from tunesmith_evidence.formats import format_number
+from tunesmith_plugins.techniques.rlhf.reward_metrics import RewardReport, reward_report
 from tunesmith_torch.prefix.completion_groups import tokenize_pairs
-from tunesmith_torch.rlhf.reward_metrics import RewardReport, reward_report
 from tunesmith_torch.rlhf.reward_model import RewardModel
 
 GATE = "reward model"

@@ -27,7 +27,6 @@ from tunesmith_plugins.techniques.rlhf.reward_gate import (
 )
 from tunesmith_plugins.techniques.rlhf.reward_task import RewardTask
 from tunesmith_torch.models.artifacts import artifact_format
-from tunesmith_torch.models.foreign_code import read_object
 from tunesmith_torch.models.initial_model import InitialModel, find_adapter_base
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.training import TrainingOptions
@@ -39,6 +38,7 @@ from tunesmith_torch.runtime.device import pick_device, pick_precision
 from tunesmith_torch.runtime.malloc import release_memory
 from tunesmith_torch.training.supervised import SupervisedTask
 from tunesmith_torch.training.trainer import TrainingTask, train
+from tunesmith_torch.untrusted.foreign_code import read_object
 
 _E = TypeVar("_E", bound=Event)
 

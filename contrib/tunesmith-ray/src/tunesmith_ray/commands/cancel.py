@@ -8,8 +8,8 @@ import click
 
 from tunesmith_cli import render
 from tunesmith_cli.common import common_options
+from tunesmith_cli.launch import open_job
 from tunesmith_ray.job_file import find_job, is_silent, request_cancel
-from tunesmith_torch.runtime.launch import open_job
 
 
 @click.command("cancel")

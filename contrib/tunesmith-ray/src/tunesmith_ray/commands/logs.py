@@ -9,9 +9,9 @@ import click
 from tunesmith.errors import UsageError
 from tunesmith_cli import render
 from tunesmith_cli.common import common_options
+from tunesmith_cli.launch import open_job, read_end
 from tunesmith_ray.job_file import find_job
 from tunesmith_ray.worker import log_path
-from tunesmith_torch.runtime.launch import open_job, read_end
 
 
 @click.command("logs")

@@ -10,9 +10,9 @@ from tunesmith import api
 from tunesmith.execution.report import Report
 from tunesmith_cli import render
 from tunesmith_cli.common import common_options, json_option
+from tunesmith_cli.launch import open_job
 from tunesmith_ray.follow import lose
 from tunesmith_ray.job_file import Job, find_job, is_silent
-from tunesmith_torch.runtime.launch import open_job
 
 
 @click.command("status")

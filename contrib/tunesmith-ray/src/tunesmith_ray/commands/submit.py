@@ -23,12 +23,7 @@ from tunesmith_cli.common import (
     set_option,
     trust_option,
 )
-from tunesmith_ray.follow import wait_for_job
-from tunesmith_ray.job_file import SILENT_SECONDS, Job, find_job, is_silent
-from tunesmith_ray.options import FLAGS, LOCAL, RayOptions
-from tunesmith_ray.work import Work
-from tunesmith_ray.worker import log_path
-from tunesmith_torch.runtime.launch import (
+from tunesmith_cli.launch import (
     create_run,
     given_flags,
     open_run,
@@ -38,6 +33,11 @@ from tunesmith_torch.runtime.launch import (
     read_end,
     refuse_unsuitable_job,
 )
+from tunesmith_ray.follow import wait_for_job
+from tunesmith_ray.job_file import SILENT_SECONDS, Job, find_job, is_silent
+from tunesmith_ray.options import FLAGS, LOCAL, RayOptions
+from tunesmith_ray.work import Work
+from tunesmith_ray.worker import log_path
 
 SHOWN_LINES = 30
 """Lines of the log of a process that has failed."""

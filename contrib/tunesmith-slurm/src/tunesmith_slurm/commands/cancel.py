@@ -8,9 +8,9 @@ import click
 
 from tunesmith_cli import render
 from tunesmith_cli.common import common_options
+from tunesmith_cli.launch import open_job
 from tunesmith_slurm import programs
 from tunesmith_slurm.job_file import find_job
-from tunesmith_torch.runtime.launch import open_job
 
 
 @click.command("cancel")

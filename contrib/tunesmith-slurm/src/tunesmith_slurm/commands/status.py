@@ -10,10 +10,10 @@ from tunesmith import api
 from tunesmith.execution.report import Report
 from tunesmith_cli import render
 from tunesmith_cli.common import common_options, json_option
+from tunesmith_cli.launch import open_job
 from tunesmith_slurm import programs
 from tunesmith_slurm.job_file import SubmittedJob, find_job
 from tunesmith_slurm.programs import JobState
-from tunesmith_torch.runtime.launch import open_job
 
 
 @click.command("status")

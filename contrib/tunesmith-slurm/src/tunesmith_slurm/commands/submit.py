@@ -20,12 +20,7 @@ from tunesmith_cli.common import (
     set_option,
     trust_option,
 )
-from tunesmith_slurm import programs
-from tunesmith_slurm.job_file import SubmittedJob, find_job, job_folder
-from tunesmith_slurm.options import FLAGS, SlurmOptions
-from tunesmith_slurm.prediction import list_warnings
-from tunesmith_slurm.script import build_script
-from tunesmith_torch.runtime.launch import (
+from tunesmith_cli.launch import (
     create_run,
     given_flags,
     open_run,
@@ -34,6 +29,11 @@ from tunesmith_torch.runtime.launch import (
     planned_folder,
     refuse_unsuitable_job,
 )
+from tunesmith_slurm import programs
+from tunesmith_slurm.job_file import SubmittedJob, find_job, job_folder
+from tunesmith_slurm.options import FLAGS, SlurmOptions
+from tunesmith_slurm.prediction import list_warnings
+from tunesmith_slurm.script import build_script
 
 
 @click.command("submit")

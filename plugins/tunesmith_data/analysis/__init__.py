@@ -1,1 +1,0 @@
-"""Analyses of rows by their texts: wrong labels, languages, topics, and a selection of rows."""

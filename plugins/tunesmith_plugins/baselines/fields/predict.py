@@ -1,0 +1,199 @@
+"""Predict each field of JSON answers by the way that is right most often on unseen rows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith_evidence.classify.coordinates import Basis, find_basis
+from tunesmith_evidence.classify.folds import FOLDS, assign_folds
+from tunesmith_evidence.classify.vectors import Vectorizer, WordVectorizer
+from tunesmith_evidence.tasks.json_answers import Path, find_order, find_style, parse_object
+from tunesmith_plugins.baselines.fields.copying import (
+    CandidateRows,
+    Copier,
+    Patterns,
+    SpanTable,
+    content_of,
+)
+from tunesmith_plugins.baselines.fields.ways import (
+    COPIED,
+    WAYS,
+    FieldRows,
+    Learned,
+    RowsByKind,
+    WayTest,
+    choose_way,
+    list_ways,
+)
+
+ABSENT = ""
+"""In place of the value of a field that an object does not have."""
+MAX_ROWS = 1_500
+"""Of more rows than this, a sample decides in which way a field is predicted, and shows what to
+copy; the classifiers learn from all."""
+BLOCK = 500
+"""Texts whose candidates are in memory at the same time."""
+
+
+@dataclass(frozen=True)
+class FieldReport:
+    """The way in which a field is predicted, and its share of right values out of fold."""
+
+    field: str
+    """Key of the JSON object."""
+    way: str
+    """The way in words."""
+    accuracy: float
+    """Share of right values out of fold, from 0 to 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """Training texts, and a sample of them."""
+
+    texts: Sequence[str]
+    rows: RowsByKind
+    """Those of all texts."""
+    sample: NDArray[np.int64]
+    """Numbers of the texts that decide."""
+    sample_rows: RowsByKind
+    spans: SpanTable
+    """Those of the sample."""
+    folds: NDArray[np.int64]
+    """The fold of each text of the sample."""
+
+
+class FieldPredictor:
+    """Predicts the values of one field, which are JSON texts."""
+
+    def __init__(self, texts: Texts, values: Sequence[str]) -> None:
+        """Learn from texts, and the value of each."""
+        contents = [None if v == ABSENT else content_of(v) or None for v in values]
+        self._is_text = Counter(v[:1] == '"' for v, c in zip(values, contents, strict=True) if c)
+        numbers = texts.sample.tolist()
+        sampled = [contents[i] for i in numbers]
+        self._patterns = Patterns(texts.spans, sampled)
+        candidates = CandidateRows(self._patterns, texts.spans)
+        marked = _mark([values[i] for i in numbers], sampled, candidates.contents)
+        rows = FieldRows(texts.sample_rows, [values[i] for i in numbers], marked)
+
+        def learn(chosen: NDArray[np.int64]) -> Learned:
+            members = chosen.tolist()
+            return Learned(
+                rows.take(chosen), lambda: Copier(candidates, sampled, members), self._write
+            )
+
+        tests = []
+        for fold in range(FOLDS):
+            inside, outside = (np.flatnonzero((texts.folds == fold) == is_out) for is_out in (0, 1))
+            if len(inside) and len(outside):
+                test = learn(inside), rows.take(outside), candidates, outside.tolist()
+                tests.append(WayTest(*test))
+        self.way, right = choose_way(list_ways(can_copy=bool(self._patterns.pairs)), tests)
+        self.accuracy = right / len(numbers)
+        self._learned = learn(np.arange(len(numbers)))
+        if len(numbers) < len(values):
+            # Marks take a search for candidates in all texts, and only these ways use them.
+            is_marked = WAYS[self.way].copies == "if classified"
+            marked = self._mark_all(texts.texts, values, contents) if is_marked else [*values]
+            sample = self._learned
+            everything = FieldRows(texts.rows, values, marked)
+            self._learned = Learned(everything, lambda: sample.copier, self._write)
+
+    def _mark_all(
+        self, texts: Sequence[str], values: Sequence[str], contents: Sequence[str | None]
+    ) -> list[str]:
+        marked: list[str] = []
+        for start in range(0, len(texts), BLOCK):
+            block = slice(start, start + BLOCK)
+            found = CandidateRows(self._patterns, SpanTable(texts[block])).contents
+            marked += _mark(values[block], contents[block], found)
+        return marked
+
+    def predict(self, spans: SpanTable, rows: RowsByKind) -> list[str]:
+        """Return the value for each text."""
+        candidates = CandidateRows(self._patterns, spans)
+        return self._learned.predict(self.way, rows, candidates, range(len(spans.texts)))
+
+    def _write(self, content: str) -> str:
+        """Return a copied content as JSON text."""
+        if self._is_text[True] >= self._is_text[False]:
+            return json.dumps(content, ensure_ascii=False)
+        try:
+            json.loads(content)
+        except ValueError:
+            return json.dumps(content, ensure_ascii=False)
+        return content
+
+
+def _mark(
+    values: Sequence[str], contents: Sequence[str | None], candidates: Sequence[Sequence[str]]
+) -> list[str]:
+    """Return the values with a mark in the place of those that are among the candidates.
+
+    A value that is not among the candidates of its text is learned by the classifier.
+    """
+    rows = zip(values, contents, candidates, strict=True)
+    return [COPIED if content in found else value for value, content, found in rows]
+
+
+class FieldsModel:
+    """Predicts JSON objects field by field."""
+
+    def __init__(self, texts: Sequence[str], answers: Sequence[str]) -> None:
+        parsed = [parse_object(answer) for answer in answers]
+        members = [i for i, fields in enumerate(parsed) if fields is not None]
+        objects = [fields for fields in parsed if fields is not None]
+        texts = [texts[i] for i in members]
+        self._vectorizers: dict[str, Vectorizer | WordVectorizer] = {
+            "terms": Vectorizer(texts),
+            "words": WordVectorizer(texts),
+        }
+        self._bases: dict[str, Basis] = {}
+        self._style = find_style(answers)
+        read = self._read_texts(texts)
+        self._predictors: dict[Path, FieldPredictor] = {
+            path: FieldPredictor(read, [fields.get(path, ABSENT) for fields in objects])
+            for path in find_order(objects)
+        }
+
+    def _read_texts(self, texts: Sequence[str]) -> Texts:
+        rows = self._rows_of(texts)
+        count = min(len(texts), MAX_ROWS)
+        numbers = [i * len(texts) // count for i in range(count)]
+        bases = {kind: find_basis(matrix[numbers]) for kind, matrix in rows.items()}
+        sampled = [texts[i] for i in numbers]
+        dense: RowsByKind = {kind: b.convert(rows[kind][numbers]) for kind, b in bases.items()}
+        if count == len(texts):
+            self._bases, rows = bases, dense
+        spans, folds = SpanTable(sampled), assign_folds(sampled)
+        return Texts(texts, rows, np.array(numbers, dtype=np.int64), dense, spans, folds)
+
+    def _rows_of(self, texts: Sequence[str]) -> RowsByKind:
+        rows: RowsByKind = {kind: v.transform(texts) for kind, v in self._vectorizers.items()}
+        return {**rows, **{kind: basis.convert(rows[kind]) for kind, basis in self._bases.items()}}
+
+    def report(self) -> list[FieldReport]:
+        """Return how each field is predicted."""
+        return [
+            FieldReport(".".join(path), p.way, p.accuracy) for path, p in self._predictors.items()
+        ]
+
+    def answer(self, texts: Sequence[str]) -> list[str]:
+        """Return the JSON object for each text."""
+        if not texts:
+            return []
+        rows, spans = self._rows_of(texts), SpanTable(texts)
+        columns = {path: p.predict(spans, rows) for path, p in self._predictors.items()}
+        return [
+            self._style.write_fields(
+                {path: values[i] for path, values in columns.items() if values[i] != ABSENT}
+            )
+            for i in range(len(texts))
+        ]

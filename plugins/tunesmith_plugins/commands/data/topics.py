@@ -1,0 +1,77 @@
+"""Group texts by their words, to see how many rows each topic has."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tunesmith_data.near_duplicates import Texts
+from tunesmith_plugins.commands.data.vectors import READ_CHARACTERS, embed
+
+TOPICS = 10
+ROWS_PER_TOPIC = 10
+"""Rows without which there are fewer topics."""
+MAX_ROWS = 5_000
+"""Texts that are grouped; of more, a random sample is."""
+WORDS = 3
+_WORD = re.compile(r"[^\W\d_]{3,}")
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A group of texts with common words."""
+
+    words: Sequence[str]
+    """Up to three words that are more frequent in these texts than in the others."""
+    share: float
+    """The share of the texts that are in the group."""
+    row: int
+    """The position of the text that is nearest to the middle of the group."""
+
+
+def find_topics(texts: Texts, *, seed: int = 0) -> list[Topic]:
+    """Group texts into up to ten topics, the largest first (k-means on their vectors).
+
+    The topics describe the texts; there is no right number of them. Texts that have little in
+    common with any other are often one large group, whose words say little.
+    """
+    from sklearn.cluster import KMeans
+
+    rng = np.random.default_rng(seed)
+    rows = np.arange(len(texts))
+    if len(rows) > MAX_ROWS:
+        rows = np.sort(rng.choice(rows, MAX_ROWS, replace=False))
+    read = [texts[int(row)][:READ_CHARACTERS] for row in rows]
+    count = min(TOPICS, len(read) // ROWS_PER_TOPIC)
+    if count < 2:
+        return []
+    vectors = embed(read)
+    model = KMeans(count, n_init=3, random_state=seed)
+    distances = model.fit_transform(vectors)
+    in_texts = _count_texts(read)
+    topics = []
+    for label in np.unique(model.labels_):
+        members = np.flatnonzero(model.labels_ == label)
+        middle = members[distances[members, label].argmin()]
+        words = _typical_words([read[member] for member in members], in_texts, len(read))
+        topics.append(Topic(words, len(members) / len(read), int(rows[middle])))
+    return sorted(topics, key=lambda topic: (-topic.share, topic.row))
+
+
+def _count_texts(texts: Iterable[str]) -> Counter[str]:
+    """Return in how many texts each word is."""
+    return Counter(word for text in texts for word in {*_WORD.findall(text.lower())})
+
+
+def _typical_words(members: Sequence[str], in_texts: Counter[str], total: int) -> list[str]:
+    """Return the words whose share of these texts exceeds their share of all texts most."""
+    gains = {
+        word: count / len(members) - in_texts[word] / total
+        for word, count in _count_texts(members).items()
+    }
+    ordered = sorted(gains, key=lambda word: (-gains[word], word))
+    return [word for word in ordered[:WORDS] if gains[word] > 0]

@@ -1,1 +1,0 @@
-"""Training on preference pairs: DPO, IPO, KTO, ORPO and SimPO."""

@@ -1,0 +1,1 @@
+"""Files of strangers: check configurations, and run templates and tokenizers in processes."""
