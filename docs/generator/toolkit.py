@@ -31,7 +31,8 @@ def toolkit() -> Iterator[str]:
     yield "# Toolkit\n"
     yield (
         "What plugins may use to build techniques (`tunesmith_torch`), data loaders and checks of "
-        "data (`tunesmith_data`), and verdicts and baselines (`tunesmith_evidence`). The public names "
+        "data (`tunesmith_data`), and verdicts and baselines (`tunesmith_evidence`). "
+        "The public names "
         "of a module or package are those in its `__all__`, and all of them are on this page. What "
         "has no `__all__` is internal and may change in any version. The layers are in order: a "
         "module imports from its own layer and from those further down.\n"

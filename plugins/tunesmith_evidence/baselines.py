@@ -21,7 +21,7 @@ from tunesmith.execution.report import Report
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 
-__all__ = ["MeasuredBaseline", "list_overrides", "list_baselines", "measure_baselines"]
+__all__ = ["MeasuredBaseline", "list_baselines", "list_overrides", "measure_baselines"]
 
 ENDED = "the baselines are measured; nothing is trained"
 NO_LIMIT = "100000h"

@@ -32,7 +32,8 @@ class ModelReviewer:
     def __post_init__(self) -> None:
         report = self.emit.report
         forecast = report.forecast
-        # A forecast shows that the review passed; without one, a measurement of baselines may have ended the run.
+        # A forecast shows that the review passed; without one, a measurement of baselines may have
+        # ended the run.
         done = bool(report.training_started) if forecast is None else not forecast.refused
         self.is_pending = self.plan.trains and not done
 

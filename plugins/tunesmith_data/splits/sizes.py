@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
-__all__ = ["validation_rows", "count_test_rows"]
+__all__ = ["count_test_rows", "count_validation_rows"]
 
 MAX_DEFAULT_TEST_ROWS = 500
 """Upper limit of the default test part, which is a fifth of the data."""
