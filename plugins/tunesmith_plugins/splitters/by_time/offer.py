@@ -31,7 +31,8 @@ class ByTimeOptions(Options):
         Field(
             None,
             description=(
-                "Rows for everything that chooses, the newest that are not test rows: as in `grouped`."
+                "Rows for everything that chooses, the newest that are not test rows: "
+                "as in `grouped`."
             ),
         )
     )
