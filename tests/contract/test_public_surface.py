@@ -29,7 +29,7 @@ SOURCE_ROOTS = {
 PLUGINS = "tunesmith_plugins"
 CONTRIB = {path.name: path.parents[1] for path in sorted(ROOT.glob("contrib/*/src/*"))}
 """The folder of the distribution of each package in contrib/."""
-MOST_MODULES = 22
+MOST_MODULES = 23
 """Modules of one folder, ``__init__`` included. More are hard to survey: make another package."""
 
 TESTED_THROUGH = {
