@@ -136,13 +136,12 @@ def refuse_unrunnable(plan: Plan) -> None:
 
     Raises:
         EnvironmentProblem: the weights of the model are missing.
-        UsageError: torchrun has started several processes, and the technique trains with one.
+        UsageError: torchrun has started several processes, and a part of it trains with one.
     """
     processes = distributed.world_size()
-    if processes > 1 and not plan.technique.offer.data_parallel:
+    if processes > 1 and (part := plan.single_process_part):
         raise UsageError(
-            f"technique {plan.technique.offer.name}: cannot train with the {processes} processes "
-            "of torchrun",
+            f"{part}: cannot train with the {processes} processes of torchrun",
             hint="start it without torchrun",
         )
     if plan.found_model.missing:

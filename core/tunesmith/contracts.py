@@ -18,6 +18,7 @@ from tunesmith.text import mask_personal_data
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from tunesmith.additions import Addition
     from tunesmith.events import Event, FindingReported, Forecast
     from tunesmith.records import Answer, Prompt, Record
     from tunesmith.storage import Checkpoints
@@ -241,6 +242,8 @@ class Job(Generic[C]):
     """Hub id of the base model, or else its reference in the run file; empty if it has none."""
     stage: str = ""
     """Name of the stage if the technique has several; empty otherwise."""
+    additions: Sequence[Addition] = ()
+    """What tables of the run file add to the training, in each stage of it."""
 
     def for_stage(self, name: str, config: Any, **changes: Any) -> Job[Any]:
         """Return the job of one stage: with its own folder and checkpoints below ``out``.

@@ -145,7 +145,8 @@ def tunesmith_tables() -> Sequence[TableOffer[Any]]:  # type: ignore[empty-body]
 
     ``[NAME]`` is validated by the offer's options model and is part of the plan, with its defaults
     if the run file does not have it. ``plan.table(OPTIONS)`` returns the options by their class.
-    The names of the core's tables cannot be used.
+    The names of the core's tables cannot be used. A table can add a term to the loss, or change the
+    updates: ``addition`` of the offer.
     """
 
 

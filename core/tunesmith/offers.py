@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import click
     from pydantic import BaseModel
 
+    from tunesmith.additions import Addition
     from tunesmith.contracts import Baseline, DataLoader, Evaluator, Reporter, Splitter, Technique
     from tunesmith.data.units import FindClusters
     from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
@@ -134,6 +135,9 @@ class TechniqueOffer(ComponentOffer[C]):
     data_parallel: bool = False
     """True if several processes of torchrun can train together. Each of them gets the same job;
     worker ranks (above 0) write nothing, and the events that they emit are dropped."""
+    accepts_additions: bool = False
+    """True if it trains with the ``additions`` of its job, as the shared trainer does. With another
+    technique, a run file with a table that adds to the training is refused."""
     options_for: Callable[[Sequence[Record]], Mapping[str, object]] = lambda records: {}
     """Returns options that these records need, by dotted key, for ``tunesmith init``."""
     memory_savings: Callable[[C], Sequence[MemorySaving[C]]] | None = None
@@ -285,6 +289,8 @@ class TableOffer(ConfiguredOffer[C]):
     reserved: ClassVar[frozenset[str]] = frozenset(RUN_FILE_TABLES)
     earlier_names: tuple[str, ...] = ()
     """Names that the table had in earlier versions, which are refused with a hint."""
+    addition: Callable[[C], Addition | None] = lambda options: None
+    """Returns what the table adds to the training; None: nothing, as with its defaults."""
 
 
 KINDS: tuple[type[Offer], ...] = (

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from tunesmith.additions import Addition
 from tunesmith.contracts import FoundModel
 from tunesmith.data.units import FindClusters, number_records
 from tunesmith.events import BaselineChosen, DataLoaded, FindingReported, Measured
@@ -89,10 +90,19 @@ class Plan:
     trains: bool = True
     find_clusters: FindClusters = number_records
     """Returns the clusters of records that count as one unit: the splitter's, or the default's."""
+    additions: tuple[Addition, ...] = ()
+    """What the tables add to the training, in their order."""
 
     @property
     def name(self) -> str:
         return self.run.name
+
+    @property
+    def single_process_part(self) -> str:
+        """The part that cannot train with several processes; empty if there is none."""
+        if not self.technique.offer.data_parallel:
+            return f"technique {self.technique.offer.name}"
+        return next((f"[{a.table}]" for a in self.additions if not a.data_parallel), "")
 
     def copy(self) -> Plan:
         """Return a plan that shares nothing with this one that could be changed, for a hook."""

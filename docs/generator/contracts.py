@@ -18,6 +18,7 @@ from generator.source import (
     type_aliases,
 )
 from tunesmith import (
+    additions,
     contracts,
     errors,
     estimates,
@@ -38,6 +39,7 @@ CONTRACTS = {
     "Components and what they exchange": contracts,
     "Evaluators of a part of the rows": prepared,
     "Estimates": estimates,
+    "Additions to a training": additions,
     "Plans and evidence": plan,
 }
 """The modules of the page on contracts, by title."""

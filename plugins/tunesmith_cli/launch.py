@@ -75,13 +75,12 @@ def refuse_unsuitable_job(
     ``table`` has the key ``gpus``; ``hint`` says how to ask for one process.
 
     Raises:
-        UsageError: its technique trains with one process, and the job has several; or it trains on
+        UsageError: a part of it trains with one process, and the job has several; or it trains on
             another device than the job has.
     """
-    if processes > 1 and not plan.technique.offer.data_parallel:
+    if processes > 1 and (part := plan.single_process_part):
         raise UsageError(
-            f"technique {plan.technique.offer.name}: cannot train with the {processes} processes "
-            "of this job",
+            f"{part}: cannot train with the {processes} processes of this job",
             hint=hint,
         )
     wrong = ("cpu", "mps") if parse_gpus(gpus).count else ("cuda", "mps")

@@ -75,10 +75,8 @@ def test_other_gpus_are_refused(gpus: int | str) -> None:
 
 
 def plan(device: str = "auto", *, data_parallel: bool = True) -> Any:
-    offer = SimpleNamespace(name="grow", data_parallel=data_parallel)
-    return SimpleNamespace(
-        technique=SimpleNamespace(offer=offer), run=SimpleNamespace(device=device)
-    )
+    part = "" if data_parallel else "technique grow"
+    return SimpleNamespace(single_process_part=part, run=SimpleNamespace(device=device))
 
 
 def test_a_run_that_suits_the_job_passes() -> None:

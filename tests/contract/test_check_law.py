@@ -68,6 +68,9 @@ FOUND: Mapping[str, Sequence[str]] = {
         "models.model_folder:read_config",
         "models.self_check:_require_causal",
     ),
+    "the review of plans finds sharded weights in the options of any technique": (
+        "training.auto_parallel:resolve_parallel",
+    ),
     "`check` builds the technique, as a run does": ("runtime.environment:prepare_environment",),
     "the check of the technique `preference` and of the file that `from` names": (
         "techniques.preference.task:PreferenceTask.tokenize",

@@ -72,6 +72,18 @@ def test_another_adapter_of_peft(workplace: Path) -> None:
     assert json.loads(config.read_text(encoding="utf-8"))["peft_type"] == "IA3"
 
 
+@pytest.mark.processes
+def test_an_addition_to_the_training(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH__TECHNIQUE__MAX_STEPS", "2")
+    play(GUIDES / "addition.md", workplace, LocalShell())
+    (log,) = workplace.glob("runs/*/events.jsonl")
+    events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    first, second = (e["metrics"]["near.term"] for e in events if e["event"] == "step-finished")
+    assert first == 0.0 < second <= 0.1 * 0.5**2 * (1 + 1e-5)
+    (page,) = workplace.glob("runs/*/report.html")
+    assert "near.term" in page.read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, object]]]:
     """The company's service: what it was posted."""

@@ -19,6 +19,7 @@ from tunesmith.distributed import Launch
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.offers import TechniqueOffer
 from tunesmith.options import Options
+from tunesmith.plan import Plan
 from tunesmith.storage import Checkpoints
 
 WORKER = """
@@ -288,6 +289,7 @@ def test_a_technique_without_data_parallel_is_refused(
         accepts=frozenset(),
     )
     plan: Any = SimpleNamespace(technique=SimpleNamespace(offer=offer))
+    plan.single_process_part = Plan.single_process_part.__get__(plan)
     with pytest.raises(UsageError, match="technique solo: cannot train with the 2 processes"):
         api.refuse_unrunnable(plan)
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from tunesmith.additions import Addition
 from tunesmith.catalog import Catalog, OfferNotFound
 from tunesmith.config.evaluators import Evaluators, assign_ids, check_gate_metrics, check_must_beat
 from tunesmith.config.paths import with_absolute_paths
@@ -126,6 +128,7 @@ class _Reader:
         data_options, data = self._data()
         split = self._component(SplitterOffer, "split", self._split_table())
         technique = self._component(TechniqueOffer, "technique", self._table("technique"))
+        additions = self._additions(tables, technique)
         if gate is not None:
             self.problems += check_must_beat(gate, [baseline.use for baseline in baselines])
         evaluators = self._evaluators(gate)
@@ -157,6 +160,7 @@ class _Reader:
             plugins=plugins,
             origins={"data.use": "data.train", **self.runfile.origins},
             find_clusters=self._choose_clusters(split.offer),
+            additions=additions,
         )
 
     def _plugin_tables(self) -> list[Component[TableOffer[Any]]]:
@@ -172,6 +176,27 @@ class _Reader:
             if options is not None:
                 found.append(Component(offered, options, name))
         return found
+
+    def _additions(
+        self,
+        tables: Sequence[Component[TableOffer[Any]]],
+        technique: Component[TechniqueOffer[Any]] | None,
+    ) -> tuple[Addition, ...]:
+        """Return what the tables add to the training; refuse it if the technique takes none."""
+        found = []
+        for table in tables:
+            blame = partial(attribute_errors_to, table.offered.plugin, f" in [{table.use}]")
+            with blame():
+                addition = table.offer.addition(table.config)
+                if addition is not None:
+                    found.append(replace(addition, table=table.use, blame=blame))
+        if technique is not None and not technique.offer.accepts_additions:
+            offers = self.catalog.offers(TechniqueOffer)
+            able = ", ".join(o.offer.name for o in offers if o.offer.accepts_additions) or "none"
+            what = f"changes the training, and technique {technique.use} does not support that"
+            hint = f"remove the table, or use another technique: {able}"
+            self.problems += [Problem(addition.table, what, hint) for addition in found]
+        return tuple(found)
 
     def _unknown_table(self, name: str, owned: Mapping[str, Offered[TableOffer[Any]]]) -> Problem:
         for present, offered in owned.items():

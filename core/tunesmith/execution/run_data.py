@@ -178,4 +178,5 @@ def build_job(
         emit=emit,
         technique=plan.technique.offer.name,
         base_name=plan.found_model.hub_id or plan.found_model.reference,
+        additions=plan.additions,
     )

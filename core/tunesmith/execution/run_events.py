@@ -57,6 +57,8 @@ def list_used_plugins(plan: Plan) -> list[JSON]:
     """List the plugins that the components of a plan come from, with their versions."""
     components: list[Component[Any]] = [plan.data, plan.split, plan.technique]
     components += [*plan.evaluators, *plan.reporters]
+    added = {addition.table for addition in plan.additions}
+    components += [table for table in plan.tables if table.use in added]
     plugins = {c.offered.plugin.full_name: c.offered.plugin for c in components}
     return [
         {"name": p.name, "distribution": p.distribution, "version": p.version}

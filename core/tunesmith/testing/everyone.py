@@ -166,11 +166,16 @@ def config_round_trips_toml(subject: Subject) -> None:
 
 @check("table")
 def tables_have_defaults(subject: Subject) -> None:
-    """Every option of a table has a default: a run file need not have the table."""
+    """Every option of a table has a default, with which it adds nothing to the training.
+
+    A run file need not have the table.
+    """
     missing = [
         name for name, info in subject.offer.config.model_fields.items() if info.is_required()
     ]
     require(not missing, f"without a default: {', '.join(missing)}")
+    added = subject.offer.addition(subject.offer.config())
+    require(added is None, "it adds something to the training of runs that do not have the table")
 
 
 @check("component")

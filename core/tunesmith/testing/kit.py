@@ -41,7 +41,7 @@ from tunesmith.testing.checks import (
 )
 from tunesmith.testing.locate import locate_fault
 from tunesmith.testing.modules import load_modules
-from tunesmith.testing.techniques import contract, correctness, estimates
+from tunesmith.testing.techniques import additions, contract, correctness, estimates
 from tunesmith.testing.worked_examples import Examples
 
 CHECK_MODULES = (
@@ -49,6 +49,7 @@ CHECK_MODULES = (
     reviews,
     contract,
     correctness,
+    additions,
     estimates,
     loaders,
     splitters,

@@ -13,7 +13,7 @@ fp32 parameters (adapters, or a model trained in fp32) are their own master weig
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime import sharding
 
 __all__ = ["MasterWeights"]
+
+UpdateTransform = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
+"""Gets copies of the master weights before a step, and the weights after it to change in place."""
 
 
 class MasterWeights:
@@ -73,17 +76,26 @@ class MasterWeights:
         """True if this rank has a part of each weight only."""
         return any(sharding.local_part(master) is not master for master in self.masters)
 
+    def _by_name(self) -> Iterable[tuple[str, nn.Parameter]]:
+        return zip(self.names, self.masters, strict=True)
+
     def clip_grad_norm(self, max_norm: float) -> Tensor:
         """Scale the gradient to a norm of at most ``max_norm``; return the norm it had before."""
         norm = nn.utils.clip_grad_norm_(self.masters, max_norm, foreach=True)
         return sharding.complete_value(norm)
 
-    def step(self, learning_rate: float) -> None:
-        """Update the master weights, write them back to the parameters, and free the gradients."""
+    def step(self, learning_rate: float, transform: UpdateTransform | None = None) -> None:
+        """Update the master weights, write them back to the parameters, and free the gradients.
+
+        ``transform`` may change the update. Copies of all master weights are made only for it.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+        before = {name: x.detach().clone() for name, x in self._by_name()} if transform else {}
         self.optimizer.step()
         with torch.no_grad():
+            if transform is not None:
+                transform(before, {name: master.detach() for name, master in self._by_name()})
             for parameter, master in self._pairs:
                 master.grad = None
                 if parameter is not master:

@@ -38,6 +38,16 @@ def check_optimizer(options: TrainingOptions, device: str) -> list[Finding]:
     ]
 
 
+def find_sharded(options: BaseModel, where: str = "technique") -> Iterator[Finding]:
+    """Yield an error for each table of options that shards the weights, which additions see."""
+    if isinstance(options, TrainingOptions) and options.parallel == "sharded":
+        text = '"sharded": a table that changes the training needs all weights; use "data"'
+        yield Finding(level="error", where=f"{where}.parallel", message=text)
+    for name, value in options:
+        if isinstance(value, BaseModel):
+            yield from find_sharded(value, f"{where}.{name}")
+
+
 def find_inert_options(options: BaseModel, where: str = "technique") -> Iterator[Finding]:
     """Yield a warning for each value, at any depth, with which a training learns next to nothing.
 

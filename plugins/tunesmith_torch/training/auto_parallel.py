@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from tunesmith.contracts import Job
+from tunesmith.errors import UsageError
 from tunesmith.events import JSON, FindingReported
 from tunesmith.storage import write_atomic
 from tunesmith_torch.memory_estimate.parallel_choice import ParallelChoice, choose_parallel
@@ -27,10 +28,22 @@ PARALLEL_FILE = "parallel.json"
 
 
 def resolve_parallel(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
-    """Return the job with ``"data"`` or ``"sharded"`` in place of ``"auto"``."""
+    """Return the job with ``"data"`` or ``"sharded"`` in place of ``"auto"``.
+
+    Raises:
+        UsageError: the weights would be sharded, and an addition sees all of them.
+    """
     options: TrainingOptions = job.config
+    if job.additions and options.parallel == "sharded" and distributed.world_size() > 1:
+        raise UsageError(
+            f"[{job.additions[0].table}]: needs all weights on each rank, and "
+            'technique.parallel is "sharded"',
+            hint='use parallel = "data"',
+        )
     if options.parallel != "auto":
         return job
+    if job.additions:
+        return replace(job, config=options.model_copy(update={"parallel": "data"}))
     choice = distributed.rank_0_first(lambda: _load_or_choose(job, grouping))
     if distributed.world_size() > 1:
         job.emit(FindingReported(level="info", source="technique.parallel", message=str(choice)))

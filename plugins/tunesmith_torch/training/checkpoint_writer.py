@@ -14,6 +14,7 @@ from tunesmith_torch.optim.master_weights import MasterWeights
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.disk_space import require_space
 from tunesmith_torch.training import checkpoint_owner, training_state
+from tunesmith_torch.training.additions import NO_ADDITIONS, Additions
 from tunesmith_torch.training.monitor import NO_MONITOR, MonitorDecision, TrainingMonitor
 
 __all__ = ["CheckpointWriter"]
@@ -31,6 +32,7 @@ class CheckpointWriter:
     every: int | None
     """Steps between checkpoints; None: one every :data:`DEFAULT_SAVE_SECONDS`."""
     monitor: TrainingMonitor
+    additions: Additions = NO_ADDITIONS
     last_step: int = 0
     """The step of the newest checkpoint."""
     last_time: float = field(default_factory=time.monotonic)
@@ -49,7 +51,7 @@ class CheckpointWriter:
         if checkpoint is None:
             return 0
         checkpoint_owner.require_own(self.job, checkpoint, last_step)
-        training_state.restore(checkpoint.path, self.masters)
+        training_state.restore(checkpoint.path, self.masters, self.additions)
         self.monitor.load_state_dict(checkpoint.meta.get("monitor", {}))
         self.last_step = checkpoint.step
         return checkpoint.step
@@ -58,7 +60,7 @@ class CheckpointWriter:
         """Emit the step, let the monitor evaluate it, save if due; True if training is over.
 
         Raises:
-            RunStopped: raised by ``job.emit``, passed on after the step was saved.
+            RunStopped: raised by ``job.emit`` or an addition, passed on after the step was saved.
         """
         step, stop = event.step, None
         try:
@@ -74,11 +76,21 @@ class CheckpointWriter:
             if stop is not None:
                 raise stop
             distributed.all_gather_object(None)  # waits for the error of rank 0
-        if self.apply_decision(step, self.monitor.evaluate(step)):
-            return True
+        try:
+            if self.evaluate(step):
+                return True
+        except RunStopped:
+            self.save(step)
+            raise
         if is_due:
             self.save(step)
         return False
+
+    def evaluate(self, step: int) -> bool:
+        """Let additions and the monitor evaluate the step; True if training is over."""
+        if self.additions.is_finished(step):
+            return True
+        return self.apply_decision(step, self.monitor.evaluate(step))
 
     def apply_decision(self, step: int, decision: MonitorDecision) -> bool:
         """Save or restore the best weights as decided; True if training is over.
@@ -94,7 +106,7 @@ class CheckpointWriter:
         if best is None:
             raise IntegrityError(f"{self.job.checkpoints.folder}: the best checkpoint is gone")
         checkpoint_owner.require_own(self.job, best, step)
-        training_state.restore(best.path, self.masters)
+        training_state.restore(best.path, self.masters, self.additions)
         return True
 
     def _require_space(self) -> None:
@@ -147,6 +159,6 @@ class CheckpointWriter:
                 distributed.broadcast_from_rank_0(lambda: str(folder and folder.absolute()))
             )
         assert folder is not None
-        training_state.save(folder, self.masters)
+        training_state.save(folder, self.masters, self.additions)
         if self.masters.is_sharded:
             distributed.all_gather_object(None)

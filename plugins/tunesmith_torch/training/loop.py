@@ -9,7 +9,9 @@ loss. One pass through the loop is one optimizer step::
       -> FirstBatch event        of the first step: the tokens of the batch, for reports
       -> micro-batches           objective.micro_batches(prepared, budget): at most `budget` tokens
       -> loss / loss_divisor     objective.loss(micro_batch), then backward; gradients add up
+      -> terms of additions      added.term(items), then backward
       -> sum over ranks, clip, AdamW step on the fp32 master weights
+      -> additions.transform     may change the update
       -> one more update?        monitor.is_batch_finished(): PPO reuses a rollout
       -> StepFinished event, monitor.evaluate(step), checkpoint
 
@@ -27,6 +29,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -45,6 +48,13 @@ from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.malloc import keep_freed_memory
 from tunesmith_torch.runtime.memory import peak_bytes
 from tunesmith_torch.runtime.seed import seed_all
+from tunesmith_torch.training.additions import (
+    NO_ADDITIONS,
+    Added,
+    Additions,
+    Item,
+    micro_batches,
+)
 from tunesmith_torch.training.checkpoint_writer import CheckpointWriter
 from tunesmith_torch.training.first_batch import emit_first_batch
 from tunesmith_torch.training.micro_batch_budget import MicroBatchBudget
@@ -120,6 +130,21 @@ class Objective(Protocol):
         ...
 
 
+class RunLoop(Protocol):
+    """Trains a prepared model to the last step: the training loop, or one with its promises."""
+
+    def __call__(
+        self,
+        job: Job[Any],
+        adapted: AdaptedModel,
+        objective: Objective,
+        *,
+        seed: int,
+        monitor: TrainingMonitor,
+        additions: Additions,
+    ) -> None: ...
+
+
 def run_training_loop(
     job: Job[Any],
     adapted: AdaptedModel,
@@ -127,6 +152,7 @@ def run_training_loop(
     *,
     seed: int,
     monitor: TrainingMonitor = NO_MONITOR,
+    additions: Additions = NO_ADDITIONS,
 ) -> None:
     """Train from the newest checkpoint, or from the initial weights, to the last step.
 
@@ -142,13 +168,15 @@ def run_training_loop(
     schedule = LearningRateSchedule.from_options(options, order.steps)
     with parallelize(adapted, objective.loss, options.parallel) as parallelism:
         masters = MasterWeights(adapted.named_trainable_parameters, options)
-        checkpoints = CheckpointWriter(job, masters, options.checkpoints.every, monitor)
+        checkpoints = CheckpointWriter(job, masters, options.checkpoints.every, monitor, additions)
         budget = MicroBatchBudget(job, adapted, options.micro_batch_tokens)
-        accumulator = _GradientAccumulator(job, adapted, objective, parallelism, masters, budget)
+        accumulator = _GradientAccumulator(
+            job, adapted, objective, parallelism, masters, budget, additions
+        )
         adapted.model.train()
         seed_all(seed)
         steps_done = checkpoints.resume(order.steps)
-        if checkpoints.apply_decision(steps_done, monitor.evaluate(steps_done)):
+        if checkpoints.evaluate(steps_done):
             return
         for step, rows in order.batches(steps_done):
             started = time.perf_counter()
@@ -157,26 +185,27 @@ def run_training_loop(
             batch = accumulator.prepare(step, rows)
             if step == 0:
                 emit_first_batch(job, adapted, objective, batch.prepared, budget.tokens)
-            loss, grad_norm = accumulator.compute_gradient(batch, learning_rate)
-            masters.step(learning_rate)
+            transform = additions.transform(step, learning_rate)
+            gradient = accumulator.compute_gradient(batch, learning_rate)
+            masters.step(learning_rate, transform)
             while not monitor.is_batch_finished():
-                loss, grad_norm = accumulator.compute_gradient(batch, learning_rate)
-                masters.step(learning_rate)
+                gradient = accumulator.compute_gradient(batch, learning_rate)
+                masters.step(learning_rate, transform)
             counts = objective.counts(rows)
             event = StepFinished(
                 stage=job.stage,
                 step=step + 1,
                 steps=order.steps,
-                loss=loss,
+                loss=gradient.loss,
                 learning_rate=learning_rate,
-                gradient_norm=grad_norm,
+                gradient_norm=gradient.norm,
                 rows=len(rows),
                 tokens=counts.tokens,
                 trained_tokens=counts.trained_tokens,
                 seconds=time.perf_counter() - started,
                 memory_bytes=peak_bytes(adapted.base.model.device),
                 epoch=(step + 1) / order.steps_per_epoch,
-                metrics=objective.metrics(),
+                metrics={**objective.metrics(), **gradient.terms},
             )
             if checkpoints.after_step(event):
                 return
@@ -189,6 +218,32 @@ class _Batch:
     step: int
     rows: Sequence[int]
     prepared: Any
+    drawn: Sequence[tuple[Added, Sequence[Item]]]
+    """The items of the terms of additions."""
+
+
+@dataclass(frozen=True)
+class _Gradient:
+    """The gradient that is in the masters, as numbers."""
+
+    losses: Sequence[float]
+    """The shares of all micro-batches in the mean loss of the batch."""
+    term_shares: dict[str, list[float]]
+    """Those of the terms of additions, by name."""
+    norm: float
+    """Norm before clipping."""
+
+    @property
+    def loss(self) -> float:
+        return math.fsum(self.losses)
+
+    @property
+    def terms(self) -> dict[str, float]:
+        return {name: math.fsum(shares) for name, shares in self.term_shares.items()}
+
+    @property
+    def is_finite(self) -> bool:
+        return all(map(math.isfinite, (self.loss, *self.terms.values(), self.norm)))
 
 
 @dataclass
@@ -201,6 +256,7 @@ class _GradientAccumulator:
     parallelism: Parallelism
     masters: MasterWeights
     budget: MicroBatchBudget
+    additions: Additions
 
     def prepare(self, step: int, rows: Sequence[int]) -> _Batch:
         """Have the objective prepare this rank's rows."""
@@ -210,53 +266,59 @@ class _GradientAccumulator:
             sizes = [self.objective.counts([row]).tokens for row in rows]
             own = [rows[i] for i in distributed.my_share(sizes)]
         prepared = self.objective.prepare(own, self.budget.run)
-        return _Batch(step, rows, prepared)
+        return _Batch(step, rows, prepared, self.additions.draw(step))
 
-    def compute_gradient(self, batch: _Batch, learning_rate: float) -> tuple[float, float]:
-        """Leave the clipped gradient in the masters; return the batch's mean loss and the norm.
+    def compute_gradient(self, batch: _Batch, learning_rate: float) -> _Gradient:
+        """Leave the clipped gradient of the mean loss and of all terms in the masters.
 
         Raises:
             TrainingError: one of them is not finite. No weight has been updated then.
         """
         for attempt in self.budget.attempts():
             with attempt:
-                losses = self._accumulate(batch, attempt.tokens)
+                shares = self._accumulate(batch, attempt.tokens)
         distributed.all_reduce_gradients(self.masters.masters)
         options: TrainingOptions = self.job.config
         with self.parallelism.collectives():
             norm = self.masters.clip_grad_norm(options.optimizer.max_grad_norm)
         # One transfer from the GPU for all numbers of the step: each one waits for the device.
-        *own_losses, grad_norm = torch.stack([*losses, norm.detach().float()]).tolist()
-        all_losses = [
-            part
-            for rank_losses in distributed.all_gather_object(own_losses)
-            for part in rank_losses
-        ]
-        loss = math.fsum(all_losses)
-        if not math.isfinite(loss) or not math.isfinite(grad_norm):
-            raise self._write_diagnosis(batch, all_losses, grad_norm, learning_rate)
-        return loss, grad_norm
+        values = torch.stack([*(share for _, share in shares), norm.detach().float()]).tolist()
+        own_shares = [(name, value) for (name, _), value in zip(shares, values[:-1], strict=True)]
+        sums: dict[str, list[float]] = {"": []}
+        for name, value in chain(*distributed.all_gather_object(own_shares)):
+            sums.setdefault(name, []).append(value)
+        gradient = _Gradient(sums.pop(""), sums, values[-1])
+        if not gradient.is_finite:
+            raise self._write_diagnosis(batch, gradient, learning_rate)
+        return gradient
 
-    def _accumulate(self, batch: _Batch, budget: int) -> list[Tensor]:
-        """Run backward through this rank's micro-batches; return their shares of the batch loss."""
+    def _accumulate(self, batch: _Batch, budget: int) -> list[tuple[str, Tensor]]:
+        """Run backward through this rank's micro-batches; return their shares of the batch loss.
+
+        Those of an addition have the name of its term, those of the objective have none.
+        """
         self.masters.zero_grad()  # of an attempt that ran out of memory
         self.objective.start_update()
         # Of the complete batch, not of this rank's rows: the sum over all is then the mean.
         divisor = self.objective.counts(batch.rows).loss_divisor
-        if divisor == 0:  # no token counts: no gradient on any rank, so nothing is updated
-            return []
-        losses = []
-        micro_batches = self.objective.micro_batches(batch.prepared, budget)
+        # Without a token that counts, the objective has no gradient on any rank.
+        parts = self.objective.micro_batches(batch.prepared, budget) if divisor else ()
+        shares = []
         with self.parallelism.collectives():
-            for micro_batch in self.parallelism.align(micro_batches):
+            for part in self.parallelism.align(parts):
                 with self.adapted.autocast():
-                    loss = self.parallelism.loss(micro_batch) / divisor
+                    loss = self.parallelism.loss(part) / divisor
                 loss.backward()  # type: ignore[no-untyped-call]
-                losses.append(loss.detach().float())
-        return losses
+                shares.append(("", loss.detach().float()))
+            for added, items in micro_batches(batch.drawn, budget):
+                with self.adapted.autocast():
+                    loss = added.term(items)
+                loss.backward()  # type: ignore[no-untyped-call]
+                shares.append((added.term_name, loss.detach().float()))
+        return shares
 
     def _write_diagnosis(
-        self, batch: _Batch, losses: list[float], grad_norm: float, learning_rate: float
+        self, batch: _Batch, gradient: _Gradient, learning_rate: float
     ) -> TrainingError:
         """Write ``postmortem.json`` about a step that is not finite; return the error to raise."""
         newest = self.job.checkpoints.newest()
@@ -264,8 +326,9 @@ class _GradientAccumulator:
         diagnosis = {
             "step": batch.step + 1,
             "learning_rate": learning_rate,
-            "losses": [repr(loss) for loss in losses],
-            "gradient_norm": repr(grad_norm),
+            "losses": [repr(loss) for loss in gradient.losses],
+            "terms": {name: repr(value) for name, value in gradient.terms.items()},
+            "gradient_norm": repr(gradient.norm),
             "rows": [self.job.train[row].source for row in batch.rows if row < len(self.job.train)],
             "largest_gradients": [(n, repr(v)) for n, v in self.masters.largest_gradients()],
             "last_good_checkpoint": last_good,
@@ -273,10 +336,11 @@ class _GradientAccumulator:
         path = self.job.out / "postmortem.json"
         if distributed.is_rank_0():
             write_atomic(path, json.dumps(diagnosis, indent=2) + "\n")
-        what = "gradient" if math.isfinite(math.fsum(losses)) else "loss"
+        values = {"loss": gradient.loss, **gradient.terms}
+        what = next((name for name, x in values.items() if not math.isfinite(x)), "gradient")
         return TrainingError(
-            f"step {batch.step + 1}: the {what} is not finite (loss {math.fsum(losses)}, gradient "
-            f"norm {grad_norm}); nothing was updated; the last good checkpoint is "
+            f"step {batch.step + 1}: the {what} is not finite (loss {gradient.loss}, gradient "
+            f"norm {gradient.norm}); nothing was updated; the last good checkpoint is "
             f"{last_good or 'none'}",
             hint=f"{path.name} names the rows; try a lower learning rate or precision = 'fp32'",
         )

@@ -11,9 +11,10 @@
       adapters, or all weights         task.adapt, by options.adaptation
       the layout of rows                choose_row_layout
       objective                        task.prepare
-      the loss on validation rows             task.objective_over,
-      tunesmith_torch.training.validation the training loop
-      tunesmith_torch.training.loop the artifact, committed          task.finalize, save_artifact
+      the loss on validation rows      task.objective_over, training.validation
+      what tables of the run file add  tunesmith_torch.training.additions
+      the training loop                tunesmith_torch.training.loop
+      the artifact, committed          task.finalize, save_artifact
 
 Which weights are trained (``options.adaptation``) and towards what (the objective) are independent.
 All options come from ``job.config``, and from nowhere else.
@@ -30,7 +31,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
@@ -61,9 +62,10 @@ from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import Precision, pick_device, pick_precision
 from tunesmith_torch.runtime.memory import peak_bytes, reset_peak
+from tunesmith_torch.training.additions import NO_ADDITIONS, Additions
 from tunesmith_torch.training.auto_batch import resolve_auto
 from tunesmith_torch.training.auto_parallel import resolve_parallel
-from tunesmith_torch.training.loop import BatchCounts, Objective, run_training_loop
+from tunesmith_torch.training.loop import BatchCounts, Objective, RunLoop, run_training_loop
 from tunesmith_torch.training.monitor import NO_MONITOR, TrainingMonitor
 from tunesmith_torch.training.row_losses import RowObjective
 from tunesmith_torch.training.token_digest import Row, check_tokens
@@ -73,20 +75,6 @@ from tunesmith_torch.untrusted.foreign_code import read_object
 __all__ = ["Prepared", "Session", "TrainingTask", "train"]
 
 DataT = TypeVar("DataT")
-
-
-class RunLoop(Protocol):
-    """Trains a prepared model to the last step: the training loop, or one with its promises."""
-
-    def __call__(
-        self,
-        job: Job[Any],
-        adapted: AdaptedModel,
-        objective: Objective,
-        *,
-        seed: int,
-        monitor: TrainingMonitor,
-    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -129,6 +117,7 @@ class Prepared:
     details: JSON = field(default_factory=dict)
     """Facts about the objective, for the first event."""
     monitor: TrainingMonitor = NO_MONITOR
+    additions: Additions = NO_ADDITIONS
     run_loop: RunLoop = run_training_loop
     count_tokens: Callable[[], tuple[int, int] | None] | None = None
     """Return the tokens computed, and those with a loss, once training is over, if it knows them.
@@ -229,9 +218,15 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
             objective = prepared.objective
             order = BatchOrder.from_options(len(objective), job.config, job.seed)
             prepared = _add_validation(task, session, prepared, order)
+            prepared = _add_additions(session, prepared)
             job.emit(_training_started_event(session, prepared, order))
             prepared.run_loop(
-                job, prepared.adapted, objective, seed=job.seed, monitor=prepared.monitor
+                job,
+                prepared.adapted,
+                objective,
+                seed=job.seed,
+                monitor=prepared.monitor,
+                additions=prepared.additions,
             )
         seconds = time.perf_counter() - started
         for event in prepared.monitor.results():
@@ -341,6 +336,18 @@ def _add_validation(
     return replace(prepared, monitor=monitor, details={**prepared.details, **details})
 
 
+def _add_additions(session: Session, prepared: Prepared) -> Prepared:
+    """Return the task with what tables of the run file add to its training."""
+    additions = Additions.build(
+        session.job,
+        prepared.adapted,
+        template=session.template,
+        limit=session.limit,
+        is_text_model=prepared.is_text_model,
+    )
+    return replace(prepared, additions=additions, details={**prepared.details, **additions.details})
+
+
 def _apply_layout(job: Job[Any], layout: RowLayout) -> Job[Any]:
     """Return the job with ``packing`` off if rows are not packed, and say why."""
     if layout.kind == "packed" or not layout.reason:
@@ -422,7 +429,7 @@ def _describe_processes(options: Any) -> JSON:
 def _training_finished_event(
     session: Session, prepared: Prepared, order: BatchOrder, artifact: Artifact, seconds: float
 ) -> TrainingFinished:
-    steps = prepared.monitor.count_steps(order.steps)
+    steps = prepared.additions.count_steps(prepared.monitor.count_steps(order.steps))
     tokens, trained_tokens = _count_tokens(prepared, order, steps)
     return TrainingFinished(
         stage=session.job.stage,

@@ -1,8 +1,9 @@
 """The training state in a checkpoint, so that a resumed training continues bit by bit.
 
-It holds the master weights and AdamW's moments as safetensors, and the states of all random number
-generators. The position in the data follows from the step number. Every part is required: a state
-that lacks one is refused, because a silent restart is worse than an error.
+It holds the master weights, AdamW's moments and the state of additions as safetensors, and the
+states of all random number generators. The position in the data follows from the step number. Every
+part is required: a state that lacks one is refused, because a silent restart is worse than an
+error.
 
 Where weights are sharded, each rank writes its rows of every tensor into a file of its own. The
 files say which rows they hold, so any number of ranks can read them, and a single process too::
@@ -30,13 +31,14 @@ from tunesmith.errors import IntegrityError
 from tunesmith.storage import Disk
 from tunesmith_torch.optim.master_weights import MasterWeights
 from tunesmith_torch.runtime import distributed, sharding
+from tunesmith_torch.training.additions import NO_ADDITIONS, Additions
 from tunesmith_torch.training.stored_tensors import StoredTensors, save_parts
 
 GENERATORS = "generators.json"
 _LOAD_ERRORS = (KeyError, IndexError, TypeError, OSError, SafetensorError, ValueError, RuntimeError)
 
 
-def save(folder: Path, masters: MasterWeights) -> None:
+def save(folder: Path, masters: MasterWeights, additions: Additions = NO_ADDITIONS) -> None:
     """Write the training state below ``folder``; of sharded weights, this rank's part."""
     tensors, name = masters.state_dict(), "training.safetensors"
     if masters.is_sharded:
@@ -45,7 +47,7 @@ def save(folder: Path, masters: MasterWeights) -> None:
         if rank > 0:  # what is not sharded is the same on all ranks
             tensors = {n: t for n, t in tensors.items() if sharding.local_part(t) is not t}
     if distributed.is_rank_0():
-        tensors |= _generator_tensors()
+        tensors |= _generator_tensors() | additions.state_dict()
         _save_generators(folder)
     save_parts(folder / name, tensors)
     if not distributed.is_rank_0():
@@ -80,7 +82,7 @@ def _save_generators(folder: Path) -> None:
     (folder / GENERATORS).write_text(json.dumps(generators), encoding="utf-8")
 
 
-def restore(folder: Path, masters: MasterWeights) -> None:
+def restore(folder: Path, masters: MasterWeights, additions: Additions = NO_ADDITIONS) -> None:
     """Restore a state that :func:`save` wrote, with any number of ranks.
 
     Raises:
@@ -91,6 +93,7 @@ def restore(folder: Path, masters: MasterWeights) -> None:
         like = dict(zip(masters.names, masters.masters, strict=True))
         with StoredTensors(sorted(folder.glob("training*.safetensors")), like) as tensors:
             masters.load_state_dict(tensors)
+            additions.load_state_dict(tensors)
             _restore_rng_states(tensors, generators)
     except _LOAD_ERRORS as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)

@@ -215,7 +215,7 @@ class ValidationMonitor:
             return f"the artifact is the last step, {last.step}: {loss}"
         rise = validation_loss_rise(best, last)
         now = f"step {last.step}: higher by {format_estimate(rise.value, rise.low, rise.high)}"
-        if self.options.keep_best:
+        if self.stopped_at is not None:
             return f"the artifact is the checkpoint of step {best.step}: {loss}; {now}"
         return f"the artifact is the last step; step {best.step}: {loss}; {now}"
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
+from tunesmith.additions import Addition
 from tunesmith.catalog import Catalog
 from tunesmith.config import run_file
 from tunesmith.config.read_plan import CORE_TABLES, make_plan
@@ -28,6 +29,7 @@ from tunesmith.errors import (
     TunesmithError,
     UsageError,
 )
+from tunesmith.execution.run_events import list_used_plugins
 from tunesmith.offers import (
     RUN_FILE_TABLES,
     DataLoaderOffer,
@@ -740,3 +742,68 @@ def test_tables_of_base_classes_are_merged() -> None:
 
     assert earlier_keys(Options) == {}
     assert earlier_keys(Derived) == {"a": "x", "b": "z", "c": "x"}
+
+
+class HouseOptions(Options):
+    """Options of a table that may add to the training."""
+
+    weight: float = Field(0.0, ge=0, description="Weight of the term.")
+
+
+def house(**changes: Any) -> TableOffer[HouseOptions]:
+    def addition(options: HouseOptions) -> Addition | None:
+        return Addition(build=lambda context: options.weight, **changes) if options.weight else None
+
+    return TableOffer(name="house", summary="x", config=HouseOptions, addition=addition)
+
+
+def bench_with(bench: Bench, table: TableOffer[Any], **technique: Any) -> Bench:
+    """Give the bench a table, and a technique that accepts additions."""
+    (offered,) = bench.catalog.offers(TechniqueOffer)
+    echo = replace(offered.offer, accepts_additions=True, **technique)
+    bench.catalog = catalog_of(
+        house=offering("tables", table), other=offering("techniques", replace(echo, name="other"))
+    )
+    return bench
+
+
+def test_a_table_adds_to_the_training_of_a_technique_that_accepts_it(bench: Bench) -> None:
+    bench = bench_with(bench, house())
+    other = {"use": "other", "epochs": 3, "save_every": 4}
+    plan = bench.plan(technique=other, house={"weight": 0.5})
+    (addition,) = plan.additions
+    assert (addition.table, addition.build(None)) == ("house", 0.5)
+    error = pytest.raises(PluginError, match=r'plugin "file:house".* failed in \[house\]: KeyError')
+    with error, addition.blame():
+        raise KeyError("x")
+    used = {used["name"] for used in list_used_plugins(plan)}
+    assert "house" in {name.rpartition(":")[2] for name in used}
+    without = bench.plan(technique=other)
+    assert without.additions == () == bench.plan().additions
+    assert "house" not in {used["name"] for used in list_used_plugins(without)}
+
+
+def test_with_another_technique_the_run_file_is_refused(bench: Bench) -> None:
+    found = problems(bench_with(bench, house()), house={"weight": 0.5})
+    assert found == {
+        "house": (
+            "changes the training, and technique echo does not support that remove the table, or "
+            "use another technique: other"
+        )
+    }
+
+
+@pytest.mark.parametrize("table", [True, False])
+@pytest.mark.parametrize("technique", [True, False])
+def test_several_processes_need_every_part(bench: Bench, table: bool, technique: bool) -> None:
+    bench = bench_with(bench, house(data_parallel=table), data_parallel=technique)
+    other = {"use": "other", "epochs": 3, "save_every": 4}
+    plan = bench.plan(technique=other, house={"weight": 0.5})
+    expected = "technique other" if not technique else "" if table else "[house]"
+    assert plan.single_process_part == expected
+
+
+def test_a_fault_in_an_addition_names_its_plugin(bench: Bench) -> None:
+    broken: Any = replace(house(), addition=lambda options: "no addition")
+    with pytest.raises(PluginError, match=r"file:house.* in \[house\]"):
+        bench_with(bench, broken).plan()

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tunesmith_echo.offer import BREVITY, ECHO
 from tunesmith_echo.technique import Echo
 
+from tunesmith.additions import Addition
 from tunesmith.contracts import Artifact, Dataset, Measurement, Split, SplitRequest
 from tunesmith.errors import DataError, PluginError
 from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving, PhaseMemory
@@ -76,6 +77,8 @@ def test_a_correct_plugin_passes_all_checks(base: Path) -> None:
         "uses_the_seed",
         "saves_what_it_trained",
         "micro_batches_change_nothing",
+        "applies_added_terms",
+        "applies_changes_of_updates",
         "packing_changes_nothing",
         "measures_its_examples",
         "known_metrics_have_their_values",
@@ -787,13 +790,23 @@ def test_a_reporter_of_every_run_is_silent(change: str) -> None:
 # --------------------------------------------------------------------------- tables
 
 
-@pytest.mark.parametrize(("default", "promises"), [(True, []), (False, ["tables_have_defaults"])])
-def test_a_table_has_defaults(default: bool, promises: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("default", "adds", "promises"),
+    [
+        (True, False, []),
+        (False, False, ["tables_have_defaults"]),
+        (True, True, ["tables_have_defaults"]),
+    ],
+)
+def test_a_table_has_defaults(default: bool, adds: bool, promises: list[str]) -> None:
     class TableOptions(Options):
         hue: int = Field(7, description="The hue.")
         size: int = Field(*([3] if default else []), description="The size.")
 
-    table = TableOffer(name="color", summary="colors", config=TableOptions)
+    def addition(options: TableOptions) -> Addition | None:
+        return Addition(build=lambda context: None) if adds or options.hue != 7 else None
+
+    table = TableOffer(name="color", summary="colors", config=TableOptions, addition=addition)
     results = run_checks(plugin_module(tables=table), samples={"color": {"size": 2}})
     found = broken(results)
     found.pop("import_is_light")

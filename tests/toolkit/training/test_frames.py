@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from addition_plugin import SteadyOptions, steady_addition
 from tables import build
 
 import tunesmith
 import tunesmith_plugins
 import tunesmith_torch
+from tunesmith.additions import Addition
 from tunesmith.contracts import Job
 from tunesmith.records import Completion, Preference, Record
 from tunesmith.records import Message as Turn
@@ -75,7 +77,13 @@ def _record_stacks(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[str, str]
     return stacks
 
 
-def _job(folder: Path, model: Path, options: Any, records: tuple[Record, ...]) -> Job[Any]:
+def _job(
+    folder: Path,
+    model: Path,
+    options: Any,
+    records: tuple[Record, ...],
+    additions: tuple[Addition, ...] = (),
+) -> Job[Any]:
     return Job(
         config=options,
         model=model,
@@ -87,6 +95,7 @@ def _job(folder: Path, model: Path, options: Any, records: tuple[Record, ...]) -
         checkpoints=Checkpoints(folder / "checkpoints"),
         emit=lambda event: None,
         technique="test",
+        additions=additions,
     )
 
 
@@ -124,6 +133,20 @@ def test_technique_to_gradient(
     assert stacks
     for stack in stacks:
         _check(stack, technique.train)
+
+
+def test_technique_to_gradient_of_an_addition(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stacks = _record_stacks(monkeypatch)
+    config = build(FullOptions, **QUICK)
+    addition = steady_addition(SteadyOptions(l2=1.0, kl=1.0))
+    assert addition is not None
+    job = _job(tmp_path, tiny_folder, config, COMPLETIONS, (addition,))
+    FullFineTuning(config).train(job)
+    assert len(stacks) == 2
+    for stack in stacks:
+        _check(stack, FullFineTuning.train)
 
 
 def test_stage_to_gradient(

@@ -20,6 +20,7 @@ from tunesmith_torch.rlhf.policy_objective import PolicyObjective
 from tunesmith_torch.rlhf.policy_task import PolicyTask
 from tunesmith_torch.rlhf.reward_source import RewardModelSource
 from tunesmith_torch.runtime.device import Precision
+from tunesmith_torch.training.additions import Additions
 from tunesmith_torch.training.loop import Objective
 from tunesmith_torch.training.monitor import TrainingMonitor
 from tunesmith_torch.training.trainer import Prepared, Session
@@ -85,10 +86,15 @@ def run_loop(  # noqa: PLR0913 - the toolkit's signature, and two settings
     *,
     seed: int,
     monitor: TrainingMonitor,
+    additions: Additions,
     prompt_tokenizer: PromptTokenizer,
     vllm: bool,
 ) -> None:
-    """Train with TRL; ``objective`` and ``monitor`` are those of a :class:`PolicyTask`."""
+    """Train with TRL; ``objective`` and ``monitor`` are those of a :class:`PolicyTask`.
+
+    Its offers accept no additions, so there are none.
+    """
+    assert not additions.added
     run_trl_training(
         replace(job, seed=seed),
         cast(PolicyObjective, objective),

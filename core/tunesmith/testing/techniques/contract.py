@@ -48,6 +48,9 @@ KNOWN_FOLDERS = frozenset(
         "micro",
         "dated",
         "backwards",
+        "spectator",
+        "pull",
+        "freeze",
     }
 )
 """Folders that the checks themselves create next to each other."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from tunesmith.additions import Addition
 from tunesmith.contracts import Artifact, Job, TextModel
 from tunesmith.errors import DataError
 from tunesmith.events import Event, StepFinished
@@ -82,6 +83,7 @@ class TrainingSetup:
         seed: int = SEED,
         train: Sequence[Record] = (),
         changes: Mapping[str, Any] | None = None,
+        additions: Sequence[Addition] = (),
     ) -> Job[Any]:
         training.out.mkdir(exist_ok=True)
         options = self.subject.options()
@@ -96,6 +98,7 @@ class TrainingSetup:
             checkpoints=Checkpoints(training.out / "checkpoints"),
             emit=emit,
             technique=self.subject.offer.name,
+            additions=additions,
         )
 
     def train(self, name: str, **differences: Any) -> TrainingRun:

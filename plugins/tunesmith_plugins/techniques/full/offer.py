@@ -36,6 +36,7 @@ FULL = TechniqueOffer(
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
     data_parallel=True,
+    accepts_additions=True,
     estimate=techniques.estimate_supervised,
     memory_savings=techniques.memory_savings,
 )

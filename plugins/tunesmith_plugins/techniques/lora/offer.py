@@ -36,6 +36,7 @@ LORA = TechniqueOffer(
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(base_weights_unchanged=True, mergeable=True),
     data_parallel=True,
+    accepts_additions=True,
     estimate=techniques.estimate_supervised,
     memory_savings=techniques.memory_savings,
 )
@@ -50,6 +51,8 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
     findings = []
     if not has_docstrings() and any("transformers" in n for n in plan.technique.offer.needs):
         findings.append(Finding(level="error", where="python", message=NO_DOCSTRINGS))
+    if plan.additions:
+        findings += checks.find_sharded(options)
     return [*findings, *checks.find_inert_options(options), *_review_lora(plan)]
 
 

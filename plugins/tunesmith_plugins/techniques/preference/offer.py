@@ -42,6 +42,7 @@ PREFERENCE = TechniqueOffer(
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
     data_parallel=True,
+    accepts_additions=True,
     estimate=estimate,
     options_for=options_for,
     memory_savings=techniques.memory_savings,

@@ -28,6 +28,7 @@ QLORA = TechniqueOffer(
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19", "bitsandbytes>=0.46"),
     promises=Promises(base_weights_unchanged=True, mergeable=True),
     data_parallel=True,
+    accepts_additions=True,
     estimate=techniques.estimate_supervised,
     memory_savings=techniques.memory_savings,
 )

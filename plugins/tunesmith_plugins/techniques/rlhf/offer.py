@@ -32,6 +32,7 @@ RLHF = TechniqueOffer(
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(),
     data_parallel=True,
+    accepts_additions=True,
     estimate=estimate.estimate,
     memory_savings=estimate.memory_savings,
 )

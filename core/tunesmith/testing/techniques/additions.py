@@ -1,0 +1,100 @@
+"""Checks of techniques that accept additions to the training: the additions take effect.
+
+The additions here have some methods of the toolkit's ``TrainingAddition``. Their arithmetic is that
+of the tensors that they get, so that the kit imports none.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tunesmith.additions import Addition
+from tunesmith.testing.checks import NotApplicable, Subject, check, require
+from tunesmith.testing.techniques.setup import TrainingRun, TrainingSetup, train_once
+
+PULL = 100.0
+"""Weight of the squared distance from the initial weights: much more than that of the loss."""
+SHORTER = 0.95
+"""Share of the path of the weights that this pull must shorten it to."""
+SCORE_TOLERANCE = 1e-5
+"""Nats by which equal scores may differ."""
+
+
+class Spectator:
+    """An addition that adds nothing and knows where the weights began."""
+
+    def __init__(self, context: Any) -> None:
+        self.parameters = context.parameters
+        self.start = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    def squared_distance(self) -> Any:
+        """Return the squared distance of the weights from where they began."""
+        pairs = ((p.float(), self.start[name]) for name, p in self.parameters.items())
+        return sum(((p - start) ** 2).sum() for p, start in pairs)
+
+
+class Pull(Spectator):
+    """Adds a term that pulls the weights to where they began."""
+
+    def term(self, items: Any) -> Any:
+        return PULL * self.squared_distance()
+
+
+class Freeze(Spectator):
+    """Undoes each update."""
+
+    def transform_update(self, update: Any) -> None:
+        for name, weight in update.after.items():
+            weight.copy_(update.before[name])
+
+
+@check("technique")
+def applies_added_terms(subject: Subject) -> None:
+    """A term that a table adds acts on the weights; an addition that does nothing does not."""
+    _require_accepting(subject)
+    _, first, _ = train_once(subject)
+    watched, free = _train_with(subject, Spectator)
+    require(
+        not subject.offer.promises.deterministic or watched.losses() == first.losses(),
+        "the losses differ with an addition that does nothing",
+    )
+    _, pulled = _train_with(subject, Pull)
+    require(
+        pulled < SHORTER * free,
+        f"the weights move by {free:.4g}, and by {pulled:.4g} with a term that holds them back",
+    )
+
+
+@check("technique")
+def applies_changes_of_updates(subject: Subject) -> None:
+    """With an addition that undoes each update, the trained model is the base model."""
+    _require_accepting(subject)
+    training, moved = _train_with(subject, Freeze)
+    require(not moved, f"the weights move by {moved:.4g}, although each update is undone")
+    setup, artifact = TrainingSetup.of(subject), training.artifact
+    assert artifact is not None
+    pairs = zip(setup.scores(None), setup.scores(artifact.path), strict=True)
+    require(
+        all(math.isclose(a, b, abs_tol=SCORE_TOLERANCE) for a, b in pairs),
+        "the saved model has other scores than the base model, although each update is undone",
+    )
+
+
+def _require_accepting(subject: Subject) -> None:
+    if not subject.offer.accepts_additions:
+        raise NotApplicable("it accepts no additions")
+
+
+def _train_with(subject: Subject, kind: type[Spectator]) -> tuple[TrainingRun, float]:
+    """Train with an addition of this kind; return the training and how far the weights moved."""
+    built: list[Spectator] = []
+
+    def build(context: Any) -> Spectator:
+        built.append(kind(context))
+        return built[-1]
+
+    addition = Addition(build=build, table="kit")
+    training = TrainingSetup.of(subject).train(kind.__name__.lower(), additions=(addition,))
+    require(bool(built), "it does not build the additions of its job")
+    return training, math.sqrt(sum(float(part.squared_distance().detach()) for part in built))

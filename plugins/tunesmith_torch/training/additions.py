@@ -1,0 +1,285 @@
+"""Additions to a training: one more term of the loss, a change of each update, an early end.
+
+A table of the run file can add them to every technique that uses the trainer: its offer returns an
+:class:`tunesmith.additions.Addition`, whose ``build`` returns a :class:`TrainingAddition`. It is
+built once for each training, or each stage of one, and called in the training loop::
+
+    build(context)           before the first step, with the weights that training begins with
+      draw(step)             once for each batch: the items of the term, the same on all ranks
+      term(items)            as many items as fit into a micro-batch: the term's share, for backward
+      transform_update(...)  after each optimizer step: may change the update in place
+      evaluate(step)         after each step: continue, or finish with the present weights
+      state_dict()           for each checkpoint
+
+The term of an update is the *sum* of what ``term`` returns for all items of ``draw``, in all
+micro-batches and on all ranks. It is added to the loss of the batch, which is a mean (over trained
+tokens, or over pairs). So a term that is a mean over tokens divides by the trained tokens of all of
+its items, which ``draw`` knows, and not by those of one call. The gradient then does not depend on
+``micro_batch_tokens`` or on the number of processes. It is clipped together with that of the loss.
+
+Terms and transformations of several tables apply in the order of the tables in the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tunesmith.additions import Addition
+from tunesmith.contracts import Job
+from tunesmith.distributed import EndedByRankZero
+from tunesmith.events import JSON, Event, FindingReported
+from tunesmith_torch.data.packing import padded_batches
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.optim.master_weights import UpdateTransform
+from tunesmith_torch.runtime import distributed
+from tunesmith_torch.runtime.memory import is_out_of_memory
+
+Item = tuple[int, Any]
+"""Something that a term is computed over: the tokens of its forward pass, 0 without one; and it."""
+
+
+@dataclass(frozen=True)
+class AdditionContext:
+    """The training that an addition is built for."""
+
+    job: Job[Any]
+    """The rows, the options, the seed, the stage, and ``emit`` for events such as ``Monitored``."""
+    adapted: AdaptedModel
+    """The model in training, with its tokenizer and device. It has the weights that training begins
+    with, also when training is resumed: a checkpoint is read later."""
+    parameters: Mapping[str, nn.Parameter]
+    """The trained parameters by name."""
+    template: Template
+    """Turns records into tokens."""
+    limit: int
+    """Most tokens of a row."""
+    folder: Path
+    """Folder of this addition, for files that are kept until the run is deleted."""
+    is_text_model: bool
+    """False for a reward model, which has no logits."""
+
+    @property
+    def language_model(self) -> PreTrainedModel:
+        """The causal language model with its adapters, without a value head or reward head."""
+        return self.adapted.base.model
+
+
+@dataclass(frozen=True)
+class Update:
+    """An optimizer step that was taken."""
+
+    step: int
+    """Number of the step, counted from 0."""
+    learning_rate: float
+    """Learning rate of the step."""
+    before: Mapping[str, Tensor]
+    """Copies of the fp32 weights before the step, by name; scratch memory for the addition."""
+    after: Mapping[str, Tensor]
+    """The fp32 weights after it, to be changed in place. bf16 parameters are rounded from them."""
+
+
+class TrainingAddition:
+    """Base of additions. Methods that a class does not override cost the training nothing.
+
+    On several ranks each method gets the same arguments on all ranks, except ``term``, and must do
+    the same. Random numbers follow from the seed of the job and the step, or from the state.
+    """
+
+    def draw(self, step: int) -> Sequence[Item]:
+        """Return the items of the term for the batch of a step; none: no term in this step.
+
+        Updates that share a batch, as in PPO, share its items. Without an override there is one
+        item without tokens, for a term that needs no data.
+        """
+        return [(0, None)]
+
+    def term(self, items: Sequence[Any]) -> Tensor:
+        """Return the term's share of these items: a scalar with a gradient, weighted as it counts.
+
+        ``term(a + b)`` equals ``term(a) + term(b)``. Autocast is on where the model uses it.
+        """
+        raise NotImplementedError
+
+    def transform_update(self, update: Update) -> None:
+        """Change ``update.after`` in place; weight decay is in it. Gradients are off."""
+        raise NotImplementedError
+
+    def evaluate(self, step: int) -> Literal["continue", "finish"]:
+        """Measure after ``step`` steps and decide: ``finish`` ends with the present weights.
+
+        It may write other weights into the model before, such as those of its last measurement.
+        :class:`tunesmith.errors.RunStopped` ends the run so that it can be resumed. Also called
+        before the first step (with 0), and again with the step at which training is resumed.
+        """
+        raise NotImplementedError
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return the state that a resumed training needs; it is stored in every checkpoint."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Added:
+    """An addition that was built, with the table that it belongs to."""
+
+    origin: Addition
+    built: Any
+    """A :class:`TrainingAddition`, or an object with some of its methods."""
+
+    @property
+    def term_name(self) -> str:
+        """Name of the term among the metrics of a step."""
+        return f"{self.origin.table}.term"
+
+    def has(self, method: str) -> bool:
+        """Return True if the addition overrides the method."""
+        own = getattr(type(self.built), method, None)
+        return own is not None and own is not getattr(TrainingAddition, method)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method; unexpected errors name the plugin, except those that the loop handles."""
+        try:
+            return getattr(self.built, method)(*arguments)
+        except Exception as error:
+            handled = isinstance(error, distributed.RecomputeBatch | EndedByRankZero)
+            if handled or is_out_of_memory(error):
+                raise
+            with self.origin.blame():
+                raise
+
+    def term(self, items: Sequence[Any]) -> Tensor:
+        """Return the term's share of some items; raise an error unless it is a usable scalar."""
+        share = self.call("term", items)
+        with self.origin.blame():
+            if not isinstance(share, Tensor) or share.ndim or not share.requires_grad:
+                raise TypeError("term() must return a scalar tensor with a gradient")
+        return share
+
+
+class Additions:
+    """The additions of a training, for the loop; without any, every method does nothing."""
+
+    def __init__(
+        self, added: Sequence[Added] = (), emit: Callable[[Event], None] = lambda event: None
+    ) -> None:
+        self.added = added
+        self._emit = emit
+        self._terms = [a for a in added if a.has("term")]
+        self._transforms = [a for a in added if a.has("transform_update")]
+        self._evaluating = [a for a in added if a.has("evaluate")]
+        self._stateful = [a for a in added if a.has("state_dict")]
+        self.finished_at: int | None = None
+
+    @classmethod
+    def build(
+        cls,
+        job: Job[Any],
+        adapted: AdaptedModel,
+        *,
+        template: Template,
+        limit: int,
+        is_text_model: bool,
+    ) -> Additions:
+        """Build the additions of a job; the arguments are those of the context."""
+        added = []
+        for origin in job.additions:
+            folder = job.out / "additions" / origin.table
+            distributed.rank_0_first(partial(folder.mkdir, parents=True, exist_ok=True))
+            context = AdditionContext(
+                job=job,
+                adapted=adapted,
+                parameters=dict(adapted.named_trainable_parameters),
+                template=template,
+                limit=limit,
+                folder=folder,
+                is_text_model=is_text_model,
+            )
+            with origin.blame():
+                added.append(Added(origin, origin.build(context)))
+            if not any(map(added[-1].has, ("term", "transform_update", "evaluate"))):
+                text = "adds nothing to the training" + (f" of stage {job.stage}" * bool(job.stage))
+                job.emit(FindingReported(level="info", source=origin.table, message=text))
+        return cls(added, job.emit)
+
+    @property
+    def details(self) -> JSON:
+        """The names of their tables, for the first event; nothing without any."""
+        return {"additions": [a.origin.table for a in self.added]} if self.added else {}
+
+    def draw(self, step: int) -> list[tuple[Added, list[Item]]]:
+        """Return the items of each term that this rank computes."""
+        drawn = []
+        for added in self._terms:
+            items = list(added.call("draw", step)) if added.has("draw") else [(0, None)]
+            share = distributed.my_share([tokens for tokens, _ in items])
+            drawn.append((added, [items[index] for index in share]))
+        return drawn
+
+    def transform(self, step: int, learning_rate: float) -> UpdateTransform | None:
+        """Return the transformation of an update; None if there is none."""
+        if not self._transforms:
+            return None
+
+        def apply(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+            update = Update(step, learning_rate, before, after)
+            for added in self._transforms:
+                added.call("transform_update", update)
+
+        return apply
+
+    def is_finished(self, step: int) -> bool:
+        """Let all additions evaluate a step; return True if one of them ends the training."""
+        if not self._evaluating:
+            return False
+        tables = [a.origin.table for a in self._evaluating if a.call("evaluate", step) == "finish"]
+        tables = distributed.all_gather_object(tables)[0]  # rank 0 decides
+        if not tables:
+            return False
+        self.finished_at = step
+        text = f"training ended after step {step}, and its weights are the artifact"
+        self._emit(FindingReported(level="info", source=tables[0], message=text))
+        return True
+
+    def count_steps(self, steps: int) -> int:
+        """Return the number of steps that were taken: ``steps`` unless an addition ended them."""
+        return steps if self.finished_at is None else self.finished_at
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the states of all additions, as ``addition.TABLE.NAME``."""
+        return {
+            f"addition.{added.origin.table}.{name}": tensor.detach().clone().contiguous()
+            for added in self._stateful
+            for name, tensor in added.call("state_dict").items()
+        }
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore the states among the tensors of a checkpoint."""
+        for added in self._stateful:
+            prefix = f"addition.{added.origin.table}."
+            names = [name for name in tensors if name.startswith(prefix)]
+            added.call("load_state_dict", {n.removeprefix(prefix): tensors[n] for n in names})
+
+
+NO_ADDITIONS = Additions()
+
+
+def micro_batches(
+    drawn: Sequence[tuple[Added, Sequence[Item]]], budget: int
+) -> Iterator[tuple[Added, list[Any]]]:
+    """Yield the items of each call of ``term``: as many as fit, padded, or a single larger one."""
+    for added, items in drawn:
+        sizes = [max(1, tokens) for tokens, _ in items]
+        for rows in padded_batches(sizes, max([budget, *sizes])) if items else ():
+            yield added, [items[row][1] for row in rows]
