@@ -31,11 +31,12 @@ from tunesmith import (
 )
 from tunesmith.testing import fixtures
 from tunesmith.testing.checks import REGISTERED_CHECKS
-from tunesmith_cli import common, render
+from tunesmith_cli import common, render, serving
 
 CONTRACTS = {
     "Records": records,
     "Components and what they exchange": contracts,
+    "Extensions of the server": serving,
     "Evaluators of a part of the rows": prepared,
     "Estimates": estimates,
     "Plans and evidence": plan,
