@@ -1,6 +1,6 @@
 """The hooks: the functions that a plugin can implement.
 
-Nine hooks return *offers*, descriptions of the components of the plugin. One finds the base model
+Ten hooks return *offers*, descriptions of the components of the plugin. One finds the base model
 for a reference. Three review a run before any weight is read. One judges the results of a run. No
 hook changes a plan, patches a library or runs inside the training loop.
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         EvaluatorOffer,
         ExporterOffer,
         ReporterOffer,
+        ServeExtensionOffer,
         SplitterOffer,
         TableOffer,
         TechniqueOffer,
@@ -122,6 +123,15 @@ def tunesmith_exporters() -> Sequence[ExporterOffer[Any]]:  # type: ignore[empty
     """Offer exporters, which write a model for an engine: ``tunesmith export RUN --to NAME``.
 
     What is built is an :class:`Exporter` of ``tunesmith_torch.export.contract``.
+    """
+
+
+@hookspec
+def tunesmith_serve_extensions() -> Sequence[ServeExtensionOffer[Any]]:  # type: ignore[empty-body]
+    """Offer extensions of the server: ``tunesmith serve RUN --extensions FILE``.
+
+    An extension chooses the model that answers a request, such as an adapter for each user, and
+    observes requests with their answers. Those that have a table in the file are used.
     """
 
 

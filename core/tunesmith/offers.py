@@ -9,7 +9,7 @@ two more kinds are commands and tables of the run file.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -198,6 +198,9 @@ class EvaluatorOffer(ComponentOffer[C]):
     """True if it scores the reference answers of the records, which must fit in the context."""
     on_training_rows: bool = False
     """True if it also measures the tuned model on a sample of training rows, to compare both."""
+    reads_media: bool = False
+    """True if it measures records with parts that are not text: it passes prompts to the model as
+    they are. With others a run is refused if it names them; by default they are not used."""
 
 
 Solution = Literal["constant", "classifier", "prompt", "retrieval"]
@@ -228,6 +231,8 @@ class BaselineOffer(ComponentOffer[C]):
     suits: Callable[[Sequence[Record]], bool] = lambda records: False
     """Returns True for training records on which it is used if the run file names no baselines; it
     gets a sample."""
+    reads_media: bool = False
+    """True if it solves the task from records with parts that are not text, as an evaluator's."""
     is_configured: Callable[[C], bool] = lambda config: False
     """Returns True for options with which it is used on any records if no baselines are named."""
 
@@ -262,6 +267,18 @@ class ExporterOffer(ComponentOffer[C]):
     hook: ClassVar[str] = "tunesmith_exporters"
     tolerance: Callable[[C], float | None]
     """Returns the largest difference of a log-probability, in nats; None: weights are rounded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeExtensionOffer(ComponentOffer[C]):
+    """An offer of an extension of the server, a ``tunesmith_cli.serving.ServeExtension``."""
+
+    kind: ClassVar[str] = "serve extension"
+    hook: ClassVar[str] = "tunesmith_serve_extensions"
+    headers: Callable[[C], Collection[str]] = lambda config: ()
+    """Returns the names of the headers that it sees; it gets none that hold secrets."""
+    needs_logprobs: bool = False
+    """True if it observes log-probabilities of tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,6 +318,7 @@ KINDS: tuple[type[Offer], ...] = (
     BaselineOffer,
     ReporterOffer,
     ExporterOffer,
+    ServeExtensionOffer,
     CommandOffer,
     TableOffer,
 )

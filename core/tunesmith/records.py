@@ -7,18 +7,20 @@ are the content, not its rendering for a family of models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, final, get_args
+
+from tunesmith.errors import DataError
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[str, ...] = get_args(Role)
 
-
-Feature = Literal["tools", "reasoning", "weights", "rejected"]
+Feature = Literal["tools", "reasoning", "weights", "rejected", "media"]
 """Contents of records that a technique may train on; see :func:`find_features`.
 
 ``rejected`` are the worse answers of pairs: a technique without it learns the chosen ones alone.
+``media`` are parts of messages that are not text.
 """
 
 
@@ -33,7 +35,17 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
-class TextPart:
+class Part:
+    """Base class of the parts of a message.
+
+    A plugin can add kinds, such as images: frozen dataclasses with immutable fields. Fingerprints
+    and splits compare the ``repr`` of a part: it has all that differs, such as a digest.
+    """
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TextPart(Part):
     """A part of a message's text; ``weight`` multiplies the loss of its tokens."""
 
     text: str
@@ -44,13 +56,13 @@ class TextPart:
 class Message:
     """One turn of a conversation.
 
-    ``content`` is text, or a tuple of parts if they have weights of their own. Only the assistant's
-    turns contribute to the loss: ``weight`` multiplies the loss of all tokens of the turn, and 0
-    means that the turn is not trained.
+    ``content`` is text, or a tuple of parts, of which some have weights or are not text; parts that
+    are plain text become one text. Read :attr:`text` where you need text. Only the assistant's
+    turns contribute to the loss: ``weight`` multiplies that of all tokens, 0 does not train them.
     """
 
     role: Role
-    content: str | tuple[TextPart, ...]
+    content: str | tuple[Part, ...]
     _: KW_ONLY
     reasoning: str = ""
     """The assistant's reasoning before its answer."""
@@ -67,8 +79,10 @@ class Message:
         content = self.content
         if isinstance(content, list | tuple):
             parts = tuple(content)
-            plain = all(isinstance(part, TextPart) and part.weight == 1 for part in parts)
-            _set(self, "content", "".join(part.text for part in parts) if plain else parts)
+            if not all(isinstance(part, Part) for part in parts):
+                raise TypeError(f"the content of a message is text or parts, got {parts!r:.80}")
+            texts = [part.text for part in parts if isinstance(part, TextPart) and part.weight == 1]
+            _set(self, "content", "".join(texts) if len(texts) == len(parts) else parts)
         if self.tool_calls:
             _set(self, "tool_calls", tuple(self.tool_calls))
         if self.tools:
@@ -76,16 +90,56 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The text of the message, without weights, reasoning and calls."""
+        """The text of the message, without weights, reasoning and calls.
+
+        Raises:
+            DataError: a part of the message is not text.
+        """
         content = self.content
-        return content if isinstance(content, str) else "".join(part.text for part in content)
+        return content if isinstance(content, str) else "".join(p.text for p in self.text_parts)
+
+    @property
+    def text_parts(self) -> tuple[TextPart, ...]:
+        """The parts of a text with weights of their own; none if it is one plain text.
+
+        Raises:
+            DataError: a part of the message is not text.
+        """
+        if media := self.media:
+            raise DataError(
+                f"a {self.role} message",
+                f"has a part of type {type(media[0]).__name__}, and only text can be used here",
+                hint="use plugins that take such parts, or remove them from the rows",
+            )
+        return tuple(p for p in self._parts if isinstance(p, TextPart))
+
+    @property
+    def media(self) -> tuple[Part, ...]:
+        """The parts that are not text."""
+        return tuple(part for part in self._parts if not isinstance(part, TextPart))
+
+    @property
+    def has_weights(self) -> bool:
+        """Return True if a part of the text has a weight of its own."""
+        return any(isinstance(part, TextPart) and part.weight != 1 for part in self._parts)
+
+    @property
+    def shown_text(self) -> str:
+        """The content as text to show, and to compare rows by: media by their ``repr``."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(p.text if isinstance(p, TextPart) else repr(p) for p in self.content)
 
     @property
     def is_trained(self) -> bool:
         """Return True if tokens of the message contribute to the loss: an answer with a weight."""
-        parts = () if isinstance(self.content, str) or self.tool_calls else self.content
-        silent = parts and not any(part.weight for part in parts)
+        parts = () if self.tool_calls else self._parts
+        silent = parts and all(isinstance(p, TextPart) and not p.weight for p in parts)
         return self.role == "assistant" and self.weight > 0 and not silent
+
+    @property
+    def _parts(self) -> tuple[Part, ...]:
+        return () if isinstance(self.content, str) else self.content
 
 
 Prompt: TypeAlias = str | tuple[Message, ...]
@@ -100,7 +154,7 @@ Answer: TypeAlias = str | Message
 
 def to_answer(message: Message) -> Answer:
     """Return the text of an answer that is nothing but text, else the message."""
-    is_text = message == Message(message.role, message.text, weight=message.weight)
+    is_text = message == Message(message.role, message.shown_text, weight=message.weight)
     return message.text if is_text else message
 
 
@@ -207,9 +261,15 @@ def find_features(record: Record) -> frozenset[Feature]:
     found: dict[Feature, bool] = {
         "tools": any(m.tools or m.tool_calls or m.tool_call_id for m in messages),
         "reasoning": any(m.reasoning for m in messages),
-        "weights": any(m.weight != 1 or not isinstance(m.content, str) for m in messages),
+        "weights": any(m.weight != 1 or m.has_weights for m in messages),
+        "media": any(m.media for m in messages),
     }
     return frozenset(name for name, is_used in found.items() if is_used)
+
+
+def has_media(records: Iterable[Record]) -> bool:
+    """Return True if a message of the records has a part that is not text."""
+    return any("media" in find_features(record) for record in records)
 
 
 def exchanges(record: Record) -> Iterator[tuple[Prompt, Message]]:

@@ -32,11 +32,12 @@ from tunesmith import (
 )
 from tunesmith.testing import fixtures
 from tunesmith.testing.checks import REGISTERED_CHECKS
-from tunesmith_cli import common, launch, render
+from tunesmith_cli import common, launch, render, serving
 
 CONTRACTS = {
     "Records": records,
     "Components and what they exchange": contracts,
+    "Extensions of the server": serving,
     "Evaluators of a part of the rows": prepared,
     "Estimates": estimates,
     "Additions to a training": additions,

@@ -121,7 +121,7 @@ def _plain_answer(message: Message, what: str) -> str:
     extras = {
         "reasoning": message.reasoning,
         "tool calls": message.tool_calls,
-        "a weight": message.weight != 1 or not isinstance(message.content, str),
+        "a weight": message.weight != 1 or message.has_weights,
     }
     for name, is_used in extras.items():
         if is_used:

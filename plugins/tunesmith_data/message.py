@@ -112,14 +112,14 @@ def split_answer(message: Message) -> Message:
     Raises:
         RowError: the answer has other reasoning beside the text.
     """
-    if not isinstance(message.content, str):
+    if message.text_parts:
         return message
-    reasoning, text = _split_reasoning(message.content)
+    reasoning, text = _split_reasoning(message.text)
     if reasoning and message.reasoning not in ("", reasoning):
         raise RowError("an answer has two reasonings, one of them between <think> marks")
     calls = message.tool_calls
     text, calls = (text, calls) if calls else split_inline_calls(text)
-    if text == message.content and calls == message.tool_calls:
+    if text == message.text and calls == message.tool_calls:
         return message
     return replace(
         message, content=text, reasoning=reasoning or message.reasoning, tool_calls=calls

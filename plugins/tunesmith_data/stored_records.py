@@ -70,8 +70,10 @@ class CopiedRows:
 
 
 def _messages(items: Sequence[Any]) -> tuple[Message, ...]:
-    """Return the messages of JSON objects if these have a role and a content only, else none."""
+    """Return the messages of JSON objects if these have a role and a text only, else none."""
     if any(type(item) is not dict or item.keys() != _MESSAGE_KEYS for item in items):
+        return ()
+    if any(type(item["content"]) is not str for item in items):
         return ()
     return tuple([Message(item["role"], item["content"]) for item in items])
 

@@ -76,7 +76,7 @@ def _messages_key(messages: Iterable[Message]) -> str:
         for text in (
             *message.tools,
             *filter(None, (message.reasoning,)),
-            message.text,
+            message.shown_text,
             *(f"{call.name} {call.arguments}" for call in message.tool_calls),
         )
     )

@@ -56,18 +56,15 @@ def _with_tools(column: str, messages: Sequence[Message]) -> dict[str, Any]:
 
 
 def _message(message: Message) -> dict[str, Any]:
-    content = message.content
-    row: dict[str, Any] = {
-        "role": message.role,
-        "content": content if isinstance(content, str) else [_part(part) for part in content],
-    }
+    content: Any = [_part(part) for part in message.text_parts] or message.text
     optional = {
         "reasoning_content": message.reasoning,
         "tool_calls": [_call(call) for call in message.tool_calls],
         "name": message.name,
         "tool_call_id": message.tool_call_id,
     }
-    row |= {key: value for key, value in optional.items() if value}
+    given = {key: value for key, value in optional.items() if value}
+    row = {"role": message.role, "content": content, **given}
     return row if message.weight == 1 else {**row, "weight": message.weight}
 
 

@@ -40,6 +40,7 @@ from tunesmith.records import (
     TextPart,
     ToolCall,
     UnpairedPreference,
+    has_media,
 )
 from tunesmith.storage import RunFolder, commit_folder, verify_folder
 
@@ -68,7 +69,8 @@ def save_winner(evidence: Evidence, name: str) -> str:
         rows are of a kind that only their plugin can read.
     """
     chosen = next(event for event in evidence.baselines if event.baseline == name)
-    if not evidence.train or any(type(r).__name__ not in _KINDS for r in evidence.train):
+    rows = evidence.train
+    if not rows or has_media(rows) or any(type(r).__name__ not in _KINDS for r in rows):
         return ""
     baseline = _find_baseline(evidence.plan, name)
     commit_folder(

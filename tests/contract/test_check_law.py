@@ -30,6 +30,7 @@ FOLDERS = (
 FOUND: Mapping[str, Sequence[str]] = {
     "`check` reads and reviews the data with the same functions": (
         "execution.check_records:_check_accepted",
+        "execution.check_records:_check_media",
         "execution.check_records:check_records",
         "execution.execute:_load_and_review_data",
     ),

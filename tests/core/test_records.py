@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, asdict, fields
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pictures import PICTURES, Picture
 
 from tunesmith import records
+from tunesmith.errors import DataError
 from tunesmith.records import (
     Chat,
     Completion,
     Message,
+    Part,
     Preference,
     Record,
     Text,
@@ -61,8 +66,15 @@ def test_a_list_that_the_loader_changes_later_does_not_change_the_record() -> No
 
 
 def test_a_record_with_a_list_inside_a_message_is_not_immutable() -> None:
-    parts: Any = [["a list"]]
-    assert not is_immutable(Chat(source="f:1", messages=(Message("user", parts),)))
+    tools: Any = [["a list"]]
+    chat = Chat(source="f:1", messages=(Message("user", "q", tools=tools),))
+    assert not is_immutable(chat)
+
+
+def test_content_that_is_neither_text_nor_parts_is_refused() -> None:
+    parts: Any = [{"type": "text", "text": "q"}]
+    with pytest.raises(TypeError, match="is text or parts, got"):
+        Message("user", parts)
 
 
 def test_parts_without_weights_are_text() -> None:
@@ -71,8 +83,49 @@ def test_parts_without_weights_are_text() -> None:
     weighted: Any = [TextPart("a"), TextPart("b", 0.5)]
     message = Message("assistant", weighted)
     assert message.content == tuple(weighted)
-    assert message.text == "ab"
+    assert message.text == message.shown_text == "ab"
     assert hash(message)
+
+
+@given(st.lists(st.text()))
+def test_plain_parts_are_the_same_message_as_their_text(texts: list[str]) -> None:
+    message = Message("user", tuple(map(TextPart, texts)))
+    plain = Message("user", "".join(texts))
+    assert (message, repr(message), hash(message)) == (plain, repr(plain), hash(plain))
+    assert message.content == message.text and not (message.text_parts or message.media)
+
+
+PIECES = st.one_of(
+    st.builds(TextPart, st.text(), st.sampled_from([0.0, 0.5, 1.0])), st.builds(Picture, st.text())
+)
+
+
+@given(st.lists(PIECES, min_size=1))
+def test_media_are_kept_and_never_become_text(parts: list[Part]) -> None:
+    message = Message("user", tuple(parts))
+    kinds = find_features(Chat(source="f:1", messages=(message,)))
+    media = tuple(part for part in parts if isinstance(part, Picture))
+    assert message.media == media and ("media" in kinds) == bool(media)
+    assert message.has_weights == any(isinstance(p, TextPart) and p.weight != 1 for p in parts)
+    assert hash(message) == hash(Message("user", tuple(parts)))
+    if media:
+        for name in ("text", "text_parts"):
+            with pytest.raises(DataError, match="a user message: has a part of type Picture, and"):
+                getattr(message, name)
+        assert all(repr(part) in message.shown_text for part in media)
+
+
+def test_the_text_of_a_stored_message_is_as_before() -> None:
+    """Fingerprints are hashes of the ``repr``, and rows of a winner the fields of the record."""
+    weighted = Message("assistant", (TextPart("a", 0.0), TextPart("b")))
+    assert repr(weighted).startswith(
+        "Message(role='assistant', content=(TextPart(text='a', weight=0.0), "
+        "TextPart(text='b', weight=1.0)), reasoning='', "
+    )
+    assert asdict(weighted)["content"] == (
+        {"text": "a", "weight": 0.0},
+        {"text": "b", "weight": 1.0},
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,6 +166,7 @@ TOOLS = ('{"type": "function", "function": {"name": "f"}}',)
         ([*TURNS[:1], Message("assistant", "a", reasoning="r")], {"reasoning"}),
         ([*TURNS, *TURNS[:1], Message("assistant", "a", weight=0.0)], {"weights"}),
         ([*TURNS[:1], Message("assistant", (TextPart("a", 2.0),))], {"weights"}),
+        ([*PICTURES[0].messages], {"media"}),
     ],
 )
 def test_features_are_what_a_technique_could_ignore(
@@ -122,7 +176,7 @@ def test_features_are_what_a_technique_could_ignore(
     assert find_features(chat) == features
     # Two conversations that differ in one of these are not the same row.
     plain = Chat(source="f:1", messages=tuple(TURNS))
-    if features & {"tools", "reasoning"}:
+    if features & {"tools", "reasoning", "media"}:
         assert content_key(chat) != content_key(plain)
 
 

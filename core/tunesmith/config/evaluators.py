@@ -17,7 +17,7 @@ from tunesmith.fence import ask
 from tunesmith.offers import EvaluatorOffer
 from tunesmith.options import GateOptions
 from tunesmith.plan import Component, Plan
-from tunesmith.records import Record
+from tunesmith.records import Record, has_media
 from tunesmith.text import suggest_name
 
 Evaluators = tuple[Component[EvaluatorOffer[Any]], ...]
@@ -43,10 +43,12 @@ def default_evaluators(catalog: Catalog, records: Sequence[Record]) -> Evaluator
 
     Those that also measure all rows together come later: a verdict compares row by row.
     """
+    text_only = not has_media(records)
     offers = [
         o
         for o in catalog.offers(EvaluatorOffer)
-        if ask(o, "default_for", o.offer.default_for, records)
+        if (text_only or o.offer.reads_media)
+        and ask(o, "default_for", o.offer.default_for, records)
     ]
     offers.sort(key=lambda o: not all(metric.is_row_mean for metric in o.offer.metrics))
     offers.sort(key=lambda o: not o.offer.metrics[0].higher_is_better)

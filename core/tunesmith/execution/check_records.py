@@ -20,6 +20,7 @@ from tunesmith.records import (
     Text,
     UnpairedPreference,
     find_features,
+    has_media,
     is_immutable,
 )
 from tunesmith.text import one_line
@@ -38,6 +39,8 @@ def check_records(records: Sequence[Record], part: str, plan: Plan) -> Iterator[
             name = type(record).__name__
             raise PluginError(f'plugin "{plugin.full_name}" returned {name} in place of a Record')
         _check_accepted(record, offer)
+        if "media" in offer.trains_on and has_media([record]):
+            _check_media(record, plan)
         if not is_immutable(record):
             raise PluginError(
                 f'plugin "{plugin.full_name}" made a record that can be changed: '
@@ -71,6 +74,16 @@ def _check_accepted(record: Record, offer: TechniqueOffer[Any]) -> None:
             hint=f"{offer.name} trains on {known}: remove the rest from the rows, or use another "
             "technique",
         )
+
+
+def _check_media(record: Record, plan: Plan) -> None:
+    """Refuse what the run file names and cannot read a record with parts that are not text."""
+    named: list[Any] = [*plan.evaluators, *(plan.baselines if plan.baseline_options.use else ())]
+    for offer in (component.offer for component in named):
+        if not offer.reads_media:
+            what = f"{offer.kind} {offer.name} cannot read the media of this record"
+            hint = "remove it from the run file, or the media from the rows"
+            raise DataError(record.source, what, hint=hint)
 
 
 def _has_texts(record: Record) -> bool:

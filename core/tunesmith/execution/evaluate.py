@@ -343,8 +343,8 @@ def _to_json_lines(
     for index, record in enumerate(records):
         prompt, answer = last_exchange(record)
         line: dict[str, Any] = {"row": rows[index], "source": record.source}
-        turns = [(m.role, m.text) for m in prompt] if isinstance(prompt, tuple) else prompt
-        line |= {"prompt": turns, "expected": answer.text}
+        turns = [(m.role, m.shown_text) for m in prompt] if isinstance(prompt, tuple) else prompt
+        line |= {"prompt": turns, "expected": answer.shown_text}
         if record.group is not None:
             line["group"] = record.group
         if prompt in cut:

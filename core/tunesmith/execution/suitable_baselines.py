@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tunesmith.events import BaselineChosen
 from tunesmith.fence import ask
 from tunesmith.offers import BaselineOffer, EvaluatorOffer, Offered
 from tunesmith.plan import Component, Plan
-from tunesmith.records import Record
+from tunesmith.records import Record, has_media
 
 Baselines = Sequence[Component[BaselineOffer[Any]]]
 SAMPLE = 2_000
@@ -28,11 +28,11 @@ def choose_baselines(
     )
     if plan.baseline_options.use is not None or evaluator is None:
         return baselines
-    sample = _take_sample(train)
+    sample, can_be_used = _take_sample(train), _create_filter(plan, train, evaluator)
     return [
         baseline
         for baseline in baselines
-        if can_measure(evaluator, baseline.offer)
+        if can_be_used(baseline.offer)
         and (
             ask(baseline.offered, "suits", baseline.offer.suits, sample)
             or ask(baseline.offered, "is_configured", baseline.offer.is_configured, baseline.config)
@@ -51,11 +51,20 @@ def list_excluded(
     if use is None:
         return
     sample, named = _take_sample(train), {baseline.offer.name for baseline in plan.baselines}
+    can_be_used = _create_filter(plan, train, evaluator)
     for offered in offers:
         offer = offered.offer
-        is_other = offer.name not in named and can_measure(evaluator, offer)
+        is_other = offer.name not in named and can_be_used(offer)
         if is_other and ask(offered, "suits", offer.suits, sample):
             yield describe_choice(offer, skipped="[baselines] use does not name it", excluded=True)
+
+
+def _create_filter(
+    plan: Plan, train: Sequence[Record], evaluator: Component[EvaluatorOffer[Any]]
+) -> Callable[[BaselineOffer[Any]], bool]:
+    """Return the function that tells if a baseline can be measured, and can read the media of rows."""
+    text_only = "media" not in plan.technique.offer.trains_on or not has_media(train)
+    return lambda offer: can_measure(evaluator, offer) and (text_only or offer.reads_media)
 
 
 def can_measure(evaluator: Component[EvaluatorOffer[Any]], offer: BaselineOffer[Any]) -> bool:

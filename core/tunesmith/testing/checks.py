@@ -103,6 +103,7 @@ CheckKind = Literal[
     "baseline",
     "reporter",
     "exporter",
+    "serve extension",
     "reporter of every run",
     "table",
 ]

@@ -44,7 +44,7 @@ class FakeTextModel:
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Return the number of words of a prompt."""
-        texts = [prompt] if isinstance(prompt, str) else [message.text for message in prompt]
+        texts = [prompt] if isinstance(prompt, str) else [m.shown_text for m in prompt]
         return sum(len(text.split()) for text in texts)
 
     def generate(
@@ -107,7 +107,7 @@ def prompt_key(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     last: Message = prompt[-1]
-    return last.text
+    return last.shown_text
 
 
 def _text(answer: Answer) -> str:

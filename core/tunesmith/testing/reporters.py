@@ -1,4 +1,4 @@
-"""Checks of what sends or writes the results of a run: reporters and exporters.
+"""Checks of what sends or writes the results of a run: reporters, exporters, extensions.
 
 Reporters accept every event, and close after every run. Exporters write what their engine reads.
 """
@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import exp, fsum
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from tunesmith.contracts import Reporter
@@ -232,3 +233,16 @@ def _digests(folder: Path) -> dict[str, str]:
         for file in folder.iterdir()
         if file.is_file()
     }
+
+
+@check("serve extension")
+def extensions_take_every_request(subject: Subject) -> None:
+    """It chooses a name or None without any header, and observes an unfinished answer."""
+    extension, none = subject.build(), ("",)
+    numbers = {"prompt_tokens": 2, "completion_tokens": 0, "seconds": 0.1, "logprobs": ((),)}
+    answer = SimpleNamespace(id="1", model="m", texts=none, finish_reasons=none, **numbers)
+    for body in ('{"messages": [{"role": "user", "content": "q"}]}', '{"prompt": "q"}'):
+        request = SimpleNamespace(model="m", headers={}, body=body)
+        chosen = extension.choose(request)
+        require(chosen is None or isinstance(chosen, str), f"it chooses {chosen!r:.80}")
+        extension.observe(request, answer)

@@ -107,7 +107,8 @@ def _turns(record: Record) -> Sequence[tuple[str, int]]:
 
 def _text(turn: Message) -> str:
     """Return the text of a turn and its calls, without reasoning, which rows may skip."""
-    return "\n".join((turn.text, *(f"{call.name} {call.arguments}" for call in turn.tool_calls)))
+    calls = (f"{call.name} {call.arguments}" for call in turn.tool_calls)
+    return "\n".join((turn.shown_text, *calls))
 
 
 def _chain(keys: Sequence[int], kinds: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -82,4 +82,4 @@ class PromptTexts:
 def _text(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt.strip()
-    return "\n".join(message.text for message in prompt if message.role != "system").strip()
+    return "\n".join(message.shown_text for message in prompt if message.role != "system").strip()

@@ -6,16 +6,14 @@ A training whose loss has risen is underfitted, whatever else is true.
 memorized      the tuned model's loss tells a training row from a test row: the probability that
                a training row has the lower one (AUC) is at least :data:`MEMORISED_AUC`, and the
                mean loss of training rows is at most half that of test rows
-overfitted     training went on for too long: the validation loss after the last step is above the
-lowest
-               one by more than its interval
+overfitted     training went on for too long: the validation loss after the last step is above
+               the lowest one by more than its interval
 underfitted    more training should help. One of these: the validation loss (the training loss,
-where there
-               is none) still falls in the last part of the training; the model needs more nats for
-               the labels of its training rows than one as good as a better classifier would
-               (:mod:`tunesmith_evidence.fit.labels`); the loss on test rows is not below that
-               of the base model by more than its interval; a loss of preferences has hardly moved
-               from that of the untrained model
+               where there is none) still falls in the last part of the training; the model needs
+               more nats for the labels of its training rows than one as good as a better
+               classifier would (:mod:`tunesmith_evidence.fit.labels`); the loss on test rows is
+               not below that of the base model by more than its interval; a loss of preferences
+               has hardly moved from that of the untrained model
 fitted         none of these, and the loss has leveled off while the learning rate was not yet near
                0 (:mod:`tunesmith_evidence.fit.course`), or hardly anything is left to learn
 unclear        none of these

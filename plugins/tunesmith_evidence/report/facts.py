@@ -96,7 +96,7 @@ def describe_stage(report: Report, stage: str) -> dict[str, str]:
         "steps": f"{len(steps):,} of {started.steps:,}",
         "rows": f"{format_count(started.rows, 'training row')}, {format_epochs(started.epochs)}",
         "tokens": f"{tokens:,}, {trained:,} of them with loss" if steps else "",
-        "skipped rows or changed": "; ".join(f"{n:,}: {cause}" for cause, n in affected.items()),
+        "rows skipped or changed": "; ".join(f"{n:,}: {cause}" for cause, n in affected.items()),
         "learning rate": _peak_rate([step.learning_rate for step in steps]),
         "time": format_duration(seconds) if steps else "",
         "speed": f"{tokens / seconds:,.0f} tokens/s" if seconds else "",

@@ -127,7 +127,7 @@ def weighted_pieces(
         DataError: the template changes a part that has a weight of its own.
     """
     position, found = 0, _content_start(message, text, marks)
-    for part in () if isinstance(message.content, str) else message.content:
+    for part in message.text_parts:
         masked = marks.mask(part.text)
         start = text.find(masked, max(position, found))
         if start < 0:

@@ -412,7 +412,7 @@ def _require_plain(message: Message) -> None:
     Raises:
         DataError: it has tools, or parts with weights.
     """
-    if message.tools or message.tool_calls or not isinstance(message.content, str):
+    if message.tools or message.tool_calls or message.has_weights:
         raise DataError(
             "conversation",
             "the model has no chat template, so it takes text without tools and weighted parts",

@@ -2,10 +2,10 @@
 
 At the steps that :mod:`tunesmith_torch.training.evaluation_steps` chooses::
 
-    validation rows                    their loss, and the objective's metrics     -> Monitored
-    event sample of training rows     their loss, if it fits into the budget lower validation loss
-    than before  the checkpoint is saved as the best last step, or no patience   the weights of the
-    best checkpoint are restored
+    validation rows              their loss, and the objective's metrics  -> Monitored event
+    sample of training rows      their loss, if it fits into the budget
+    lower loss than before       the checkpoint is saved as the best
+    last step, or no patience    the weights of the best checkpoint are restored
 
 Validation rows choose, so test rows take no part. Everything is a function of the step, so a
 resumed run makes the same decisions.

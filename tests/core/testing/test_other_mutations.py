@@ -16,10 +16,11 @@ from mutations import find_failed, module_of, specimen
 from tunesmith.contracts import BaselineTask, BaselineVariant, Finding, Split, SplitRequest
 from tunesmith.errors import DataError
 from tunesmith.events import RunFinished, RunStarted
-from tunesmith.offers import BaselineOffer
+from tunesmith.offers import BaselineOffer, ServeExtensionOffer
 from tunesmith.options import Options
 from tunesmith.records import Completion, Record, last_exchange
 from tunesmith.testing import ReviewExample, run_checks
+from tunesmith_cli.serving import ServedAnswer, ServedRequest, ServeExtension
 from tunesmith_evidence.classify.function_model import FunctionModel
 from tunesmith_evidence.tasks.examples import prompt_text, read_examples
 from tunesmith_plugins.splitters.grouped.offer import GROUPED, Grouped
@@ -336,3 +337,37 @@ def test_the_rows_for_splitters_have_dates_and_sites() -> None:
     results = run_checks(specimen("splitters", replace(GROUPED, build=ByOther)))
     details = [r.detail for r in results if r.state == "skipped" and r.offer]
     assert details and all("slices time (a date) and site: kit:0" in d for d in details)
+
+
+class Extension(ServeExtension):
+    """An honest extension of the server."""
+
+
+class Numbers(ServeExtension):
+    """Chooses by number."""
+
+    def choose(self, request: ServedRequest) -> str | None:
+        return 3  # type: ignore[return-value]
+
+
+class Demanding(ServeExtension):
+    """Needs a header that a request may lack."""
+
+    def choose(self, request: ServedRequest) -> str | None:
+        return request.headers["x-user"]
+
+
+class Counting(ServeExtension):
+    """Divides by the number of finished tokens."""
+
+    def observe(self, request: ServedRequest, answer: ServedAnswer) -> None:
+        assert answer.seconds / answer.completion_tokens
+
+
+@pytest.mark.parametrize("kind", [Extension, Numbers, Demanding, Counting])
+def test_a_bug_of_an_extension_of_the_server_is_found(kind: type[ServeExtension]) -> None:
+    offer = ServeExtensionOffer(
+        name="mine", summary="mine", config=Options, build=lambda options: kind()
+    )
+    failed = find_failed(specimen("serve_extensions", offer))
+    assert failed == (set() if kind is Extension else {"extensions_take_every_request"})

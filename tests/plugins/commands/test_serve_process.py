@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import tomli_w
 from click.testing import CliRunner
 from openai import OpenAI
 from serving import fetch
@@ -24,6 +25,7 @@ from serving import fetch
 from tunesmith_cli.app import app
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
+GUIDE = Path(__file__).parents[3] / "docs" / "how-to" / "serve.md"
 pytestmark = pytest.mark.processes
 
 
@@ -190,3 +192,23 @@ def test_bad_clients_and_a_killed_server_change_no_answer(run: Path) -> None:
     assert set(found["as_they_should"]) == set(KINDS)
     assert found["cut_off_by_kill"] > 0
     assert found["verify_exit_code"] == 0 and found["files_unchanged"]
+
+
+def test_an_extension_adds_the_adapter_of_a_user(run: Path, tmp_path: Path) -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    (program,) = re.findall(r'```python title="by_user.py"\n(.*?)```', text, re.DOTALL)
+    file, log = tmp_path / "by_user.py", tmp_path / "answers.jsonl"
+    file.write_text(program, encoding="utf-8")
+    (adapter,) = run.glob("**/adapter_config.json")
+    options = tmp_path / "extensions.toml"
+    adapters = {"ann": str(adapter.parent)}
+    options.write_text(tomli_w.dumps({"by-user": {"adapters": adapters, "log": str(log)}}))
+    command = ("--plugin", str(file), "--extensions", str(options), "--model", "base")
+    with start(run, *command) as served:
+        assert served.lines[0].startswith("serving base, of-ann at http://127.0.0.1:")
+        body = {"model": "base", "messages": [{"role": "user", "content": "q"}], "max_tokens": 2}
+        reply = fetch(f"{served.address}/v1/chat/completions", body, {"X-User": "ann"})
+        assert json.loads(reply.text)["model"] == "of-ann"
+        served.process.send_signal(signal.SIGTERM)
+        assert served.end() == 0
+    assert json.loads(log.read_text(encoding="utf-8"))["model"] == "of-ann"

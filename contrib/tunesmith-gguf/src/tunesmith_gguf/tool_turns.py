@@ -130,7 +130,7 @@ def _find_calls(turns: Turns, render: Render) -> tuple[dict[Pair, str], str, boo
         [*called, one, results[1]],
         [question, two, *results],
     ]
-    both = [question, replace(one, content=said.content), results[0]]
+    both = [question, replace(one, content=said.text), results[0]]
     if render(both) != render(called):  # else it leaves text beside a call out
         chats.append(both)
     for chat in chats:

@@ -99,7 +99,7 @@ def read_row(record: Record, part: Part = "train", number: int = 0) -> Row | Non
 
 
 def _texts(prompt: Prompt) -> list[str]:
-    return [prompt] if isinstance(prompt, str) else [message.text for message in prompt]
+    return [prompt] if isinstance(prompt, str) else [message.shown_text for message in prompt]
 
 
 def _answer_text(answer: Message) -> str:

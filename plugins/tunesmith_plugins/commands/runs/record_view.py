@@ -116,13 +116,12 @@ def _parts(message: Message) -> Iterator[Part]:
     trained = message.is_trained
     if message.reasoning:
         yield Part("reasoning", message.reasoning, trained)
-    content = message.content
-    if not isinstance(content, str):
-        for part in content:
+    if message.has_weights and not message.media:
+        for part in message.text_parts:
             weight = message.weight * part.weight
             yield Part(_weighted(message.role, weight), part.text, trained and weight > 0)
-    elif content or not message.tool_calls:
-        yield Part(_weighted(message.role, message.weight), content, trained)
+    elif message.shown_text or not message.tool_calls:
+        yield Part(_weighted(message.role, message.weight), message.shown_text, trained)
     for call in message.tool_calls:
         yield Part("call", f"{call.name} {call.arguments}", trained)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+KINDS = {401: "authentication_error", 403: "permission_error", 503: "overloaded_error"}
+
 
 class ApiError(Exception):
     """A request that is answered with an error."""
@@ -31,14 +33,5 @@ class ApiError(Exception):
     @property
     def kind(self) -> str:
         """OpenAI's type of error for the status."""
-        match self.status:
-            case 401:
-                return "authentication_error"
-            case 403:
-                return "permission_error"
-            case 503:
-                return "overloaded_error"
-            case status if status >= 500:
-                return "server_error"
-            case _:
-                return "invalid_request_error"
+        other = "server_error" if self.status >= 500 else "invalid_request_error"
+        return KINDS.get(self.status, other)

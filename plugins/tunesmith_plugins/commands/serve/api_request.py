@@ -7,11 +7,12 @@ server has no other value for are accepted with that value.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from tunesmith.records import Message, Prompt
+from tunesmith.records import Prompt
 from tunesmith_data import RowError, parse_messages
 from tunesmith_data.tools import parse_tools, tool_name
 from tunesmith_plugins.commands.serve.api_error import ApiError
@@ -149,15 +150,7 @@ class ChatRequest(GenerationRequest):
             first, *others = parse_messages(turns, "messages", split_inline=False)
         except RowError as error:
             raise ApiError(400, str(error), param="messages") from None
-        fields = {name: getattr(first, name) for name in ("reasoning", "tool_calls", "name")}
-        opening = Message(
-            first.role,
-            first.content,
-            **fields,
-            tool_call_id=first.tool_call_id,
-            tools=self.definitions,
-        )
-        return [(opening, *others)]
+        return [(replace(first, tools=self.definitions), *others)]
 
 
 class CompletionRequest(GenerationRequest):

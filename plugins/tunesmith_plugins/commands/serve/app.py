@@ -20,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from tunesmith_cli import render
+from tunesmith_cli.serving import ServedRequest
 from tunesmith_plugins.commands.serve.api_error import ApiError
 from tunesmith_plugins.commands.serve.api_request import (
     ChatRequest,
@@ -33,6 +34,7 @@ from tunesmith_plugins.commands.serve.connection import (
     read_json,
     run_while_connected,
 )
+from tunesmith_plugins.commands.serve.extensions import describe_request
 from tunesmith_plugins.commands.serve.guard import Guard
 from tunesmith_plugins.commands.serve.responses import Responses
 from tunesmith_plugins.commands.serve.service import Service, Ticket
@@ -82,13 +84,16 @@ class Routes:
     async def _answer(
         self, request: Request, kind: type[ChatRequest] | type[CompletionRequest]
     ) -> Response | EventStream:
-        asked = read_request(kind, await read_json(request, self.service.limits))
+        body, content = await read_json(request, self.service.limits)
+        asked = read_request(kind, content)
+        seen = describe_request(request, asked.model, body, self.service.extensions)
+        asked = await self.service.choose(asked, seen)
         if not asked.stream:
-            body = await run_while_connected(request.receive, self._answer_whole(asked))
+            answer = await run_while_connected(request.receive, self._answer_whole(asked, seen))
             self._count(request, 200)
-            return JSONResponse(body)
+            return JSONResponse(answer)
         async with AsyncExitStack() as stack:
-            ticket = await stack.enter_async_context(self.service.open(asked))
+            ticket = await stack.enter_async_context(self.service.open(asked, seen))
             chunks = self._stream(Responses(asked, ticket), ticket)
             return EventStream(
                 chunks,
@@ -97,8 +102,8 @@ class Routes:
                 lambda status: self._count(request, status),
             )
 
-    async def _answer_whole(self, asked: GenerationRequest) -> dict[str, Any]:
-        async with self.service.open(asked) as ticket:
+    async def _answer_whole(self, asked: GenerationRequest, seen: ServedRequest) -> dict[str, Any]:
+        async with self.service.open(asked, seen) as ticket:
             pieces = [p async for p in self.service.read_pieces(ticket)]
             return Responses(asked, ticket).write_whole(pieces)
 

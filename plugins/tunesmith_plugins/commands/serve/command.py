@@ -35,6 +35,10 @@ DEFAULTS = Limits()
     help="Serve this model; default: all that the run has. Repeatable.",
 )  # fmt: skip
 @click.option(
+    "--extensions", type=click.Path(path_type=Path), metavar="FILE",
+    help="TOML file with a table for each plugin that chooses models, or observes answers.",
+)  # fmt: skip
+@click.option(
     "--token-env", metavar="NAME",
     help="Environment variable with the bearer token that requests need. Without it, one is "
     "generated if other machines can reach the server.",
@@ -80,6 +84,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     host: str,
     port: int,
     wanted: tuple[str, ...],
+    extensions: Path | None,
     token_env: str | None,
     allowed_hosts: tuple[str, ...],
     slots: int,
@@ -107,23 +112,26 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         drain_seconds=drain_seconds,
     )
     from tunesmith_plugins.commands.serve.app import build_app
+    from tunesmith_plugins.commands.serve.extensions import open_extensions
     from tunesmith_plugins.commands.serve.guard import is_loopback
     from tunesmith_plugins.commands.serve.model_thread import ModelThread
     from tunesmith_plugins.commands.serve.run_models import list_models, open_engines
     from tunesmith_plugins.commands.serve.server import Server, listen, serve
     from tunesmith_plugins.commands.serve.service import Service
 
-    folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
+    folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
+    used = open_extensions(catalog, extensions) if extensions else []
     names = list_models(folder, wanted)
     token = read_token(token_env, needs_token=not is_loopback(host))
     bound = listen(host, port)  # before the models are loaded, which takes longer
-    service = Service(ModelThread(open_engines(folder, plan, names, slots=slots)), limits)
+    engines = open_engines(folder, plan, names, slots=slots, extensions=used)
+    service = Service(ModelThread(engines), limits, used)
     hosts = {name.lower() for name in ("localhost", host, *allowed_hosts)}
     app = build_app(service, names=hosts, token=token)
     address = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
 
     def show() -> None:
-        show_start(address, names, folder.path, token, token_env)
+        show_start(address, list(engines), folder.path, token, token_env)
 
     serve(Server(app, service, show), bound)
     if service.thread.is_alive:  # in a long call; Python cannot end while it computes

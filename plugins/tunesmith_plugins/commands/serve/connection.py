@@ -23,8 +23,8 @@ CLIENT_LEFT = 499
 DONE = b"data: [DONE]\n\n"
 
 
-async def read_json(request: Request, limits: Limits) -> object:
-    """Return the JSON of a body.
+async def read_json(request: Request, limits: Limits) -> tuple[str, object]:
+    """Return a body, and the JSON in it.
 
     Raises:
         ApiError: it is no JSON, too large, or too slow.
@@ -39,7 +39,7 @@ async def read_json(request: Request, limits: Limits) -> object:
         what = f"the body did not arrive within {limits.body_seconds:g} seconds"
         raise ApiError(408, what, headers={"Connection": "close"}) from None
     try:
-        return orjson.loads(body)
+        return body.decode(), orjson.loads(body)
     except ValueError as error:
         raise ApiError(400, f"the body is not valid JSON: {error}") from None
 

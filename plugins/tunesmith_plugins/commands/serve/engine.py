@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 
 from tunesmith.contracts import TextModel, require_sampling
 from tunesmith.errors import DataError, UsageError
@@ -34,19 +33,14 @@ SEEDS = 2**32
 class Engine(Protocol):
     """Answers the jobs of one model. All but :meth:`encode` is called by the model's thread."""
 
-    def __enter__(self) -> Engine: ...
+    context: int | None = None
+    """Largest number of tokens of prompt and answer; None: not known, or no limit."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __enter__(self) -> Self:
+        return self
 
-    @property
-    def context(self) -> int | None:
-        """Largest number of tokens of prompt and answer; None: not known, or no limit."""
-        ...
+    def __exit__(self, *error: object) -> None:
+        self.clear()
 
     def encode(self, prompt: Prompt | tuple[int, ...], most_tokens: int) -> tuple[int, ...]:
         """Return the ids of a prompt; none if the model takes prompts as they are.
@@ -62,7 +56,7 @@ class Engine(Protocol):
         Raises:
             ApiError: it lacks what the choice asks for.
         """
-        ...
+        return
 
     def add(self, job: Job) -> None:
         """Add a job."""
@@ -98,7 +92,7 @@ class _Running:
     """Scores that were sent."""
 
 
-class BatchedEngine:
+class BatchedEngine(Engine):
     """Answers with continuous batching: jobs join and leave between steps."""
 
     def __init__(
@@ -122,17 +116,12 @@ class BatchedEngine:
         )
         self._running: dict[int, _Running] = {}
 
-    def __enter__(self) -> BatchedEngine:
+    def __enter__(self) -> Self:
         self._batch.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._batch.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self._batch.__exit__(*error)
 
     def encode(self, prompt: Prompt | tuple[int, ...], most_tokens: int) -> tuple[int, ...]:
         """Return the ids of a prompt."""
@@ -149,9 +138,6 @@ class BatchedEngine:
         if not found:
             raise ApiError(400, "prompt: has no token", param="prompt")
         return found
-
-    def check(self, choice: Choice) -> None:
-        """Accept everything."""
 
     def add(self, job: Job) -> None:
         """Add a job to the batch; it joins when there is a slot."""
@@ -275,28 +261,15 @@ class BatchedEngine:
         return text_of
 
 
-class CallingEngine:
+class CallingEngine(Engine):
     """Answers with a text model that is called for one answer after the other.
 
     So any model can be served, such as a classifier that won a run.
     """
 
-    context = None
-
     def __init__(self, model: TextModel) -> None:
         self._model = model
         self._waiting: deque[Job] = deque()
-
-    def __enter__(self) -> CallingEngine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._waiting.clear()
 
     def encode(self, prompt: Prompt | tuple[int, ...], most_tokens: int) -> tuple[int, ...]:
         """Return nothing: the model encodes prompts itself."""
@@ -359,7 +332,3 @@ def error_of(error: Exception) -> ApiError:
     if isinstance(error, UsageError | DataError):
         return ApiError(400, str(error))
     return ApiError(500, "the model failed; the server's output has the reason")
-
-
-Engines = Mapping[str, Engine]
-"""The engines by the names of their models."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -19,37 +20,30 @@ class Metrics:
     def __init__(self, counts: Counts) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_Answers(counts))
-        self.requests = Counter(
+        count = partial(Counter, labelnames=["model"], registry=self.registry)
+        time = partial(Histogram, labelnames=["model"], buckets=SECONDS, registry=self.registry)
+        self.requests = count(
             "tunesmith_requests",
             "Requests by path and status of the answer.",
-            ["path", "status"],
-            registry=self.registry,
+            labelnames=["path", "status"],
         )
-        self.prompt_tokens = Counter(
-            "tunesmith_prompt_tokens", "Tokens of prompts.", ["model"], registry=self.registry
-        )
-        self.generated_tokens = Counter(
-            "tunesmith_generated_tokens", "Generated tokens.", ["model"], registry=self.registry
-        )
-        self.cancelled = Counter(
+        self.prompt_tokens = count("tunesmith_prompt_tokens", "Tokens of prompts.")
+        self.generated_tokens = count("tunesmith_generated_tokens", "Generated tokens.")
+        self.cancelled = count(
             "tunesmith_cancelled_answers",
             "Answers that were given up: the client left, or the time was over.",
-            ["model"],
-            registry=self.registry,
         )
-        self.first_token = Histogram(
+        self.first_token = time(
             "tunesmith_time_to_first_token_seconds",
             "Time from a request's arrival to its first token.",
-            ["model"],
-            buckets=SECONDS,
-            registry=self.registry,
         )
-        self.duration = Histogram(
-            "tunesmith_answer_seconds",
-            "Time from a request's arrival to the end of an answer.",
-            ["model"],
-            buckets=SECONDS,
-            registry=self.registry,
+        self.duration = time(
+            "tunesmith_answer_seconds", "Time from a request's arrival to the end of an answer."
+        )
+        self.observations = count(
+            "tunesmith_observations",
+            "Answers by extension: observed, failed, muted, or dropped as too many waited.",
+            labelnames=["extension", "outcome"],
         )
         self.open_requests = Gauge(
             "tunesmith_open_requests", "Requests being answered.", registry=self.registry

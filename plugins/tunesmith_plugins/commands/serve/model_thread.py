@@ -6,12 +6,12 @@ import asyncio
 import threading
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 
 from tunesmith.text import one_line
 from tunesmith_cli import render
-from tunesmith_plugins.commands.serve.engine import Engine, Engines, error_of
+from tunesmith_plugins.commands.serve.engine import Engine, error_of
 from tunesmith_plugins.commands.serve.job import Channel, Event, Job
 
 Post = tuple[Channel, Event]
@@ -24,7 +24,7 @@ class ModelThread:
     queues, which are as long as answers.
     """
 
-    def __init__(self, engines: Engines) -> None:
+    def __init__(self, engines: Mapping[str, Engine]) -> None:
         self.engines = engines
         self._new: deque[tuple[str, Job]] = deque()
         self._wake = threading.Condition()

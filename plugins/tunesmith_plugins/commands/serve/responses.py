@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -28,14 +27,14 @@ class Responses:
 
     def __init__(self, request: GenerationRequest, ticket: Ticket) -> None:
         self.request, self.ticket = request, ticket
-        is_chat = isinstance(request, ChatRequest)
+        self._is_chat = isinstance(request, ChatRequest)
         self._head = {
-            "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(12)}",
+            "id": ticket.id,
             "created": int(time.time()),
             "model": request.model,
             "system_fingerprint": f"tunesmith-{__version__}",
         }
-        self._object = "chat.completion" if is_chat else "text_completion"
+        self._object = "chat.completion" if self._is_chat else "text_completion"
         self._tools = request.tool_names if isinstance(request, ChatRequest) else frozenset()
         self._offsets: dict[int, int] = {}
         self._turns: defaultdict[int, StreamedTurn] = defaultdict(lambda: StreamedTurn(self._tools))
@@ -43,12 +42,7 @@ class Responses:
     def write_whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         """Return the answer as a whole, from the last piece of each choice."""
         choices = [self._choice(piece) for piece in sorted(pieces, key=lambda p: p.index)]
-        return {
-            **self._head,
-            "object": self._object,
-            "choices": choices,
-            "usage": self._usage(),
-        }
+        return {**self._head, "object": self._object, "choices": choices, "usage": self._usage()}
 
     def _choice(self, piece: Piece) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": piece.index, "finish_reason": piece.finish_reason}
@@ -83,7 +77,7 @@ class Responses:
         delta: dict[str, Any] = {} if text is None else {"content": text}
         if calls:
             delta["tool_calls"] = [{"index": i, **c} for i, c in enumerate(write_calls(calls))]
-        if delta or piece.scores:
+        if delta or (piece.scores and self.request.num_top is not None):
             yield self._chunk(piece.index, delta, self._logprobs(piece), None)
         if is_last:
             reason = "tool_calls" if calls else piece.finish_reason
@@ -95,14 +89,13 @@ class Responses:
             yield {**self._chunk_head(), "choices": [], "usage": self._usage()}
 
     def _chunk_head(self) -> dict[str, Any]:
-        is_chat = isinstance(self.request, ChatRequest)
-        return {**self._head, "object": f"{self._object}.chunk" if is_chat else self._object}
+        chunk = f"{self._object}.chunk" if self._is_chat else self._object
+        return {**self._head, "object": chunk}
 
     def _chunk(
         self, index: int, delta: dict[str, Any], logprobs: Any, reason: str | None
     ) -> dict[str, Any]:
-        is_chat = isinstance(self.request, ChatRequest)
-        content = {"delta": delta} if is_chat else delta
+        content = {"delta": delta} if self._is_chat else delta
         choice = {"index": index, **content, "logprobs": logprobs, "finish_reason": reason}
         chunk = {**self._chunk_head(), "choices": [choice]}
         return {**chunk, "usage": None} if self.request.stream_options.include_usage else chunk
@@ -110,12 +103,9 @@ class Responses:
     # ----------------------------------------------------------------- parts
 
     def _usage(self) -> dict[str, int]:
-        prompt, completion = self.ticket.prompt_tokens, self.ticket.completion_tokens
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-        }
+        read, written = self.ticket.prompt_tokens, self.ticket.completion_tokens
+        total = read + written
+        return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": total}
 
     def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
         if self.request.num_top is None:

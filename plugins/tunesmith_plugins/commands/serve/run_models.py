@@ -13,6 +13,7 @@ from tunesmith.storage import RunFolder
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_evidence.winner import FOLDER, open_winner
 from tunesmith_plugins.commands.serve.engine import BatchedEngine, CallingEngine, Engine
+from tunesmith_plugins.commands.serve.extensions import Extension
 from tunesmith_torch.generation.text_model import TorchTextModel
 
 NAMES = ("tuned", "base", "winner")
@@ -40,11 +41,19 @@ def list_models(folder: RunFolder, wanted: Sequence[str]) -> list[str]:
 
 
 def open_engines(
-    folder: RunFolder, plan: Plan, names: Sequence[str], *, slots: int
+    folder: RunFolder,
+    plan: Plan,
+    names: Sequence[str],
+    *,
+    slots: int,
+    extensions: Sequence[Extension] = (),
 ) -> dict[str, Engine]:
-    """Open models of a run.
+    """Open models of a run, and those that extensions add.
 
     The base model gets the system prompt of ``[baselines]``, as in the evaluation.
+
+    Raises:
+        UsageError: an extension adds a model of a name that another one has.
     """
     opened: dict[str, TextModel] = api.open_models(
         folder, plan, tuned="tuned" in names, base="base" in names
@@ -61,4 +70,10 @@ def open_engines(
             engines[name] = BatchedEngine(model, slots=slots, build_prompt=build)
         else:
             engines[name] = CallingEngine(prompted or model)
+    for extension in extensions:
+        for name, model in extension.open_models(plan).items():
+            if name in engines:
+                raise UsageError(f"extension {extension.name}: {name} is served already")
+            is_ours = isinstance(model, TorchTextModel)
+            engines[name] = BatchedEngine(model, slots=slots) if is_ours else CallingEngine(model)  # type: ignore[arg-type]
     return engines

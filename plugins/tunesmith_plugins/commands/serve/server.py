@@ -94,6 +94,6 @@ def serve(server: Server, bound: socket.socket) -> None:
     try:
         server.run(sockets=[bound])
     finally:
-        server.service.close()
+        server.service.close(STEP_SECONDS)
         server.service.thread.stop(STEP_SECONDS)
         bound.close()

@@ -7,19 +7,28 @@ import math
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
+from tunesmith_cli.serving import ServedAnswer, ServedRequest
 from tunesmith_plugins.commands.serve.api_error import ApiError
-from tunesmith_plugins.commands.serve.api_request import CompletionRequest, GenerationRequest
-from tunesmith_plugins.commands.serve.engine import Engine
+from tunesmith_plugins.commands.serve.api_request import (
+    ChatRequest,
+    CompletionRequest,
+    GenerationRequest,
+)
+from tunesmith_plugins.commands.serve.engine import BatchedEngine, Engine
+from tunesmith_plugins.commands.serve.extensions import Extension
 from tunesmith_plugins.commands.serve.job import Channel, Choice, Job, Piece
 from tunesmith_plugins.commands.serve.limits import Limits
 from tunesmith_plugins.commands.serve.metrics import Metrics
 from tunesmith_plugins.commands.serve.model_thread import ModelThread
 
+R = TypeVar("R", bound=GenerationRequest)
+T = TypeVar("T")
 GREEDY_BELOW = 1e-3
 """A lower temperature is 0: logits divided by it would overflow."""
 
@@ -28,6 +37,7 @@ GREEDY_BELOW = 1e-3
 class Ticket:
     """A request that is being answered."""
 
+    id: str
     model: str
     jobs: Sequence[Job]
     channel: Channel
@@ -36,23 +46,45 @@ class Ticket:
     """Time of the event loop at which the request is given up."""
     completion_tokens: int = 0
     """Tokens of the finished answers."""
+    pieces: list[Piece] = field(default_factory=list)
+
+    def to_answer(self) -> ServedAnswer:
+        """Return the answer as extensions observe it."""
+        choices = [[p for p in self.pieces if p.index == n] for n in range(len(self.jobs))]
+        ends = (pieces[-1].finish_reason if pieces else None for pieces in choices)
+        return ServedAnswer(
+            id=self.id,
+            model=self.model,
+            texts=tuple("".join(p.text for p in pieces) for pieces in choices),
+            finish_reasons=tuple(end or "unfinished" for end in ends),
+            logprobs=tuple(tuple(s.token[1] for p in c for s in p.scores) for c in choices),
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            seconds=time.monotonic() - self.jobs[0].created,
+        )
 
 
 class Service:
     """Answers requests with the models of a run."""
 
-    def __init__(self, thread: ModelThread, limits: Limits) -> None:
-        self.thread, self.limits = thread, limits
+    def __init__(
+        self, thread: ModelThread, limits: Limits, extensions: Sequence[Extension] = ()
+    ) -> None:
+        self.thread, self.limits, self.extensions = thread, limits, extensions
         self.created = int(time.time())
         self.metrics = Metrics(self._count_answers)
         # One worker: a tokenizer is used by one thread, and a slow template holds up no tokens.
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="tunesmith-encode")
         self._reserved: Counter[str] = Counter()
         self._durations: deque[float] = deque(maxlen=32)
+        for extension in extensions:
+            extension.start(self.metrics)
 
-    def close(self) -> None:
-        """Stop encoding."""
+    def close(self, seconds: float) -> None:
+        """Stop encoding; wait at most so long for each extension."""
         self._encoder.shutdown(wait=False, cancel_futures=True)
+        for extension in self.extensions:
+            extension.stop(seconds)
 
     def find_engine(self, model: str) -> Engine:
         """Return the engine of a model.
@@ -66,8 +98,20 @@ class Service:
             raise ApiError(404, what, param="model", code="model_not_found")
         return self.thread.engines[model]
 
+    async def choose(self, request: R, seen: ServedRequest) -> R:
+        """Return the request for the model that an extension chooses, or else as it is.
+
+        Raises:
+            ApiError: an extension refuses the request, fails, or takes too long.
+        """
+        deadline = asyncio.get_running_loop().time() + self.limits.seconds
+        for extension in self.extensions:
+            if name := await self._run(deadline, extension.choose, seen, self.thread.engines):
+                return request.model_copy(update={"model": name})
+        return request
+
     @asynccontextmanager
-    async def open(self, request: GenerationRequest) -> AsyncIterator[Ticket]:
+    async def open(self, request: GenerationRequest, seen: ServedRequest) -> AsyncIterator[Ticket]:
         """Queue the answers to a request; those that are not finished at the end are given up.
 
         Raises:
@@ -77,10 +121,13 @@ class Service:
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
         channel, created = Channel(), time.monotonic()
         with self._reserve(request), self.metrics.open_requests.track_inprogress():
-            choices = await self._encode(engine, request, deadline)
+            scores = any(extension.needs_logprobs for extension in self.extensions)
+            choices = await self._run(deadline, make_choices, engine, request, self.limits, scores)
             jobs = [Job(choice, channel, created) for choice in choices]
             prompts = {choice.index // request.n: len(choice.ids) for choice in choices}
-            ticket = Ticket(request.model, jobs, channel, sum(prompts.values()), deadline)
+            kind = "chatcmpl" if isinstance(request, ChatRequest) else "cmpl"
+            id_, tokens = f"{kind}-{secrets.token_hex(12)}", sum(prompts.values())
+            ticket = Ticket(id_, request.model, jobs, channel, tokens, deadline)
             self.metrics.prompt_tokens.labels(request.model).inc(ticket.prompt_tokens)
             self.thread.submit(request.model, jobs)
             try:
@@ -90,6 +137,8 @@ class Service:
                     if not job.is_finished:
                         job.cancel()
                         self.metrics.cancelled.labels(request.model).inc()
+                for extension in self.extensions:
+                    extension.observe(seen, ticket.to_answer())
 
     async def read_pieces(self, ticket: Ticket) -> AsyncIterator[Piece]:
         """Yield the pieces of all answers as they come.
@@ -109,6 +158,7 @@ class Service:
             if event.finish_reason is not None:
                 left -= 1
                 self._finish(ticket, event)
+            ticket.pieces.append(event)
             yield event
 
     # ----------------------------------------------------------------- parts
@@ -133,15 +183,11 @@ class Service:
         finally:
             self._reserved[model] -= count
 
-    async def _encode(
-        self, engine: Engine, request: GenerationRequest, deadline: float
-    ) -> list[Choice]:
+    async def _run(self, deadline: float, function: Callable[..., T], *arguments: Any) -> T:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout_at(deadline):
-                return await loop.run_in_executor(
-                    self._encoder, make_choices, engine, request, self.limits
-                )
+                return await loop.run_in_executor(self._encoder, function, *arguments)
         except TimeoutError:
             raise self._too_slow() from None
 
@@ -165,7 +211,9 @@ class Service:
             yield name, *engine.counts
 
 
-def make_choices(engine: Engine, request: GenerationRequest, limits: Limits) -> list[Choice]:
+def make_choices(
+    engine: Engine, request: GenerationRequest, limits: Limits, scores: bool
+) -> list[Choice]:
     """Return what the answers to a request are generated from; prompts are encoded.
 
     Raises:
@@ -178,6 +226,7 @@ def make_choices(engine: Engine, request: GenerationRequest, limits: Limits) -> 
     seed = secrets.randbits(48) if request.seed is None else request.seed
     temperature = request.temperature if request.temperature >= GREEDY_BELOW else 0.0
     choices: list[Choice] = []
+    unasked = 0 if scores and isinstance(engine, BatchedEngine) else None
     for prompt in request.prompts:
         ids = engine.encode(prompt, wanted or 0)
         max_tokens = _find_room(engine, len(ids), wanted, limits)
@@ -193,7 +242,7 @@ def make_choices(engine: Engine, request: GenerationRequest, limits: Limits) -> 
                     seed=seed,
                     stream=stream,
                     stop_words=request.stop_words,
-                    num_top=request.num_top,
+                    num_top=unasked if request.num_top is None else request.num_top,
                     is_continuation=isinstance(request, CompletionRequest),
                     is_streamed=request.stream,
                 )

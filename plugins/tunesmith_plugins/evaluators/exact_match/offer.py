@@ -63,4 +63,5 @@ EXACT_MATCH = EvaluatorOffer(
     default_for=have_short_answers,
     generates=True,
     answer_limit=ExactMatchOptions.answer_limit,
+    reads_media=True,
 )

@@ -79,4 +79,5 @@ LOSS = EvaluatorOffer(
     default_for=have_good_answers,
     on_training_rows=True,
     scores_references=True,
+    reads_media=True,
 )

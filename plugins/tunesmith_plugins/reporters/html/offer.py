@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import ClassVar
 
 from pydantic import Field
@@ -55,12 +54,7 @@ class HtmlReporter:
     def __enter__(self) -> HtmlReporter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         # Imported here, so that checking a run file does not import a template engine.
         from tunesmith_plugins.reporters.html.page import render_page
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import TextIO
 
 from pydantic import Field
@@ -52,12 +51,7 @@ class JsonlinesReporter:
             self._stream = self._open.enter_context(self._path.open("a", encoding="ascii"))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._open.close()
 
     def report(self, event: Event) -> None:
