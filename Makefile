@@ -11,6 +11,7 @@
 #   make test-contrib each distribution in contrib/, in an environment of its own
 #   make docs         write the generated pages of docs/
 #   make site         build the documentation as a site, in build/site
+#   make release      build what is released, check it, and install it in empty environments
 #   make bench        measure speed and memory, and write docs/reference/benchmarks.md
 #   make clean        remove the environments, the example and built packages
 
@@ -28,7 +29,7 @@ PYTEST   := $(COMPILED) $(BIN)/python -m pytest -q -n logical --maxprocesses 4 -
 PIP      := $(COMPILED) $(BIN)/python -m pip --disable-pip-version-check install --quiet \
 	--upgrade-strategy only-if-needed
 
-.PHONY: install quickstart lint docs site bench clean
+.PHONY: install quickstart lint docs site release bench clean
 .PHONY: test test-ci test-heavy test-faults test-long test-gpu test-contrib
 
 install: $(VENV)/.installed
@@ -68,6 +69,9 @@ test-gpu: install
 
 test-contrib:
 	@PYTHON='$(PYTHON)' .ci/contrib
+
+release: install
+	@$(BIN)/python -m tests.release
 
 bench: install
 	@$(BIN)/python -m tests.benchmarks

@@ -61,14 +61,18 @@ def load_plan(
     sets: Sequence[str] | Mapping[str, Any] = (),
     files: Sequence[str] = (),
     disabled: Sequence[str] = (),
+    runnable: bool = True,
 ) -> tuple[Plan, Catalog]:
     """Read a run file; return the checked plan and the catalog that it was checked with.
 
     ``files`` and ``disabled`` are added to ``[plugins]`` of the run file and become part of the
     plan: a resumed run needs the same plugins.
+
+    Args:
+        runnable: False accepts a plan that lacks libraries, except those of its data loader.
     """
     source = run_file if isinstance(run_file, Mapping) else Path(run_file)
-    return _make_plan(read_run_file(source, sets=sets), files, disabled)
+    return _make_plan(read_run_file(source, sets=sets), files, disabled, runnable=runnable)
 
 
 def load_run(
@@ -220,12 +224,12 @@ def _earlier_version_error(run_folder: RunFolder) -> UsageError:
 
 
 def _make_plan(
-    read: RunFile, files: Sequence[str], disabled: Sequence[str], *, stored: bool = False
+    read: RunFile, files: Sequence[str], disabled: Sequence[str], **options: bool
 ) -> tuple[Plan, Catalog]:
     read = _add_to_plugins(read, "files", [str(Path(file).resolve()) for file in files], "--plugin")
     read = _add_to_plugins(read, "disable", disabled, "--no-plugin")
     catalog = Catalog(find_plugins(_selection(read)))
-    return make_plan(read, catalog, stored=stored), catalog
+    return make_plan(read, catalog, **options), catalog
 
 
 def _selection(read: RunFile) -> Selection:

@@ -15,7 +15,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tunesmith.errors import PluginError, TunesmithError
+from tunesmith.errors import EnvironmentProblem, PluginError, TunesmithError
 from tunesmith.fence import DataChangedError, ask, fence, require_unchanged
 from tunesmith.fence.returned import (
     blame,
@@ -26,7 +26,7 @@ from tunesmith.fence.returned import (
     check_review,
 )
 from tunesmith.offers import CommandOffer, DataLoaderOffer, O, Offer, Offered, Plugin
-from tunesmith.plugins import Plugins
+from tunesmith.plugins import Plugins, missing_requirements
 from tunesmith.text import suggest_name
 
 if TYPE_CHECKING:
@@ -198,7 +198,13 @@ class Catalog:
         """Call a hook; one of a third party gets copies, and must not change a record.
 
         So a run trains and reports with values that it never held.
+
+        Raises:
+            EnvironmentProblem: a library that the hook needs is not installed.
         """
+        if missing := missing_requirements(plugin.needs):
+            text = "; ".join(missing)
+            raise EnvironmentProblem(f'plugin "{plugin.full_name}" is not available: {text}')
         needed = signature(function).parameters
         given = {name: value for name, value in arguments.items() if name in needed}
         parts = _find_parts(arguments)

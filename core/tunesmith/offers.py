@@ -67,6 +67,8 @@ class Offer:
     """Lower-case letters, digits and hyphens."""
     summary: str
     """One line, for ``tunesmith plugins list``."""
+    needs: tuple[str, ...] = ()
+    """Requirements such as ``bitsandbytes>=0.46``: checked from metadata, never by importing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +85,6 @@ class ComponentOffer(ConfiguredOffer[C]):
 
     build: Callable[..., Any]
     """Builds the component; heavy libraries are imported inside this function."""
-    needs: tuple[str, ...] = ()
-    """Requirements such as ``bitsandbytes>=0.46``: checked from metadata, never by importing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,6 +347,8 @@ class Plugin:
     reason: str = ""
     seconds: float = 0.0
     hooks: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    """Requirements of the hooks that review or judge: ``NEEDS`` of the module."""
 
     @property
     def full_name(self) -> str:

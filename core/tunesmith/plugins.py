@@ -328,13 +328,15 @@ def load_plugin(
             changes += changed
         manager.register(module, plugin.full_name)
         hooks = _check_hooks(manager, module)
+        needs = tuple(map(str, vars(module).get("NEEDS", ())))
     except BaseException as error:  # code that is being imported may raise anything
         if is_of_user(error):
             raise
         if manager.has_plugin(plugin.full_name):
             manager.unregister(name=plugin.full_name)
         return replace(plugin, state="broken", reason=describe_error(error))
-    return replace(plugin, hooks=hooks, seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return replace(plugin, hooks=hooks, needs=needs, seconds=seconds)
 
 
 def create_manager() -> pluggy.PluginManager:
@@ -344,13 +346,17 @@ def create_manager() -> pluggy.PluginManager:
     return manager
 
 
-def missing_requirements(requirements: Sequence[str]) -> list[str]:
+def missing_requirements(requirements: Iterable[str]) -> list[str]:
     """Return a message for each requirement that is not installed, without importing anything."""
-    from packaging.requirements import Requirement
+    from packaging.requirements import InvalidRequirement, Requirement
 
     problems = []
     for text in requirements:
-        requirement = Requirement(text)
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            problems.append(f"{text} is not a requirement")
+            continue
         if requirement.marker is not None and not requirement.marker.evaluate():
             continue
         try:

@@ -141,6 +141,11 @@ def explain_import_error(error: BaseException) -> EnvironmentProblem | None:
         frame.filename for frame in frames if not frame.filename.startswith("<frozen importlib")
     ]
     where = named or (files[-1] if files else "")
+    if isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
+        return EnvironmentProblem(
+            f"{error.name} is not installed, and {where} needs it",
+            hint="`tunesmith plugins list` names the requirements that each component lacks",
+        )
     return EnvironmentProblem(
         f"{where}: cannot be imported, {type(error).__name__}: {' '.join(str(error).split())}",
         hint="install that package again, with pip install --force-reinstall NAME; "

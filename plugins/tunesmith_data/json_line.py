@@ -7,10 +7,13 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import orjson
-
 from tunesmith.text import redact
 from tunesmith_data.row import RowError, excerpt, json_type, not_utf8_error
+
+try:
+    import orjson
+except ImportError:  # every row is then parsed by Python's decoder
+    orjson = None  # type: ignore[assignment]
 
 MAX_DEPTH = 32
 MAX_KEYS = 256
@@ -44,9 +47,8 @@ def parse_row(raw: bytes) -> dict[str, Any]:
 
 def reparse_row(raw: bytes) -> dict[str, Any]:
     """Return the JSON object in ``raw``, which :func:`parse_row` has parsed before."""
-    try:
-        value: dict[str, Any] = orjson.loads(raw)
-    except orjson.JSONDecodeError:
+    value: dict[str, Any] | None = _parse_fast(raw)
+    if value is None:
         return _parse_any(raw)
     if _FLAT.issuperset(map(type, value.values())):
         return value
@@ -60,10 +62,7 @@ def _parse_plain(raw: bytes) -> dict[str, Any] | None:
     rounds large integers. So a row is plain only if it has as many keys as colons, those in texts
     skipped if that is simple, and no number that became a float.
     """
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return None
+    value = _parse_fast(raw)
     if type(value) is not dict:
         return None
     keys = _count_keys(value)
@@ -74,6 +73,16 @@ def _parse_plain(raw: bytes) -> dict[str, Any] | None:
     # A quote after a single backslash is part of a text, and ends no key.
     in_texts = 0 if b'\\\\":' in raw else raw.count(b'\\":')
     return value if keys == raw.count(b'":') - in_texts else None
+
+
+def _parse_fast(raw: bytes) -> Any:
+    """Return the value that orjson reads; None if it reads none."""
+    if orjson is None:
+        return None
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _count_keys(value: dict[str, Any] | list[Any], depth: int = 1) -> int:

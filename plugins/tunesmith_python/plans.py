@@ -9,8 +9,6 @@ from typing import Any
 from tunesmith import api
 from tunesmith.estimates import Assumptions
 from tunesmith.events import JSON, FindingReported
-from tunesmith.execution import execute
-from tunesmith.execution.run_data import load_data
 from tunesmith.plan import Plan
 
 
@@ -30,8 +28,9 @@ def check(
         ConfigError: the run file is wrong; it lists every problem.
         DataError: no row is usable, or more rows are unusable than the options allow.
     """
-    plan, catalog = api.load_plan(run_file, sets=set or {})
-    return list(execute.collect_findings(plan, catalog, *load_data(plan)))
+    from tunesmith_plugins.commands.runs.check_data import check_data
+
+    return check_data(*api.load_plan(run_file, sets=set or {}, runnable=False))[2]
 
 
 def make_plan(run_file: api.RunFileLike, *, set: Mapping[str, Any] | None = None) -> Plan:

@@ -10,7 +10,7 @@ import pytest
 from tunesmith_cli.exit_codes import explain_import_error
 
 
-@pytest.mark.parametrize("content", ["x = (", "import nowhere_at_all", "1 / 0", "\0"])
+@pytest.mark.parametrize("content", ["x = (", "raise ImportError", "1 / 0", "\0"])
 def test_a_library_that_cannot_be_imported_is_named_with_its_file(
     content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -22,6 +22,19 @@ def test_a_library_that_cannot_be_imported_is_named_with_its_file(
     problem = explain_import_error(caught.value)
     assert problem is not None
     assert "damaged_library.py: cannot be imported" in problem.message or content == "\0"
+
+
+def test_a_library_that_is_missing_is_named_with_the_file_that_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needy_library.py").write_text("import nowhere_at_all")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        __import__("needy_library")
+    problem = explain_import_error(caught.value)
+    assert problem is not None
+    path = tmp_path / "needy_library.py"
+    assert problem.message == f"nowhere_at_all is not installed, and {path} needs it"
 
 
 def test_an_error_after_the_imports_is_none_of_a_library() -> None:

@@ -31,6 +31,8 @@ CONTRIB_PAGES = [ROOT / "contrib" / "README.md", *sorted(ROOT.glob("contrib/*/RE
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "RELEASING.md",
+    ROOT / "SECURITY.md",
     *sorted({*DOCS.rglob("*.md")} - {*BUILT}),
     *CONTRIB_PAGES,
 ]

@@ -7,11 +7,10 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from shutil import copy, copytree, ignore_patterns
 
 import pytest
+from wheels import ROOT, build_wheels, copy_sources, find_faults
 
-ROOT = Path(__file__).parents[2]
 ROOTS = ("core", "plugins")
 
 
@@ -19,17 +18,8 @@ ROOTS = ("core", "plugins")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this distribution, built without network from a copy of the sources."""
     pytest.importorskip("hatchling")
-    project = tmp_path_factory.mktemp("project")
-    for root in ROOTS:
-        copytree(ROOT / root, project / root, ignore=ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        copy(ROOT / name, project)
-    folder = tmp_path_factory.mktemp("wheel")
-    arguments = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet", "--wheel-dir"]
-    command = [sys.executable, "-m", "pip", "wheel", *arguments, str(folder), str(project)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (built,) = folder.iterdir()
+    project = copy_sources(tmp_path_factory.mktemp("project"))
+    (built,) = build_wheels([project], tmp_path_factory.mktemp("wheel"))
     return built
 
 
@@ -39,11 +29,36 @@ def test_the_wheel_has_all_files_of_the_source_roots(wheel: Path) -> None:
     expected = {
         path.relative_to(ROOT / root).as_posix()
         for root in ROOTS
-        for path in (ROOT / root).rglob("*")
+        for path in (ROOT / root).glob("*/**/*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed == expected
     assert any(name.endswith(".template") for name in packed)
+
+
+def test_the_wheel_can_be_released(wheel: Path) -> None:
+    assert list(find_faults(wheel)) == []
+
+
+def test_faults_of_a_wheel_are_found(wheel: Path, tmp_path: Path) -> None:
+    """The check above is not blind."""
+    damaged = tmp_path / wheel.name.replace("-0.", "-9.", 1)
+    with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(damaged, "w") as target:
+        for name in source.namelist():
+            if name not in ("tunesmith_data/py.typed", "tunesmith_cli/__init__.py"):
+                text = source.read(name)
+                text = text.replace(b"License-Expression", b"X") if "METADATA" in name else text
+                target.writestr(name.replace("licenses/LICENSE", "LICENSE"), text)
+        target.writestr("tunesmith/tests/test_x.py", "")
+    version = wheel.name.split("-")[1]
+    assert set(find_faults(damaged)) == {
+        "tunesmith_data has no py.typed",
+        "tunesmith/tests/test_x.py must not be in a wheel",
+        "it has no LICENSE",
+        "its metadata has no License-Expression",
+        f"its version is {version}",
+        "it lacks the entry point tunesmith = tunesmith_cli:main",
+    }
 
 
 def test_a_plugin_is_created_from_the_wheel(wheel: Path, tmp_path: Path) -> None:

@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
-from shutil import copytree, ignore_patterns
 
 import pytest
 from environment import Environment
+from wheels import build_wheels, copy_sources
 
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
-ROOT = Path(__file__).parents[2]
 KINDS = ("loader", "technique", "evaluator")
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "core", "plugins")
-
-
-def build_wheels(projects: list[Path], folder: Path) -> list[Path]:
-    """Build a wheel of each project without network; return their files."""
-    options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet"]
-    command = [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", str(folder)]
-    subprocess.run([*command, *map(str, projects)], check=True)
-    return sorted(folder.glob("*.whl"))
-
-
-def copy_sources(folder: Path) -> Path:
-    """Copy what a wheel is built from, as in a fresh checkout."""
-    for name in SOURCES:
-        source = ROOT / name
-        if source.is_dir():
-            copytree(source, folder / name, ignore=ignore_patterns("__pycache__"))
-        else:
-            (folder / name).write_bytes(source.read_bytes())
-    return folder
 
 
 @pytest.mark.environment

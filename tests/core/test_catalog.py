@@ -182,6 +182,18 @@ def test_a_reviewer_that_fails_becomes_a_warning() -> None:
     assert findings["odd"].level == "warning" and "RuntimeError: no" in findings["odd"].message
 
 
+def test_a_reviewer_that_lacks_a_library_does_not_run_and_becomes_a_warning() -> None:
+    module = plugin(review_plan=lambda plan: [Finding(level="info", where="x", message="ran")])
+    catalog = Catalog(load_modules({"needy": module}))
+    assert [finding.message for _, finding in catalog.review_plan("plan")] == ["ran"]
+    module.NEEDS = ("pluggy", "no-such-package>=2")
+    catalog = Catalog(load_modules({"needy": module}))
+    ((found, finding),) = catalog.review_plan("plan")
+    assert found.needs == module.NEEDS
+    assert finding.level == "warning"
+    assert "is not available: no-such-package>=2 is not installed" in finding.message
+
+
 def test_data_reviewers_get_data_and_plan() -> None:
     seen = []
     catalog = Catalog(

@@ -243,6 +243,7 @@ def test_requirements_are_checked_by_metadata_only() -> None:
     assert plugins.missing_requirements(["tunesmith-unknown>=1"]) == [
         "tunesmith-unknown>=1 is not installed"
     ]
+    assert plugins.missing_requirements(["a b"]) == ["a b is not a requirement"]
 
 
 def test_an_error_names_plugin_version_and_line() -> None:

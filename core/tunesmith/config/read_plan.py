@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,12 +75,15 @@ CORE_TABLES: dict[str, type[BaseModel]] = {
 """The tables of the core, except the keys of ``data`` and ``evaluators`` that it owns."""
 
 
-def make_plan(runfile: RunFile, catalog: Catalog, *, stored: bool = False) -> Plan:
+def make_plan(
+    runfile: RunFile, catalog: Catalog, *, stored: bool = False, runnable: bool = True
+) -> Plan:
     """Turn a run file into a plan.
 
     Args:
         stored: the run file is that of an earlier run. Then a plugin file that is gone is an error
             only if the run needs it.
+        runnable: False accepts a plan that lacks libraries, except those of its data loader.
 
     Raises:
         ConfigError: with every problem found.
@@ -93,10 +97,26 @@ def make_plan(runfile: RunFile, catalog: Catalog, *, stored: bool = False) -> Pl
         raise reader.model_error
     if reader.problems or plan is None:
         raise ConfigError([_with_variable(problem, runfile) for problem in reader.problems])
-    missing = [text for offer in _offers(plan) for text in missing_requirements(offer.needs)]
-    if missing:
+    needed = list_needs(plan, catalog).values() if runnable else (plan.data.offer.needs,)
+    if missing := missing_requirements(dict.fromkeys(chain(*needed))):
         raise EnvironmentProblem("; ".join(missing), hint="pip install the missing packages")
     return plan
+
+
+def list_needs(plan: Plan, catalog: Catalog) -> dict[str, tuple[str, ...]]:
+    """Return the requirements of each component and plugin that a run of the plan needs, by name.
+
+    Reviews are not among them: one that cannot be made is a warning of the run.
+    """
+    offers: list[ComponentOffer[Any]] = [plan.data.offer, plan.split.offer, plan.technique.offer]
+    if plan.baseline_options.use is not None:
+        offers += [baseline.offer for baseline in plan.baselines]
+    offers += [evaluator.offer for evaluator in plan.evaluators]
+    offers += [reporter.offer for reporter in plan.reporters]
+    offers += islice(_cluster_finders(catalog, plan.split.offer), 1)
+    needs = {f"{offer.kind} {offer.name}": offer.needs for offer in offers}
+    judges = (plugin for plugin, _ in catalog.plugins.implementations("tunesmith_verdict"))
+    return needs | {plugin.full_name: plugin.needs for plugin in judges}
 
 
 def _with_variable(problem: Problem, runfile: RunFile) -> Problem:
@@ -247,8 +267,7 @@ class _Reader:
 
     def _choose_clusters(self, chosen: SplitterOffer[Any]) -> FindClusters:
         """Return the function of the splitter that finds clusters, or else that of the default."""
-        defaults = (o.offer for o in self.catalog.offers(SplitterOffer) if o.offer.by_default)
-        found = (offer.find_clusters for offer in (chosen, *defaults))
+        found = (offer.find_clusters for offer in _cluster_finders(self.catalog, chosen))
         return next(filter(None, found), number_records)
 
     def _component(
@@ -406,10 +425,7 @@ class _Reader:
                 self.problems.append(Problem("plugins.files", what))
 
 
-def _offers(plan: Plan) -> Iterator[ComponentOffer[Any]]:
-    yield plan.data.offer
-    yield plan.technique.offer
-    if plan.baseline_options.use is not None:
-        yield from (component.offer for component in plan.baselines)
-    yield from (component.offer for component in plan.evaluators)
-    yield from (component.offer for component in plan.reporters)
+def _cluster_finders(catalog: Catalog, chosen: SplitterOffer[Any]) -> Iterator[SplitterOffer[Any]]:
+    """Yield the splitters that find clusters, of the chosen and the default ones."""
+    defaults = (o.offer for o in catalog.offers(SplitterOffer) if o.offer.by_default)
+    return (offer for offer in (chosen, *defaults) if offer.find_clusters)

@@ -270,7 +270,7 @@ def collect_findings(
         *catalog.review_data(
             dataset,
             plan,
-            evaluators=plan.evaluators or default_evaluators(catalog, parts.test),
+            evaluators=plan.evaluators or default_evaluators(catalog, parts.measured),
             train=parts.train,
             validation=parts.validation,
             test=parts.test,

@@ -11,13 +11,13 @@ import random
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tunesmith.contracts import Dataset, Finding, Job, SkippedRow, Split, SplitRequest
 from tunesmith.data.subset import Subset
-from tunesmith.data.units import RecordsByUnit
+from tunesmith.data.units import RecordsByUnit, number_records
 from tunesmith.events import DataLoaded, Event
 from tunesmith.execution.check_records import check_records
 from tunesmith.fence import attribute_errors_to, check_unchanged, fence
@@ -43,6 +43,11 @@ class DataParts:
     """Numbers of the training records that are skipped in turn, where there are no validation
     records."""
 
+    @property
+    def measured(self) -> Sequence[Record]:
+        """The records that evaluators are chosen for: the test ones, or all before a split."""
+        return self.test or self.train
+
     def sample_training(self, seed: int) -> Sequence[Record]:
         """Return as many training records as are held out, or all; always the same for a seed."""
         count = min(len(self.train), len(self.test))
@@ -50,10 +55,11 @@ class DataParts:
         return Subset(self.train, sorted(rows))
 
 
-def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
+def load_data(plan: Plan, *, splits: bool = True) -> tuple[Dataset, DataParts]:
     """Load the data of a plan and split it into training, validation and test records.
 
-    It does nothing else, so that ``tunesmith check`` can call it too.
+    Args:
+        splits: False keeps the parts of the data loader, for a check without the splitter.
 
     Raises:
         DataError: the data is unusable, or the technique cannot train on such records.
@@ -77,7 +83,12 @@ def load_data(plan: Plan) -> tuple[Dataset, DataParts]:
         for name, part in (("test", dataset.test), ("validation", dataset.validation)):
             if part is not None:
                 deque(read(part, name), maxlen=0)
-    split = _split(plan, dataset, read(dataset.train, "training"))
+    records = read(dataset.train, "training")
+    if splits:
+        split = _split(plan, dataset, records)
+    else:
+        plan = replace(plan, find_clusters=number_records)
+        split = Split(train=[row for row, _ in enumerate(records)])
     places = {row: place for place, row in enumerate(split.train)} if split.folds else {}
     for rows in (split.train, split.validation, split.test):
         digest.update(array("q", rows).tobytes() + b"\n")

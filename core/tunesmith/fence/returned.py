@@ -185,6 +185,8 @@ def check_offer(offer: Offer) -> None:
     """Check the fields of an offer; raise ValueError if one is wrong."""
     _check_text(offer.name, "a name")
     _check_text(offer.summary, f'the summary of "{offer.name}"')
+    for text in _check_sequence(offer.needs, f'the needs of "{offer.name}"'):
+        _check_text(text, f'a requirement of "{offer.name}"')
     if isinstance(offer, ConfiguredOffer):
         from pydantic import BaseModel
 

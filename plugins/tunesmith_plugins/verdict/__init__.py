@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from tunesmith.plan import Evidence, Plan
     from tunesmith.records import Record
 
+NEEDS = ("numpy>=1.26",)
+
 
 @hookimpl
 def tunesmith_tables() -> Sequence[TableOffer[Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from bench import RECORDER, RIGHT, Bench, catalog_of, offering, plugin
+from bench import RECORDER, RIGHT, ROWS, Bench, catalog_of, offering, plugin
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from tunesmith.additions import Addition
 from tunesmith.catalog import Catalog
 from tunesmith.config import run_file
-from tunesmith.config.read_plan import CORE_TABLES, make_plan
+from tunesmith.config.read_plan import CORE_TABLES, list_needs, make_plan
 from tunesmith.errors import (
     ConfigError,
     EnvironmentProblem,
@@ -419,6 +419,19 @@ def test_a_missing_library_is_named_with_its_version(bench: Bench) -> None:
     bench.catalog = catalog_of(shapes=offering("techniques", offer))
     with pytest.raises(EnvironmentProblem, match=r"pluggy>=999 is needed.*no-such-package is not"):
         bench.plan(technique={"use": "shapes"})
+
+
+def test_a_plan_that_is_only_checked_needs_the_libraries_of_its_data_loader(bench: Bench) -> None:
+    technique = offering("techniques", replace(SHAPES, needs=("no-such-package",)))
+    bench.catalog = catalog_of(shapes=technique)
+    read = bench.read(technique={"use": "shapes"})
+    plan = make_plan(read, bench.catalog, runnable=False)
+    assert list_needs(plan, bench.catalog)["technique shapes"] == ("no-such-package",)
+    rows = offering("data_loaders", replace(ROWS, name="other", needs=("nothing-like-it",)))
+    bench.catalog = catalog_of(shapes=technique, rows=rows)
+    read = bench.read(data={"use": "other", "file": "rows.jsonl"}, technique={"use": "shapes"})
+    with pytest.raises(EnvironmentProblem, match=r"^nothing-like-it is not installed$"):
+        make_plan(read, bench.catalog, runnable=False)
 
 
 @pytest.mark.parametrize(

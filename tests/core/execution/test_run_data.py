@@ -71,6 +71,21 @@ def test_records_are_read_once_and_not_copied(tmp_path: Path) -> None:
     assert list(parts.test[:2]) == [first, parts.test[1]]
 
 
+def test_without_a_split_the_parts_are_those_of_the_loader(tmp_path: Path) -> None:
+    records = [
+        Completion(source=f"row:{n}", prompt=f"prompt {n}", completion=f"{n}", group=f"g{n % 3}")
+        for n in range(30)
+    ]
+    bench = bench_with(tmp_path, Dataset(train=records[:20], test=records[20:]))
+    _, parts = load_data(bench.plan(), splits=False)
+    assert (list(parts.train), list(parts.validation)) == (records[:20], [])
+    assert list(parts.test) == list(parts.measured) == records[20:]
+    other = tmp_path / "other"
+    other.mkdir()
+    _, parts = load_data(bench_with(other, Dataset(train=records)).plan(), splits=False)
+    assert list(parts.measured) == list(parts.train) == records
+
+
 @pytest.mark.parametrize(("labels", "each"), [(4, 5), (100, None), (0, None)])
 def test_recurring_answers_are_class_labels(tmp_path: Path, labels: int, each: int | None) -> None:
     records = CountingRecords(100, labels)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
-from tests.plugins.commands.conftest import RUN_FILE, Tunesmith
+from tests.plugins.commands.conftest import FAKE, RUN_FILE, Tunesmith
+
+from tunesmith import api
+from tunesmith_plugins.commands.runs.check_data import check_data
 
 
 def test_check_shows_the_data_and_an_example_row(tunesmith: Tunesmith, tmp_path: Path) -> None:
@@ -52,6 +56,37 @@ def test_reviewers_warn_and_refuse(tunesmith: Tunesmith, tmp_path: Path) -> None
         assert "error: run.seed: is the number of the beast" in refused.stderr
     events = (next((tmp_path / "runs").iterdir()) / "events.jsonl").read_text()
     assert "training-started" not in events
+
+
+def test_libraries_that_only_a_run_needs_are_warnings(
+    tunesmith: Tunesmith, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = metadata.version
+
+    def version(name: str) -> str:
+        if name in ("numpy", "jinja2"):
+            raise metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    done = tunesmith("check", "run.toml")
+    assert done.exit_code == 0, done.output
+    warnings = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == len({line.split(": ")[1] for line in warnings}), "one for each"
+    assert "warning: data: the rows are not split here: the splitter is not available" in warnings
+    missing = "not available, and a run needs it: jinja2>=3.1 is not installed"
+    assert f"warning: reporter html: {missing}" in warnings
+    assert "pip install 'numpy>=1.26' 'jinja2>=3.1'" in done.stderr
+    found = json.loads(tunesmith("check", "run.toml", "--json").stdout)
+    assert found["data"]["train"] == 10 and found["evaluators"] == ["same"]
+    plan, catalog = api.load_plan("run.toml", files=[str(FAKE)], runnable=False)
+    assert {n.source for n in check_data(plan, catalog)[2]} == {
+        line.removeprefix("warning: ").partition(": ")[0] for line in warnings
+    }
+    refused = tunesmith("run", "run.toml")
+    assert refused.exit_code == 4
+    assert "numpy>=1.26 is not installed; jinja2>=3.1 is not installed" in refused.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_command_line_beats_environment_beats_file(

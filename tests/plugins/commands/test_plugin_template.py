@@ -29,13 +29,14 @@ from tunesmith_cli.app import app
 from tunesmith_plugins.commands.plugin_template.kinds import EARLIER_NAMES, KINDS
 from tunesmith_plugins.commands.plugin_template.write_plugin import (
     MAX_NAME_LENGTH,
+    RESERVED,
     write_file,
     write_plugin,
 )
 
 AWKWARD = (
-    "f1", "class", "none", "import", "list", "type", "print", "test", "tests", "tunesmith", "torch",
-    "data", "plugins", "evidence", "testing", "json", "re", "pathlib", "click", "pydantic",
+    "f1", "class", "none", "import", "list", "type", "print", "test", "tests", "tunesmith", "numpy",
+    "core", "offers", "evaluators", "testing", "json", "re", "pathlib", "click", "pydantic",
     "offer", "options", "lines", "first-word", "first-word-options", "loss-file", "hashed",
     "word-votes", "top-layers", "train", "nn", "command", "review", "record", "path", "build",
     "3d", "42", "0", "a-1-b", "x" * MAX_NAME_LENGTH, "-".join("a" * 32),
@@ -44,7 +45,7 @@ AWKWARD = (
 legal_names = st.one_of(
     st.sampled_from(AWKWARD),
     st.from_regex(r"[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,5}", fullmatch=True),
-)
+).filter(lambda name: name not in RESERVED)
 SLOW = {"import_is_light", "leaves_libraries_untouched", "leaves_environment_untouched"}
 """Checks that take a process, or look at all modules; a test below runs them."""
 
@@ -146,11 +147,11 @@ def test_new_plugins_pass_their_own_tests(tmp_path: Path) -> None:
 def test_a_new_technique_is_installed_and_passes_its_own_tests(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     project = tmp_path / "project"
-    write_plugin(project, "torch", "technique")
+    write_plugin(project, "peft", "technique")
     environment = Environment.create(tmp_path / "venv")
     environment.install(project)
-    shown = environment.tunesmith("plugins", "show", "torch", cwd=tmp_path)
-    assert "torch (technique): low-rank adapters in the last layers" in shown.stdout, shown.stderr
+    shown = environment.tunesmith("plugins", "show", "peft", cwd=tmp_path)
+    assert "peft (technique): low-rank adapters in the last layers" in shown.stdout, shown.stderr
     tests = ["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", str(project / "tests")]
     assert_all_pass(environment.run(tests, cwd=tmp_path))
 
@@ -191,6 +192,22 @@ def test_the_description_has_the_right_article(tmp_path: Path) -> None:
         for file in ("README.md", "pyproject.toml"):
             text = (tmp_path / kind / file).read_text(encoding="utf-8")
             assert f"{article} {kind} for tunesmith" in text
+
+
+def test_names_of_tunesmith_itself_are_reserved(tmp_path: Path) -> None:
+    """Those of its packages, and of the distributions in ``contrib``."""
+    root = Path(__file__).parents[3]
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    packages = [Path(p).name for p in settings["hatch"]["build"]["targets"]["wheel"]["packages"]]
+    contrib = [path.parent.name for path in root.glob("contrib/*/pyproject.toml")]
+    own = {name.replace("_", "-") for name in [*packages, *contrib]} - {"tunesmith"}
+    assert {f"tunesmith-{name}" for name in RESERVED} == own
+    for name in RESERVED:
+        with pytest.raises(UsageError, match="is a name of tunesmith itself") as caught:
+            write_plugin(tmp_path / name, name, "loader")
+        assert f"acme-{name}" in str(caught.value.hint)
+        assert not (tmp_path / name).exists()
+    write_file(tmp_path / "data.py", "data", "loader")  # a single file has no distribution
 
 
 def test_earlier_names_of_kinds_still_work(tmp_path: Path) -> None:

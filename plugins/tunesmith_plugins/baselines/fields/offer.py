@@ -46,6 +46,7 @@ FIELDS = BaselineOffer(
     summary="JSON answers field by field, classified or copied from the prompt, without a model",
     config=FieldsOptions,
     build=build,
+    needs=("numpy>=1.26", "scikit-learn>=1.5", "scipy>=1.13"),
     solution="classifier",
     cost=30,
     suits=has_objects,

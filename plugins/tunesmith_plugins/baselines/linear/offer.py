@@ -63,6 +63,7 @@ LINEAR = BaselineOffer(
     summary="logistic regression over words and parts of words, without a model",
     config=LinearOptions,
     build=build,
+    needs=("numpy>=1.26", "scikit-learn>=1.5", "scipy>=1.13"),
     solution="classifier",
     cost=20,
     suits=has_classes,

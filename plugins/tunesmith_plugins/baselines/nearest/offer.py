@@ -64,6 +64,7 @@ NEAREST = BaselineOffer(
     summary="the answer of the most similar training rows, without a model",
     config=NearestOptions,
     build=build,
+    needs=("numpy>=1.26", "scikit-learn>=1.5", "scipy>=1.13"),
     solution="classifier",
     cost=10,
     suits=has_recurring_answers,

@@ -78,6 +78,7 @@ RANDOM_SHOTS = BaselineOffer(
     summary="the untouched model with the same worked examples in every prompt",
     config=RandomShotsOptions,
     build=build,
+    needs=("numpy>=1.26",),
     solution="prompt",
     cost=120,
     needs_model=True,

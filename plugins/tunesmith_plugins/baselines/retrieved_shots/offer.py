@@ -78,6 +78,7 @@ RETRIEVED_SHOTS = BaselineOffer(
     summary="the untouched model with the most similar training rows in each prompt",
     config=RetrievedShotsOptions,
     build=build,
+    needs=("numpy>=1.26",),
     solution="retrieval",
     cost=130,
     needs_model=True,

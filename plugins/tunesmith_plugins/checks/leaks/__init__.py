@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from tunesmith.contracts import Dataset, Finding
     from tunesmith.records import Record
 
+NEEDS = ("numpy>=1.26",)
+
 
 @hookimpl
 def tunesmith_review_data(

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from tunesmith.plan import Component, Plan
     from tunesmith.records import Record
 
+NEEDS = ("torch>=2.11", "transformers>=5.17")
+
 
 @hookimpl
 def tunesmith_review_data(

@@ -26,7 +26,7 @@ def tunesmith_tables() -> Sequence[TableOffer[Any]]:
 def tunesmith_commands() -> Sequence[CommandOffer]:
     """Offer ``tunesmith advise``."""
     summary = "Advise whether to tune: baselines, short trainings, learning curve and costs."
-    return [CommandOffer(name="advise", summary=summary, load=_load)]
+    return [CommandOffer(name="advise", summary=summary, load=_load, needs=("numpy>=1.26",))]
 
 
 def _load() -> click.Command:

@@ -24,13 +24,20 @@ SUMMARIES = {
     "coverage": "Estimate the share of production traffic that the training data does not cover.",
 }
 """Help lines by the name of the command, which is that of its module too."""
+COMPARES_ROWS = {"stats", "check", "split", "select", "coverage"}
+"""The commands that compare rows with each other, in arrays."""
 
 
 @hookimpl
 def tunesmith_commands() -> Sequence[CommandOffer]:
     """Offer the commands of the group ``tunesmith data``."""
     return [
-        CommandOffer(name=f"data {name}", summary=summary, load=partial(_load, name))
+        CommandOffer(
+            name=f"data {name}",
+            summary=summary,
+            load=partial(_load, name),
+            needs=("numpy>=1.26", "scikit-learn>=1.5") if name in COMPARES_ROWS else (),
+        )
         for name, summary in SUMMARIES.items()
     ]
 

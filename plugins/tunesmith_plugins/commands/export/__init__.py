@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def tunesmith_commands() -> Sequence[CommandOffer]:
     """Offer ``tunesmith export``."""
     summary = "Export a run's model to GGUF or safetensors, checked in the engine."
-    return [CommandOffer(name="export", summary=summary, load=_load)]
+    needs = ("torch>=2.11", "transformers>=5.17")
+    return [CommandOffer(name="export", summary=summary, load=_load, needs=needs)]
 
 
 def _load() -> click.Command:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def tunesmith_commands() -> Sequence[CommandOffer]:
     """Offer ``tunesmith merge``."""
     summary = "Merge a run's adapter into its base model."
-    return [CommandOffer(name="merge", summary=summary, load=_load)]
+    needs = ("torch>=2.11", "transformers>=5.17")
+    return [CommandOffer(name="merge", summary=summary, load=_load, needs=needs)]
 
 
 def _load() -> click.Command:

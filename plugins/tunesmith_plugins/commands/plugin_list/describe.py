@@ -39,10 +39,10 @@ def offer_to_json(offered: Offered[Any]) -> dict[str, Any]:
         "plugin": offered.plugin.full_name,
         "version": offered.plugin.version,
         "source": source_location(_definition_of(offer)),
+        "needs": list(offer.needs),
+        "missing": missing_requirements(offer.needs),
         "options": [],
     }
-    if isinstance(offer, ComponentOffer):
-        about |= {"needs": list(offer.needs), "missing": missing_requirements(offer.needs)}
     if isinstance(offer, ConfiguredOffer):
         about["options"] = list(list_options(offer.config))
     if isinstance(offer, TechniqueOffer):

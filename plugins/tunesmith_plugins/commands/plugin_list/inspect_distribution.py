@@ -36,6 +36,7 @@ class OfferSummary:
     kind: str
     name: str
     summary: str
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def list_inspections(catalog: Catalog) -> list[Inspection]:
     offers: dict[str, list[OfferSummary]] = {}
     for kind in KINDS:
         for offered in catalog.offers(kind):
-            summary = OfferSummary(kind.kind, offered.offer.name, str(offered.offer.summary))
+            offer = offered.offer
+            summary = OfferSummary(kind.kind, offer.name, str(offer.summary), offer.needs)
             offers.setdefault(offered.plugin.full_name, []).append(summary)
     found = catalog.plugins.found  # complete only now: a plugin may fail to offer
     return [Inspection(plugin, tuple(offers.get(plugin.full_name, ()))) for plugin in found]
@@ -118,7 +120,8 @@ def write_inspection(path: Path, inspections: Sequence[Inspection]) -> None:
             "reason": found.plugin.reason,
             "seconds": found.plugin.seconds,
             "hooks": list(found.plugin.hooks),
-            "offers": [[offer.kind, offer.name, offer.summary] for offer in found.offers],
+            "needs": list(found.plugin.needs),
+            "offers": [[o.kind, o.name, o.summary, *o.needs] for o in found.offers],
             "commands": {o.name: o.summary for o in found.offers if o.kind == "command"},
         }
         for found in inspections
@@ -137,8 +140,12 @@ def _parse(plugin: Plugin, about: Any) -> Inspection:
         reason=str(about["reason"]),
         seconds=float(about["seconds"]),
         hooks=tuple(map(str, about["hooks"])),
+        needs=tuple(map(str, about["needs"])),
     )
-    offers = (OfferSummary(*map(str, offer)) for offer in about["offers"])
+    offers = [
+        OfferSummary(str(kind), str(name), str(summary), tuple(map(str, needs)))
+        for kind, name, summary, *needs in about["offers"]
+    ]
     dict(about["commands"])
     return Inspection(loaded, tuple(offers))
 

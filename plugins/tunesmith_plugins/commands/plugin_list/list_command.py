@@ -9,7 +9,7 @@ import click
 
 from tunesmith.catalog import Catalog
 from tunesmith.offers import KINDS, CommandOffer
-from tunesmith.plugins import find_plugins
+from tunesmith.plugins import find_plugins, missing_requirements
 from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state
@@ -59,10 +59,12 @@ def command(state: CliState, refresh: bool, as_json: bool) -> None:
 
 
 def to_json(inspection: Inspection) -> dict[str, object]:
-    """Return a plugin with its offers as JSON."""
+    """Return a plugin with its offers, and the requirements that are not installed, as JSON."""
     plugin = inspection.plugin
-    offers = [asdict(offer) for offer in inspection.offers]
-    return {**asdict(plugin), "full_name": plugin.full_name, "offers": offers}
+    offers = [asdict(o) | {"missing": missing_requirements(o.needs)} for o in inspection.offers]
+    missing = missing_requirements(plugin.needs)
+    names = {"full_name": plugin.full_name, "missing": missing, "offers": offers}
+    return asdict(plugin) | names
 
 
 def print_components(listed: list[Inspection], tiers: Mapping[str, str]) -> None:
@@ -76,7 +78,9 @@ def print_components(listed: list[Inspection], tiers: Mapping[str, str]) -> None
         source = tier if plugin.is_builtin else f"{source}, {tier}"
         for offer in inspection.offers:
             order = kinds.index(offer.kind) if offer.kind in kinds else len(kinds)
-            texts = (offer.name, offer.kind, offer.summary, source)
+            missing = "; ".join(missing_requirements(offer.needs))
+            state = f"not available: {missing}" if missing else source
+            texts = (offer.name, offer.kind, offer.summary, state)
             row = [one_line(text, 200) for text in texts]
             rows.append((order, not plugin.is_builtin, plugin.distribution, row))
     rows.sort(key=lambda row: (*row[:3], row[3][0]))
@@ -90,6 +94,9 @@ def print_problems(listed: list[Inspection], conflicts: list[Conflict]) -> None:
             reason = one_line(plugin.reason, 500)
             text = f"{plugin.state}: {plugin.full_name} {plugin.version}: {reason}"
             render.print_text(text, style="bad" if plugin.state == "broken" else "dim")
+        elif missing := missing_requirements(plugin.needs):
+            text = f"not available: {plugin.full_name}: {'; '.join(missing)}"
+            render.print_text(one_line(text, 500), style="dim")
     for conflict in conflicts:
         names = one_line(", ".join(conflict.plugins), 500)
         text = f'not usable: command "{conflict.command}" of {names}: {conflict.reason}'

@@ -31,7 +31,8 @@ def command(ctx: click.Context, name: str, kind: str, as_file: bool, out: Path |
     """Create a plugin with a working component, and with tests that pass.
 
     NAME has lower case letters, digits and hyphens, such as first-word. The distribution is called
-    tunesmith-NAME.
+    tunesmith-NAME. The names of tunesmith itself, such as tunesmith-data, are reserved: put your
+    own name or that of your organization before it, as in acme-data.
     """
     if kind == "command":
         _refuse_taken(ctx, name)

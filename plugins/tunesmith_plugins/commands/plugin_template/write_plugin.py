@@ -21,10 +21,10 @@ from tunesmith.text import suggest_name
 from tunesmith_plugins.commands.plugin_template.kinds import EARLIER_NAMES, KINDS, Kind
 
 MAX_NAME_LENGTH = 64
-OWN_PACKAGES = frozenset(
-    {"tunesmith_data", "tunesmith_evidence", "tunesmith_plugins", "tunesmith_torch"}
-)
-"""Packages of tunesmith itself, which the package of a plugin must not hide."""
+_PACKAGES = {"cli", "data", "evidence", "plugins", "python", "torch"}
+_CONTRIB = {"cloud", "gguf", "mlx", "onnx", "openvino", "optuna", "ray", "remote", "slurm", "trl"}
+RESERVED = frozenset(_PACKAGES | _CONTRIB | {"vllm"})
+"""The names after ``tunesmith-`` of the packages and distributions of tunesmith itself."""
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _HOOK = """
 
@@ -39,9 +39,13 @@ def write_plugin(folder: Path, name: str, kind: str) -> list[Path]:
     """Write a distribution called ``tunesmith-NAME`` into a new or empty folder.
 
     Raises:
-        UsageError: the name is not well formed, there is no such kind, or the folder holds files.
+        UsageError: the name is not well formed or belongs to tunesmith, there is no such kind, or
+            the folder holds files.
     """
     chosen, values = _prepare(name, kind)
+    if name in RESERVED:
+        hint = f"put a name of your own before it, such as acme-{name}"
+        raise UsageError(f"{name}: tunesmith-{name} is a name of tunesmith itself", hint=hint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder}: exists and is not empty", hint="name a new folder with --out")
     package = f"src/{values['package']}"
@@ -91,12 +95,11 @@ def _prepare(name: str, kind: str) -> tuple[Kind, dict[str, str]]:
         raise UsageError(f"{name:.20}...: a name has at most {MAX_NAME_LENGTH} characters")
     if kind == "baseline" and name in BaselineOffer.reserved:
         raise UsageError(f"{name}: is a key of [baselines] and cannot be the name of a baseline")
-    package = f"tunesmith_{name.replace('-', '_')}"
     chosen = KINDS[kind]
     article = "an" if kind[0] in "aeiou" else "a"
     return chosen, {
         "name": name,
-        "package": f"{package}_plugin" if package in OWN_PACKAGES else package,
+        "package": f"tunesmith_{name.replace('-', '_')}",
         "kind": kind,
         "article": article,
         "Article": article.capitalize(),

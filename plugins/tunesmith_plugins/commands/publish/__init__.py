@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 @hookimpl
 def tunesmith_commands() -> Sequence[CommandOffer]:
     """Offer ``tunesmith push`` and ``tunesmith pull``."""
+    push = "Upload a run's model to the Hugging Face Hub."
+    pull = "Download a model from the Hugging Face Hub."
+    needs = ("transformers>=5.17",)
     return [
-        CommandOffer(
-            name="push", summary="Upload a run's model to the Hugging Face Hub.", load=_load_push
-        ),
-        CommandOffer(
-            name="pull", summary="Download a model from the Hugging Face Hub.", load=_load_pull
-        ),
+        CommandOffer(name="push", summary=push, load=_load_push, needs=needs),
+        CommandOffer(name="pull", summary=pull, load=_load_pull, needs=needs),
     ]
 
 

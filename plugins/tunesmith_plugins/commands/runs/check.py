@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +13,21 @@ import click
 from tunesmith import api
 from tunesmith.catalog import Catalog
 from tunesmith.config.evaluators import choose_evaluators
+from tunesmith.config.read_plan import list_needs
 from tunesmith.config.run_file import dotted_items
 from tunesmith.contracts import Dataset
 from tunesmith.errors import ConfigError, Problem
 from tunesmith.events import DataLoaded, FindingReported
-from tunesmith.execution import execute
 from tunesmith.execution.report import build_report
-from tunesmith.execution.run_data import DataParts, build_data_event, load_data
+from tunesmith.execution.run_data import DataParts, build_data_event
 from tunesmith.plan import Plan
+from tunesmith.plugins import missing_requirements
 from tunesmith.terminal import supports_unicode
 from tunesmith.text import one_line, safe_text
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state, set_option
 from tunesmith_plugins.commands.runs import view
+from tunesmith_plugins.commands.runs.check_data import check_data
 from tunesmith_plugins.commands.runs.record_view import choose_rows, split_by_training, summarize
 
 EXCERPT = 600
@@ -48,12 +52,13 @@ def command(
     the contents of the rows, and a few rows with the text that the model is trained on. Loads no
     model.
     """
-    plan, catalog = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
+    plan, catalog = api.load_plan(
+        run_file, sets=sets, files=state.files, disabled=state.disabled, runnable=False
+    )
     if origin and not as_json:
         show_origins(plan)
-    dataset, parts = load_data(plan)
+    dataset, parts, found = check_data(plan, catalog)
     event = build_data_event(dataset, parts)
-    found = list(execute.collect_findings(plan, catalog, dataset, parts))
     if as_json:
         render.print_json(to_json(plan, catalog, event, found, parts))
     else:
@@ -63,8 +68,13 @@ def command(
     ]
     if errors:
         raise ConfigError(errors)
-    command_line = f"tunesmith run {render.shell_path(run_file.resolve())}"
-    render.print_note(f"\nno errors; start the run with:\n  {command_line}")
+    next_line = f"tunesmith run {render.shell_path(run_file.resolve())}"
+    needs = dict.fromkeys(chain(*list_needs(plan, catalog).values()))
+    if missing := [text for text in needs if missing_requirements([text])]:
+        next_line = f"pip install {shlex.join(missing)}"
+    render.print_note(
+        f"\nno errors; {'a run needs' if missing else 'start the run with'}:\n  {next_line}"
+    )
 
 
 def show(
@@ -81,7 +91,7 @@ def show(
     report = build_report([event, *found])
     view.show_data(report)
     evaluators = ", ".join(
-        component.id for component in choose_evaluators(plan, catalog, parts.test)
+        component.id for component in choose_evaluators(plan, catalog, parts.measured)
     )
     by_data = "" if plan.evaluators or not evaluators else " (by default for this data)"
     render.print_text(f"evaluators: {evaluators or 'none'}{by_data}")
@@ -120,7 +130,7 @@ def to_json(
         "origins": origins(plan),
         "model": plan.found_model.description,
         "data": event.to_json(),
-        "evaluators": [e.id for e in choose_evaluators(plan, catalog, parts.test)],
+        "evaluators": [e.id for e in choose_evaluators(plan, catalog, parts.measured)],
         "contents": summarize(parts.train, trains_on),
         "findings": [finding.to_json() for finding in found],
         "examples": [

@@ -15,7 +15,6 @@ from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, json_option, pass_state, trust_option
 from tunesmith_evidence.formats import format_date
 from tunesmith_evidence.report.answers import read_answers
-from tunesmith_evidence.report.card import render_card_markdown, render_card_svg
 from tunesmith_evidence.report.markdown import render_markdown
 from tunesmith_evidence.report.status import find_status
 from tunesmith_plugins.commands.runs import training_view, view
@@ -89,6 +88,8 @@ def write_card(report: Report, folder: RunFolder, path: Path) -> None:
     Raises:
         UsageError: the name ends in neither, or the file exists or cannot be written.
     """
+    from tunesmith_evidence.report.card import render_card_markdown, render_card_svg
+
     if str(path) == "-":
         render.print_text(render_card_markdown(report, folder.path).rstrip())
         return

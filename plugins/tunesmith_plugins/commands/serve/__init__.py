@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def tunesmith_commands() -> Sequence[CommandOffer]:
     """Offer ``tunesmith serve``."""
     summary = "Serve a run's models as an OpenAI-compatible API, with a chat page."
-    return [CommandOffer(name="serve", summary=summary, load=_load)]
+    needs = ("starlette>=0.40", "uvicorn>=0.30", "prometheus-client>=0.20")
+    return [CommandOffer(name="serve", summary=summary, load=_load, needs=needs)]
 
 
 def _load() -> click.Command:

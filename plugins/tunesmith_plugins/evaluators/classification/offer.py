@@ -94,6 +94,7 @@ CLASSIFICATION = EvaluatorOffer(
     summary="accuracy and macro F1 of answers that are labels; `Yes.` is `yes`",
     config=ClassificationOptions,
     build=build,
+    needs=("numpy>=1.26",),
     metrics=(
         Metric(name="accuracy", higher_is_better=True, bounds=(0, 1)),
         Metric(

@@ -61,7 +61,7 @@ TEXT_OVERLAP = EvaluatorOffer(
         Metric(name="rouge-l", higher_is_better=True, bounds=(0, 1)),
     ),
     accepts=frozenset({Chat, Completion}),
-    needs=("sacrebleu>=2.4",),
+    needs=("sacrebleu>=2.4", "numpy>=1.26"),
     generates=True,
     answer_limit=TextOverlapOptions.answer_limit,
 )

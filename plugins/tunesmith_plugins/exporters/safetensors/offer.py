@@ -35,5 +35,6 @@ SAFETENSORS = ExporterOffer(
     summary="a model folder for transformers, vLLM and others, with adapters merged",
     config=SafetensorsOptions,
     build=build,
+    needs=("torch>=2.11", "transformers>=5.17", "safetensors>=0.5"),
     tolerance=lambda options: 1e-4 if options.dtype == "float32" else None,
 )

@@ -28,5 +28,6 @@ HUB_DATASET = DataLoaderOffer(
     summary="a dataset of the Hugging Face hub, read as a stream",
     config=HubDatasetOptions,
     build=build,
+    needs=("datasets>=3",),
     recognizes=recognizes,
 )

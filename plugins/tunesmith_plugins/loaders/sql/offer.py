@@ -30,5 +30,6 @@ SQL = DataLoaderOffer(
     summary="the result of a query: SQLite, PostgreSQL and what SQLAlchemy knows",
     config=SqlOptions,
     build=build,
+    needs=("sqlalchemy>=2.0",),
     recognizes=recognizes,
 )

@@ -92,4 +92,5 @@ BY_TIME = SplitterOffer(
     summary="the newest rows are held out",
     config=ByTimeOptions,
     build=ByTime,
+    needs=("numpy>=1.26",),
 )

@@ -79,6 +79,7 @@ GROUPED = SplitterOffer(
     summary="rows with similar prompts, or of one group, stay together",
     config=GroupedOptions,
     build=Grouped,
+    needs=("numpy>=1.26",),
     by_default=True,
     find_clusters=find_clusters,
 )
