@@ -22,7 +22,7 @@ from tunesmith.records import Completion, Record, last_exchange
 from tunesmith.testing import ReviewExample, run_checks
 from tunesmith_evidence.classify.function_model import FunctionModel
 from tunesmith_evidence.tasks.examples import prompt_text, read_examples
-from tunesmith_plugins.splitters.grouped.offer import GROUPED, Grouped
+from tunesmith_plugins.splitters.grouped import GROUPED, Grouped
 
 # --------------------------------------------------------------------------- reporters
 

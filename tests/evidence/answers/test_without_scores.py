@@ -11,7 +11,7 @@ from tunesmith_evidence.answers.without_scores import WithoutScores
 from tunesmith_evidence.classify.function_model import FunctionModel
 from tunesmith_evidence.endpoint.client import Endpoint
 from tunesmith_evidence.endpoint.model import EndpointModel
-from tunesmith_plugins.baselines.best_of_n.model import BestOfNModel
+from tunesmith_plugins.baselines.best_of_n import BestOfNModel
 
 NOTHING = cast("Any", None)
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tunesmith.hookspecs import hookimpl
-
-if TYPE_CHECKING:
-    from tunesmith.contracts import Finding
-    from tunesmith.offers import EvaluatorOffer
-    from tunesmith.plan import Component, Plan
-    from tunesmith.records import Record
+from tunesmith.contracts import Finding
+from tunesmith.offers import EvaluatorOffer
+from tunesmith.plan import Component, Plan
+from tunesmith.records import Record
+from tunesmith_plugins.checks.row_lengths import answers, evaluated_rows, review
 
 
-@hookimpl
-def tunesmith_review_data(
+def review_data(
     plan: Plan,
     evaluators: Sequence[Component[EvaluatorOffer[Any]]],
     train: Sequence[Record],
@@ -23,8 +20,6 @@ def tunesmith_review_data(
     test: Sequence[Record],
 ) -> Sequence[Finding]:
     """Tokenize the longest rows, and compare them with the limits of the run and the model."""
-    from tunesmith_plugins.checks.row_lengths import answers, evaluated_rows, review
-
     return [
         *review.review(plan, train),
         *evaluated_rows.review(plan, evaluators, validation, test),

@@ -1,0 +1,47 @@
+"""Baseline ``fields``: JSON answers field by field, classified or copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tunesmith.contracts import BaselineTask, BaselineVariant
+from tunesmith.offers import BaselineOffer
+from tunesmith.options import Options
+from tunesmith.records import Record
+from tunesmith_evidence.tasks.kinds import task_of
+
+
+class FieldsOptions(Options):
+    """Options of ``fields``: none."""
+
+
+class FieldsBaseline:
+    """Predicts each field of JSON answers by a classifier, or by copying from the prompt."""
+
+    def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
+        """Yield the only one, if answers are JSON objects: it chooses on training rows."""
+        from tunesmith_evidence.classify.function_model import FunctionModel
+        from tunesmith_evidence.fields.predict import FieldsModel
+        from tunesmith_evidence.tasks.examples import read_examples
+        from tunesmith_evidence.tasks.json_answers import parse_object
+
+        examples = [e for e in read_examples(task.train, task.seed) if parse_object(e.answer)]
+        if examples:
+            model = FieldsModel([e.text for e in examples], [e.answer for e in examples])
+            yield BaselineVariant(name="", model=FunctionModel(model.answer))
+
+
+def has_objects(records: Sequence[Record]) -> bool:
+    """Return True if the answers are JSON objects."""
+    return task_of(records) == "objects"
+
+
+FIELDS = BaselineOffer(
+    name="fields",
+    summary="JSON answers field by field, classified or copied from the prompt, without a model",
+    config=FieldsOptions,
+    build=lambda options: FieldsBaseline(),
+    solution="classifier",
+    cost=30,
+    suits=has_objects,
+)
