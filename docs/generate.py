@@ -216,8 +216,9 @@ def hooks() -> Iterator[str]:
     """Yield the page on hooks: every hook with its exact signature."""
     yield "# Hooks\n"
     yield inspect.cleandoc(hookspecs.__doc__ or "") + "\n"
-    for name, function in vars(hookspecs).items():
-        if name.startswith("tunesmith_") and inspect.isfunction(function):
+    hooks = {name: each for name, each in vars(hookspecs).items() if name.startswith("tunesmith_")}
+    for name, function in {"lazy_plugin": hookspecs.lazy_plugin, **hooks}.items():
+        if inspect.isfunction(function):
             signature = inspect.signature(function)
             yield f"## `{name}({', '.join(signature.parameters)})`\n"
             yield f"```python\ndef {name}{signature}\n```\n".replace("'", "")

@@ -170,7 +170,8 @@ class Catalog:
         from tunesmith.contracts import ReviewResult
 
         for plugin, function in self.plugins.implementations(hook):
-            if not signature(function).parameters.keys() <= arguments.keys():
+            parameters = signature(function).parameters.values()
+            if not {p.name for p in parameters if p.default is p.empty} <= arguments.keys():
                 continue
             try:
                 found = self._call(plugin, function, arguments, guards_state=True) or ()

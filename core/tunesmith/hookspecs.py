@@ -10,52 +10,94 @@ changes is restored and named; what it prints goes to stderr. A hook that takes 
 ``TUNESMITH_HOOK_SECONDS``, 60 by default, and ten times that if it gets the rows of a run, has
 failed. Its result is checked when it arrives: types, JSON, sizes.
 
-A plugin is a module named in the entry-point group ``tunesmith``::
+A plugin is named in the entry-point group ``tunesmith``::
 
     [project.entry-points.tunesmith]
-    shouting = "tunesmith_shouting"
+    shouting = "tunesmith_shouting:PLUGIN"
 
-and implements any of the functions below with the marker from this module::
+and names what its hooks import when they are called::
 
-    from tunesmith.hookspecs import hookimpl
+    PLUGIN = lazy_plugin(__name__, tunesmith_evaluators=".offer:SHOUTING")
 
-    @hookimpl
-    def tunesmith_evaluators():
-        from tunesmith_shouting.offer import SHOUTING
-        return [SHOUTING]
-
-Import inside the function, as above: every run imports the modules of all plugins. Help and
-``tunesmith plugins list`` import a module only when its distribution has changed.
+A module is a plugin too: it defines the functions below, each with the marker ``hookimpl``, and
+imports inside of them. Every run imports all plugins. Help and ``tunesmith plugins list`` import
+one only when its distribution has changed.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from inspect import Parameter, Signature, signature
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from tunesmith.offers import (
+    BaselineOffer,
+    CommandOffer,
+    DataLoaderOffer,
+    EvaluatorOffer,
+    ExporterOffer,
+    ImportString,
+    ReporterOffer,
+    ServeExtensionOffer,
+    SplitterOffer,
+    TableOffer,
+    TechniqueOffer,
+)
+
 if TYPE_CHECKING:
     from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
     from tunesmith.events import JSON
-    from tunesmith.offers import (
-        BaselineOffer,
-        CommandOffer,
-        DataLoaderOffer,
-        EvaluatorOffer,
-        ExporterOffer,
-        ReporterOffer,
-        ServeExtensionOffer,
-        SplitterOffer,
-        TableOffer,
-        TechniqueOffer,
-    )
     from tunesmith.plan import Component, Evidence, ModelReview, Plan
     from tunesmith.records import Record
 
 PROJECT = "tunesmith"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+def lazy_plugin(
+    package: str,
+    *,
+    needs: Sequence[str] = (),
+    **hooks: str | CommandOffer | Sequence[str | CommandOffer],
+) -> Any:
+    """Return a plugin whose hooks are imported when they are called.
+
+    A hook is given as the import strings of its offers, or that of its function if it has
+    arguments: ``.module:name``, relative to the package, which is ``__name__`` of the caller. The
+    offer of a command is given itself, since help shows its help line. ``needs`` are requirements
+    of hooks that review or judge, as ``NEEDS`` of a module.
+    """
+    file = sys.modules[package].__file__
+    plugin = SimpleNamespace(__name__=package, __file__=file, NEEDS=tuple(needs))
+    for hook, given in hooks.items():
+        listed = [given] if isinstance(given, str | CommandOffer) else given
+        vars(plugin)[hook] = hookimpl(_import_and_call(hook, package, listed))
+    return plugin
+
+
+def _import_and_call(hook: str, package: str, listed: Sequence[Any]) -> Any:
+    specified = signature(globals()[hook]).parameters
+
+    def implementation(**given: Any) -> Any:
+        found = [ImportString(package + x).load() if isinstance(x, str) else x for x in listed]
+        if not specified:
+            return found
+        own = signature(found[0]).parameters
+        needed = {name for name, parameter in own.items() if parameter.default is Parameter.empty}
+        if unknown := needed - specified.keys():
+            raise TypeError(f"the hook has no argument {', '.join(unknown)}")
+        arguments = {name: given[name] for name in own if name in given}
+        return found[0](**arguments) if needed <= given.keys() else None
+
+    implementation.__name__ = hook
+    optional = [parameter.replace(default=None) for parameter in specified.values()]
+    vars(implementation)["__signature__"] = Signature(optional)
+    return implementation
 
 
 @hookspec
@@ -167,7 +209,7 @@ def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | N
     ``reference`` is the value of ``[model] base``: a folder, a GGUF file, a hub id, or anything
     else that a plugin recognizes. Return None for another. The first result that is not None
     counts; built-in plugins are called last. Do nothing slow here, but in ``fetch`` of the
-    :class:`tunesmith.contracts.FoundModel`. Plain functions only: a generator is refused.
+    :class:`tunesmith.contracts.FoundModel`.
     """
 
 

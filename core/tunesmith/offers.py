@@ -1,9 +1,9 @@
 """Offers: descriptions of the components that a plugin provides, as data.
 
 An offer names a component, describes it in a phrase, has the class of its options (a pydantic
-model) and a function that builds it. The core reads offers; it builds only the components of the
-run, and heavy libraries are imported inside ``build``. Each kind of component has a kind of offer;
-two more kinds are commands and tables of the run file.
+model) and a class or function that builds it. The core reads offers; it builds only the components
+of the run. What imports a heavy library is named by an import string, ``package.module:name``. Each
+kind of component has a kind of offer; two more kinds are commands and tables of the run file.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from tunesmith.records import Feature, Record
 
 C = TypeVar("C", bound="BaseModel")
+T = TypeVar("T")
+_CORRECT_IT = 'correct the import string, "package.module:name"'
 RUN_FILE_TABLES = (
     "run",
     "model",
@@ -37,6 +40,50 @@ RUN_FILE_TABLES = (
     "plugins",
 )
 """The tables of a run file that the core reads; a plugin cannot have another one of that name."""
+
+
+class ImportString(str):
+    """The import string of a class or function, ``package.module:name``.
+
+    A call with arguments imports it and calls it; a call without arguments returns it.
+    """
+
+    def __call__(self, *arguments: Any) -> Any:
+        found = self.load()
+        return found(*arguments) if arguments else found
+
+    def load(self) -> Any:
+        """Import what the string names.
+
+        Raises:
+            ImportError: there is no such module, or nothing of that name in it.
+        """
+        path, _, name = self.partition(":")
+        try:
+            module = import_module(path)
+        except ModuleNotFoundError as error:
+            if not f"{path}.".startswith(f"{error.name}."):  # a library that the module needs
+                raise
+            raise ImportError(f'"{self}": no module "{error.name}"; {_CORRECT_IT}') from None
+        if name not in vars(module):
+            raise ImportError(f'"{self}": {module.__file__} has no "{name}"; {_CORRECT_IT}')
+        return vars(module)[name]
+
+
+class _Imported(Generic[T]):
+    """A field of a dataclass: a function, or the import string of one."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: type) -> T:
+        if instance is None:  # the dataclass asks for a default, and there is none
+            raise AttributeError(self.name)
+        value: T = vars(instance)[self.name]
+        return value
+
+    def __set__(self, instance: object, value: T | str) -> None:
+        vars(instance)[self.name] = ImportString(value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +130,8 @@ class ConfiguredOffer(Offer, Generic[C]):
 class ComponentOffer(ConfiguredOffer[C]):
     """Base of the kinds of offers that build a component, most of them by ``use`` in a run file."""
 
-    build: Callable[..., Any]
-    """Builds the component; heavy libraries are imported inside this function."""
+    build: _Imported[Callable[..., Any]] = _Imported()
+    """Class or function that makes the component from its options, or its import string."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +140,7 @@ class DataLoaderOffer(ComponentOffer[C]):
 
     kind: ClassVar[str] = "data loader"
     hook: ClassVar[str] = "tunesmith_data_loaders"
-    build: Callable[[C], DataLoader]
+    build: _Imported[Callable[[C], DataLoader]] = _Imported()
     recognizes: Callable[[str], bool] = lambda name: False
     """Returns True for a value of ``train`` that it reads if the run file names no loader: a path,
     a pattern or an address. Built-in loaders are asked last."""
@@ -105,7 +152,7 @@ class SplitterOffer(ComponentOffer[C]):
 
     kind: ClassVar[str] = "splitter"
     hook: ClassVar[str] = "tunesmith_splitters"
-    build: Callable[[C], Splitter]
+    build: _Imported[Callable[[C], Splitter]] = _Imported()
     by_default: bool = False
     """True if it is used when the run file names no splitter."""
     find_clusters: FindClusters | None = None
@@ -119,7 +166,7 @@ class TechniqueOffer(ComponentOffer[C]):
 
     kind: ClassVar[str] = "technique"
     hook: ClassVar[str] = "tunesmith_techniques"
-    build: Callable[[C], Technique]
+    build: _Imported[Callable[[C], Technique]] = _Imported()
     accepts: frozenset[type[Record]]
     """Kinds of records that it trains on; checked before any weight is read."""
     trains_on: frozenset[Feature] = frozenset()
@@ -179,7 +226,7 @@ class EvaluatorOffer(ComponentOffer[C]):
 
     kind: ClassVar[str] = "evaluator"
     hook: ClassVar[str] = "tunesmith_evaluators"
-    build: Callable[[C], Evaluator]
+    build: _Imported[Callable[[C], Evaluator]] = _Imported()
     metrics: tuple[Metric, ...]
     accepts: frozenset[type[Record]] | None = None
     """Kinds of records that it measures; None: all. With others a run is refused before it begins,
@@ -215,7 +262,7 @@ class BaselineOffer(ComponentOffer[C]):
     kind: ClassVar[str] = "baseline"
     hook: ClassVar[str] = "tunesmith_baselines"
     reserved: ClassVar[frozenset[str]] = frozenset({"tuned", "use", "rows", "budget"})
-    build: Callable[[C], Baseline]
+    build: _Imported[Callable[[C], Baseline]] = _Imported()
     solution: Solution
     """Alternative that a team would use instead of a tuned model. FINE-TUNE has to beat one of each
     kind that suits the rows."""
@@ -248,7 +295,7 @@ class ReporterOffer(ComponentOffer[C]):
 
     kind: ClassVar[str] = "reporter"
     hook: ClassVar[str] = "tunesmith_reporters"
-    build: Callable[[C, Any], Reporter]
+    build: _Imported[Callable[[C, Any], Reporter]] = _Imported()
     """Builds it from the options and the :class:`tunesmith.storage.RunFolder` of the run."""
     by_default: bool = False
     """True if it is used when the run file names no reporter."""
@@ -265,6 +312,7 @@ class ExporterOffer(ComponentOffer[C]):
 
     kind: ClassVar[str] = "exporter"
     hook: ClassVar[str] = "tunesmith_exporters"
+    build: _Imported[Callable[[C], Any]] = _Imported()
     tolerance: Callable[[C], float | None]
     """Returns the largest difference of a log-probability, in nats; None: weights are rounded."""
 
@@ -275,6 +323,7 @@ class ServeExtensionOffer(ComponentOffer[C]):
 
     kind: ClassVar[str] = "serve extension"
     hook: ClassVar[str] = "tunesmith_serve_extensions"
+    build: _Imported[Callable[[C], Any]] = _Imported()
     headers: Callable[[C], Collection[str]] = lambda config: ()
     """Returns the names of the headers that it sees; it gets none that hold secrets."""
     needs_logprobs: bool = False
@@ -290,8 +339,8 @@ class CommandOffer(Offer):
 
     kind: ClassVar[str] = "command"
     hook: ClassVar[str] = "tunesmith_commands"
-    load: Callable[[], click.Command]
-    """Imports and returns the command."""
+    load: _Imported[Callable[[], click.Command]] = _Imported()
+    """The import string of the command, or a function that returns it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,6 @@ from functools import partial
 from importlib import metadata, util
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -127,6 +126,7 @@ class Plugins:
         name = function.__name__
         with fence(plugin, name, seconds=seconds, guards_state=guards_state) as changes:
             result = function(**{name: arguments[name] for name in names if name in arguments})
+            result = [*result] if inspect.isgenerator(result) else result
         if changes:
             self.note(plugin, f"{name} changed {', '.join(changes)}; restored")
         if os.environ.get("TUNESMITH_TRACE"):
@@ -399,14 +399,11 @@ def _stand_in(plugin: Plugin, load: Loader, commands: Mapping[str, str]) -> obje
             hint="`tunesmith plugins list --refresh` inspects all plugins again",
         )
 
-    @hookspecs.hookimpl
-    def tunesmith_commands() -> list[CommandOffer]:
-        return [
-            CommandOffer(name=name, summary=str(summary), load=partial(load_command, name))
-            for name, summary in commands.items()
-        ]
-
-    return SimpleNamespace(tunesmith_commands=tunesmith_commands)
+    offers = [
+        CommandOffer(name=name, summary=str(summary), load=partial(load_command, name))
+        for name, summary in commands.items()
+    ]
+    return hookspecs.lazy_plugin(__name__, tunesmith_commands=offers)
 
 
 def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, Loader]]:
@@ -433,15 +430,9 @@ def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, Loader]]:
 
 
 def _check_hooks(manager: pluggy.PluginManager, module: object) -> tuple[str, ...]:
-    """Return the names of the implemented hooks; raise if one is misspelled or a generator."""
+    """Return the names of the implemented hooks; raise if there is none, or one is misspelled."""
     manager.check_pending()
     callers = manager.get_hookcallers(module) or []
     if not callers:
         raise ValueError("it implements no hook of tunesmith")
-    for caller in callers:
-        for implementation in caller.get_hookimpls():
-            if implementation.plugin is module and inspect.isgeneratorfunction(
-                implementation.function
-            ):
-                raise TypeError(f"{caller.name} is a generator; plain functions only")
     return tuple(sorted(caller.name for caller in callers))

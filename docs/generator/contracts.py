@@ -83,6 +83,18 @@ def contract_page() -> Iterator[str]:
             yield from describe(node, level=3)
 
 
+class _AsGiven(ast.NodeTransformer):
+    """Shows a field that can be an import string by what is given for it."""
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AnnAssign:
+        """Replace the descriptor of the field."""
+        if node.value is not None and ast.unparse(node.value) == "_Imported()":
+            assert isinstance(node.annotation, ast.Subscript)
+            given = f"{ast.unparse(node.annotation.slice)} | str"
+            node.annotation, node.value = ast.parse(given, mode="eval").body, None
+        return node
+
+
 def offer_page() -> Iterator[str]:
     """Yield the page on offers and the base class of options."""
     yield "# Offers\n"
@@ -93,7 +105,7 @@ def offer_page() -> Iterator[str]:
     )
     yield from type_aliases(parsed(Path(inspect.getfile(offers))))
     for node in public_nodes(offers):
-        yield from describe(node, level=2)
+        yield from describe(_AsGiven().visit(node), level=2)
     yield "## What commands build on\n"
     yield (
         "Options that commands share, from `tunesmith_cli.common`, functions that print, from "

@@ -30,10 +30,10 @@ from sklearn.preprocessing import normalize
 from tunesmith.contracts import BaselineTask, BaselineVariant, TextModel
 from tunesmith.offers import BaselineOffer
 from tunesmith.records import Completion, last_exchange
-from tunesmith_plugins.baselines.fields.offer import FIELDS
-from tunesmith_plugins.baselines.linear.offer import LINEAR
-from tunesmith_plugins.baselines.majority.offer import MAJORITY
-from tunesmith_plugins.baselines.nearest.offer import NEAREST
+from tunesmith_plugins.baselines.fields import FIELDS
+from tunesmith_plugins.baselines.linear import LINEAR
+from tunesmith_plugins.baselines.majority import MAJORITY
+from tunesmith_plugins.baselines.nearest import NEAREST
 
 HELP_DESK = Path(__file__).parents[2] / "plugins/tunesmith_plugins/commands/starter/helpdesk"
 BASELINES = (MAJORITY, NEAREST, LINEAR, FIELDS)

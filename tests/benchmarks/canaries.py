@@ -20,7 +20,7 @@ import tomli_w
 
 import tunesmith
 from tunesmith_evidence.side_effects.canaries import draw_canaries, rank_canaries
-from tunesmith_plugins.evaluators.canaries.offer import CANARIES
+from tunesmith_plugins.evaluators.canaries import CANARIES
 from tunesmith_torch.compare.open_by_name import open_by_name
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 

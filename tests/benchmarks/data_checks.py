@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tunesmith.records import Completion, Message, Preference, Record, Text
-from tunesmith_plugins.checks.languages.review import review as review_languages
+from tunesmith_plugins.checks.languages import review as review_languages
 from tunesmith_plugins.checks.rows.check import share
 from tunesmith_plugins.checks.rows.review import review
 

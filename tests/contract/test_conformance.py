@@ -9,7 +9,7 @@ import sqlite3
 import tempfile
 from contextlib import closing
 from functools import cache
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def write(name: str, text: str) -> str:
 
 
 QUICK_PLUGINS = tuple(
-    f"{name}: " for name in ("console", "exact_match", "grouped", "jsonl", "linear", "lora", "rows")
+    f"{name}: " for name in ("console", "exact-match", "grouped", "jsonl", "linear", "lora", "rows")
 )
 """One plugin of each kind is checked in the quick lane; all of them take two minutes."""
 
@@ -195,7 +195,7 @@ EXPECTED_FAILURES: dict[str, str] = {
         )
     },
     **{
-        f"constrained_json: {check}[constrained-json]": (
+        f"constrained-json: {check}[constrained-json]": (
             "the kit's fake model cannot be constrained, and the kit's answers are not JSON objects"
         )
         for check in (
@@ -205,35 +205,35 @@ EXPECTED_FAILURES: dict[str, str] = {
             "perfect_model_scores_best",
         )
     },
-    "text_overlap: perfect_model_scores_best[text-overlap]": (
+    "text-overlap: perfect_model_scores_best[text-overlap]": (
         "the kit's answers have fewer than four words, of which BLEU is 0 by its definition"
     ),
     "judge: perfect_model_scores_best[judge]": (
         "ten anchors are needed to test a judge, and the kit has fewer records"
     ),
-    "constrained_match: perfect_model_scores_best[constrained-match]": (
+    "constrained-match: perfect_model_scores_best[constrained-match]": (
         "the kit's fake model finds all right answers equally probable, whatever the prompt"
     ),
 }
 """Reasons of checks that a built-in plugin fails, by ``entry point: check[offer]``."""
 
 
-def built_ins() -> list[str]:
-    """Return the modules of the built-in plugins, in the order of their entry points."""
+def built_ins() -> dict[str, metadata.EntryPoint]:
+    """Return the entry points of the built-in plugins by name."""
     found = {
-        entry.name: entry.value
+        entry.name: entry
         for entry in metadata.entry_points(group=ENTRY_POINT_GROUP)
         if entry.dist is not None and entry.dist.name == BUILTIN_DISTRIBUTION
     }
-    return [found[name] for name in sorted(found)]
+    return dict(sorted(found.items()))
 
 
 def cases() -> list[Any]:
     parameters = []
-    for name in built_ins():
-        module = import_module(name)
-        for check in collect_checks(module, model=tiny_model, samples=samples(), broken=broken()):
-            key = f"{name.rpartition('.')[2]}: {check.name}"
+    for name, entry in built_ins().items():
+        plugin = entry.load()
+        for check in collect_checks(plugin, model=tiny_model, samples=samples(), broken=broken()):
+            key = f"{name}: {check.name}"
             reason = EXPECTED_FAILURES.get(key)
             marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
             if not key.startswith(QUICK_PLUGINS):
@@ -254,9 +254,9 @@ def test_promise(check: BoundCheck) -> None:
 @pytest.mark.parametrize("name", ["full", "lora"])
 def test_batches_change_nothing_in_bf16(name: str) -> None:
     """The precision that a processor with AMX gets by itself."""
-    module = import_module(f"tunesmith_plugins.techniques.{name}")
+    plugin = built_ins()[name].load()
     options = {name: {**QUICK, "precision": "bf16"}}
-    for check in collect_checks(module, model=tiny_model, samples=options):
+    for check in collect_checks(plugin, model=tiny_model, samples=options):
         if check.check.name.endswith(("change_nothing", "changes_nothing", "depend_on_batching")):
             check()
 
@@ -267,4 +267,5 @@ def test_all_declared_entry_points_are_installed() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = project["entry-points"]["tunesmith"]
-    assert sorted(declared.values()) == sorted(built_ins()), "pip install -e . again"
+    installed = {name: entry.value for name, entry in built_ins().items()}
+    assert declared == installed, "pip install -e . again"

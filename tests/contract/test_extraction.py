@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from shutil import copytree, ignore_patterns
+from shutil import copy, copytree, ignore_patterns
 
 import pytest
 from environment import Environment
@@ -24,25 +24,25 @@ version = "0.1"
 dependencies = ["tunesmith>=0.1"]
 
 [project.entry-points.tunesmith]
-copied = "tunesmith_copied"
+copied = "tunesmith_copied:PLUGIN"
 """
 
 CONTRACT = """
-import tunesmith_copied
+from tunesmith_copied import PLUGIN
 from tunesmith.testing import parametrize_checks
 
-@parametrize_checks(tunesmith_copied)
+@parametrize_checks(PLUGIN)
 def test_contract(check):
     check()
 """
 TECHNIQUE_CONTRACT = """
-import tunesmith_copied
+from tunesmith_copied import PLUGIN
 from tunesmith.testing import parametrize_checks
 from tunesmith_torch.testing.tiny_model import tiny_model_folder
 
 QUICK = {"epochs": 6.0, "batch_size": 4, "learning_rate": 1e-2}
 
-@parametrize_checks(tunesmith_copied, model=tiny_model_folder, samples={"copied": QUICK})
+@parametrize_checks(PLUGIN, model=tiny_model_folder, samples={"copied": QUICK})
 def test_contract(check):
     check()
 """
@@ -50,7 +50,7 @@ LOADER_CONTRACT = """
 from pathlib import Path
 from tempfile import mkdtemp
 
-import tunesmith_copied
+from tunesmith_copied import PLUGIN
 from tunesmith.records import Completion
 from tunesmith.testing import LoaderExample, parametrize_checks
 
@@ -61,7 +61,7 @@ GOOD = {"train": str(FOLDER / "good.jsonl")}
 ROWS = [Completion(source="x", prompt="a", completion="b")] * 3
 
 @parametrize_checks(
-    tunesmith_copied,
+    PLUGIN,
     samples={"copied": GOOD},
     broken={"copied": {"train": str(FOLDER / "broken.jsonl")}},
     examples={"copied": [LoaderExample(options=GOOD, train=ROWS)]},
@@ -72,21 +72,40 @@ def test_contract(check):
 
 
 @pytest.mark.parametrize(
-    ("built_in", "offer", "contract"),
+    ("built_in", "offer", "hooks", "contract"),
     [
-        ("evaluators/exact_match", "exact-match", CONTRACT),
-        ("reporters/console", "console", CONTRACT),
-        ("techniques/lora", "lora", TECHNIQUE_CONTRACT),
-        ("loaders/jsonl", "jsonl", LOADER_CONTRACT),
+        (
+            "evaluators/exact_match.py",
+            "exact-match",
+            {"tunesmith_evaluators": ".exact_match:EXACT_MATCH"},
+            CONTRACT,
+        ),
+        ("reporters/console", "console", {"tunesmith_reporters": ".offer:CONSOLE"}, CONTRACT),
+        (
+            "techniques/lora",
+            "lora",
+            {"tunesmith_techniques": ".offer:LORA", "tunesmith_review_plan": ".offer:review_plan"},
+            TECHNIQUE_CONTRACT,
+        ),
+        ("loaders/jsonl", "jsonl", {"tunesmith_data_loaders": ".offer:JSONL"}, LOADER_CONTRACT),
     ],
 )
 def test_a_built_in_works_as_a_separate_distribution(
-    built_in: str, offer: str, contract: str, tmp_path: Path
+    built_in: str, offer: str, hooks: dict[str, str], contract: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("hatchling")
     project = tmp_path / "project"
     package = project / "tunesmith_copied"
-    copytree(PLUGINS / built_in, package, ignore=ignore_patterns("__pycache__"))
+    if (PLUGINS / built_in).is_file():
+        package.mkdir(parents=True)
+        copy(PLUGINS / built_in, package)
+    else:
+        copytree(PLUGINS / built_in, package, ignore=ignore_patterns("__pycache__"))
+    strings = "".join(f", {hook}={name!r}" for hook, name in hooks.items())
+    (package / "__init__.py").write_text(
+        f"from tunesmith.hookspecs import lazy_plugin\nPLUGIN = lazy_plugin(__name__{strings})\n",
+        encoding="utf-8",
+    )
     for path in package.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         renamed = text.replace(

@@ -107,9 +107,8 @@ def test_help_of_a_group_imports_no_command_of_a_plugin(
     arguments: list[str], tmp_path: Path
 ) -> None:
     found = imported_modules(*arguments, cwd=tmp_path)
-    assert "tunesmith_plugins.commands.annotate" in found
-    modules = {name for name in found if name.startswith("tunesmith_plugins.commands.")}
-    assert not {name for name in modules if name.count(".") > 2}
+    assert "tunesmith_plugins.commands" in found
+    assert not {name for name in found if name.startswith("tunesmith_plugins.commands.")}
     assert not found & HEAVY
 
 

@@ -27,7 +27,7 @@ from tunesmith_evidence.comparison import (
     pair_rows,
     row_key,
 )
-from tunesmith_plugins.evaluators.exact_match.offer import EXACT_MATCH
+from tunesmith_plugins.evaluators.exact_match import EXACT_MATCH
 
 CATALOG = Catalog(find_plugins(Selection(allowed=frozenset())))
 

@@ -45,8 +45,8 @@ from tunesmith_evidence.winner import (
     save_winner,
     write_records,
 )
-from tunesmith_plugins import verdict as verdict_plugin
-from tunesmith_plugins.baselines.linear.offer import LINEAR
+from tunesmith_plugins.baselines.linear import LINEAR
+from tunesmith_plugins.verdict import VERDICT
 
 USER = Message("user", "Hello \ud800\u2028")
 RECORDS: list[Record] = [
@@ -106,9 +106,7 @@ BOOK = replace(ZERO_SHOT, name="book", config=FileOptions, build=Book, cost=90, 
 def bench_of(root: Path) -> Bench:
     bench = bench_plugin()
     del bench.tunesmith_verdict
-    catalog = catalog_of(
-        bench=bench, verdict=verdict_plugin, more=offering("baselines", BOOK, LINEAR)
-    )
+    catalog = catalog_of(bench=bench, verdict=VERDICT, more=offering("baselines", BOOK, LINEAR))
     return Bench(root, catalog)
 
 

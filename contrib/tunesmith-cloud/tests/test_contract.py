@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import tunesmith_cloud
 from tunesmith.testing import parametrize_checks
+from tunesmith_cloud import PLUGIN
 
 
-@parametrize_checks(tunesmith_cloud)
+@parametrize_checks(PLUGIN)
 def test_contract(check: Any) -> None:
     check()

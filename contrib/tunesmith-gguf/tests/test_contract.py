@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import tunesmith_gguf
 from tunesmith.testing import parametrize_checks
+from tunesmith_gguf import PLUGIN
 from tunesmith_torch.testing.tiny_model import tiny_model_folder
 
 SAMPLE = {"quantize": "f32", "pre_tokenizer": "smollm"}
 SAMPLES = {"gguf": SAMPLE, "ollama": SAMPLE}
 
 
-@parametrize_checks(tunesmith_gguf, model=tiny_model_folder, samples=SAMPLES)
+@parametrize_checks(PLUGIN, model=tiny_model_folder, samples=SAMPLES)
 def test_contract(check: Any) -> None:
     check()

@@ -11,8 +11,8 @@ from typing import Any
 
 from small_model import save_small_model
 
-import tunesmith_onnx
 from tunesmith.testing import parametrize_checks
+from tunesmith_onnx import PLUGIN
 
 
 @cache
@@ -22,6 +22,6 @@ def tiny_model() -> Path:
     return save_small_model(folder / "tiny")
 
 
-@parametrize_checks(tunesmith_onnx, model=tiny_model)
+@parametrize_checks(PLUGIN, model=tiny_model)
 def test_contract(check: Any) -> None:
     check()

@@ -70,7 +70,7 @@ def test_a_model_that_onnx_runtime_does_not_take_is_refused(
 ) -> None:
     model = save_small_model(tmp_path / "model", family, **changes)
     with pytest.raises(EnvironmentProblem, match=reason):
-        OnnxExporter("f32").export(model, tmp_path)
+        OnnxExporter(OnnxOptions()).export(model, tmp_path)
 
 
 def test_a_model_that_has_learned_to_end_its_answers_ends_them(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import tunesmith_openvino
 from tunesmith.testing import parametrize_checks
+from tunesmith_openvino import PLUGIN
 from tunesmith_torch.testing.tiny_model import tiny_model_folder
 
 
-@parametrize_checks(tunesmith_openvino, model=tiny_model_folder)
+@parametrize_checks(PLUGIN, model=tiny_model_folder)
 def test_contract(check: Any) -> None:
     check()

@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import tunesmith_optuna
 from tunesmith.testing import parametrize_checks
+from tunesmith_optuna import PLUGIN
 
 RUN_FILE = """
 [model]
@@ -42,7 +42,7 @@ BROKEN = write_project("not a row\n")
 
 
 @parametrize_checks(
-    tunesmith_optuna,
+    PLUGIN,
     samples={"validation-part": {"plan": SAMPLE}},
     broken={"validation-part": {"plan": BROKEN}},
 )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import tunesmith_remote
 from tunesmith.testing import parametrize_checks
+from tunesmith_remote import PLUGIN
 
 
-@parametrize_checks(tunesmith_remote)
+@parametrize_checks(PLUGIN)
 def test_contract(check: Any) -> None:
     check()

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 from policy_run import save_model_with_endings
 
-import tunesmith_trl.grpo
-import tunesmith_trl.rloo
 from tunesmith.testing import parametrize_checks
+from tunesmith_trl import GRPO, RLOO
 
 REWARD = """
 from pathlib import Path
@@ -69,12 +68,12 @@ SAMPLE: dict[str, Any] = {
 }
 
 
-@parametrize_checks(tunesmith_trl.grpo, model=tiny_model, samples={"trl-grpo": SAMPLE})
+@parametrize_checks(GRPO, model=tiny_model, samples={"trl-grpo": SAMPLE})
 def test_grpo(check: Any) -> None:
     check()
 
 
-@parametrize_checks(tunesmith_trl.rloo, model=tiny_model, samples={"trl-rloo": SAMPLE})
+@parametrize_checks(RLOO, model=tiny_model, samples={"trl-rloo": SAMPLE})
 def test_rloo(check: Any) -> None:
     check()
 

@@ -10,10 +10,10 @@ import pytest
 from policy_run import trl_options
 from pydantic import BaseModel, ValidationError
 
+import tunesmith_trl
 from tunesmith.options import from_table
 from tunesmith.plan import Plan
-from tunesmith_trl import grpo, rloo
-from tunesmith_trl.offer import GRPO, RLOO, check_vllm
+from tunesmith_trl.offer import GRPO, RLOO, check_vllm, review_grpo, review_rloo
 from tunesmith_trl.options import GrpoOptions, RlooOptions
 
 FUNCTION = {"rewards": [{"function": "rewards.py:short"}]}
@@ -141,10 +141,10 @@ def test_a_missing_library_is_reported_in_the_plan(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(metadata, "version", version)
     options = trl_options(vllm=True)
-    (found,) = grpo.tunesmith_review_plan(plan_of(GRPO, options, "cuda"))
+    (found,) = review_grpo(plan_of(GRPO, options, "cuda"))
     assert (found.level, found.where) == ("error", "technique.vllm")
     assert "vllm" in found.message and "pip install vllm" in found.message
-    assert not grpo.tunesmith_review_plan(plan_of(GRPO, trl_options(), "cuda"))
+    assert not review_grpo(plan_of(GRPO, trl_options(), "cuda"))
 
 
 def test_vllm_on_a_cpu_is_reported_in_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,18 +157,18 @@ def test_vllm_on_a_cpu_is_reported_in_the_plan(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_optimizer_is_checked_in_the_plan() -> None:
     options = trl_options("rloo", optimizer__name="paged-adamw-8bit")
-    (found,) = rloo.tunesmith_review_plan(plan_of(RLOO, options, "cpu"))
+    (found,) = review_rloo(plan_of(RLOO, options, "cpu"))
     assert found.where == "technique.optimizer.name"
 
 
 def test_plans_of_other_techniques_are_not_reviewed() -> None:
     options = trl_options(vllm=True)
-    assert not rloo.tunesmith_review_plan(plan_of(GRPO, options, "cpu"))
-    assert grpo.tunesmith_review_plan(plan_of(GRPO, options, "cpu"))
+    assert not review_rloo(plan_of(GRPO, options, "cpu"))
+    assert review_grpo(plan_of(GRPO, options, "cpu"))
 
 
 def test_both_techniques_train_in_one_process_and_need_trl() -> None:
-    for module, offer in ((grpo, GRPO), (rloo, RLOO)):
-        assert list(module.tunesmith_techniques()) == [offer]
+    for plugin, offer in ((tunesmith_trl.GRPO, GRPO), (tunesmith_trl.RLOO, RLOO)):
+        assert plugin.tunesmith_techniques() == [offer]
         assert offer.data_parallel is False
         assert offer.needs[0].startswith("trl>=")

@@ -62,7 +62,7 @@ def list_excluded(
 def _create_filter(
     plan: Plan, train: Sequence[Record], evaluator: Component[EvaluatorOffer[Any]]
 ) -> Callable[[BaselineOffer[Any]], bool]:
-    """Return the function that tells if a baseline can be measured, and can read the media of rows."""
+    """Return the function that tells if a baseline can be measured and reads the rows' media."""
     text_only = "media" not in plan.technique.offer.trains_on or not has_media(train)
     return lambda offer: can_measure(evaluator, offer) and (text_only or offer.reads_media)
 

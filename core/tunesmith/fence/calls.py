@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 from pluggy import PluginValidationError
 
+from tunesmith import offers
 from tunesmith.errors import EnvironmentProblem, PluginError, TunesmithError, UsageError
 from tunesmith.machine import explain_machine_error
 from tunesmith.offers import Offered, Plugin
@@ -186,7 +187,8 @@ def describe_error(error: BaseException) -> str:
     """Return type, message, file and line of an exception, as one line."""
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
     own = [frame for frame in frames if frame.filename != __file__]  # not the end of the fence
-    where = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+    is_named = not own or own[-1].filename == offers.__file__  # the message has an import string
+    where = "" if is_named else f" ({Path(own[-1].filename).name}:{own[-1].lineno})"
     text = " ".join(str(error).split())
     if isinstance(error, _UNKNOWN_NAME):
         text += explain_renaming(text)

@@ -18,10 +18,12 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+import click
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.execution.versions import LIBRARIES
 from tunesmith.global_state import SET_BY_LIBRARIES
+from tunesmith.offers import ImportString
 from tunesmith.options import from_table, nested_options
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 
@@ -105,6 +107,17 @@ def summary_is_one_line(subject: Subject) -> None:
     require(summary == summary.strip() and summary.isprintable(), "the summary is not one line")
     command = subject.offer.kind == "command"
     require(command or not summary.endswith("."), "the summary ends with a full stop")
+
+
+@check("any offer")
+def imports_are_found(subject: Subject) -> None:
+    """What the offer imports when it is needed exists: the command, or an import string."""
+    offer = subject.offer
+    if offer.kind == "command":
+        command = offer.load()
+        require(isinstance(command, click.Command), f"`load` returns {command!r:.80}")
+    elif isinstance(build := getattr(offer, "build", None), ImportString):
+        require(callable(build.load()), f"{build} is not callable")
 
 
 @check("offer")

@@ -2,10 +2,10 @@
 
 The complete contract test of a third party::
 
-    import tunesmith_shouting
     from tunesmith.testing import parametrize_checks
+    from tunesmith_shouting import PLUGIN
 
-    @parametrize_checks(tunesmith_shouting)
+    @parametrize_checks(PLUGIN)
     def test_contract(check):
         check()
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tunesmith.offers import ImportString
 from tunesmith.testing.checks import CheckKind, Subject
 
 METHODS = {
@@ -57,8 +58,16 @@ def _definitions(subject: Subject, kind: CheckKind) -> list[Any]:
             with suppress(Exception):  # it may be what failed
                 found.append(getattr(type(subject.build()), method))
         names = ("config", "build", "load") if kind == "offer" else ("build", "load", "config")
-        found += [getattr(offer, name) for name in names if hasattr(offer, name)]
+        found += [_imported(getattr(offer, name)) for name in names if hasattr(offer, name)]
     return [*found, subject.module]
+
+
+def _imported(value: Any) -> Any:
+    """Return what an import string names, if there is such a thing; any other value as it is."""
+    if isinstance(value, ImportString):
+        with suppress(Exception):
+            return getattr(value.load(), "callback", value.load())
+    return value
 
 
 def _shorten(file: str) -> str:

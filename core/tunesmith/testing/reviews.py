@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import isgenerator, signature
 from typing import Any
 
 from tunesmith.contracts import Dataset, Finding
@@ -21,10 +22,22 @@ def list_reviews(subject: Subject) -> list[Callable[..., Any]]:
         NotApplicable: there is none.
     """
     found = [function for _, function in subject.plugins.implementations(HOOK)]
-    callable_without_plan = [f for f in found if "plan" not in _argument_names(f)]
+    callable_without_plan = [f for f in found if _needs_no_plan(f)]
     if not callable_without_plan:
         raise NotApplicable("its review of data needs a plan")
     return callable_without_plan
+
+
+def _needs_no_plan(function: Callable[..., Any]) -> bool:
+    plan = signature(function).parameters.get("plan")
+    if plan is not None and plan.default is None:  # imported when it is called
+        return (
+            _call(
+                function, {"dataset": Dataset(train=[]), "train": [], "validation": [], "test": []}
+            )
+            is not None
+        )
+    return plan is None
 
 
 def review(
@@ -40,8 +53,7 @@ def review(
         "validation": validation,
         "test": test,
     }
-    names = _argument_names(function)
-    found = function(**{name: value for name, value in given.items() if name in names})
+    found = _call(function, given)
     require(
         isinstance(found, Sequence) and all(isinstance(finding, Finding) for finding in found),
         f"it returns {found!r:.80}, not a list of findings",
@@ -50,8 +62,10 @@ def review(
     return findings
 
 
-def _argument_names(function: Callable[..., Any]) -> Sequence[str]:
-    return function.__code__.co_varnames[: function.__code__.co_argcount]
+def _call(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+    names = signature(function).parameters
+    found = function(**{name: value for name, value in given.items() if name in names})
+    return [*found] if isgenerator(found) else found
 
 
 def _parts() -> Iterator[tuple[list[Record], list[Record], list[Record]]]:

@@ -1,1 +1,169 @@
 """Built-in commands."""
+
+from typing import Any
+
+from tunesmith.hookspecs import lazy_plugin
+from tunesmith.offers import CommandOffer
+
+
+def _commands(*commands: tuple[str, str, str], needs: tuple[str, ...] = (), **hooks: str) -> Any:
+    """Return a plugin with commands: the name, the help line and the module of each."""
+    offers = [
+        CommandOffer(name=name, summary=summary, load=f"{__name__}.{module}:command", needs=needs)
+        for name, summary, module in commands
+    ]
+    return lazy_plugin(__name__, tunesmith_commands=offers, **hooks)
+
+
+ADVISE = _commands(
+    (
+        "advise",
+        "Advise whether to tune: baselines, short trainings, learning curve and costs.",
+        "advise.command",
+    ),
+    needs=("numpy>=1.26",),
+    tunesmith_tables=".advise.offer:ADVISE",
+)
+ANNOTATE = _commands(
+    (
+        "data annotate",
+        "Choose the better of two answers, to make preference data.",
+        "annotate.command",
+    )
+)
+CHAT = _commands(
+    ("chat", "Chat with the trained model, or compare it with the base model.", "chat.command")
+)
+COMPARE = _commands(
+    (
+        "compare",
+        "Compare runs on the same test rows: differences with intervals.",
+        "compare.command",
+    )
+)
+COMPLETION = _commands(("completion", "Print the completion script for a shell.", "completion"))
+_DATA = {
+    "show": "Print rows as the model sees them, with the text that is trained.",
+    "stats": "Count rows, lengths, duplicates and labels.",
+    "check": "Look for faults in rows.",
+    "fix": "Repair a file of rows without changing their meaning.",
+    "split": "Write training, validation and test rows to files of their own, without leaks.",
+    "select": "Write a few rows that stand for many.",
+    "canaries": "Inject random secrets into training rows, to measure what a model memorizes.",
+    "coverage": "Estimate the share of production traffic that the training data does not cover.",
+}
+_COMPARES_ROWS = {"stats", "check", "split", "select", "coverage"}
+"""The commands that compare rows with each other, in arrays."""
+DATA = lazy_plugin(
+    __name__,
+    tunesmith_commands=[
+        CommandOffer(
+            name=f"data {name}",
+            summary=summary,
+            load=f"{__name__}.data.{name}:command",
+            needs=("numpy>=1.26", "scikit-learn>=1.5") if name in _COMPARES_ROWS else (),
+        )
+        for name, summary in _DATA.items()
+    ],
+)
+DOCTOR = _commands(
+    ("doctor", "Check the installation: versions, GPUs, memory, disk, plugins.", "doctor")
+)
+EVALUATE = _commands(
+    (
+        "evaluate",
+        "Measure a trained model, an endpoint, or any other model, on rows.",
+        "evaluate.command",
+    ),
+    tunesmith_find_model=".evaluate.find:find_endpoint",
+    tunesmith_review_plan=".evaluate.find:review_plan",
+)
+EXPORT = _commands(
+    (
+        "export",
+        "Export a run's model to GGUF or safetensors, checked in the engine.",
+        "export.command",
+    ),
+    needs=("torch>=2.11", "transformers>=5.17"),
+)
+FAILURES = _commands(
+    (
+        "failures",
+        "Find where the tuned model of a run is weak, and the rows to learn from.",
+        "failures.command",
+    )
+)
+BASELINES = _commands(
+    ("baselines", "Measure prompts and classifiers, before anything is trained.", "baselines")
+)
+MERGE = _commands(
+    ("merge", "Merge a run's adapter into its base model.", "merge"),
+    needs=("torch>=2.11", "transformers>=5.17"),
+)
+NEXT_RUN = _commands(
+    (
+        "next",
+        "Write the run file of the next iteration: the rows of a run, and more.",
+        "next_run.command",
+    ),
+    tunesmith_tables=".next_run.lineage:LINEAGE",
+)
+PLUGIN_CHECK = _commands(
+    ("plugins check", "Test a plugin with the conformance kit.", "plugin_check")
+)
+PLUGIN_INSTALL = _commands(
+    (
+        "plugins install",
+        "Install plugins, check them, and undo it if a check fails.",
+        "plugin_install.install_command",
+    ),
+    ("plugins uninstall", "Uninstall plugins.", "plugin_install.uninstall_command"),
+    (
+        "plugins outdated",
+        "List plugins of which there is a newer version.",
+        "plugin_install.outdated_command",
+    ),
+    ("plugins search", "Search the directory of plugins.", "plugin_install.search_command"),
+)
+PLUGIN_LIST = _commands(
+    ("plugins list", "List all components and broken plugins.", "plugin_list.list_command"),
+    ("plugins show", "Show the options of a component.", "plugin_list.show_command"),
+    (
+        "explain",
+        "Explain a key of the run file, an exit code or an error.",
+        "plugin_list.explain_command",
+    ),
+)
+PLUGIN_TEMPLATE = _commands(("plugins new", "Create a plugin project.", "plugin_template.command"))
+PUBLISH = _commands(
+    ("push", "Upload a run's model to the Hugging Face Hub.", "publish.push_command"),
+    ("pull", "Download a model from the Hugging Face Hub.", "publish.pull_command"),
+    needs=("transformers>=5.17",),
+)
+RUN_LIST = _commands(("runs", "List, find and delete runs.", "run_list.command"))
+RUNS = _commands(
+    ("check", "Validate a run file and its data without training.", "runs.check"),
+    ("run", "Train a model and evaluate it before and after.", "runs.run"),
+    ("resume", "Continue a run that was stopped, killed or failed.", "runs.resume"),
+    ("report", "Show the results of a run.", "runs.report"),
+)
+SCHEMA = _commands(("schema", "Print the JSON Schema of run files, for editors.", "schema"))
+SEEDS = _commands(
+    ("seeds", "Train a run again with other seeds, and pool their differences.", "seeds")
+)
+SERVE = _commands(
+    (
+        "serve",
+        "Serve a run's models as an OpenAI-compatible API, with a chat page.",
+        "serve.command",
+    ),
+    needs=("starlette>=0.40", "uvicorn>=0.30", "prometheus-client>=0.20"),
+)
+STARTER = _commands(
+    ("init", "Create a run file (run.toml) to edit.", "starter.init_command"),
+    ("example", "Copy an example project with its data.", "starter.example_command"),
+)
+UNLOCK = _commands(("unlock", "Free a run that a dead machine has left locked.", "unlock"))
+VERIFY = _commands(
+    ("verify", "Check that the checkpoints and the model of a run are intact.", "verify")
+)

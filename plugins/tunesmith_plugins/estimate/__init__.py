@@ -6,53 +6,17 @@ operations (``TechniqueOffer.estimate``). This plugin compares them with a table
 with this machine. It imports no tensor library.
 """
 
-from __future__ import annotations
+from tunesmith.hookspecs import lazy_plugin
+from tunesmith.offers import CommandOffer
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-from tunesmith.hookspecs import hookimpl
-from tunesmith.offers import CommandOffer, ReporterOffer, TableOffer
-
-if TYPE_CHECKING:
-    import click
-
-    from tunesmith.contracts import ReviewResult
-    from tunesmith.plan import ModelReview
-
-
-@hookimpl
-def tunesmith_commands() -> Sequence[CommandOffer]:
-    """Offer ``tunesmith plan``."""
-    summary = "Estimate memory, time and cost, and list the GPUs the run fits on."
-    return [CommandOffer(name="plan", summary=summary, load=_load)]
-
-
-def _load() -> click.Command:
-    from tunesmith_plugins.estimate.command import command
-
-    return command
-
-
-@hookimpl
-def tunesmith_tables() -> Sequence[TableOffer[Any]]:
-    """Offer the table ``[estimate]``."""
-    from tunesmith_plugins.estimate.offer import ESTIMATE
-
-    return [ESTIMATE]
-
-
-@hookimpl
-def tunesmith_reporters() -> Sequence[ReporterOffer[Any]]:
-    """Offer the reporter ``calibration``."""
-    from tunesmith_plugins.estimate.offer import CALIBRATION
-
-    return [CALIBRATION]
-
-
-@hookimpl
-def tunesmith_review_model(review: ModelReview) -> ReviewResult:
-    """Predict the memory of the run, and refuse it if it cannot fit."""
-    from tunesmith_plugins.estimate.review import review_memory
-
-    return review_memory(review)
+ESTIMATE = lazy_plugin(
+    __name__,
+    tunesmith_commands=CommandOffer(
+        name="plan",
+        summary="Estimate memory, time and cost, and list the GPUs the run fits on.",
+        load="tunesmith_plugins.estimate.command:command",
+    ),
+    tunesmith_tables=".offer:ESTIMATE",
+    tunesmith_reporters=".offer:CALIBRATION",
+    tunesmith_review_model=".review:review_memory",
+)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
-from tunesmith.contracts import Reporter
 from tunesmith.offers import ReporterOffer, TableOffer
 from tunesmith.options import DataPath, Options
 from tunesmith_plugins.estimate.recorder import CalibrationRecorder
@@ -28,10 +25,6 @@ class CalibrationOptions(Options):
     """The reporter has no options: ``TUNESMITH_CALIBRATION=0`` turns it off."""
 
 
-def _build(options: CalibrationOptions, folder: Any) -> Reporter:
-    return CalibrationRecorder(folder)
-
-
 ESTIMATE = TableOffer(
     name="estimate",
     summary="settings of the planner",
@@ -42,6 +35,6 @@ CALIBRATION = ReporterOffer(
     name="calibration",
     summary="stores predicted and measured memory, to correct later predictions",
     config=CalibrationOptions,
-    build=_build,
+    build=lambda options, folder: CalibrationRecorder(folder),
     always=True,
 )

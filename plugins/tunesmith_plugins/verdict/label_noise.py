@@ -9,8 +9,10 @@ from importlib.util import find_spec
 
 from tunesmith.contracts import Finding
 from tunesmith.errors import DataError
+from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Record, last_exchange
 from tunesmith_evidence.formats import format_share
+from tunesmith_plugins.verdict.offer import VerdictOptions
 
 WHERE = "label noise"
 """Source of the finding by which the verdict finds the estimate."""
@@ -29,6 +31,12 @@ MISSING = Finding(
     message="the share of wrong labels is not estimated: cleanlab is not installed",
     hint='pip install "tunesmith[data]"',
 )
+
+
+def review_labels(plan: Plan, train: Sequence[Record]) -> list[Finding]:
+    """Estimate the label noise, which the verdict will ask for."""
+    limit = plan.table(VerdictOptions).max_label_noise
+    return estimate_label_noise(train, limit, plan.run.seed)
 
 
 def estimate_label_noise(train: Sequence[Record], limit: float, seed: int) -> list[Finding]:

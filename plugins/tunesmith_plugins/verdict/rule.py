@@ -31,6 +31,7 @@ from tunesmith.execution.report import metric_label
 from tunesmith.plan import Evidence
 from tunesmith_evidence.answers.cut_answers import describe_cut
 from tunesmith_evidence.formats import format_rate, format_share
+from tunesmith_evidence.winner import discard_winner, save_winner
 from tunesmith_plugins.verdict.case import (
     CLASSIFIER,
     FINE_TUNE,
@@ -80,6 +81,15 @@ BESIDE_TUNED = {
 SEED_NOISE = 0.02
 """Difference of shares below which the seed of a training may be the cause."""
 SEEDS = "a difference below two points can be the seed's: `tunesmith seeds` trains with three seeds"
+
+
+def give_verdict(evidence: Evidence) -> JSON:
+    """Judge a run, and save a baseline that is enough as its winner."""
+    verdict = judge(evidence)
+    if verdict.get("word") not in (PROMPT, CLASSIFIER):
+        discard_winner(evidence.folder)
+        return verdict
+    return {**verdict, "winner": save_winner(evidence, verdict["baseline"])}
 
 
 def judge(evidence: Evidence) -> JSON:

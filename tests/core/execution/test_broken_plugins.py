@@ -45,7 +45,7 @@ from tunesmith.errors import RunStopped, TunesmithError
 from tunesmith.fence import SECONDS_VARIABLE
 from tunesmith.offers import FILE_DISTRIBUTION, Metric, Plugin
 from tunesmith.plugins import load_plugin
-from tunesmith_plugins.splitters.grouped.offer import GROUPED
+from tunesmith_plugins.splitters.grouped import GROUPED
 
 NUMBERS = {
     "NaN": float("nan"),

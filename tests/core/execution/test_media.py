@@ -13,6 +13,8 @@ from bench import RIGHT, ROWS, ZERO_SHOT, Bench, RowsOptions, bench_plugin, offe
 from pictures import PICTURES
 from tunesmith_echo.offer import ECHO
 from tunesmith_echo.technique import Echo
+from tunesmith_plugins.evaluators.exact_match.offer import EXACT_MATCH
+from tunesmith_plugins.evaluators.loss.offer import LOSS
 
 from tunesmith.catalog import Catalog
 from tunesmith.contracts import Dataset
@@ -23,8 +25,6 @@ from tunesmith.offers import EvaluatorOffer
 from tunesmith.testing.fakes import perfect_model
 from tunesmith.testing.modules import load_modules
 from tunesmith_evidence.winner import save_winner
-from tunesmith_plugins.evaluators.exact_match.offer import EXACT_MATCH
-from tunesmith_plugins.evaluators.loss.offer import LOSS
 
 
 class Pictures:
@@ -47,7 +47,7 @@ class Unread(Echo):
 
 
 def bench_of(root: Path, *, trains_on: str = "", build: Any = Unread, **offers: Any) -> Bench:
-    """Return a bench whose rows are pictures, with the technique, evaluator and baselines changed."""
+    """Return a bench of pictures with another technique, evaluator and baselines."""
     technique = replace(ECHO, trains_on=frozenset(filter(None, [trains_on])), build=build)
     bench = bench_plugin(loader=replace(ROWS, build=Pictures))
     changed = {**vars(bench)}

@@ -7,11 +7,12 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest.mock import Mock
 
+import click
 import pytest
 import tunesmith_echo
 from bench import RECORDER, ROWS, RecordingReporter, Rows, plugin, rows
@@ -37,7 +38,7 @@ from tunesmith.records import Completion, Record, last_exchange
 from tunesmith.testing import Result, parametrize_checks, run_checks
 from tunesmith.testing.checks import REGISTERED_CHECKS, require
 from tunesmith.testing.kit import collect_checks
-from tunesmith_plugins.splitters.grouped.offer import GROUPED, Grouped
+from tunesmith_plugins.splitters.grouped import GROUPED, Grouped
 
 
 def plugin_module(**offers: object) -> ModuleType:
@@ -196,7 +197,9 @@ def patch_library(options: object, folder: object) -> RecordingReporter:
 
 def command_module(name: str) -> ModuleType:
     """Return a plugin with a command of this name."""
-    return plugin_module(commands=CommandOffer(name=name, summary="Waves.", load=Mock()))
+    return plugin_module(
+        commands=CommandOffer(name=name, summary="Waves.", load=partial(click.Command, name))
+    )
 
 
 @pytest.mark.parametrize("name", ["wave", "wave-3", "sea wave", "deep-sea wave-3"])
@@ -204,6 +207,7 @@ def test_a_command_has_one_or_two_words(name: str) -> None:
     results = run_checks(command_module(name))
     assert set(broken(results)) <= {"import_is_light"}
     assert {r.check for r in results if r.offer == name} == {
+        "imports_are_found",
         "names_are_well_formed",
         "summary_is_one_line",
     }
@@ -256,6 +260,18 @@ def test_a_faulty_offer_fails_the_right_check(
         assert list(found) == [promise]
     else:
         assert found
+
+
+def test_an_import_string_that_names_nothing_fails_its_check() -> None:
+    results = run_checks(reporter_module(build="tunesmith.testing.kit:NoSuchReporter"))
+    (failed,) = [result for result in results if result.check == "imports_are_found"]
+    assert 'has no "NoSuchReporter"' in failed.detail and "test_kit.py" not in failed.where
+
+
+def test_a_command_that_is_no_command_fails_its_check() -> None:
+    offer = CommandOffer(name="late", summary="Late.", load="os.path:join")
+    found = broken(run_checks(plugin_module(commands=offer)))
+    assert found["imports_are_found"].startswith("`load` returns <function join")
 
 
 @pytest.mark.parametrize(("set_by_user", "failed"), [(None, []), ("64", [PROMISE])])

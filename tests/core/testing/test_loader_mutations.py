@@ -184,10 +184,10 @@ def test_a_bug_of_a_loader_is_found(bug: str, tmp_path: Path) -> None:
 
 
 def test_rows_of_a_table_may_have_several_lines(tmp_path: Path) -> None:
-    from tunesmith_plugins.loaders import table
+    from tunesmith_plugins.loaders import TABLE
 
     path = tmp_path / "rows.csv"
     rows = [f'q{n},"a\nb"' if n == 3 else f"q{n},a" for n in range(8)]
     path.write_text("prompt,completion\n" + "\n".join(rows) + "\n\n", encoding="utf-8")
-    results = {r.check: r for r in run_checks(table, samples={"table": {"train": str(path)}})}
+    results = {r.check: r for r in run_checks(TABLE, samples={"table": {"train": str(path)}})}
     assert results["accounts_for_every_row"].state == "passed"

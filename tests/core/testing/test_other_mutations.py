@@ -23,7 +23,7 @@ from tunesmith.testing import ReviewExample, run_checks
 from tunesmith_cli.serving import ServedAnswer, ServedRequest, ServeExtension
 from tunesmith_evidence.classify.function_model import FunctionModel
 from tunesmith_evidence.tasks.examples import prompt_text, read_examples
-from tunesmith_plugins.splitters.grouped.offer import GROUPED, Grouped
+from tunesmith_plugins.splitters.grouped import GROUPED, Grouped
 
 # --------------------------------------------------------------------------- reporters
 

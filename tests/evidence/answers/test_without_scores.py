@@ -10,7 +10,7 @@ from tunesmith.errors import UsageError
 from tunesmith_evidence.answers.without_scores import WithoutScores
 from tunesmith_evidence.classify.function_model import FunctionModel
 from tunesmith_evidence.endpoint.client import Endpoint
-from tunesmith_plugins.baselines.best_of_n.model import BestOfNModel
+from tunesmith_plugins.baselines.best_of_n import BestOfNModel
 from tunesmith_plugins.commands.evaluate.endpoint_model import EndpointModel
 
 NOTHING = cast("Any", None)

@@ -16,12 +16,11 @@ from tunesmith.execution.suitable_baselines import can_measure
 from tunesmith.options import from_table
 from tunesmith.records import Completion, Message, Preference, Prompt
 from tunesmith.testing.fakes import FakeTextModel
-from tunesmith_plugins.baselines.best_of_n.model import BestOfNModel
-from tunesmith_plugins.baselines.best_of_n.offer import BEST_OF_N, BestOfNOptions
-from tunesmith_plugins.baselines.best_of_n.review import review as review_baseline
-from tunesmith_plugins.evaluators.preference_accuracy.offer import PREFERENCE_ACCURACY
-from tunesmith_plugins.evaluators.win_rate.offer import WIN_RATE, WinRateOptions
-from tunesmith_plugins.evaluators.win_rate.review import review as review_judges
+from tunesmith_plugins.baselines.best_of_n import BEST_OF_N, BestOfNModel, BestOfNOptions
+from tunesmith_plugins.baselines.best_of_n import review as review_baseline
+from tunesmith_plugins.evaluators.preference_accuracy import PREFERENCE_ACCURACY
+from tunesmith_plugins.evaluators.win_rate import WIN_RATE, WinRateOptions
+from tunesmith_plugins.evaluators.win_rate import review as review_judges
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
 

@@ -11,10 +11,10 @@ from baseline_rows import class_rows, list_variants, names, object_rows, share_r
 
 from tunesmith.offers import BaselineOffer
 from tunesmith.records import last_exchange
-from tunesmith_plugins.baselines.fields.offer import FIELDS
-from tunesmith_plugins.baselines.linear.offer import LINEAR
-from tunesmith_plugins.baselines.majority.offer import MAJORITY
-from tunesmith_plugins.baselines.nearest.offer import NEAREST
+from tunesmith_plugins.baselines.fields import FIELDS
+from tunesmith_plugins.baselines.linear import LINEAR
+from tunesmith_plugins.baselines.majority import MAJORITY
+from tunesmith_plugins.baselines.nearest import NEAREST
 
 TRAIN, TEST = class_rows(60, 1), class_rows(40, 1000)
 OFFERS = (MAJORITY, NEAREST, LINEAR, FIELDS)

@@ -16,10 +16,10 @@ from tunesmith.offers import BaselineOffer
 from tunesmith.records import Message, Preference, Prompt, Record, Text, last_exchange
 from tunesmith_evidence.prompting.choice_model import ChoiceModel
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
-from tunesmith_plugins.baselines.prompt.offer import PROMPT, PromptOptions
-from tunesmith_plugins.baselines.random_shots.offer import RANDOM_SHOTS
-from tunesmith_plugins.baselines.retrieved_shots.offer import RETRIEVED_SHOTS
-from tunesmith_plugins.baselines.zero_shot.offer import ZERO_SHOT
+from tunesmith_plugins.baselines.prompt import PROMPT, PromptOptions
+from tunesmith_plugins.baselines.random_shots import RANDOM_SHOTS
+from tunesmith_plugins.baselines.retrieved_shots import RETRIEVED_SHOTS
+from tunesmith_plugins.baselines.zero_shot import ZERO_SHOT
 
 TRAIN = class_rows(60, 1)
 QUESTION = (Message("user", "my mortgage is gone"),)

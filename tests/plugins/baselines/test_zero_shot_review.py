@@ -9,7 +9,7 @@ import pytest
 from baseline_rows import class_rows, object_rows
 
 from tunesmith_evidence.prompting import json_model
-from tunesmith_plugins.baselines.zero_shot.review import review
+from tunesmith_plugins.baselines.zero_shot import review
 
 
 @pytest.mark.parametrize(

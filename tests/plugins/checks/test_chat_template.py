@@ -14,7 +14,7 @@ from tunesmith.config.read_plan import make_plan
 from tunesmith.plan import Plan
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Chat, Completion, Message, Preference, Record, Text, ToolCall
-from tunesmith_plugins.checks.chat_template.review import has_chat_template, review
+from tunesmith_plugins.checks.chat_template import has_chat_template, review
 from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
 
 USER = Message("user", "Who?")

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from tunesmith.records import Completion, Message, Preference, UnpairedPreference
-from tunesmith_plugins.checks.evaluators import tunesmith_review_data
-from tunesmith_plugins.evaluators.exact_match.offer import EXACT_MATCH
-from tunesmith_plugins.evaluators.kl.offer import KL
-from tunesmith_plugins.evaluators.loss.offer import LOSS
-from tunesmith_plugins.evaluators.preference_accuracy.offer import PREFERENCE_ACCURACY
-from tunesmith_plugins.evaluators.reward_margin.offer import REWARD_MARGIN
+from tunesmith_plugins.checks.evaluators import review
+from tunesmith_plugins.evaluators.exact_match import EXACT_MATCH
+from tunesmith_plugins.evaluators.kl import KL
+from tunesmith_plugins.evaluators.loss import LOSS
+from tunesmith_plugins.evaluators.preference_accuracy import PREFERENCE_ACCURACY
+from tunesmith_plugins.evaluators.reward_margin import REWARD_MARGIN
 
 PROMPT = (Message("user", "q"),)
 LABELLED = UnpairedPreference(source="f:7", prompt=PROMPT, completion="a", label=True)
@@ -27,7 +27,7 @@ def plan(*offers: Any) -> Any:
 
 def test_every_kind_that_an_evaluator_cannot_measure_is_named() -> None:
     run = plan(LOSS, PREFERENCE_ACCURACY, KL, EXACT_MATCH, REWARD_MARGIN)
-    found = tunesmith_review_data(run, [PAIR, LABELLED, LABELLED, TEXT])
+    found = [*review(run, [PAIR, LABELLED, LABELLED, TEXT])]
     assert [(f.level, f.where) for f in found] == [
         ("error", f"evaluators.{number}.use") for number in (1, 1, 3, 4)
     ]
@@ -41,6 +41,6 @@ def test_every_kind_that_an_evaluator_cannot_measure_is_named() -> None:
 
 
 def test_nothing_is_found_where_all_rows_can_be_measured() -> None:
-    assert tunesmith_review_data(plan(PREFERENCE_ACCURACY), [PAIR]) == []
-    assert tunesmith_review_data(plan(LOSS, KL, REWARD_MARGIN), [PAIR, LABELLED]) == []
-    assert tunesmith_review_data(plan(), [TEXT]) == []
+    assert [*review(plan(PREFERENCE_ACCURACY), [PAIR])] == []
+    assert [*review(plan(LOSS, KL, REWARD_MARGIN), [PAIR, LABELLED])] == []
+    assert [*review(plan(), [TEXT])] == []

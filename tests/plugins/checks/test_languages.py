@@ -8,9 +8,9 @@ import pytest
 from clean_rows import clean_rows, label_rows, show
 
 from tunesmith.records import Completion, Text
-from tunesmith_plugins.checks.languages import review as module
+from tunesmith_plugins.checks import languages as module
+from tunesmith_plugins.checks.languages import review
 from tunesmith_plugins.checks.languages.identify import identify_language, identify_languages
-from tunesmith_plugins.checks.languages.review import review
 
 GERMAN = "Wo ist das Paket, das ich am Montag in München bestellt habe?"
 FRENCH = "Votre colis est parti lundi matin et il arrivera dans deux jours ouvrables."

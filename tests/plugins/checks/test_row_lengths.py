@@ -19,7 +19,7 @@ from tunesmith.contracts import Finding
 from tunesmith.errors import PromptTooLongError
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Completion, Message, Preference, Record, Text, last_exchange
-from tunesmith_plugins.checks.row_lengths import tunesmith_review_data
+from tunesmith_plugins.checks.row_lengths import review_data
 from tunesmith_plugins.checks.row_lengths.answers import review_answers
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.text_model import TorchTextModel
@@ -54,7 +54,7 @@ def review(
     catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
     plan = make_plan(run_file.RunFile(tables=tables, folder=model, stem="x"), catalog)
     evaluators = plan.evaluators or default_evaluators(catalog, test)
-    return list(tunesmith_review_data(plan, evaluators, rows, validation, test))
+    return list(review_data(plan, evaluators, rows, validation, test))
 
 
 def test_a_row_longer_than_the_context_is_refused_with_what_helps(model: Path) -> None:

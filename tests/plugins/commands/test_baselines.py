@@ -14,7 +14,7 @@ from click.testing import Result
 from tunesmith.events import BaselineChosen, Measured
 from tunesmith.execution.report import Report
 from tunesmith.testing import sample_event
-from tunesmith_plugins.commands.baselines.command import show
+from tunesmith_plugins.commands.baselines import show
 
 Tunesmith = Callable[..., Result]
 

@@ -7,7 +7,7 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from tunesmith_cli.app import app
-from tunesmith_plugins.commands.completion.command import ADD_WORD, NO_SPACE
+from tunesmith_plugins.commands.completion import ADD_WORD, NO_SPACE
 
 
 def complete(*words: str) -> dict[str, str]:

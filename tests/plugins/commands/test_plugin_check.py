@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from tunesmith.errors import PluginError, UsageError
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith_cli.app import app
-from tunesmith_plugins.commands.plugin_check.command import find_module, parse_samples
+from tunesmith_plugins.commands.plugin_check import find_module, parse_samples
 
 BROKEN = """
 from tunesmith.hookspecs import hookimpl

@@ -92,10 +92,10 @@ def test_any_legal_name_gives_a_working_plugin(name: str, kind: str) -> None:
         assert project["project"]["name"] == f"tunesmith-{name}"
         with importing(folder) as module:
             assert project["project"]["entry-points"] == {
-                "tunesmith": {name: module.__name__},
+                "tunesmith": {name: f"{module.__name__}:PLUGIN"},
                 API_GROUP: {str(API_VERSION): module.__name__},
             }
-            assert keep_promises(module) >= (0 if kind == "check" else 2)
+            assert keep_promises(module.PLUGIN) >= (0 if kind == "check" else 2)
 
 
 @given(name=legal_names, kind=st.sampled_from([*KINDS]))

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from tunesmith_cli.app import app
-from tunesmith_plugins.commands.schema.command import command
+from tunesmith_plugins.commands.schema import command
 
 FAKE = Path(__file__).parents[2] / "core" / "fake_plugin.py"
 

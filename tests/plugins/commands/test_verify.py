@@ -11,7 +11,7 @@ import pytest
 from click.testing import Result
 
 from tunesmith.storage import RunFolder
-from tunesmith_plugins.commands.verify.command import list_committed
+from tunesmith_plugins.commands.verify import list_committed
 
 Tunesmith = Callable[..., Result]
 

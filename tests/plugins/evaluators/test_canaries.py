@@ -15,7 +15,7 @@ from tunesmith.errors import UsageError
 from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_cli.app import app
 from tunesmith_evidence.side_effects.canaries import CanarySet, draw_canaries
-from tunesmith_plugins.evaluators.canaries.offer import CANARIES, count_injected
+from tunesmith_plugins.evaluators.canaries import CANARIES, count_injected
 from tunesmith_torch.compare.open_by_name import open_by_name
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 

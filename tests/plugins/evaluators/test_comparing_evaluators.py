@@ -15,9 +15,9 @@ from tunesmith.contracts import ComparingEvaluator, RunContext
 from tunesmith.errors import UsageError
 from tunesmith.records import Completion
 from tunesmith.testing.fakes import FakeTextModel
-from tunesmith_plugins.evaluators.kl.offer import KL
-from tunesmith_plugins.evaluators.length.offer import LENGTH
-from tunesmith_plugins.evaluators.win_rate.offer import WIN_RATE, WinRateOptions
+from tunesmith_plugins.evaluators.kl import KL
+from tunesmith_plugins.evaluators.length import LENGTH
+from tunesmith_plugins.evaluators.win_rate import WIN_RATE, WinRateOptions
 
 ROWS = [Completion(source=f"r:{n}", prompt=f"q{n}", completion="x") for n in range(3)]
 

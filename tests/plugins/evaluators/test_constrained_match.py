@@ -8,10 +8,9 @@ from pydantic import ValidationError
 from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Message
 from tunesmith.testing.fakes import FakeTextModel
-from tunesmith_plugins.evaluators.constrained_match.offer import (
+from tunesmith_plugins.evaluators.constrained_match import (
     CONSTRAINED_MATCH,
     ConstrainedMatchOptions,
-    build,
 )
 
 RECORDS = [
@@ -25,7 +24,7 @@ def test_the_most_probable_label_counts_and_not_what_the_model_writes() -> None:
         logprobs={"travel": [-0.1, -0.2], "finance": [-0.1, -0.4]},
         answers={"A late train": "It is finance.", "A late bill": "finance"},
     )
-    evaluator = build(ConstrainedMatchOptions(labels=["finance", "travel "]))
+    evaluator = CONSTRAINED_MATCH.build(ConstrainedMatchOptions(labels=["finance", "travel "]))
     [measured] = evaluator.measure(model, RECORDS)
     assert measured.values == (1.0, 0.0)
     assert measured.outputs == ("travel", "travel")
@@ -33,7 +32,7 @@ def test_the_most_probable_label_counts_and_not_what_the_model_writes() -> None:
 
 
 def test_an_answer_that_is_no_label_is_named() -> None:
-    evaluator = build(ConstrainedMatchOptions(labels=["travel", "other"]))
+    evaluator = CONSTRAINED_MATCH.build(ConstrainedMatchOptions(labels=["travel", "other"]))
     with pytest.raises(DataError, match="'finance' is no label") as error:
         evaluator.measure(FakeTextModel(), RECORDS)
     assert "2" in str(error.value)
@@ -43,7 +42,7 @@ def test_an_answer_that_is_no_label_is_named() -> None:
 def test_the_last_answer_of_a_conversation_counts() -> None:
     turns = [("user", "one"), ("assistant", "a"), ("user", "two"), ("assistant", "b")]
     record = Chat(source="1", messages=tuple(Message(r, t) for r, t in turns))  # type: ignore[arg-type]
-    evaluator = build(ConstrainedMatchOptions(labels=["a", "b"]))
+    evaluator = CONSTRAINED_MATCH.build(ConstrainedMatchOptions(labels=["a", "b"]))
     [measured] = evaluator.measure(FakeTextModel(logprobs={"b": [0.0]}), [record])
     assert measured.values == (1.0,)
 

@@ -22,7 +22,7 @@ from tunesmith.records import (
 )
 from tunesmith.testing.fakes import FakeTextModel, perfect_model
 from tunesmith_evidence.answers.generate import choose_max_new_tokens
-from tunesmith_plugins.evaluators.exact_match.offer import EXACT_MATCH, ExactMatchOptions
+from tunesmith_plugins.evaluators.exact_match import EXACT_MATCH, ExactMatchOptions
 
 
 def completions(*answers: str) -> list[Record]:

@@ -16,7 +16,7 @@ from tunesmith.contracts import RunContext
 from tunesmith.errors import DataError
 from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_cli.app import app
-from tunesmith_plugins.evaluators.forgetting.offer import FORGETTING
+from tunesmith_plugins.evaluators.forgetting import FORGETTING
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 WORDS = [

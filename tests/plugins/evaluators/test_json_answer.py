@@ -12,8 +12,13 @@ from tunesmith.errors import DataError, UsageError
 from tunesmith.records import Completion
 from tunesmith.testing.examples import COMPLETIONS, OBJECTS
 from tunesmith.testing.fakes import FakeTextModel
-from tunesmith_plugins.evaluators.json_answer.evaluator import are_equal, flatten, shape
-from tunesmith_plugins.evaluators.json_answer.offer import JSON_ANSWER, JsonOptions
+from tunesmith_plugins.evaluators.json_answer import (
+    JSON_ANSWER,
+    JsonOptions,
+    are_equal,
+    flatten,
+    shape,
+)
 
 REFERENCE = '{"name": "Ann", "order": {"id": 7, "items": ["a", "b"]}, "paid": true}'
 

@@ -16,7 +16,7 @@ import tunesmith
 from tunesmith.contracts import RunContext
 from tunesmith.records import Completion
 from tunesmith.testing.fakes import FakeTextModel
-from tunesmith_plugins.evaluators.judge.offer import JUDGE
+from tunesmith_plugins.evaluators.judge import JUDGE
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 ROWS = [

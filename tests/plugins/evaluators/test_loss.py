@@ -18,7 +18,7 @@ from tunesmith.records import (
     UnpairedPreference,
 )
 from tunesmith.testing.fakes import FakeTextModel, perfect_model
-from tunesmith_plugins.evaluators.loss.offer import LOSS, LossOptions
+from tunesmith_plugins.evaluators.loss import LOSS, LossOptions
 
 RECORDS: list[Record] = [
     Completion(source="a:1", prompt="p", completion="x"),

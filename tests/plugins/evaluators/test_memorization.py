@@ -17,7 +17,7 @@ from tunesmith.errors import UsageError
 from tunesmith.records import Completion, Record
 from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_cli.app import app
-from tunesmith_plugins.evaluators.memorization.offer import MEMORISATION
+from tunesmith_plugins.evaluators.memorization import MEMORISATION
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 

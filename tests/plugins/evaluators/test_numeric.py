@@ -10,7 +10,7 @@ from tunesmith.errors import DataError
 from tunesmith.records import Completion
 from tunesmith.testing.examples import COMPLETIONS, NUMBERS
 from tunesmith.testing.fakes import FakeTextModel
-from tunesmith_plugins.evaluators.numeric.offer import NUMERIC, NumericOptions
+from tunesmith_plugins.evaluators.numeric import NUMERIC, NumericOptions
 
 
 def is_right(answer: str, reference: str, **options: Any) -> bool:

@@ -15,13 +15,13 @@ from tunesmith.errors import DataError
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Completion, Message, Preference
 from tunesmith.testing.fakes import FakeTextModel
-from tunesmith_plugins.evaluators.preference_accuracy import tunesmith_review_data
-from tunesmith_plugins.evaluators.preference_accuracy.length import LengthPreference
-from tunesmith_plugins.evaluators.preference_accuracy.offer import (
+from tunesmith_plugins.evaluators.preference_accuracy import (
     PREFERENCE_ACCURACY,
+    LengthPreference,
     PreferenceAccuracyOptions,
     are_pairs,
 )
+from tunesmith_plugins.evaluators.preference_accuracy import review as review_pairs
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 SCORES = {"short": [-2.0], "long": [-0.5] * 5, "same": [-2.0], "bad": [-3.0]}
@@ -95,7 +95,7 @@ def review(model: Path, test: list[Preference], **tables: Any) -> list[Finding]:
         **tables,
     }
     plan = make_plan(run_file.RunFile(tables=run, folder=Path(), stem="x"), catalog)
-    return list(tunesmith_review_data(plan, test))
+    return list(review_pairs(plan, test))
 
 
 def test_pairs_in_which_length_tells_the_chosen_answer_are_a_warning(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tunesmith.contracts import Generation
 from tunesmith.execution.wrapped_model import CachedModel, WrappedModel
 from tunesmith.records import Completion, Prompt
 from tunesmith.testing.fakes import FakeTextModel, prompt_key
-from tunesmith_plugins.evaluators.repeatability.offer import REPEATABILITY, without_cache
+from tunesmith_plugins.evaluators.repeatability import REPEATABILITY, without_cache
 
 ROWS = [Completion(source=f"r:{n}", prompt=f"q{n}", completion="x") for n in range(7)]
 

@@ -14,8 +14,11 @@ from tunesmith.errors import DataError
 from tunesmith.records import Completion, Message, Preference, Record, UnpairedPreference
 from tunesmith.statistics import mean_interval
 from tunesmith.testing.fakes import FakeTextModel
-from tunesmith_plugins.evaluators.reward_margin import tunesmith_review_data
-from tunesmith_plugins.evaluators.reward_margin.offer import REWARD_MARGIN, RewardMarginOptions
+from tunesmith_plugins.evaluators.reward_margin import (
+    REWARD_MARGIN,
+    RewardMarginOptions,
+    review,
+)
 
 BASE = {"a": [-2.0, -1.0], "b": [-4.0], "c": [-5.0], "d": [-1.0]}
 TUNED = {"a": [-1.0, -0.5], "b": [-3.0], "c": [-9.0], "d": [-2.5]}
@@ -91,6 +94,6 @@ def test_test_answers_of_one_kind_are_refused(
     evaluators: tuple[Any, ...], test: Sequence[Record], kind: str
 ) -> None:
     plan: Any = SimpleNamespace(evaluators=[SimpleNamespace(config=e) for e in evaluators])
-    found = tunesmith_review_data(plan, test)
+    found = [*review(plan, test)]
     assert [finding.level for finding in found] == ["error"] * bool(kind)
     assert all(kind in finding.message for finding in found)

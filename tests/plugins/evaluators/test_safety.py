@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tunesmith.contracts import RunContext
 from tunesmith.errors import DataError
 from tunesmith.testing.fakes import FakeTextModel
-from tunesmith_plugins.evaluators.safety.offer import SAFETY
+from tunesmith_plugins.evaluators.safety import SAFETY
 
 
 def measure_all(folder: Path, tuned: list[str], base: list[str], **options: Any) -> Any:

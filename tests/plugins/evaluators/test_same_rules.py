@@ -251,7 +251,7 @@ def test_a_model_equals_itself(
         path.write_text("def reward(prompt, answer):\n    return len(answer)\n")
         case = case.given(reward=f"{path}:reward")
     if name == "judge":
-        module = import_module("tunesmith_plugins.evaluators.judge.offer")
+        module = import_module("tunesmith_plugins.evaluators.judge")
         monkeypatch.setattr(module, "open_judge", lambda *a: lambda asked: longer(asked))
         case = case.given(model="m")
     if name == "kl":

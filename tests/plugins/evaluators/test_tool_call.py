@@ -9,7 +9,7 @@ import pytest
 from tunesmith.records import Chat, Message, ToolCall
 from tunesmith.testing.examples import COMPLETIONS, TOOL_CALLS
 from tunesmith.testing.fakes import FakeTextModel
-from tunesmith_plugins.evaluators.tool_call.offer import TOOL_CALL, ToolCallOptions
+from tunesmith_plugins.evaluators.tool_call import TOOL_CALL, ToolCallOptions
 
 ANN = ToolCall("mail", '{"to": "Ann", "copies": 2}')
 BOB = ToolCall("mail", '{"to": "Bob"}')

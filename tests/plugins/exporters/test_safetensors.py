@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tunesmith.records import Message
 from tunesmith_plugins.exporters.safetensors.exporter import SafetensorsExporter
-from tunesmith_plugins.exporters.safetensors.offer import SAFETENSORS
+from tunesmith_plugins.exporters.safetensors.offer import SAFETENSORS, SafetensorsOptions
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 PROMPT = (Message("user", "Hello"),)
@@ -18,7 +18,7 @@ PROMPT = (Message("user", "Hello"),)
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_tensors_have_the_format(tiny_folder: Path, tmp_path: Path, dtype: str) -> None:
-    SafetensorsExporter(dtype).export(tiny_folder, tmp_path)
+    SafetensorsExporter(SafetensorsOptions(dtype=dtype)).export(tiny_folder, tmp_path)
     before = load_file(tiny_folder / "model.safetensors")
     after = load_file(tmp_path / "model.safetensors")
     for name, tensor in before.items():
@@ -27,13 +27,13 @@ def test_tensors_have_the_format(tiny_folder: Path, tmp_path: Path, dtype: str) 
 
 
 def test_loading_draws_no_bar(tiny_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with SafetensorsExporter("float32").open(tiny_folder):
+    with SafetensorsExporter(SafetensorsOptions(dtype="float32")).open(tiny_folder):
         assert capfd.readouterr().err == ""
 
 
 def test_a_model_without_a_template_takes_text(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model", template=None)
-    with SafetensorsExporter("float32").open(folder) as engine:
+    with SafetensorsExporter(SafetensorsOptions(dtype="float32")).open(folder) as engine:
         assert engine.render(PROMPT) == engine.render("Hello") == "Hello"
         assert len(engine.generate(["Hello"], 3)[0].ids) <= 3
 

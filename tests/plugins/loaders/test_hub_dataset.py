@@ -16,9 +16,13 @@ from pydantic import ValidationError
 from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError
 from tunesmith.records import Completion
-from tunesmith_plugins.loaders.hub_dataset.loader import HubDatasetLoader, open_split
-from tunesmith_plugins.loaders.hub_dataset.offer import HUB_DATASET, recognizes
-from tunesmith_plugins.loaders.hub_dataset.options import HubDatasetOptions
+from tunesmith_plugins.loaders.hub_dataset import (
+    HUB_DATASET,
+    HubDatasetLoader,
+    HubDatasetOptions,
+    open_split,
+    recognizes,
+)
 
 
 def rows(repository: str, name: str | None, split: str, revision: str | None) -> Iterator[Any]:

@@ -14,9 +14,7 @@ from pydantic import ValidationError
 
 from tunesmith.contracts import Dataset
 from tunesmith.errors import ConfigError, DataError
-from tunesmith_plugins.loaders.mixture.loader import apportion
-from tunesmith_plugins.loaders.mixture.offer import MIXTURE
-from tunesmith_plugins.loaders.mixture.options import MixtureOptions
+from tunesmith_plugins.loaders.mixture import MIXTURE, MixtureOptions, apportion
 
 
 @pytest.fixture

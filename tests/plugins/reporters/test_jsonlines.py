@@ -11,7 +11,7 @@ import pytest
 from tunesmith.errors import UsageError
 from tunesmith.events import Event, FindingReported, PhaseAdvanced, PhaseEnded, from_json
 from tunesmith.storage import RunFolder
-from tunesmith_plugins.reporters.jsonlines.offer import JSONLINES, JsonlinesOptions
+from tunesmith_plugins.reporters.jsonlines import JSONLINES, JsonlinesOptions
 
 EVENTS: list[Event] = [
     PhaseAdvanced(phase="x", done=3),

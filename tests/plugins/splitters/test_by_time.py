@@ -12,7 +12,7 @@ from tables import build
 from tunesmith.contracts import Split
 from tunesmith.errors import DataError
 from tunesmith.records import Completion
-from tunesmith_plugins.splitters.by_time.offer import BY_TIME, ByTimeOptions
+from tunesmith_plugins.splitters.by_time import BY_TIME, ByTimeOptions
 
 
 def rows(times: list[str]) -> list[Completion]:

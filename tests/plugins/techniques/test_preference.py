@@ -14,14 +14,14 @@ from tunesmith.contracts import Job
 from tunesmith.events import Event, FindingReported, StepFinished, TrainingFinished
 from tunesmith.records import Message, Preference, UnpairedPreference
 from tunesmith.storage import Checkpoints
-from tunesmith_plugins.evaluators.preference_accuracy.offer import (
+from tunesmith_plugins.evaluators.preference_accuracy import (
     PREFERENCE_ACCURACY,
     PreferenceAccuracyOptions,
 )
 from tunesmith_plugins.techniques.lora.options import LoraOptions
-from tunesmith_plugins.techniques.preference import tunesmith_review_data
 from tunesmith_plugins.techniques.preference.offer import PREFERENCE
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
+from tunesmith_plugins.techniques.preference.review import review_labels
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 PAIRS = tuple(
@@ -125,7 +125,7 @@ def test_check_names_labels_that_the_loss_cannot_use(
     plan: Any = SimpleNamespace(
         technique=SimpleNamespace(config=build(PreferenceOptions, **changes))
     )
-    (finding,) = tunesmith_review_data(plan, rows)
+    (finding,) = review_labels(plan, rows)
     assert (finding.level, finding.where) == (level, where)
     assert text in finding.message
 
@@ -133,4 +133,4 @@ def test_check_names_labels_that_the_loss_cannot_use(
 def test_check_finds_nothing_where_nothing_is_wrong() -> None:
     for technique, rows in ((PreferenceOptions(), PAIRS), (LoraOptions(), LABELLED)):
         plan: Any = SimpleNamespace(technique=SimpleNamespace(config=technique))
-        assert tunesmith_review_data(plan, rows) == []
+        assert [*review_labels(plan, rows)] == []

@@ -23,6 +23,7 @@ from tunesmith.records import Chat, Completion, Message, Record, ToolCall
 from tunesmith.storage import verify_folder
 from tunesmith.storage.manifest import MANIFEST
 from tunesmith_plugins.exporters.safetensors.exporter import SafetensorsExporter
+from tunesmith_plugins.exporters.safetensors.offer import SafetensorsOptions
 from tunesmith_torch.export import engine_model, gate
 from tunesmith_torch.export.contract import NotVerifiedError
 from tunesmith_torch.export.export_run import CERTIFICATE, TrainedModel, export_run
@@ -35,7 +36,7 @@ from tunesmith_torch.testing.exports import damage_exporter, edit_template
 from tunesmith_torch.testing.tiny_model import CHATML, save_tiny_model
 
 PROMPT = (Message("user", "Who is 3?"),)
-EXPORTER = SafetensorsExporter("float32")
+EXPORTER = SafetensorsExporter(SafetensorsOptions(dtype="float32"))
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +232,11 @@ class UnverifiedExporter(SafetensorsExporter):
 
 
 def test_an_engine_that_is_missing_is_not_verified(trained: TrainedModel, tmp_path: Path) -> None:
-    certificate = export_run(trained, as_export(UnverifiedExporter("float32")), tmp_path / "out")
+    certificate = export_run(
+        trained,
+        as_export(UnverifiedExporter(SafetensorsOptions(dtype="float32"))),
+        tmp_path / "out",
+    )
     assert certificate["checks"]["engine"] == "not verified: it is not installed here"
     assert "engine" in certificate["not_verified"] and certificate["serve"] == "serve ."
 
@@ -381,7 +386,7 @@ def test_rounding_must_not_make_the_metric_worse(
         return [Measurement(metric="share", values=tuple(values))]
 
     rounded = replace(trained, measure=measure, test=[*trained.test] * 6)
-    exporter = as_export(SafetensorsExporter("bfloat16"), None)
+    exporter = as_export(SafetensorsExporter(SafetensorsOptions(dtype="bfloat16")), None)
     if not passes:
         with pytest.raises(GateError, match=r"export, metric: share changes by -0\.900"):
             export_run(rounded, exporter, tmp_path / "out")

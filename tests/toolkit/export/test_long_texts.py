@@ -12,12 +12,13 @@ from tests.benchmarks.export_faults import edit
 
 from tunesmith.errors import GateError
 from tunesmith_plugins.exporters.safetensors.exporter import SafetensorsExporter
+from tunesmith_plugins.exporters.safetensors.offer import SafetensorsOptions
 from tunesmith_torch.export.export_run import TrainedModel, export_run
 from tunesmith_torch.export.reference import MAX_LONG_TOKENS
 from tunesmith_torch.testing.exports import damage_exporter
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
-EXPORTER = SafetensorsExporter("float32")
+EXPORTER = SafetensorsExporter(SafetensorsOptions(dtype="float32"))
 WINDOW = 96
 """More tokens than a row has."""
 

@@ -20,8 +20,8 @@ from tunesmith_evidence.prompting.json_model import can_constrain, constrain_to_
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_evidence.tasks.json_answers import Style
 from tunesmith_evidence.tasks.json_schema import derive_schema
-from tunesmith_plugins.baselines.zero_shot.offer import ZERO_SHOT
-from tunesmith_plugins.evaluators.constrained_json.offer import CONSTRAINED_JSON
+from tunesmith_plugins.baselines.zero_shot import ZERO_SHOT
+from tunesmith_plugins.evaluators.constrained_json import CONSTRAINED_JSON
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.constraints import mask_logits
 from tunesmith_torch.generation.json_constraint import compile_schema

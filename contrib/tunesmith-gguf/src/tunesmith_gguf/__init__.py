@@ -1,17 +1,5 @@
 """Exporters ``gguf`` and ``ollama``: a trained model for llama.cpp or Ollama, checked before."""
 
-from __future__ import annotations
+from tunesmith.hookspecs import lazy_plugin
 
-from collections.abc import Sequence
-from typing import Any
-
-from tunesmith.hookspecs import hookimpl
-from tunesmith.offers import ExporterOffer
-
-
-@hookimpl
-def tunesmith_exporters() -> Sequence[ExporterOffer[Any]]:
-    """Offer the exporters."""
-    from tunesmith_gguf.offer import GGUF, OLLAMA
-
-    return [GGUF, OLLAMA]
+PLUGIN = lazy_plugin(__name__, tunesmith_exporters=[".offer:GGUF", ".offer:OLLAMA"])

@@ -1,17 +1,5 @@
 """Exporter ``mlx``: a trained model for mlx-lm, checked before."""
 
-from __future__ import annotations
+from tunesmith.hookspecs import lazy_plugin
 
-from collections.abc import Sequence
-from typing import Any
-
-from tunesmith.hookspecs import hookimpl
-from tunesmith.offers import ExporterOffer
-
-
-@hookimpl
-def tunesmith_exporters() -> Sequence[ExporterOffer[Any]]:
-    """Offer the exporter."""
-    from tunesmith_mlx.offer import MLX
-
-    return [MLX]
+PLUGIN = lazy_plugin(__name__, tunesmith_exporters=".offer:MLX")

@@ -1,17 +1,5 @@
 """Exporter ``onnx``: a trained model for ONNX Runtime, checked before."""
 
-from __future__ import annotations
+from tunesmith.hookspecs import lazy_plugin
 
-from collections.abc import Sequence
-from typing import Any
-
-from tunesmith.hookspecs import hookimpl
-from tunesmith.offers import ExporterOffer
-
-
-@hookimpl
-def tunesmith_exporters() -> Sequence[ExporterOffer[Any]]:
-    """Offer the exporter."""
-    from tunesmith_onnx.offer import ONNX
-
-    return [ONNX]
+PLUGIN = lazy_plugin(__name__, tunesmith_exporters=".offer:ONNX")

@@ -14,6 +14,7 @@ from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError
 from tunesmith_onnx.engine import open_engine
+from tunesmith_onnx.offer import OnnxOptions
 from tunesmith_torch.export.contract import Engine
 from tunesmith_torch.export.folder_facts import read_added_tokens
 
@@ -29,8 +30,8 @@ _COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer
 class OnnxExporter:
     """Writes ONNX graphs with the builder of ONNX Runtime GenAI; opens them in ONNX Runtime."""
 
-    def __init__(self, quantize: str) -> None:
-        self.quantize = quantize
+    def __init__(self, options: OnnxOptions) -> None:
+        self.quantize = options.quantize
 
     def export(self, model: Path, out: Path) -> None:
         """Write the model below ``out``.

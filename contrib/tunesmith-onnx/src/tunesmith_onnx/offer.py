@@ -8,7 +8,6 @@ from pydantic import Field
 
 from tunesmith.offers import ExporterOffer
 from tunesmith.options import Options
-from tunesmith_torch.export.contract import Exporter
 
 
 class OnnxOptions(Options):
@@ -23,17 +22,10 @@ class OnnxOptions(Options):
     )
 
 
-def build(options: OnnxOptions) -> Exporter:
-    """Return the exporter."""
-    from tunesmith_onnx.exporter import OnnxExporter
-
-    return OnnxExporter(options.quantize)
-
-
 ONNX = ExporterOffer(
     name="onnx",
     summary="An ONNX graph with cached keys and values, for ONNX Runtime",
     config=OnnxOptions,
-    build=build,
+    build="tunesmith_onnx.exporter:OnnxExporter",
     tolerance=lambda options: 1e-4 if options.quantize == "f32" else None,
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from tunesmith.errors import IntegrityError
 from tunesmith_openvino.engine import open_engine
+from tunesmith_openvino.offer import OpenvinoOptions
 from tunesmith_torch.export.contract import Engine
 from tunesmith_torch.export.folder_tokenizer import open_tokenizer
 
@@ -20,8 +21,8 @@ _NOT_COPIED = (".safetensors", ".py", ".index.json")
 class OpenvinoExporter:
     """Writes a graph and its tokenizer with OpenVINO; opens them in OpenVINO GenAI."""
 
-    def __init__(self, quantize: str) -> None:
-        self.quantize = quantize
+    def __init__(self, options: OpenvinoOptions) -> None:
+        self.quantize = options.quantize
 
     def export(self, model: Path, out: Path) -> None:
         """Write the model below ``out``.

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from tunesmith.offers import ExporterOffer
 from tunesmith.options import Options
-from tunesmith_torch.export.contract import Exporter
 
 TOLERANCES = {"f32": 1e-4, "f16": 0.05}
 """Largest difference of a log-probability, in nats."""
@@ -23,17 +22,10 @@ class OpenvinoOptions(Options):
     )
 
 
-def build(options: OpenvinoOptions) -> Exporter:
-    """Return the exporter."""
-    from tunesmith_openvino.exporter import OpenvinoExporter
-
-    return OpenvinoExporter(options.quantize)
-
-
 OPENVINO = ExporterOffer(
     name="openvino",
     summary="A graph and its tokenizer for OpenVINO GenAI, in 32 or 16 bits",
     config=OpenvinoOptions,
-    build=build,
+    build="tunesmith_openvino.exporter:OpenvinoExporter",
     tolerance=lambda options: TOLERANCES[options.quantize],
 )

@@ -16,7 +16,7 @@ from pydantic import Field
 from tunesmith import api
 from tunesmith.config.run_file import read_run_file
 from tunesmith.config.trust import require_trusted
-from tunesmith.contracts import DataLoader, Dataset
+from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError
 from tunesmith.execution.run_data import load_data
 from tunesmith.offers import DataLoaderOffer
@@ -67,14 +67,9 @@ class ValidationPart:
         )
 
 
-def build(options: ValidationPartOptions) -> DataLoader:
-    """Build the data loader."""
-    return ValidationPart(options)
-
-
 VALIDATION_PART: DataLoaderOffer[Any] = DataLoaderOffer(
     name=NAME,
     summary="training and validation rows of another run file, for the trials of `tunesmith tune`",
     config=ValidationPartOptions,
-    build=build,
+    build=ValidationPart,
 )

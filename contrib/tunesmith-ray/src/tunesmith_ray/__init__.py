@@ -1,63 +1,31 @@
 """Commands ``ray ...`` and the table ``[ray]``: runs on the machines of a Ray cluster."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-from tunesmith.hookspecs import hookimpl
+from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer
 
-if TYPE_CHECKING:
-    import click
-
-    from tunesmith.offers import TableOffer
-
-
-@hookimpl
-def tunesmith_commands() -> Sequence[CommandOffer]:
-    """Offer the commands, in the order in which they are used."""
-    return [
+PLUGIN = lazy_plugin(
+    __name__,
+    tunesmith_commands=[
         CommandOffer(
-            name="ray submit", summary="Execute a run on a Ray cluster.", load=_load_submit
+            name="ray submit",
+            summary="Execute a run on a Ray cluster.",
+            load="tunesmith_ray.commands.submit:command",
         ),
         CommandOffer(
-            name="ray status", summary="Show how a run on a Ray cluster goes.", load=_load_status
+            name="ray status",
+            summary="Show how a run on a Ray cluster goes.",
+            load="tunesmith_ray.commands.status:command",
         ),
         CommandOffer(
-            name="ray logs", summary="Print what a process of a run has printed.", load=_load_logs
+            name="ray logs",
+            summary="Print what a process of a run has printed.",
+            load="tunesmith_ray.commands.logs:command",
         ),
-        CommandOffer(name="ray cancel", summary="Stop a run on a Ray cluster.", load=_load_cancel),
-    ]
-
-
-@hookimpl
-def tunesmith_tables() -> Sequence[TableOffer[Any]]:
-    """Offer the table ``[ray]``."""
-    from tunesmith_ray.options import RAY
-
-    return [RAY]
-
-
-def _load_submit() -> click.Command:
-    from tunesmith_ray.commands.submit import command
-
-    return command
-
-
-def _load_status() -> click.Command:
-    from tunesmith_ray.commands.status import command
-
-    return command
-
-
-def _load_logs() -> click.Command:
-    from tunesmith_ray.commands.logs import command
-
-    return command
-
-
-def _load_cancel() -> click.Command:
-    from tunesmith_ray.commands.cancel import command
-
-    return command
+        CommandOffer(
+            name="ray cancel",
+            summary="Stop a run on a Ray cluster.",
+            load="tunesmith_ray.commands.cancel:command",
+        ),
+    ],
+    tunesmith_tables=".options:RAY",
+)

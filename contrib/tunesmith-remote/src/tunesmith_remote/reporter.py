@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from tunesmith.contracts import Reporter
 from tunesmith.errors import EnvironmentProblem
 from tunesmith.events import CheckpointSaved, Event, RunStarted, TrainingFinished
 from tunesmith.offers import ReporterOffer
@@ -140,15 +139,10 @@ def describe(problem: Exception) -> str:
     return redact(f"{problem}; {hint}" if hint else str(problem))
 
 
-def build(options: NoOptions, folder: RunFolder) -> Reporter:
-    """Build the reporter."""
-    return RemoteReporter(folder)
-
-
 REMOTE_REPORTER = ReporterOffer(
     name="remote",
     summary="the run itself, to object storage, if [remote] url is set",
     config=NoOptions,
-    build=build,
+    build=lambda options, folder: RemoteReporter(folder),
     always=True,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from tunesmith.contracts import Finding, Technique
@@ -69,6 +70,10 @@ def review_plan(plan: Plan, offer: TechniqueOffer[Any]) -> Sequence[Finding]:
         *checks.check_optimizer(options, plan.run.device),
         *check_vllm(options, plan.run.device),
     ]
+
+
+review_grpo = partial(review_plan, offer=GRPO)
+review_rloo = partial(review_plan, offer=RLOO)
 
 
 def check_vllm(options: TrlOptions, device: str) -> Iterator[Finding]:

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
 
-from tunesmith.hookspecs import hookimpl
+from tunesmith.contracts import BaselineTask, BaselineVariant
+from tunesmith.offers import BaselineOffer
+from tunesmith.options import Options
+from tunesmith.records import Record
+from tunesmith_evidence.tasks.kinds import task_of
 
-if TYPE_CHECKING:
-    from tunesmith.offers import BaselineOffer
+
+class FieldsOptions(Options):
+    """Options of ``fields``: none."""
 
 
-@hookimpl
-def tunesmith_baselines() -> Sequence[BaselineOffer[Any]]:
-    """Offer ``[baselines] use = ["fields"]``."""
-    from tunesmith_plugins.baselines.fields.offer import FIELDS
+class FieldsBaseline:
+    """Predicts each field of JSON answers by a classifier, or by copying from the prompt."""
 
-    return [FIELDS]
+    def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
+        """Yield the only one, if answers are JSON objects: it chooses on training rows."""
+        from tunesmith_evidence.classify.function_model import FunctionModel
+        from tunesmith_evidence.tasks.examples import read_examples
+        from tunesmith_evidence.tasks.json_answers import parse_object
+        from tunesmith_plugins.baselines.fields.predict import FieldsModel
+
+        examples = [e for e in read_examples(task.train, task.seed) if parse_object(e.answer)]
+        if examples:
+            model = FieldsModel([e.text for e in examples], [e.answer for e in examples])
+            yield BaselineVariant(name="", model=FunctionModel(model.answer))
+
+
+def has_objects(records: Sequence[Record]) -> bool:
+    """Return True if the answers are JSON objects."""
+    return task_of(records) == "objects"
+
+
+FIELDS = BaselineOffer(
+    name="fields",
+    summary="JSON answers field by field, classified or copied from the prompt, without a model",
+    config=FieldsOptions,
+    build=lambda options: FieldsBaseline(),
+    needs=("numpy>=1.26", "scikit-learn>=1.5", "scipy>=1.13"),
+    solution="classifier",
+    cost=30,
+    suits=has_objects,
+)

@@ -2,18 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from tunesmith.hookspecs import hookimpl
+from pydantic import Field
 
-if TYPE_CHECKING:
-    from tunesmith.offers import BaselineOffer
+from tunesmith.contracts import Baseline, BaselineTask, BaselineVariant
+from tunesmith.offers import BaselineOffer
+from tunesmith.options import Options
 
 
-@hookimpl
-def tunesmith_baselines() -> Sequence[BaselineOffer[Any]]:
-    """Offer ``[baselines] use = ["prompt"]``."""
-    from tunesmith_plugins.baselines.prompt.offer import PROMPT
+class PromptOptions(Options):
+    """Options of ``prompt``."""
 
-    return [PROMPT]
+    files: list[str] = Field(
+        [],
+        description=(
+            "Prompts to try, one in each file: a text file has the system prompt; a TOML file has "
+            "`system`, `user` with {prompt} in the place of the question, and `shots`, a list of "
+            "tables with `user` and `assistant`."
+        ),
+        json_schema_extra={"path": True},
+    )
+    constrain: bool = Field(
+        True,
+        description=(
+            "Also try each prompt with constrained answers: where these are classes, the most "
+            "probable label, as it is and calibrated by training prompts; where they are JSON "
+            "objects, answers of a schema."
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class PromptBaseline:
+    """The untouched model with prompts that the user wrote."""
+
+    options: PromptOptions
+
+    def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
+        """Yield one for each file, and one with constrained answers."""
+        from tunesmith_evidence.prompting.task_prompt import read_task
+        from tunesmith_plugins.baselines.prompt.prompt_file import read_prompts
+
+        for name, prompt in read_prompts(self.options.files).items():
+            model = prompt.apply_to(task.base())
+            yield BaselineVariant(name=name, model=model)
+            if self.options.constrain:
+                yield from read_task(task).constrained(model, name, calibrate=True)
+
+
+def build(options: PromptOptions) -> Baseline:
+    """Build the baseline.
+
+    Raises:
+        DataError: a file is missing, or is no prompt.
+    """
+    from tunesmith_plugins.baselines.prompt.prompt_file import read_prompts
+
+    read_prompts(options.files)
+    return PromptBaseline(options)
+
+
+PROMPT = BaselineOffer(
+    name="prompt",
+    summary="the untouched model with the prompts that you wrote",
+    config=PromptOptions,
+    build=build,
+    solution="prompt",
+    cost=110,
+    needs_model=True,
+    is_configured=lambda options: bool(options.files),
+)

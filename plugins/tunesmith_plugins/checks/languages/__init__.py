@@ -1,22 +1,115 @@
-"""Check ``languages``: count the languages of rows, and find answers in another language."""
+"""Review the languages of prompts and answers, of a sample of the training rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from operator import itemgetter
 
-from tunesmith.hookspecs import hookimpl
+from tunesmith.contracts import Finding
+from tunesmith.errors import DataError
+from tunesmith.records import Record, Text, last_exchange
+from tunesmith.text import one_line, redact
+from tunesmith_data.splits import prompt_text
+from tunesmith_evidence.formats import format_share
+from tunesmith_plugins.checks.languages.identify import identify_languages
 
-if TYPE_CHECKING:
-    from tunesmith.contracts import Finding
-    from tunesmith.records import Record
+READ_ROWS = 2_000
+"""Rows of which about so many are read, at equal distances; all others look the same on average."""
+MOST_EXAMPLES = 3
+EXCERPT = 60
+SHOWN_LANGUAGES = 8
+BY_DESIGN = 0.2
+"""Share of answers in another language from which on that is the task, such as a translation."""
 
-NEEDS = ("numpy>=1.26",)
+
+@dataclass(frozen=True)
+class Languages:
+    """The languages that the texts of a row could be in, the most probable first."""
+
+    record: Record
+    prompt: tuple[str, ...]
+    answer: tuple[str, ...]
 
 
-@hookimpl
-def tunesmith_review_data(train: Sequence[Record]) -> Sequence[Finding]:
-    """Look at the languages of the training rows."""
-    from tunesmith_plugins.checks.languages.review import review
+def review(train: Sequence[Record]) -> list[Finding]:
+    """Return how many prompts and answers are in another language than most."""
+    if find_spec("py3langid") is None:
+        hint = "pip install 'tunesmith[data]'"
+        text = "the languages of rows are not looked at: py3langid is not installed"
+        return [Finding(level="info", where="data languages", message=text, hint=hint)]
+    rows = list(_read(train))
+    sample = "" if len(rows) == len(train) else f", in a sample of {len(rows):,} rows"
+    return [*_find_rare(rows, sample), *_find_answers(rows, sample)]
 
-    return review(train)
+
+def _read(train: Sequence[Record]) -> Iterator[Languages]:
+    for number in range(0, len(train), max(1, len(train) // READ_ROWS)):
+        record = train[number]
+        try:
+            text = prompt_text(record)
+            answer = "" if isinstance(record, Text) else last_exchange(record)[1].text
+        except (TypeError, ValueError, DataError):
+            continue  # a kind of record that a plugin defines
+        yield Languages(record, identify_languages(text), identify_languages(answer))
+
+
+def _find_rare(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
+    """Report prompts in another language than most."""
+    read = [row for row in rows if row.prompt]
+    usual = max(Counter(row.prompt[0] for row in read).items(), key=itemgetter(1), default=("", 0))[
+        0
+    ]
+    found = [row for row in read if usual not in row.prompt]
+    if not found:
+        return
+    counts = Counter(row.prompt[0] for row in found)
+    others = counts.most_common()
+    listed = ", ".join(f"{number:,} {code}" for code, number in others[:SHOWN_LANGUAGES])
+    more = f" and {len(others) - SHOWN_LANGUAGES} more" if len(others) > SHOWN_LANGUAGES else ""
+    rare = sorted(found, key=lambda row: counts[row.prompt[0]])
+    yield Finding(
+        level="info",
+        where="data languages",
+        message=f"{_share(len(found), len(read))} training prompts are not in the language of most,"
+        f" {usual}: {listed}{more}{sample}",
+        count=len(found),
+        examples=_examples((row.record, f"is {row.prompt[0]}") for row in rare),
+        hint="add rows of the languages that users write in, and hold some of each out",
+    )
+
+
+def _find_answers(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
+    """Report answers in another language than their prompts."""
+    readable = [row for row in rows if row.prompt and row.answer]
+    found = [row for row in readable if not {*row.prompt} & {*row.answer}]
+    if not found:
+        return
+    is_intended = len(found) >= BY_DESIGN * len(readable)
+    message = (
+        f"{_share(len(found), len(readable))} answers are in another language than their prompt"
+    )
+    yield Finding(
+        level="info" if is_intended else "warning",
+        where="data languages",
+        message=message + sample,
+        count=len(found),
+        examples=_examples(
+            (row.record, f"is {row.prompt[0]}, answer {row.answer[0]}") for row in found
+        ),
+        hint="leave them if that is the task" if is_intended else "correct them, or leave them out",
+    )
+
+
+def _examples(rows: Iterable[tuple[Record, str]]) -> tuple[str, ...]:
+    first = [row for row, _ in zip(rows, range(MOST_EXAMPLES), strict=False)]
+    return tuple(
+        f'{record.source} "{one_line(redact(prompt_text(record)), EXCERPT)}" {what}'
+        for record, what in first
+    )
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count:,} of {total:,} ({format_share(count / total)})"

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tunesmith.hookspecs import hookimpl
-
-if TYPE_CHECKING:
-    from tunesmith.contracts import Finding
-    from tunesmith.offers import EvaluatorOffer
-    from tunesmith.plan import Component, Plan
-    from tunesmith.records import Record
+from tunesmith.contracts import Finding
+from tunesmith.offers import EvaluatorOffer
+from tunesmith.plan import Component, Plan
+from tunesmith.records import Record
+from tunesmith_plugins.checks.row_lengths import answers, evaluated_rows, review
 
 NEEDS = ("torch>=2.11", "transformers>=5.17")
 
 
-@hookimpl
-def tunesmith_review_data(
+def review_data(
     plan: Plan,
     evaluators: Sequence[Component[EvaluatorOffer[Any]]],
     train: Sequence[Record],
@@ -25,8 +22,6 @@ def tunesmith_review_data(
     test: Sequence[Record],
 ) -> Sequence[Finding]:
     """Tokenize the longest rows, and compare them with the limits of the run and the model."""
-    from tunesmith_plugins.checks.row_lengths import answers, evaluated_rows, review
-
     return [
         *review.review(plan, train),
         *evaluated_rows.review(plan, evaluators, validation, test),

@@ -19,6 +19,7 @@ from tunesmith.offers import (
     CommandOffer,
     ComponentOffer,
     ConfiguredOffer,
+    ImportString,
     Offered,
     Plugin,
     TechniqueOffer,
@@ -61,9 +62,9 @@ def _definition_of(offer: Any) -> Any:
     """Return the function or class whose source is shown for an offer."""
     match offer:
         case CommandOffer():
-            return offer.load
+            return offer.load().callback
         case ComponentOffer():
-            return offer.build
+            return offer.build.load() if isinstance(offer.build, ImportString) else offer.build
         case _:
             return offer.config
 
@@ -113,6 +114,8 @@ def source_location(function: Any) -> str:
         return f"{inspect.getsourcefile(unwrapped)}:{inspect.getsourcelines(unwrapped)[1]}"
     except (TypeError, OSError):
         return type(function).__name__
+    except ImportError as error:
+        return str(error)
 
 
 REQUIRED, UNSET = "required", "unset"

@@ -16,8 +16,6 @@ class Kind:
     """How to use the plugin, for its README."""
     hook: str
     arguments: str = ""
-    offer: str = ""
-    """Class of the offer that the hook returns; empty: a package has a template of its own."""
     files: Mapping[str, str] = field(default_factory=lambda: _OFFER_FILES)
     """Template by file of the package."""
     single_file: str = "offer-$kind.py"
@@ -32,13 +30,11 @@ KINDS: dict[str, Kind] = {
     "loader": Kind(
         usage='Use it with `[data] use = "$name"` in a run file.',
         hook="tunesmith_data_loaders",
-        offer="DataLoaderOffer",
         result="list[DataLoaderOffer[LinesOptions]]",
     ),
     "technique": Kind(
         usage='Use it with `[technique] use = "$name"` in a run file.',
         hook="tunesmith_techniques",
-        offer="TechniqueOffer",
         files={**_OFFER_FILES, "technique.py": "technique.py"},
         single_file="file-technique.py",
         result="list[TechniqueOffer[TopLayersOptions]]",
@@ -46,13 +42,11 @@ KINDS: dict[str, Kind] = {
     "evaluator": Kind(
         usage='Use it with `[[evaluators]]` and `use = "$name"` in a run file.',
         hook="tunesmith_evaluators",
-        offer="EvaluatorOffer",
         result="list[EvaluatorOffer[FirstWordOptions]]",
     ),
     "reporter": Kind(
         usage='Use it with `[[reporters]]` and `use = "$name"` in a run file.',
         hook="tunesmith_reporters",
-        offer="ReporterOffer",
         result="list[ReporterOffer[LossFileOptions]]",
     ),
     "check": Kind(
@@ -75,19 +69,16 @@ KINDS: dict[str, Kind] = {
     "baseline": Kind(
         usage='Use it with `[baselines]` and `use = ["$name"]` in a run file.',
         hook="tunesmith_baselines",
-        offer="BaselineOffer",
         result="list[BaselineOffer[WordVotesOptions]]",
     ),
     "splitter": Kind(
         usage='Use it with `[split] use = "$name"` in a run file.',
         hook="tunesmith_splitters",
-        offer="SplitterOffer",
         result="list[SplitterOffer[HashedOptions]]",
     ),
     "exporter": Kind(
         usage="Use it with `tunesmith export RUN --to $name`.",
         hook="tunesmith_exporters",
-        offer="ExporterOffer",
         result="list[ExporterOffer[ArchiveOptions]]",
     ),
 }

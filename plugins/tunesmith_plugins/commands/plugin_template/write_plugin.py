@@ -104,7 +104,6 @@ def _prepare(name: str, kind: str) -> tuple[Kind, dict[str, str]]:
         "article": article,
         "Article": article.capitalize(),
         "hook": chosen.hook,
-        "offer": chosen.offer,
         "usage": Template(chosen.usage).substitute(name=name),
         "minor": ".".join(__version__.split(".")[:2]),
         "hookimpl_import": "",

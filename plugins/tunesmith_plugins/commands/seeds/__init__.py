@@ -1,25 +1,176 @@
-"""Command ``seeds``: train a run again with other seeds, and pool the results."""
+"""``tunesmith seeds``: is a small difference that of the training, or of its seed?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from tunesmith.hookspecs import hookimpl
-from tunesmith.offers import CommandOffer
+import click
 
-if TYPE_CHECKING:
-    import click
+from tunesmith import api, distributed
+from tunesmith.catalog import Catalog
+from tunesmith.errors import UsageError
+from tunesmith.events import Measured
+from tunesmith.execution import execute
+from tunesmith.execution.execute import load_report
+from tunesmith.execution.report import Report
+from tunesmith.execution.resume_checks import check_data, check_options
+from tunesmith.execution.run_data import DataParts, build_data_event, load_data
+from tunesmith.plan import Plan
+from tunesmith.storage import RunFolder
+from tunesmith.text import one_line, redact_all
+from tunesmith_cli import render
+from tunesmith_cli.common import (
+    CliState,
+    common_options,
+    json_option,
+    pass_state,
+    trust_option,
+)
+from tunesmith_evidence.formats import format_difference, format_estimate, format_number
+from tunesmith_evidence.pairs import list_metrics
+from tunesmith_evidence.probes import plan_probe
+from tunesmith_plugins.commands.seeds.pool import (
+    PooledSeeds,
+    SeedRun,
+    change_seed,
+    find_tuned,
+    pool_seeds,
+)
 
 
-@hookimpl
-def tunesmith_commands() -> Sequence[CommandOffer]:
-    """Offer ``tunesmith seeds``."""
-    summary = "Train a run again with other seeds, and pool their differences."
-    return [CommandOffer(name="seeds", summary=summary, load=_load)]
+@click.command("seeds")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--count",
+    type=click.IntRange(2, 20),
+    default=3,
+    show_default=True,
+    help="Seeds, with that of the run.",
+)
+@trust_option
+@json_option
+@common_options
+@pass_state
+def command(state: CliState, run: Path, count: int, as_json: bool) -> None:
+    """Train a finished run again with other seeds, and pool their differences from the baseline.
+
+    The data and its parts stay the same, and baselines are not measured again. The runs are beside
+    the first one, in folders that end in the seed; finished ones are not repeated.
+    """
+    if distributed.world_size() > 1:
+        raise UsageError("seeds: runs in one process", hint="start it without torchrun")
+    folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
+    report = load_report(folder)
+    baseline, tuned = _find_baseline(report, folder), find_tuned(report)
+    assert tuned is not None
+    plan = state.apply_quiet(plan)
+    _, parts = load_data(plan)
+    if report.data is None or report.data.fingerprint != parts.fingerprint:
+        raise UsageError(
+            f"{folder.path}: the data has changed since this run", hint="restore it, or run again"
+        )
+    seeds = [plan.run.seed + number for number in range(count)]
+    runs = [SeedRun(seeds[0], folder.path, tuned)]
+    runs += [_run_seed(plan, catalog, parts, seed, folder.path) for seed in seeds[1:]]
+    pooled = pool_seeds(runs, baseline, folder.path, 0.95, list_metrics(catalog))
+    if as_json:
+        render.print_json(to_json(runs, baseline, pooled))
+    else:
+        show(runs, baseline, pooled)
 
 
-def _load() -> click.Command:
-    from tunesmith_plugins.commands.seeds.command import command
+def _find_baseline(report: Report, folder: RunFolder) -> Measured:
+    """Return the evaluation of the baseline that the verdict is about.
 
-    return command
+    Raises:
+        UsageError: the run has no verdict about a baseline.
+    """
+    verdict = report.finished.verdict if report.finished else {}
+    key = (verdict.get("baseline"), verdict.get("evaluator"), verdict.get("metric"))
+    found = next((e for k, e in report.measured.items() if k == key), None)
+    if found is None or find_tuned(report) is None:
+        raise UsageError(
+            f"{folder.path}: the run has no verdict about a baseline",
+            hint="finish it with tunesmith resume",
+        )
+    return found
+
+
+def _run_seed(plan: Plan, catalog: Catalog, parts: DataParts, seed: int, first: Path) -> SeedRun:
+    """Train with another seed, unless it was done before.
+
+    Raises:
+        UsageError: an earlier attempt was not finished, or had other data or options.
+    """
+    path = first.with_name(f"{first.name}-seed-{seed}")
+    planned = change_seed(plan_probe(plan, parts, len(parts.train)), seed)
+    if path.is_dir():
+        report = load_report(RunFolder.open(path))
+    else:
+        report = execute.run(planned, catalog, api.create_run_folder(plan, path))
+    tuned = find_tuned(report)
+    if tuned is None:
+        raise UsageError(f"{path}: this run was not finished", hint="delete the folder")
+    changes = _find_changes(report, planned)
+    if changes:
+        raise UsageError(
+            f"{path}: is no seed of this run: {'; '.join(changes)}",
+            hint="move or delete the folder, so that this seed is trained",
+        )
+    return SeedRun(seed, path, tuned)
+
+
+def _find_changes(report: Report, planned: Plan) -> list[str]:
+    """Return by which options and data a run differs from what is planned."""
+    assert report.started is not None and report.data is not None
+    started = replace(report.started, plan=redact_all(planned.to_json()))
+    loaded = build_data_event(*load_data(planned))
+    return [*check_options(report.started, started), *check_data(report.data, loaded)]
+
+
+def to_json(runs: Sequence[SeedRun], baseline: Measured, pooled: PooledSeeds) -> dict[str, Any]:
+    """Return the runs and their pooled difference as JSON."""
+    interval = pooled.pooled
+    return {
+        "schema": "tunesmith.seeds/1",
+        "metric": baseline.metric,
+        "baseline": baseline.model,
+        "seeds": [
+            {
+                "seed": run.seed,
+                "value": run.tuned.value,
+                "difference": difference,
+                "folder": str(run.folder),
+            }
+            for run, difference in zip(runs, pooled.by_seed, strict=True)
+        ],
+        "difference": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "n": interval.n,
+        "spread": pooled.spread,
+        "outcome": pooled.outcome,
+    }
+
+
+def show(runs: Sequence[SeedRun], baseline: Measured, pooled: PooledSeeds) -> None:
+    """Print a line for each seed, and the pooled difference."""
+    name = one_line(baseline.model, 40)
+    render.print_table(
+        ["seed", one_line(baseline.metric, 40), f"minus {name}"],
+        [
+            [str(run.seed), format_number(run.tuned.value), format_difference(difference)]
+            for run, difference in zip(runs, pooled.by_seed, strict=True)
+        ],
+        right=(0, 1, 2),
+    )
+    interval = pooled.pooled
+    difference = format_estimate(interval.value, interval.low, interval.high, signed=True)
+    render.print_text()
+    render.print_paragraph(
+        f"{pooled.outcome}: difference from {name} {difference} on {interval.n:,} test rows, "
+        f"the mean of {len(runs)} seeds; their standard deviation is {format_number(pooled.spread)}"
+    )

@@ -1,29 +1,211 @@
-"""Evaluator ``judge``: a language model prefers the answer to another model's, in both orders."""
+"""Evaluator ``judge``: a language model prefers the answer to another model's, in both orders.
+
+A judge is an instrument with faults of its own. So each pair is judged in both orders, the judge is
+tested by pairs whose better answer is known, and without that proof there is no result.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from tunesmith.hookspecs import hookimpl
+from pydantic import Field
 
-if TYPE_CHECKING:
-    from tunesmith.contracts import Finding
-    from tunesmith.offers import EvaluatorOffer
-    from tunesmith.plan import Plan
+from tunesmith.contracts import Finding, Measurement, RunContext, TextModel
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.plan import Plan
+from tunesmith.records import Prompt, Record, last_exchange
+from tunesmith_evidence.formats import format_share
+from tunesmith_evidence.judging.pairwise import (
+    CRITERION,
+    FEWEST_ANCHORS,
+    VERDICTS,
+    Ask,
+    Judgements,
+    Pair,
+    judge_pairs,
+    plant_anchors,
+)
+from tunesmith_plugins.evaluators.judge.misplaced import CheckedWins, check_wins
+from tunesmith_torch.compare.judge_model import JudgedOptions, open_judge, review_endpoint
+from tunesmith_torch.compare.other_model import ComparingEvaluator, open_other_model
+
+METRIC = Metric(name="judge-win-rate", higher_is_better=True, bounds=(0, 1))
+MOST_INVALID = 0.1
+"""Share of replies that are no verdict above which there is no result."""
 
 
-@hookimpl
-def tunesmith_evaluators() -> Sequence[EvaluatorOffer[Any]]:
-    """Offer ``[[evaluators]] use = "judge"``."""
-    from tunesmith_plugins.evaluators.judge.offer import JUDGE
+class JudgeOptions(JudgedOptions):
+    """Options: the judge, the model to compare with, and how the judge is tested."""
 
-    return [JUDGE]
+    model: str = Field(
+        min_length=1,
+        description=(
+            "The judge: name of a model at the endpoint; without an endpoint a model reference, "
+            "run folder or artifact, which chooses the most probable of A, B and tie."
+        ),
+    )
+    criterion: str = Field(CRITERION, min_length=1, description="Question that the judge answers.")
+    max_new_tokens: int = Field(256, ge=1, description="Most tokens of a judged answer.")
+    anchors: int = Field(
+        20,
+        ge=FEWEST_ANCHORS,
+        description="Pairs of a reference and a damaged reference by which the judge is tested.",
+    )
+    agreement: float = Field(
+        0.8,
+        gt=0.5,
+        le=1,
+        description="Share of these pairs in which it must prefer the reference, in both orders.",
+    )
 
 
-@hookimpl
-def tunesmith_review_plan(plan: Plan) -> Sequence[Finding]:
-    """Check the token of the endpoint, and say where rows are sent."""
-    from tunesmith_plugins.evaluators.judge.offer import review
+class Judge(ComparingEvaluator):
+    """Scores 1 if the judge prefers the answer to the other model's in both orders, 1/2 for a tie.
 
-    return list(review(plan))
+    If the judge fails the anchors, every row scores 1/2 and the finding says so.
+    """
+
+    def __init__(
+        self, options: JudgeOptions, references: Sequence[tuple[str, str]] | None = None
+    ) -> None:
+        self.options = options
+        self.references = references
+        """Requests with their answers by which the judge is tested; None: those to measure."""
+
+    def prepare(self, references: Sequence[Record]) -> Judge:
+        """Return the evaluator that tests its judge by these references."""
+        return Judge(self.options, list_references(references))
+
+    def compare(
+        self, model: TextModel, records: Sequence[Record], run: RunContext | None
+    ) -> Sequence[Measurement]:
+        """Return one value per record; nothing if the other model is not trained yet.
+
+        Raises:
+            EnvironmentProblem: the endpoint cannot be asked.
+        """
+        options = self.options
+        other = open_other_model(options, run)
+        if other is None:
+            return []
+        prompts = [last_exchange(record)[0] for record in records]
+        ours, theirs = (
+            [answer.text for answer in opened.generate(prompts, options.max_new_tokens)]
+            for opened in (model, other)
+        )
+        requests = [show_prompt(prompt) for prompt in prompts]
+        pairs = [Pair(*texts) for texts in zip(requests, ours, theirs, strict=True)]
+        references = list_references(records) if self.references is None else self.references
+        needs_judge = any(pair.ours.strip() != pair.theirs.strip() for pair in pairs)
+        anchors = plant_anchors(references, options.anchors) if needs_judge else []
+        ask = self.open(run) if len(anchors) >= FEWEST_ANCHORS else _call_tie
+        tested = judge_pairs(anchors, ask, options.criterion)
+        found = judge_pairs(pairs, ask, options.criterion)
+        checked = check_wins(pairs, found, references, ask, options.criterion, options.anchors)
+        details = to_details(checked, tested, options.agreement, needs_judge)
+        judged = checked.judgements.judged
+        scores = [judgement.score if details["holds"] else 0.5 for judgement in judged]
+        return [
+            Measurement(
+                metric=METRIC.name, values=tuple(scores), outputs=tuple(ours), details=details
+            )
+        ]
+
+    def open(self, run: RunContext | None) -> Ask:
+        """Return the function that asks the judge."""
+        return open_judge(self.options.model, self.options, VERDICTS, run, "evaluators.model")
+
+
+def list_references(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Return the request of each record, as the judge reads it, with the reference answer."""
+    exchanges = map(last_exchange, records)
+    return [(show_prompt(prompt), answer.text) for prompt, answer in exchanges]
+
+
+def _call_tie(prompts: Sequence[str]) -> Sequence[str]:
+    """Call everything a tie: there is nothing to judge, or too little to test the judge by."""
+    return ["tie"] * len(prompts)
+
+
+def show_prompt(prompt: Prompt) -> str:
+    """Return a prompt as the judge reads it."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message.role}: {message.text}" for message in prompt)
+
+
+def to_details(
+    checked: CheckedWins, tested: Judgements, agreement: float, asked: bool
+) -> dict[str, Any]:
+    """Return how far the judge can be trusted, and ``holds``: there is a result."""
+    found = checked.judgements
+    total = len(found.judged)
+    right = sum(judgement.score == 1 for judgement in tested.judged)
+    anchors = len(tested.judged)
+    invalid = found.invalid / max(found.replies, 1)
+    problem = ""
+    if asked and anchors < FEWEST_ANCHORS:
+        problem = f"only {anchors} anchors could be injected, {FEWEST_ANCHORS} are needed"
+    elif asked and right < agreement * anchors:
+        problem = (
+            f"the judge preferred a reference to its damaged form in {right} of {anchors} anchors, "
+            f"{format_share(agreement)} are needed"
+        )
+    elif invalid > MOST_INVALID:
+        problem = f"{format_share(invalid)} of the replies are neither A, B nor tie"
+    first, second = (found.count_position(position) for position in "AB")
+    scores = [judgement.score for judgement in found.judged]
+    wins, losses = scores.count(1.0), scores.count(0.0)
+    text = (
+        f"{wins} wins, {losses} losses, {total - wins - losses} ties of {total}; position bias: "
+        f"the orders disagree in {first + second} (first answer {first}, second {second}); anchors "
+        f"{right} of {anchors}"
+    )
+    if found.invalid:
+        text += f"; {found.invalid} replies were no verdict"
+    if any(found.attempts):
+        ours, theirs = found.attempts
+        text += f"; answers that seem to instruct the judge: {ours}, of the other model {theirs}"
+    if any(checked.withdrawn):
+        ours, theirs = checked.withdrawn
+        text += (
+            f"; wins that do not count, because the judge also prefers these answers to the "
+            f"reference of another request: {ours}, of the other model {theirs}"
+        )
+    if checked.controls and not checked.holds:
+        text += (
+            f"; wins are not checked for instructions to the judge, which preferred the reference "
+            f"of a request to another one in {checked.controls_lost} of {checked.controls} replies"
+        )
+    return {
+        "holds": not problem,
+        "void": problem,
+        "wins": wins, "losses": losses,
+        "first_preferred": first, "second_preferred": second,
+        "anchors": anchors, "anchors_right": right,
+        "invalid": found.invalid, "attempts": list(found.attempts),
+        "withdrawn": list(checked.withdrawn),
+        "misplaced": checked.controls, "misplaced_lost": checked.controls_lost,
+        "finding": f"no verdict, {problem}: {text}" if problem else text,
+    }  # fmt: skip
+
+
+def review(plan: Plan) -> Iterator[Finding]:
+    """Yield where rows are sent, and an error if the token is missing."""
+    for evaluator in plan.evaluators:
+        if isinstance(evaluator.config, JudgeOptions):
+            yield from review_endpoint(evaluator.config, f"evaluators.{evaluator.id}", "test rows")
+
+
+JUDGE = EvaluatorOffer(
+    name="judge",
+    summary="how often a language model prefers the answer to another model's, in both orders",
+    config=JudgeOptions,
+    build=Judge,
+    metrics=(METRIC,),
+    needs=("torch>=2.11", "transformers>=5.17"),
+    generates=True,
+    model_count=lambda options: 2 + (options.endpoint is None),
+    answer_limit=lambda options, records: options.max_new_tokens,
+)

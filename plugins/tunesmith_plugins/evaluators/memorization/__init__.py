@@ -1,32 +1,164 @@
-"""Evaluator ``memorization``: training rows that a tuned model reproduces, test as control."""
+"""Evaluator ``memorization``: training rows that a tuned model reproduces, test as control.
+
+A model that learned a task also gives some answers word for word. So the test rows, which it
+never saw, are the control, and what the base model reproduces does not count.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
 
-from tunesmith.hookspecs import hookimpl
+from pydantic import Field
 
-if TYPE_CHECKING:
-    from tunesmith.contracts import Finding
-    from tunesmith.offers import EvaluatorOffer
-    from tunesmith.plan import Plan
-    from tunesmith.records import Record
+from tunesmith.contracts import Finding, Measurement, RunContext, TextModel
+from tunesmith.data.units import RecordsByUnit
+from tunesmith.errors import UsageError
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.plan import Plan
+from tunesmith.records import Record
+from tunesmith_evidence.formats import format_difference, format_share
+from tunesmith_evidence.statistics.non_inferiority import (
+    FEWEST_UNITS,
+    NonInferiority,
+    compare_shares,
+    difference_of_shares,
+)
+from tunesmith_plugins.evaluators.memorization.prefixes import choose_rows, reproduce
+from tunesmith_torch.compare.other_model import (
+    ComparingEvaluator,
+    ComparisonOptions,
+    open_base_of_tuned,
+)
+
+METRIC = Metric(name="memorization", higher_is_better=False, bounds=(-1, 1), is_descriptive=True)
 
 
-@hookimpl
-def tunesmith_evaluators() -> Sequence[EvaluatorOffer[Any]]:
-    """Offer ``[[evaluators]] use = "memorization"``."""
-    from tunesmith_plugins.evaluators.memorization.offer import MEMORISATION
+class MemorizationOptions(ComparisonOptions):
+    """Options: the rows, how much of each is to be reproduced, and the acceptable share."""
 
-    return [MEMORISATION]
+    rows: int = Field(
+        200, ge=10, description="Most training rows, and most test rows, that are completed."
+    )
+    tokens: int = Field(
+        32, ge=1, description="Tokens of the continuation that must be reproduced exactly."
+    )
+    min_words: int = Field(
+        8,
+        ge=1,
+        description=(
+            "Rows whose answer is shorter are skipped: a label is given again because it is right."
+        ),
+    )
+    margin: float = Field(
+        0.02,
+        gt=0,
+        lt=1,
+        description=(
+            "Share of training rows, above that of test rows, up to which nothing is called "
+            "memorized. With 200 rows of each, none reproduced shows less than 0.014."
+        ),
+    )
 
 
-@hookimpl
-def tunesmith_review_data(
-    plan: Plan, train: Sequence[Record], test: Sequence[Record]
-) -> Sequence[Finding]:
-    """Check that there are rows that can be memorized."""
-    from tunesmith_plugins.evaluators.memorization.offer import review
+class Memorization(ComparingEvaluator):
+    """Completes rows by tuned and base model; what only the tuned one reproduces counts.
 
-    return list(review(plan, train, test))
+    The mean is the share of training rows minus the share of test rows. The value of a training
+    row is 2 or 0, that of a test row -2 or 0, and weights let both kinds count half each.
+    """
+
+    def __init__(self, options: MemorizationOptions) -> None:
+        self.options = options
+
+    def compare(
+        self, model: TextModel, records: Sequence[Record], run: RunContext | None
+    ) -> Sequence[Measurement]:
+        """Return one value per completed row; nothing before a model is tuned, or without rows.
+
+        Raises:
+            UsageError: there are no training rows, as outside of a run.
+        """
+        options = self.options
+        if run is None or not run.train:
+            raise UsageError("memorization: only a run has training rows to complete")
+        other = open_base_of_tuned(options, run)
+        parts = [
+            choose_rows(part, options.rows, options.min_words) for part in (run.train, records)
+        ]
+        if other is None or not all(parts):
+            return []
+        chosen = [*parts[0], *parts[1]]
+        prefixes = [prefix for _, prefix in chosen]
+        tuned, base = (reproduce(opened, prefixes, options.tokens) for opened in (model, other))
+        new = [
+            float(after and not before) for (after, _), (before, _) in zip(tuned, base, strict=True)
+        ]
+        count = len(parts[0])
+        groups = (_list_units(parts[0]), _list_units(parts[1]))
+        found = compare_shares(new[:count], new[count:], options.margin, groups=groups)
+        both = difference_of_shares(new[:count], new[count:], groups=groups)
+        sizes = [count] * count + [len(parts[1])] * len(parts[1])
+        signs = [2.0] * count + [-2.0] * len(parts[1])
+        details = {
+            **found.to_json(),
+            "training_rows": count,
+            "test_rows": len(parts[1]),
+            "training_share": sum(new[:count]) / count,
+            "test_share": sum(new[count:]) / len(parts[1]),
+        }
+        return [
+            Measurement(
+                metric=METRIC.name,
+                values=tuple(sign * value for sign, value in zip(signs, new, strict=True)),
+                weights=tuple(len(chosen) / (2 * size) for size in sizes),
+                outputs=tuple(text for _, text in tuned),
+                details={**details, "finding": describe(found, details)},
+                records=[record for record, _ in chosen],
+                interval=(both.low, both.high),
+            )
+        ]
+
+
+def _list_units(chosen: Sequence[tuple[Record, object]]) -> Sequence[str | None]:
+    from tunesmith_data.splits import cluster_records
+
+    return RecordsByUnit([record for record, _ in chosen], cluster_records).units
+
+
+def describe(found: NonInferiority, details: dict[str, float]) -> str:
+    """Return the verdict with the figures that it follows from."""
+    training, test = map(format_share, (details["training_share"], details["test_share"]))
+    figures = (
+        f"{training} of {details['training_rows']} training rows and {test} of "
+        f"{details['test_rows']} test rows are reproduced word for word by the tuned model "
+        f"alone, difference {format_difference(found.value)}, {found.bounds}"
+    )
+    return found.describe("memorizes", "does not memorize", figures, "rows")
+
+
+def review(plan: Plan, train: Sequence[Record], test: Sequence[Record]) -> Iterator[Finding]:
+    """Yield a warning if there are hardly any rows to complete."""
+    for evaluator in plan.evaluators:
+        if not isinstance(evaluator.config, MemorizationOptions):
+            continue
+        words = evaluator.config.min_words
+        counts = [len(choose_rows(part, FEWEST_UNITS, words)) for part in (train, test)]
+        if min(counts) < FEWEST_UNITS // 2 + 1:
+            yield Finding(
+                level="warning",
+                where=f"evaluators.{evaluator.id}.min_words",
+                message=f"hardly any training or test row goes on for {words} words or more: "
+                "memorization stays undecided",
+                hint="lower min_words if short answers can be memorized too",
+            )
+
+
+MEMORISATION = EvaluatorOffer(
+    name="memorization",
+    summary="share of training rows that only the tuned model reproduces, minus test rows",
+    config=MemorizationOptions,
+    build=Memorization,
+    metrics=(METRIC,),
+    needs=("torch>=2.11", "transformers>=5.17"),
+    model_count=lambda options: 2,
+)

@@ -3,17 +3,109 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import ClassVar, Literal, Self
 
-from tunesmith.hookspecs import hookimpl
+from pydantic import Field
 
-if TYPE_CHECKING:
-    from tunesmith.offers import EvaluatorOffer
+from tunesmith.contracts import Measurement, TextModel
+from tunesmith.errors import DataError
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.records import Chat, Completion, Record, last_exchange
+from tunesmith_evidence.answers.generate import (
+    AnswerOptions,
+    generate_answers,
+    read_references,
+)
+from tunesmith_plugins.evaluators.numeric.numbers import find_number
+
+METRIC_NAME = "numeric-match"
+MIN_SHARE = 0.9
+"""Share of answers with `#### 42` from which on the evaluator is used by default."""
 
 
-@hookimpl
-def tunesmith_evaluators() -> Sequence[EvaluatorOffer[Any]]:
-    """Offer ``[[evaluators]] use = "numeric"``."""
-    from tunesmith_plugins.evaluators.numeric.offer import NUMERIC
+class NumericOptions(AnswerOptions):
+    """Options: how numbers are written, and how close they must be."""
 
-    return [NUMERIC]
+    extra_tokens: ClassVar[int] = 32
+    """Tokens for words around a number, where the references are numbers alone."""
+
+    decimal_separator: Literal[".", ","] = Field(
+        ".", description="The decimal separator; the other one separates thousands."
+    )
+    tolerance: float = Field(0.0, ge=0, description="Largest difference that counts as right.")
+    relative_tolerance: float = Field(
+        0.0, ge=0, le=1, description="The same as a share of the reference; the larger one counts."
+    )
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """Scores 1 for a record if the number of its answer is that of the reference, else 0."""
+
+    options: NumericOptions
+    limit: int | None = None
+    """Most tokens of an answer, chosen for all test rows; None: for those that are measured."""
+
+    def prepare(self, references: Sequence[Record]) -> Self:
+        """Return the evaluator with the limit of tokens for these references."""
+        return replace(self, limit=self.options.answer_limit(references))
+
+    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
+        """Generate an answer for each record and compare its number.
+
+        Raises:
+            DataError: an answer calls a tool, or a reference has no number.
+        """
+        expected = []
+        references = read_references(records, "numeric")
+        for record, reference in zip(records, references, strict=True):
+            number = find_number(reference, self.options.decimal_separator)
+            if number is None:
+                raise DataError(record.source, "the reference answer has no number")
+            expected.append(number)
+        limit = self.limit or self.options.answer_limit(records)
+        answers = generate_answers(model, records, limit)
+        values = tuple(
+            float(self._is_right(answer, number))
+            for answer, number in zip(answers, expected, strict=True)
+        )
+        return [Measurement(metric=METRIC_NAME, values=values, outputs=answers)]
+
+    def _is_right(self, answer: str, expected: Decimal) -> bool:
+        options = self.options
+        found = find_number(answer, options.decimal_separator)
+        allowed = max(
+            Decimal(str(options.tolerance)),
+            Decimal(str(options.relative_tolerance)) * abs(expected),
+        )
+        return found is not None and abs(found - expected) <= allowed
+
+
+def have_marked_numbers(records: Sequence[Record]) -> bool:
+    """Return True if nine in ten answers end with a number behind `####`, as those of GSM8K."""
+    if not records or not all(isinstance(record, Chat | Completion) for record in records):
+        return False
+    answers = [last_exchange(record)[1] for record in records]
+    texts = [answer.text for answer in answers if not answer.tool_calls]
+    numbers = sum("####" in text and find_number(text) is not None for text in texts)
+    return numbers == len(records) or (
+        # Without a number in every reference the evaluator would refuse the rows.
+        numbers >= MIN_SHARE * len(records)
+        and len(texts) == len(records)
+        and all(find_number(text) is not None for text in texts)
+    )
+
+
+NUMERIC = EvaluatorOffer(
+    name="numeric",
+    summary="share of answers that end with the right number, such as `#### 1,234`",
+    config=NumericOptions,
+    build=Numeric,
+    metrics=(Metric(name=METRIC_NAME, higher_is_better=True, bounds=(0, 1)),),
+    accepts=frozenset({Chat, Completion}),
+    default_for=have_marked_numbers,
+    generates=True,
+    answer_limit=NumericOptions.answer_limit,
+)

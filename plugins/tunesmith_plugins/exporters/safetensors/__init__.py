@@ -1,17 +1,1 @@
 """Exporter ``safetensors``: one plain model folder, checked in transformers."""
-
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
-
-from tunesmith.hookspecs import hookimpl
-from tunesmith.offers import ExporterOffer
-
-
-@hookimpl
-def tunesmith_exporters() -> Sequence[ExporterOffer[Any]]:
-    """Offer the exporter."""
-    from tunesmith_plugins.exporters.safetensors.offer import SAFETENSORS
-
-    return [SAFETENSORS]

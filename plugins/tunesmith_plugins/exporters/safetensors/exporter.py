@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tunesmith_plugins.exporters.safetensors.offer import SafetensorsOptions
 from tunesmith_torch.export.folder_facts import read_folder_facts
 from tunesmith_torch.export.plain_folder import PlainTransformers, copy_model, open_plain
 
@@ -14,8 +15,8 @@ from tunesmith_torch.export.plain_folder import PlainTransformers, copy_model, o
 class SafetensorsExporter:
     """Writes a plain model folder."""
 
-    def __init__(self, dtype: str) -> None:
-        self.dtype = dtype
+    def __init__(self, options: SafetensorsOptions) -> None:
+        self.dtype = options.dtype
 
     def export(self, model: Path, out: Path) -> None:
         """Copy all files of the model; the weights file by file, in the format."""

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from tunesmith.offers import ExporterOffer
 from tunesmith.options import Options
-from tunesmith_torch.export.contract import Exporter
 
 
 class SafetensorsOptions(Options):
@@ -23,18 +22,11 @@ class SafetensorsOptions(Options):
     )
 
 
-def build(options: SafetensorsOptions) -> Exporter:
-    """Return the exporter."""
-    from tunesmith_plugins.exporters.safetensors.exporter import SafetensorsExporter
-
-    return SafetensorsExporter(options.dtype)
-
-
 SAFETENSORS = ExporterOffer(
     name="safetensors",
     summary="a model folder for transformers, vLLM and others, with adapters merged",
     config=SafetensorsOptions,
-    build=build,
+    build="tunesmith_plugins.exporters.safetensors.exporter:SafetensorsExporter",
     needs=("torch>=2.11", "transformers>=5.17", "safetensors>=0.5"),
     tolerance=lambda options: 1e-4 if options.dtype == "float32" else None,
 )

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import os
 
-from tunesmith.contracts import DataLoader
 from tunesmith.offers import DataLoaderOffer
 from tunesmith_data import names_file
 from tunesmith_plugins.loaders.text.options import CODE, DOCUMENTS, PROSE, TextOptions
-
-
-def build(options: TextOptions) -> DataLoader:
-    """Build the loader of the files that the options name."""
-    from tunesmith_plugins.loaders.text.loader import TextLoader
-
-    return TextLoader(options)
-
 
 _has_suffix = names_file(*PROSE, *CODE, *DOCUMENTS)
 
@@ -29,6 +20,6 @@ TEXT = DataLoaderOffer(
     name="text",
     summary="files and folders of text, Markdown and source code; PDF and Word documents",
     config=TextOptions,
-    build=build,
+    build="tunesmith_plugins.loaders.text.loader:TextLoader",
     recognizes=recognizes,
 )

@@ -5,16 +5,10 @@ The file is dequantized once, into a folder of the cache; later runs use that fo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tunesmith.hookspecs import hookimpl
-
-if TYPE_CHECKING:
-    from tunesmith.contracts import FoundModel
+from tunesmith.contracts import FoundModel
 
 
-@hookimpl
-def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | None:
+def find_model(reference: str, revision: str | None) -> FoundModel | None:
     """Find a reference that ends in ``.gguf`` or begins with ``wheel:``."""
     if not reference.startswith("wheel:") and not reference.lower().endswith(".gguf"):
         return None

@@ -6,25 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from tunesmith.hookspecs import hookimpl
-
-if TYPE_CHECKING:
-    from tunesmith.contracts import Finding, FoundModel
-    from tunesmith.plan import Plan
+from tunesmith.contracts import Finding, FoundModel
+from tunesmith.plan import Plan
 
 
-@hookimpl
-def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | None:
+def find_model(reference: str, revision: str | None) -> FoundModel | None:
     """Find a folder that exists, else a reference of the form ``organisation/name[@revision]``."""
     from tunesmith_plugins.models.huggingface.find import find_folder, find_on_hub
 
     return find_folder(reference) or find_on_hub(reference, revision)
 
 
-@hookimpl
-def tunesmith_review_plan(plan: Plan) -> Sequence[Finding]:
+def review_plan(plan: Plan) -> Sequence[Finding]:
     """Refuse a base model that cannot be trained, or cannot have the adapter."""
     from tunesmith_plugins.models.huggingface.adapter_review import review_adapters
     from tunesmith_plugins.models.huggingface.review import review_plan

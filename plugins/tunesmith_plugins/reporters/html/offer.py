@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from tunesmith.contracts import Reporter
 from tunesmith.events import Event
 from tunesmith.execution.report import build_report
 from tunesmith.offers import ReporterOffer
@@ -67,16 +66,11 @@ class HtmlReporter:
         """Ignore the event: it is in the run's log already."""
 
 
-def build(options: HtmlOptions, folder: RunFolder) -> Reporter:
-    """Build the reporter."""
-    return HtmlReporter(options, folder)
-
-
 HTML = ReporterOffer(
     name="html",
     summary="the report as one HTML page: verdict, baselines, answers side by side, curves",
     config=HtmlOptions,
-    build=build,
+    build=HtmlReporter,
     needs=("jinja2>=3.1",),
     by_default=True,
 )

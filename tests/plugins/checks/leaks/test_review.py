@@ -142,7 +142,7 @@ def test_leaks_of_our_own_split_are_no_errors() -> None:
         (Dataset(train=[*records]), "warning"),
         (Dataset(train=records[:3], test=records[3:]), "error"),
     ):
-        (finding,) = leaks.tunesmith_review_data(dataset, records[:3], (), records[3:])
+        (finding,) = leaks.review_data(dataset, records[:3], (), records[3:])
         assert finding.level == level
 
 
@@ -152,7 +152,7 @@ def test_a_validation_file_does_not_make_the_test_rows_given() -> None:
         rows(["why are there tides in the sea"], "b"),
     )
     dataset = Dataset(train=[*records], validation=validation)
-    (finding,) = leaks.tunesmith_review_data(dataset, records[:3], validation, records[3:])
+    (finding,) = leaks.review_data(dataset, records[:3], validation, records[3:])
     assert finding.level == "warning" and "test rows have the prompt" in finding.message
 
 

@@ -1,0 +1,138 @@
+"""Baseline ``best-of-n``: the sampled answer of the untouched model with the highest reward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from tunesmith.contracts import BaselineTask, BaselineVariant, Finding, Generation, Progress
+from tunesmith.errors import UsageError
+from tunesmith.execution.wrapped_model import WrappedModel
+from tunesmith.offers import BaselineOffer
+from tunesmith.plan import Plan
+from tunesmith.records import Prompt
+from tunesmith_evidence.answers.without_scores import WithoutScores
+from tunesmith_torch.compare.other_model import RewardOptions, RewardScorer, load_scorer
+from tunesmith_torch.compare.training_rewards import find_training_rewards
+
+
+@dataclass(frozen=True)
+class BestOfNModel(WithoutScores, WrappedModel):
+    """Another model, of whose samples the one with the highest reward is the answer."""
+
+    scorer: RewardScorer
+    count: int
+    temperature: float
+    seed: int
+
+    def generate(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
+    ) -> Sequence[Generation]:
+        """Sample answers, and return the best one for each prompt; of equal ones the first.
+
+        Raises:
+            UsageError: the model does not support sampling.
+        """
+        distinct = [*dict.fromkeys(prompts)]  # equal prompts would have other samples each time
+        repeated = [prompt for prompt in distinct for _ in range(self.count)]
+        report = progress and (lambda done: progress(done // self.count))
+        samples = self.sample(
+            repeated,
+            max_new_tokens,
+            seed=self.seed,
+            temperature=self.temperature,
+            progress=report,
+        )
+        rewards = self.scorer.rewards(repeated, [sample.text for sample in samples])
+        best = {
+            prompt: max(range(start, start + self.count), key=lambda row: rewards[row])
+            for prompt, start in zip(distinct, range(0, len(repeated), self.count), strict=True)
+        }
+        return [samples[best[prompt]] for prompt in prompts]
+
+    @property
+    def refusal(self) -> UsageError:
+        """The error: the probability that an answer is the best of several is not known."""
+        return UsageError(
+            "the best of several samples has no log-probability",
+            hint="measure it with an evaluator of generated answers, such as win-rate",
+        )
+
+
+NAME = "best-of-n"
+TABLE = f"baselines.{NAME}"
+
+
+class BestOfNOptions(RewardOptions):
+    """Options of ``best-of-n``. It is used by default if `reward` or `plugin` is set."""
+
+    n: int = Field(4, ge=2, le=64, description="Answers that are sampled for each prompt.")
+    temperature: float = Field(1.0, gt=0, le=10, description="Sampling temperature.")
+
+    @property
+    def has_reward(self) -> bool:
+        """True if a reward is named."""
+        return (self.reward or self.plugin) is not None
+
+
+@dataclass(frozen=True)
+class BestOfN:
+    """Samples answers of the untouched model, and keeps the one with the highest reward."""
+
+    options: BestOfNOptions
+
+    def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
+        """Yield the untouched model with the system prompt; nothing without a reward."""
+        if not self.options.has_reward:
+            return
+        from tunesmith_evidence.prompting.task_prompt import read_task
+
+        scorer = load_scorer(self.options, None, TABLE)
+        assert scorer is not None
+        options, base = self.options, read_task(task).prompted(describe=False)
+        model = BestOfNModel(base, scorer, options.n, options.temperature, task.seed)
+        yield BaselineVariant(name=f"n={options.n}", model=model)
+
+
+BEST_OF_N = BaselineOffer(
+    name=NAME,
+    summary="the sampled answer of the untouched model with the highest reward",
+    config=BestOfNOptions,
+    build=BestOfN,
+    solution="prompt",
+    cost=140,
+    needs_model=True,
+    needs=("torch>=2.11", "transformers>=5.17"),
+    can_score=False,
+    is_configured=lambda options: options.has_reward,
+)
+
+
+def review(plan: Plan) -> Iterator[Finding]:
+    """Yield an error for the baseline without a reward, and a note for rewards without it."""
+    use = plan.baseline_options.use
+    configs = (baseline.config for baseline in plan.baselines if baseline.offer.name == NAME)
+    config = next(configs, None)
+    if isinstance(config, BestOfNOptions) and config.has_reward:
+        return
+    if use is not None:
+        if NAME in use:
+            message = "needs a reward by which the best answer is chosen"
+            hint = "set `reward` or `plugin` in this table"
+            yield Finding(level="error", where=TABLE, message=message, hint=hint)
+        return
+    rewards = find_training_rewards(plan.technique.config)
+    if rewards is None:
+        return
+    function = next(iter(rewards.functions), None)
+    named = f'"{function}"' if function else "the folder of a trained reward model"
+    key = "reward" if function is None or ".py:" in function else "plugin"
+    yield Finding(
+        level="info",
+        where="baselines",
+        message="the policy is not compared with the best of four sampled answers by the reward, "
+        "which needs no training",
+        hint=f"add [{TABLE}] with {key} = {named}",
+    )

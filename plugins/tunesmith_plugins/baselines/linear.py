@@ -1,0 +1,65 @@
+"""Baseline ``linear``: a linear classifier of words and parts of words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from tunesmith.contracts import BaselineTask, BaselineVariant
+from tunesmith.offers import BaselineOffer
+from tunesmith.options import Options
+from tunesmith.records import Record
+from tunesmith_evidence.tasks.kinds import task_of
+
+
+class LinearOptions(Options):
+    """Options of ``linear``."""
+
+    c: list[Annotated[float, Field(gt=0, le=1e6)]] = Field(
+        [10.0, 1.0, 100.0],
+        min_length=1,
+        description=(
+            "Inverse strengths of the regularization, as in scikit-learn; the best on the "
+            "validation rows is used."
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class LinearBaseline:
+    """Logistic regression over TF-IDF of words and character n-grams."""
+
+    options: LinearOptions
+
+    def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
+        """Yield one for each C."""
+        from tunesmith_evidence.classify.classifiers import Linear
+        from tunesmith_evidence.classify.text_classifier import TextRows
+        from tunesmith_evidence.tasks.examples import read_examples
+
+        examples = read_examples(task.train, task.seed)
+        if not examples:
+            return
+        rows = TextRows(examples)
+        for c in dict.fromkeys(self.options.c):
+            yield BaselineVariant(name=f"C={c:g}", model=rows.model(Linear(*rows.learned, c)))
+
+
+def has_classes(records: Sequence[Record]) -> bool:
+    """Return True if the answers are classes."""
+    return task_of(records) == "classes"
+
+
+LINEAR = BaselineOffer(
+    name="linear",
+    summary="logistic regression over words and parts of words, without a model",
+    config=LinearOptions,
+    build=LinearBaseline,
+    needs=("numpy>=1.26", "scikit-learn>=1.5", "scipy>=1.13"),
+    solution="classifier",
+    cost=20,
+    suits=has_classes,
+)

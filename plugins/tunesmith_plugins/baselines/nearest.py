@@ -1,0 +1,66 @@
+"""Baseline ``nearest``: the answer of the most similar training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+from pydantic import Field
+
+from tunesmith.contracts import BaselineTask, BaselineVariant
+from tunesmith.offers import BaselineOffer
+from tunesmith.options import Options
+from tunesmith_evidence.tasks.kinds import has_recurring_answers
+
+
+class NearestOptions(Options):
+    """Options of ``nearest``."""
+
+    k: list[Annotated[int, Field(ge=1, le=1000)]] = Field(
+        [5, 1, 10, 20],
+        min_length=1,
+        description=(
+            "Numbers of similar training rows that vote; the one is used that is right most often "
+            "out of fold, on training rows that it has not learned from."
+        ),
+    )
+    centroid: bool = Field(
+        True, description="Also try the answer whose rows are the most similar on average."
+    )
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Answers like the most similar training rows, by the cosine of TF-IDF."""
+
+    options: NearestOptions
+
+    def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
+        """Yield the one that is right most often out of fold: few validation rows misjudge."""
+        from tunesmith_evidence.classify.classifiers import NearestCentroid, NearestRows
+        from tunesmith_evidence.classify.folds import Learn
+        from tunesmith_evidence.classify.text_classifier import TextRows
+        from tunesmith_evidence.tasks.examples import read_examples
+
+        examples = read_examples(task.train, task.seed)
+        if not examples:
+            return
+        ways: dict[str, Learn] = {f"k={k}": partial(NearestRows, k=k) for k in self.options.k}
+        if self.options.centroid:
+            ways["centroid"] = NearestCentroid
+        name, model = TextRows(examples).learn_best(ways)
+        yield BaselineVariant(name=name, model=model)
+
+
+NEAREST = BaselineOffer(
+    name="nearest",
+    summary="the answer of the most similar training rows, without a model",
+    config=NearestOptions,
+    build=Nearest,
+    needs=("numpy>=1.26", "scikit-learn>=1.5", "scipy>=1.13"),
+    solution="classifier",
+    cost=10,
+    suits=has_recurring_answers,
+)

@@ -1,0 +1,81 @@
+"""Baseline ``retrieved-shots``: the most similar training rows in each prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from tunesmith.contracts import BaselineTask, BaselineVariant, TextModel
+from tunesmith.offers import BaselineOffer
+from tunesmith.options import Options
+from tunesmith_evidence.tasks.examples import has_examples
+
+
+class RetrievedShotsOptions(Options):
+    """Options of ``retrieved-shots``."""
+
+    k: list[Annotated[int, Field(ge=1, le=64)]] = Field(
+        [5, 10, 20],
+        min_length=1,
+        description=(
+            "Numbers of similar training rows in a prompt, as far as the model's context has room; "
+            "at most four have the same answer."
+        ),
+    )
+    describe: bool = Field(
+        True, description="Also describe the answers in the prompt, as zero-shot does."
+    )
+    constrain: bool = Field(
+        True,
+        description=(
+            "Also try each number of examples with constrained answers: where these are classes, "
+            "the most probable label; where they are JSON objects, answers of a schema."
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class RetrievedShots:
+    """The untouched model with the training rows that are the most similar to each question."""
+
+    options: RetrievedShotsOptions
+
+    def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
+        """Yield one for each number of examples that fits, and these with constrained answers."""
+        from tunesmith_evidence.prompting.shots import Retriever, count_fitting
+        from tunesmith_evidence.prompting.task_prompt import read_task
+
+        prompt = read_task(task)
+        if not prompt.examples:
+            return
+        retriever = Retriever(prompt.examples)
+        alone = prompt.prompted(describe=self.options.describe)
+        most = count_fitting(alone, prompt.examples, max(self.options.k))
+        counts = [*dict.fromkeys(min(k, most) for k in self.options.k)]
+
+        def prompted(k: int) -> TextModel:
+            return prompt.prompted(
+                lambda text: retriever.find(text, k), describe=self.options.describe
+            )
+
+        for k in counts:
+            model = prompted(k)
+            yield BaselineVariant(name=f"k={k}", model=model)
+            if self.options.constrain:
+                yield from prompt.constrained(model, f"k={k}")
+
+
+RETRIEVED_SHOTS = BaselineOffer(
+    name="retrieved-shots",
+    summary="the untouched model with the most similar training rows in each prompt",
+    config=RetrievedShotsOptions,
+    build=RetrievedShots,
+    needs=("numpy>=1.26",),
+    solution="retrieval",
+    cost=130,
+    needs_model=True,
+    suits=has_examples,
+)

@@ -1,0 +1,136 @@
+"""``tunesmith schema``: print the JSON Schema of run files, for editors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import click
+from pydantic import BaseModel
+
+from tunesmith.catalog import Catalog
+from tunesmith.config.read_plan import CORE_TABLES
+from tunesmith.events import JSON
+from tunesmith.offers import (
+    BaselineOffer,
+    ComponentOffer,
+    DataLoaderOffer,
+    EvaluatorOffer,
+    Offered,
+    ReporterOffer,
+    SplitterOffer,
+    TableOffer,
+    TechniqueOffer,
+)
+from tunesmith.options import DataOptions, EvaluatorKeys
+from tunesmith_cli import render
+from tunesmith_cli.common import CliState, common_options, pass_state
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+COMPONENT_TABLES: dict[str, tuple[type[Any], bool]] = {
+    "data": (DataLoaderOffer, False),
+    "split": (SplitterOffer, False),
+    "technique": (TechniqueOffer, False),
+    "evaluators": (EvaluatorOffer, True),
+    "reporters": (ReporterOffer, True),
+}
+"""Tables whose keys depend on ``use``: the kind of offer, and True for lists of tables."""
+
+
+def run_file_schema(catalog: Catalog) -> JSON:
+    """Return the schema of a run file, given the installed plugins."""
+    definitions: JSON = {}
+    properties: JSON = {}
+    tables = {name: o.offer.config for name, o in catalog.by_key(TableOffer).items()}
+    for name, options in {**CORE_TABLES, **tables}.items():
+        properties[name] = _add_definition(options, name.replace(":", "."), definitions)
+    baselines = catalog.by_key(BaselineOffer)
+    for name, baseline in baselines.items():
+        key = f"baselines.{name.replace(':', '.')}"
+        own = _add_definition(baseline.offer.config, key, definitions)
+        definitions["baselines"]["properties"][name] = own
+    for table, option in ("gate", "must_beat"), ("baselines", "use"):
+        _enumerate(definitions[table]["properties"][option], list(baselines))
+    for table, (kind, is_list) in COMPONENT_TABLES.items():
+        offers: list[Offered[Any]] = catalog.offers(kind)
+        schema = _component_schema(table, offers, definitions)
+        properties[table] = {"type": "array", "items": schema} if is_list else schema
+    return {
+        "$schema": DIALECT,
+        "title": "tunesmith run file",
+        "type": "object",
+        "properties": properties,
+        "required": ["model", "data", "technique"],
+        "additionalProperties": False,
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def _component_schema(table: str, offers: list[Offered[Any]], definitions: JSON) -> JSON:
+    """Return the schema of a table; the branch of the offer in ``use`` has the other keys."""
+    counts = Counter(offered.offer.name for offered in offers)
+    branches, names = [], []
+    for offered in offers:
+        offer: ComponentOffer[Any] = offered.offer
+        short = [offer.name] if counts[offer.name] == 1 else []
+        use = [*short, offered.full_name]
+        key = f"{table}.{offer.name if short else offered.full_name.replace(':', '.')}"
+        reference = _add_definition(offer.config, key, definitions)
+        definition = definitions[key]
+        definition["description"] = offer.summary
+        definition["properties"] = {"use": {"enum": use}, **definition.get("properties", {})}
+        if table == "data":
+            test_size = DataOptions.model_json_schema()["properties"]["test_size"]
+            definition["properties"]["test_size"] = test_size
+        if table == "evaluators":
+            definition["properties"]["id"] = EvaluatorKeys.model_json_schema()["properties"]["id"]
+        definition["required"] = [*_required(table), *definition.get("required", [])]
+        is_default = isinstance(offer, SplitterOffer) and offer.by_default
+        condition: JSON = {"properties": {"use": {"enum": use}}}
+        if not is_default:  # the default's keys are allowed without "use"
+            condition["required"] = ["use"]
+        branches.append({"if": condition, "then": reference})
+        names += use
+    return {
+        "type": "object",
+        "properties": {"use": {"enum": names}},
+        "required": _required(table),
+        "allOf": branches,
+    }
+
+
+def _enumerate(schema: JSON, names: list[str]) -> None:
+    """Let a list, which may be null, have these names only."""
+    for branch in schema.get("anyOf", [schema]):
+        if branch.get("type") == "array":
+            branch["items"]["enum"] = names
+
+
+def _required(table: str) -> list[str]:
+    """Return the keys that every such table has: loaders and splitters can be chosen without."""
+    return [] if table in ("data", "split") else ["use"]
+
+
+def _add_definition(options: type[BaseModel], key: str, definitions: JSON) -> JSON:
+    """Add the schema of options to the definitions and return a reference to it.
+
+    Its nested definitions are added with its key as prefix.
+    """
+    schema = options.model_json_schema(ref_template=f"#/$defs/{key}.{{model}}")
+    for name, inner in schema.pop("$defs", {}).items():
+        definitions[f"{key}.{name}"] = inner
+    schema.pop("title", None)
+    definitions[key] = schema
+    return {"$ref": f"#/$defs/{key}"}
+
+
+@click.command("schema")
+@common_options
+@pass_state
+def command(state: CliState) -> None:
+    """Print the JSON Schema of run files, with the options of the installed plugins.
+
+    Editors use it for completion: save it as tunesmith.schema.json, and make the first line of
+    the run file `#:schema ./tunesmith.schema.json`.
+    """
+    render.print_json(run_file_schema(state.catalog()))

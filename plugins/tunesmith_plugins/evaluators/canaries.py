@@ -1,0 +1,167 @@
+"""Evaluator ``canaries``: the ranks of injected secrets among controls that were not injected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from tunesmith.contracts import Finding, Measurement, RunContext, TextModel
+from tunesmith.errors import DataError, UsageError
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.options import DataPath
+from tunesmith.plan import Plan
+from tunesmith.records import Record, last_exchange, to_answer
+from tunesmith_evidence.formats import format_p_value
+from tunesmith_evidence.side_effects.canaries import (
+    ALPHA,
+    CanaryResult,
+    CanarySet,
+    Secret,
+    rank_canaries,
+    read_canaries,
+)
+from tunesmith_torch.compare.other_model import (
+    ComparingEvaluator,
+    ComparisonOptions,
+    open_base_of_tuned,
+)
+
+METRIC = Metric(
+    name="memorized-canaries", higher_is_better=False, bounds=(0, 1), is_descriptive=True
+)
+
+
+class CanariesOptions(ComparisonOptions):
+    """Options: the file of canaries."""
+
+    file: DataPath = Field(
+        description=(
+            "The secrets and their controls, which `tunesmith data canaries` has written beside "
+            "the rows with the secrets."
+        ),
+    )
+
+
+class Canaries(ComparingEvaluator):
+    """Scores 1 for a canary whose rank among the controls is no chance, else 0.
+
+    The score that is ranked is the log-probability of the secret alone, tuned minus base.
+    """
+
+    def __init__(self, options: CanariesOptions) -> None:
+        self.options = options
+
+    def compare(
+        self, model: TextModel, records: Sequence[Record], run: RunContext | None
+    ) -> Sequence[Measurement]:
+        """Return one value for each canary that was trained on; nothing before there is a model.
+
+        Raises:
+            DataError: the file cannot be used.
+            UsageError: no canary is among the training rows.
+        """
+        given = read_canaries(Path(self.options.file))
+        other = open_base_of_tuned(self.options, run)
+        if other is None:
+            return []
+        # Without a run there are no training rows to count in: the file says how often.
+        counts = [*given.repetitions] if run is None else count_injected(given, run.train)
+        injected = [pair for pair in zip(given.canaries, counts, strict=True) if pair[1]]
+        if not injected:
+            raise UsageError("canaries: none of them is among the training rows")
+        secrets = [*(secret for secret, _ in injected), *given.controls]
+        ours, theirs = (score_secrets(opened, given, secrets) for opened in (model, other))
+        scores = [after - before for after, before in zip(ours, theirs, strict=True)]
+        found = rank_canaries(scores[: len(injected)], scores[len(injected) :])
+        details = {
+            "holds": not found.is_alarm,
+            "controls": len(given.controls),
+            "shift_p_value": found.shift_p_value,
+            "canaries": [
+                {"repetitions": count, "rank": ranked.rank, "exposure": ranked.exposure,
+                 "p_value_holm": ranked.p_value_holm}
+                for (_, count), ranked in zip(injected, found.ranked, strict=True)
+            ],
+            "finding": describe(found, [count for _, count in injected], len(given.controls)),
+        }  # fmt: skip
+        sources = [f"{self.options.file}: canary {n}" for n in range(1, len(injected) + 1)]
+        return [
+            Measurement(
+                metric=METRIC.name,
+                values=tuple(float(c.p_value_holm < ALPHA / 2) for c in found.ranked),
+                details=details,
+                records=[
+                    secret.to_record("completion", source)
+                    for (secret, _), source in zip(injected, sources, strict=True)
+                ],
+            )
+        ]
+
+
+def count_injected(given: CanarySet, train: Sequence[Record]) -> list[int]:
+    """Return how often each canary is among the training rows."""
+    counts = dict.fromkeys(given.canaries, 0)
+    by_answer = {secret.answer: secret for secret in given.canaries}
+    for record in train:
+        secret = by_answer.get(last_exchange(record)[1].text[-len(given.canaries[0].answer) :])
+        if secret is not None:
+            counts[secret] += 1
+    return [counts[secret] for secret in given.canaries]
+
+
+def score_secrets(model: TextModel, given: CanarySet, secrets: Sequence[Secret]) -> list[float]:
+    """Return the log-probability of each secret, in nats, without its prompt."""
+    if given.kind == "text":
+        scores = model.score([s.prompt for s in secrets], [f" {s.answer}" for s in secrets])
+    else:
+        pairs = [last_exchange(secret.to_record("chat", "canary")) for secret in secrets]
+        scores = model.score([p for p, _ in pairs], [to_answer(answer) for _, answer in pairs])
+    return [math.fsum(score.logprobs) for score in scores]
+
+
+def describe(found: CanaryResult, counts: Sequence[int], controls: int) -> str:
+    """Return the verdict with the figures that it follows from."""
+    by_count: dict[int, list[float]] = {}
+    for count, ranked in zip(counts, found.ranked, strict=True):
+        by_count.setdefault(count, []).append(ranked.exposure)
+    exposures = ", ".join(
+        f"{sum(values) / len(values):.1f} bits injected {count} times"
+        for count, values in sorted(by_count.items())
+    )
+    figures = (
+        f"{found.memorized} of {len(counts)} canaries are known better than chance allows; mean "
+        f"exposure {exposures} (1.4 by chance, {math.log2(controls + 1):.1f} at most); all "
+        f"together {format_p_value(found.shift_p_value)}"
+    )
+    return f"{'memorizes' if found.is_alarm else 'no memorization found'}: {figures}"
+
+
+def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
+    """Yield an error if the file cannot be used, or no canary is trained on."""
+    for evaluator in plan.evaluators:
+        if not isinstance(evaluator.config, CanariesOptions):
+            continue
+        where = f"evaluators.{evaluator.id}.file"
+        try:
+            counts = count_injected(read_canaries(Path(evaluator.config.file)), train)
+        except DataError as error:
+            yield Finding(level="error", where=where, message=error.message, hint=error.hint or "")
+            continue
+        if not any(counts):
+            message = "no canary of this file is among the training rows"
+            hint = "train on the rows that `tunesmith data canaries` wrote with it"
+            yield Finding(level="error", where=where, message=message, hint=hint)
+
+
+CANARIES = EvaluatorOffer(
+    name="canaries",
+    summary="share of injected secrets that the tuned model knows better than chance allows",
+    config=CanariesOptions,
+    build=Canaries,
+    metrics=(METRIC,),
+    needs=("torch>=2.11", "transformers>=5.17"),
+    model_count=lambda options: 2,
+)

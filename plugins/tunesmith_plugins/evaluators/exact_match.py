@@ -1,0 +1,113 @@
+"""Evaluator ``exact-match``: share of answers that equal the reference answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
+
+from tunesmith.contracts import Evaluator, Measurement, TextModel
+from tunesmith.errors import DataError
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.records import (
+    Chat,
+    Completion,
+    Preference,
+    Record,
+    Text,
+    UnpairedPreference,
+    last_exchange,
+)
+from tunesmith_evidence.answers.generate import (
+    ComparedAnswerOptions,
+    choose_limit,
+    generate_answers,
+    read_references,
+)
+from tunesmith_evidence.answers.normalize import TextNormalizer
+
+METRIC_NAME = "exact-match"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactMatch:
+    """Scores 1 for a record if the model generates its last answer, else 0."""
+
+    normalizer: TextNormalizer
+    max_new_tokens: Literal["auto"] | int = "auto"
+
+    def prepare(self, references: Sequence[Record]) -> Self:
+        """Return the evaluator with the limit of tokens for these references."""
+        return replace(self, max_new_tokens=choose_limit(self.max_new_tokens, references))
+
+    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
+        """Generate the last answer of every record and compare it with the reference.
+
+        Raises:
+            DataError: an answer calls a tool, or ``extract`` finds nothing in a reference.
+        """
+        references = read_references(records, METRIC_NAME)
+        expected = [
+            self._normalize_reference(record, reference)
+            for record, reference in zip(records, references, strict=True)
+        ]
+        answers = generate_answers(model, records, self.max_new_tokens)
+        values = tuple(
+            float(self.normalizer.normalize(answer) == reference)
+            for answer, reference in zip(answers, expected, strict=True)
+        )
+        return [Measurement(metric=METRIC_NAME, values=values, outputs=answers)]
+
+    def _normalize_reference(self, record: Record, reference: str) -> str:
+        normalized = self.normalizer.normalize(reference)
+        if normalized is None:
+            raise DataError(record.source, "the reference answer has nothing that `extract` finds")
+        return normalized
+
+
+SHORT_ANSWER_CHARACTERS = 64
+"""Longest answer that a model can be expected to reproduce word for word."""
+MIN_SHORT_SHARE = 0.9
+"""Share of short answers from which on the evaluator is used by default."""
+
+
+class ExactMatchOptions(ComparedAnswerOptions):
+    """Options: how answers are compared, and how long an answer may be."""
+
+    EARLIER: ClassVar[Mapping[str, str]] = {
+        "max_tokens": "max_new_tokens",
+        "max_length": "max_new_tokens",
+    }
+
+
+def build(options: ExactMatchOptions) -> Evaluator:
+    """Build the evaluator."""
+    return ExactMatch(
+        normalizer=options.build_normalizer(),
+        max_new_tokens=options.max_new_tokens,
+    )
+
+
+def have_short_answers(records: Sequence[Record]) -> bool:
+    """Return True if at least nine in ten last answers are short."""
+    pairs = Text | Preference | UnpairedPreference
+    if not records or any(isinstance(record, pairs) for record in records):
+        return False
+    if any(last_exchange(record)[1].tool_calls for record in records):
+        return False
+    short = sum(len(last_exchange(record)[1].text) <= SHORT_ANSWER_CHARACTERS for record in records)
+    return short >= MIN_SHORT_SHARE * len(records)
+
+
+EXACT_MATCH = EvaluatorOffer(
+    name="exact-match",
+    summary="share of answers that equal the reference answer, white space ignored",
+    config=ExactMatchOptions,
+    build=build,
+    reads_media=True,
+    metrics=(Metric(name=METRIC_NAME, higher_is_better=True, bounds=(0, 1)),),
+    accepts=frozenset({Chat, Completion, Preference, Text}),
+    default_for=have_short_answers,
+    generates=True,
+    answer_limit=ExactMatchOptions.answer_limit,
+)

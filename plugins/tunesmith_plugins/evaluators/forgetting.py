@@ -1,0 +1,148 @@
+"""Evaluator ``forgetting``: how much worse a tuned model predicts general text.
+
+Training on a narrow task can cost what the model knew of everything else, and scores on the task do
+not show it. The loss on texts that have nothing to do with the task does. It is cheap, and varies
+little if it is paired by text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from tunesmith.contracts import Finding, Measurement, RunContext, TextModel
+from tunesmith.data.units import RecordsByUnit
+from tunesmith.errors import DataError
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.options import DataPath
+from tunesmith.plan import Plan
+from tunesmith.records import Record, last_exchange
+from tunesmith_evidence.formats import format_difference
+from tunesmith_evidence.side_effects.text_rows import read_text_rows
+from tunesmith_evidence.statistics.non_inferiority import NonInferiority, compare_with_margin
+from tunesmith_torch.compare.other_model import (
+    ComparingEvaluator,
+    ComparisonOptions,
+    open_base_of_tuned,
+)
+
+METRIC = Metric(
+    name="forgetting",
+    higher_is_better=False,
+    unit="nats/token",
+    bounds=(-math.inf, math.inf),
+    is_descriptive=True,
+)
+FEW_TEXTS = 100
+UNBOUNDED = (-math.inf, math.inf)
+
+
+class ForgettingOptions(ComparisonOptions):
+    """Options: the general texts, and the rise of the loss that is acceptable."""
+
+    texts: DataPath = Field(
+        description=(
+            'JSONL file with general texts in the column "text", none of the task; 250 or more. '
+            "There is no default: texts that the model should still know are yours to choose."
+        ),
+    )
+    margin: float = Field(
+        0.05,
+        gt=0,
+        description=(
+            "Rise of the loss in nats per token up to which nothing is called forgotten. 0.05 is "
+            "5 % more perplexity."
+        ),
+    )
+
+
+class Forgetting(ComparingEvaluator):
+    """Measures the loss per token of each text, tuned minus base, weighted by tokens."""
+
+    def __init__(self, options: ForgettingOptions) -> None:
+        self.options = options
+
+    def compare(
+        self, model: TextModel, records: Sequence[Record], run: RunContext | None
+    ) -> Sequence[Measurement]:
+        """Return one value per text; nothing before there is a tuned model.
+
+        Raises:
+            DataError: the file of texts cannot be used.
+        """
+        from tunesmith_data.splits import cluster_records
+
+        read = read_text_rows(Path(self.options.texts), ["text"])
+        texts = [*RecordsByUnit(read, cluster_records)]
+        other = open_base_of_tuned(self.options, run)
+        if other is None:
+            return []
+        tuned, weights = measure_losses(model, texts)
+        base, _ = measure_losses(other, texts)
+        found = compare_with_margin(
+            base,
+            tuned,
+            self.options.margin,
+            weights=weights,
+            groups=[record.group for record in texts],
+            bounds=UNBOUNDED,
+        )
+        values = tuple(after - before for before, after in zip(base, tuned, strict=True))
+        details = {**found.to_json(), "finding": describe(found)}
+        return [
+            Measurement(
+                metric=METRIC.name, values=values, weights=weights, details=details, records=texts
+            )
+        ]
+
+
+def measure_losses(
+    model: TextModel, texts: Sequence[Record]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the loss of each text in nats per token, and its number of tokens."""
+    scores = model.score([""] * len(texts), [last_exchange(record)[1].text for record in texts])
+    counts = tuple(float(len(score.logprobs)) for score in scores)
+    losses = tuple(
+        -math.fsum(score.logprobs) / len(score.logprobs) if score.logprobs else 0.0
+        for score in scores
+    )
+    return losses, counts
+
+
+def describe(found: NonInferiority) -> str:
+    """Return the verdict with the figures that it follows from."""
+    figures = (
+        f"the loss on {found.n} general texts changed by {format_difference(found.value)} "
+        f"nats per token, {found.bounds}"
+    )
+    return found.describe("forgets", "does not forget", figures, "texts")
+
+
+def review(plan: Plan) -> Iterator[Finding]:
+    """Yield an error for a file of texts that cannot be used, and a warning for a small one."""
+    for evaluator in plan.evaluators:
+        if not isinstance(evaluator.config, ForgettingOptions):
+            continue
+        where = f"evaluators.{evaluator.id}.texts"
+        try:
+            count = len(read_text_rows(Path(evaluator.config.texts), ["text"]))
+        except DataError as error:
+            yield Finding(level="error", where=where, message=error.message, hint=error.hint or "")
+            continue
+        if count < FEW_TEXTS:
+            message = f"{count} general texts are few: forgetting may stay undecided"
+            yield Finding(level="warning", where=where, message=message, hint="250 mostly decide")
+
+
+FORGETTING = EvaluatorOffer(
+    name="forgetting",
+    summary="rise of the loss on general texts, tuned against base, in nats per token",
+    config=ForgettingOptions,
+    build=Forgetting,
+    metrics=(METRIC,),
+    needs=("torch>=2.11", "transformers>=5.17"),
+    model_count=lambda options: 2,
+)

@@ -1,0 +1,211 @@
+"""Evaluator ``json``: fields, validity and schema of answers that are JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field
+
+from tunesmith.contracts import Evaluator, Measurement, TextModel
+from tunesmith.errors import DataError, EnvironmentProblem, UsageError
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.records import Chat, Completion, Record, last_exchange
+from tunesmith_evidence.answers.generate import (
+    AnswerOptions,
+    choose_limit,
+    generate_answers,
+    read_references,
+)
+from tunesmith_evidence.answers.normalize import strip_reasoning
+from tunesmith_evidence.tasks.json_answers import are_equal
+
+FIELDS, VALID, SCHEMA = "json-fields", "json-valid", "json-schema"
+_FENCE = re.compile(r"\A\s*(`{3,}|~{3,})[ \t]*\w*\s*(.*?)\s*\1\s*\Z", re.DOTALL)
+NO_JSON = object()
+"""Stands for an answer that is not JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonAnswer:
+    """Measures if answers are JSON, keep to the schema, and have the right fields."""
+
+    is_valid: Callable[[Any], bool] | None = None
+    """Checks an answer against the user's schema; None: its shape must be the reference's."""
+    max_new_tokens: Literal["auto"] | int = "auto"
+
+    def prepare(self, references: Sequence[Record]) -> Self:
+        """Return the evaluator with the limit of tokens for these references."""
+        return replace(self, max_new_tokens=choose_limit(self.max_new_tokens, references))
+
+    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
+        """Generate an answer for each record and compare it with the reference.
+
+        Raises:
+            DataError: an answer calls a tool, or a reference is not JSON.
+        """
+        expected = []
+        references = read_references(records, "json")
+        for record, reference in zip(records, references, strict=True):
+            value = parse(reference)
+            if value is NO_JSON:
+                raise DataError(record.source, "the reference answer is not JSON")
+            expected.append(value)
+        answers = generate_answers(model, records, self.max_new_tokens)
+        given = [parse(answer) for answer in answers]
+        pairs = [*zip(given, expected, strict=True)]
+        return [
+            Measurement(
+                metric=FIELDS,
+                values=tuple(compare_fields(answer, right) for answer, right in pairs),
+                outputs=answers,
+                details={"fields": describe(pairs)} if records else {},
+            ),
+            Measurement(metric=VALID, values=tuple(float(a is not NO_JSON) for a in given)),
+            Measurement(
+                metric=SCHEMA,
+                values=tuple(float(self._keeps_schema(answer, right)) for answer, right in pairs),
+            ),
+        ]
+
+    def _keeps_schema(self, answer: Any, expected: Any) -> bool:
+        if answer is NO_JSON:
+            return False
+        if self.is_valid is not None:
+            return self.is_valid(answer)
+        return bool(shape(answer) == shape(expected))
+
+
+def parse(text: str) -> Any:
+    """Return the JSON value of an answer, which may stand in a code fence; else ``NO_JSON``."""
+    text = strip_reasoning(text)
+    fenced = _FENCE.match(text)
+    try:
+        return json.loads(fenced[2] if fenced else text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return NO_JSON
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def flatten(value: Any, path: str | None = None) -> dict[str, Any]:
+    """Return the values of all fields by path, such as ``order.id``; lists are values."""
+    if not isinstance(value, dict) or not value:
+        return {path or "": value}
+    fields = {}
+    for key, below in value.items():
+        # A dot in a key must not make it look like two keys.
+        name = key.replace("\\", "\\\\").replace(".", "\\.")
+        fields.update(flatten(below, name if path is None else f"{path}.{name}"))
+    return fields
+
+
+def compare_fields(answer: Any, expected: Any) -> float:
+    """Return the share of equal fields among those that the answer or the reference has."""
+    if answer is NO_JSON:
+        return 0.0
+    given, right = flatten(answer), flatten(expected)
+    equal = sum(name in given and are_equal(given[name], value) for name, value in right.items())
+    return equal / len(given.keys() | right.keys())
+
+
+def shape(value: Any) -> Any:
+    """Return the keys and types of a value; a list has those of its first element."""
+    if isinstance(value, dict):
+        return {key: shape(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [shape(value[0])] if value else []
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "number"
+    return type(value).__name__
+
+
+def describe(pairs: Sequence[tuple[Any, Any]]) -> dict[str, dict[str, float]]:
+    """Return the accuracy of each field of the references, with the rows that have it."""
+    counts: dict[str, list[int]] = {}
+    for answer, expected in pairs:
+        given = {} if answer is NO_JSON else flatten(answer)
+        for name, value in flatten(expected).items():
+            count = counts.setdefault(name, [0, 0])
+            count[0] += 1
+            count[1] += name in given and are_equal(given[name], value)
+    return {
+        name: {"rows": rows, "accuracy": right / rows}
+        for name, (rows, right) in sorted(counts.items())
+    }
+
+
+class JsonOptions(AnswerOptions):
+    """Options: the schema, and how long an answer may be."""
+
+    json_schema: str | None = Field(
+        None,
+        json_schema_extra={"path": True},
+        description=(
+            "File with a JSON schema that answers must keep to; needs "
+            "`pip install 'tunesmith[eval]'`. Without it, an answer must have the keys and types "
+            "of its reference."
+        ),
+    )
+
+
+def build(options: JsonOptions) -> Evaluator:
+    """Build the evaluator."""
+    is_valid = read_schema(Path(options.json_schema)) if options.json_schema else None
+    return JsonAnswer(is_valid=is_valid, max_new_tokens=options.max_new_tokens)
+
+
+def read_schema(path: Path) -> Callable[[Any], bool]:
+    """Return a function that checks a value against the schema in a file.
+
+    Raises:
+        UsageError: the file is lost, or has no JSON schema.
+        EnvironmentProblem: jsonschema is not installed.
+    """
+    try:
+        from jsonschema import SchemaError
+        from jsonschema.validators import validator_for
+    except ImportError:
+        raise EnvironmentProblem(
+            "a JSON schema needs jsonschema", hint="pip install 'tunesmith[eval]'"
+        ) from None
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8-sig"))
+        validator = validator_for(schema)
+        validator.check_schema(schema)
+    except (OSError, ValueError, RecursionError, SchemaError) as error:
+        message = getattr(error, "message", None) or str(error)
+        raise UsageError(f"{path}: not a JSON schema: {message}") from None
+    is_valid: Callable[[Any], bool] = validator(schema).is_valid
+    return is_valid
+
+
+def have_json_answers(records: Sequence[Record]) -> bool:
+    """Return True if all answers are JSON objects."""
+    if not records or not all(isinstance(record, Chat | Completion) for record in records):
+        return False
+    answers = [last_exchange(record)[1] for record in records]
+    return all(not a.tool_calls and isinstance(parse(a.text), dict) for a in answers)
+
+
+JSON_ANSWER = EvaluatorOffer(
+    name="json",
+    summary="share of right fields in answers that are JSON, and if they are valid",
+    config=JsonOptions,
+    build=build,
+    metrics=(
+        Metric(name="json-fields", higher_is_better=True, bounds=(0, 1)),
+        Metric(name="json-valid", higher_is_better=True, bounds=(0, 1)),
+        Metric(name="json-schema", higher_is_better=True, bounds=(0, 1)),
+    ),
+    accepts=frozenset({Chat, Completion}),
+    default_for=have_json_answers,
+    generates=True,
+    answer_limit=JsonOptions.answer_limit,
+)

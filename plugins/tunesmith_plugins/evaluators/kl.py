@@ -1,0 +1,90 @@
+"""Evaluator ``kl``: KL divergence of a model from another one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from pydantic import Field
+
+from tunesmith.contracts import (
+    Measurement,
+    RunContext,
+    TextModel,
+    require_sampling,
+)
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.records import Record, last_exchange
+from tunesmith_torch.compare.other_model import (
+    ComparingEvaluator,
+    ComparisonOptions,
+    open_other_model,
+)
+
+METRIC = Metric(name="kl", higher_is_better=False, unit="nats", is_descriptive=True)
+
+
+class KlOptions(ComparisonOptions):
+    """Options: the other model, and the answers that the divergence is estimated from."""
+
+    EARLIER: ClassVar[Mapping[str, str]] = {"samples": "num_samples", "tokens": "max_new_tokens"}
+
+    num_samples: int = Field(2, ge=1, le=64, description="Answers sampled for each record.")
+    max_new_tokens: int = Field(
+        128, ge=1, description="Most tokens that are generated for an answer."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the sampled answers.")
+
+
+class KlDivergence(ComparingEvaluator):
+    """Estimates KL(p, q) of the measured model p from another model q, in nats per answer.
+
+    The value of a record is the mean of ``log p(answer) - log q(answer)`` over answers that are
+    sampled from p. Its expectation is KL(p, q) over answers of at most ``max_new_tokens`` tokens; a
+    single value may be negative.
+    """
+
+    def __init__(self, options: KlOptions) -> None:
+        self.options = options
+
+    def compare(
+        self, model: TextModel, records: Sequence[Record], run: RunContext | None
+    ) -> Sequence[Measurement]:
+        """Return one value per record; nothing if the other model has not been trained yet.
+
+        Raises:
+            UsageError: a model cannot sample answers.
+        """
+        options = self.options
+        other = open_other_model(options, run)
+        if other is None:
+            return []
+        count = options.num_samples
+        prompts = [last_exchange(record)[0] for record in records for _ in range(count)]
+        answers = require_sampling(model).sample(prompts, options.max_new_tokens, seed=options.seed)
+        log_p, log_q = (
+            [
+                math.fsum(scores.logprobs)
+                for scores in require_sampling(opened).score_generations(prompts, answers)
+            ]
+            for opened in (model, other)
+        )
+        log_ratios = [ours - theirs for ours, theirs in zip(log_p, log_q, strict=True)]
+        values = tuple(
+            math.fsum(log_ratios[row : row + count]) / count
+            for row in range(0, len(log_ratios), count)
+        )
+        return [Measurement(metric=METRIC.name, values=values)]
+
+
+KL = EvaluatorOffer(
+    name="kl",
+    summary="KL divergence of the model from another one, in nats per answer",
+    config=KlOptions,
+    build=KlDivergence,
+    metrics=(METRIC,),
+    needs=("torch>=2.11", "transformers>=5.17"),
+    model_count=lambda options: 2,
+    answer_limit=lambda options, records: options.max_new_tokens,
+)

@@ -1,0 +1,78 @@
+"""Evaluator ``loss``: mean loss per token on the reference answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tunesmith.contracts import Measurement, TextModel
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.options import Options
+from tunesmith.prepared import RowWise
+from tunesmith.records import Record, UnpairedPreference, exchanges, to_answer
+
+METRIC = Metric(name="loss", higher_is_better=False, unit="nats/token", bounds=(0, math.inf))
+
+
+class LossOptions(Options):
+    """The loss has no options: it is the quantity that training minimises."""
+
+
+class Loss(RowWise):
+    """Mean negative log-likelihood per token over all answers of a record but bad ones.
+
+    The mean over records, weighted by their tokens, equals the sum over all tokens divided by
+    their number, for any batching. A mean of batch means does not.
+    """
+
+    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
+        """Return one value per record, weighted by its tokens."""
+        scored = [
+            (index, prompt, answer)
+            for index, record in enumerate(records)
+            for prompt, answer in exchanges(record)
+            if not _is_bad(record)
+        ]
+        scores = model.score(
+            [prompt for _, prompt, _ in scored], [to_answer(answer) for _, _, answer in scored]
+        )
+        logprobs: list[list[float]] = [[] for _ in records]
+        for (index, _, _), score in zip(scored, scores, strict=True):
+            logprobs[index].extend(score.logprobs)
+        if records and not scored:
+            return []  # all answers are labeled as bad
+        return [
+            Measurement(
+                metric=METRIC.name,
+                values=tuple(_mean_loss(tokens) for tokens in logprobs),
+                weights=tuple(float(len(tokens)) for tokens in logprobs),
+            )
+        ]
+
+
+def _mean_loss(logprobs: Sequence[float]) -> float:
+    """Return nats per token; 0 if there are no tokens, because the weight is then 0 too."""
+    return -math.fsum(logprobs) / len(logprobs) if logprobs else 0.0
+
+
+def _is_bad(record: Record) -> bool:
+    """Return True for an answer that is labeled as bad, and should not be probable."""
+    return isinstance(record, UnpairedPreference) and not record.label
+
+
+def have_good_answers(records: Sequence[Record]) -> bool:
+    """Return True unless all answers are labeled as bad."""
+    return not records or not all(map(_is_bad, records))
+
+
+LOSS = EvaluatorOffer(
+    name="loss",
+    summary="mean loss on the reference answers, without bad ones, in nats per token",
+    config=LossOptions,
+    build=lambda options: Loss(),
+    metrics=(METRIC,),
+    default_for=have_good_answers,
+    on_training_rows=True,
+    scores_references=True,
+    reads_media=True,
+)

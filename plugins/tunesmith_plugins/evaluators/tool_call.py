@@ -1,0 +1,129 @@
+"""Evaluator ``tool-call``: share of answers that call the right tools with the right arguments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from pydantic import Field
+
+from tunesmith.contracts import Evaluator, Measurement, TextModel
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.records import Chat, Completion, Record, last_exchange
+from tunesmith_evidence.answers.generate import MAX_NEW_TOKENS, AnswerOptions, with_reasoning
+from tunesmith_evidence.answers.tool_calls import Call, find_calls, read_call
+
+MATCH, NAME = "tool-call-match", "tool-name-match"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCallMatch:
+    """Scores 1 for a record if the answer has exactly the calls of the reference, in order."""
+
+    any_order: bool = False
+    find_limit: Callable[[Sequence[Record]], int]
+    """Returns the most tokens of an answer to one of the records."""
+
+    def prepare(self, references: Sequence[Record]) -> Self:
+        """Return the evaluator with the limit of tokens for these references."""
+        limit = self.find_limit(references)
+        return replace(self, find_limit=lambda records: limit)
+
+    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
+        """Generate an answer for each record and compare its calls.
+
+        An answer without calls is right where the reference has none.
+        """
+        exchanges = [last_exchange(record) for record in records]
+        generated = model.generate([prompt for prompt, _ in exchanges], self.find_limit(records))
+        outputs = tuple(generation.text for generation in generated)
+        given = [find_calls(output) for output in outputs]
+        expected = [[*map(read_call, answer.tool_calls)] for _, answer in exchanges]
+        return [
+            Measurement(
+                metric=MATCH,
+                values=tuple(map(self._compare, given, expected)),
+                outputs=outputs,
+            ),
+            Measurement(
+                metric=NAME,
+                values=tuple(
+                    self._compare(
+                        [(name, None) for name, _ in calls], [(n, None) for n, _ in right]
+                    )
+                    for calls, right in zip(given, expected, strict=True)
+                ),
+            ),
+        ]
+
+    def _compare(self, given: Sequence[Call], expected: Sequence[Call]) -> float:
+        first, second = [*map(canonical, given)], [*map(canonical, expected)]
+        if self.any_order:
+            first.sort()
+            second.sort()
+        return float(first == second)
+
+
+def canonical(call: Call) -> str:
+    """Return a text that equal calls have in common: keys sorted, 1.0 as 1."""
+    return json.dumps([call[0], _plain_numbers(call[1])], sort_keys=True)
+
+
+def _plain_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain_numbers(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [*map(_plain_numbers, value)]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+EXTRA_TOKENS = 48
+"""Tokens for the marks around a call, and for the end of the turn."""
+
+
+class ToolCallOptions(AnswerOptions):
+    """Options: the order of calls, and how long an answer may be."""
+
+    any_order: bool = Field(False, description="Calls in another order are right too.")
+
+    def answer_limit(self, records: Sequence[Record]) -> int:
+        """Return a limit that is large enough for the longest reference with its calls."""
+        if self.max_new_tokens != "auto":
+            return self.max_new_tokens
+        answers = [last_exchange(record)[1] for record in records]
+        lengths = [
+            len(with_reasoning(answer).encode())
+            + sum(len(f"{c.name}{c.arguments}".encode()) + EXTRA_TOKENS for c in answer.tool_calls)
+            for answer in answers
+        ]
+        return min(max(lengths, default=0) + EXTRA_TOKENS, MAX_NEW_TOKENS)
+
+
+def build(options: ToolCallOptions) -> Evaluator:
+    """Build the evaluator."""
+    return ToolCallMatch(any_order=options.any_order, find_limit=options.answer_limit)
+
+
+def have_calls(records: Sequence[Record]) -> bool:
+    """Return True if an answer calls a tool."""
+    return any(
+        isinstance(record, Chat) and last_exchange(record)[1].tool_calls for record in records
+    )
+
+
+TOOL_CALL = EvaluatorOffer(
+    name="tool-call",
+    summary="share of answers that call the right tools with the right arguments, in order",
+    config=ToolCallOptions,
+    build=build,
+    metrics=(
+        Metric(name="tool-call-match", higher_is_better=True, bounds=(0, 1)),
+        Metric(name="tool-name-match", higher_is_better=True, bounds=(0, 1)),
+    ),
+    accepts=frozenset({Chat, Completion}),
+    generates=True,
+    answer_limit=ToolCallOptions.answer_limit,
+    default_for=have_calls,
+)

@@ -1,0 +1,129 @@
+"""Evaluator ``win-rate``: how often a judge prefers the answer to another model's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
+
+from pydantic import Field
+
+from tunesmith.contracts import Finding, Measurement, RunContext, TextModel
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.options import DataPath
+from tunesmith.plan import Plan
+from tunesmith.records import Preference, Record, last_exchange
+from tunesmith_torch.compare.other_model import (
+    ComparingEvaluator,
+    ComparisonOptions,
+    RewardOptions,
+    load_scorer,
+    open_other_model,
+)
+from tunesmith_torch.compare.training_rewards import TrainingRewards, find_training_rewards
+
+METRIC = Metric(name="win_rate", higher_is_better=True, bounds=(0, 1))
+
+
+class WinRateOptions(ComparisonOptions, RewardOptions):
+    """Options: the other model, the judge, and how long an answer may be."""
+
+    EARLIER: ClassVar[Mapping[str, str]] = {"tokens": "max_new_tokens"}
+
+    reward: DataPath | None = Field(
+        None,
+        description=(
+            'The judge: a Python function as "file.py:function" that takes a prompt and an answer, '
+            "both text, and returns a number, or the folder of a reward model. If `plugin` is "
+            "unset too: the reward model of this run, which the policy learns to please."
+        ),
+    )
+    max_new_tokens: int = Field(
+        128, ge=1, description="Most tokens that either model generates for an answer."
+    )
+
+
+class WinRate(ComparingEvaluator):
+    """Scores 1 if the greedy answer gets a higher reward than the other model's, 1/2 for a tie."""
+
+    def __init__(self, options: WinRateOptions) -> None:
+        self.options = options
+
+    def compare(
+        self, model: TextModel, records: Sequence[Record], run: RunContext | None
+    ) -> Sequence[Measurement]:
+        """Return one value per record; nothing while the other model or the judge is untrained."""
+        other, scorer = open_other_model(self.options, run), load_scorer(self.options, run)
+        if other is None or scorer is None:
+            return []
+        prompts = [last_exchange(record)[0] for record in records]
+        ours, theirs = (
+            [answer.text for answer in opened.generate(prompts, self.options.max_new_tokens)]
+            for opened in (model, other)
+        )
+        rewards = scorer.rewards([*prompts, *prompts], [*ours, *theirs])
+        our_rewards, their_rewards = rewards[: len(prompts)], rewards[len(prompts) :]
+        # Equal answers tie: their rewards may differ by rounding, because batches differ.
+        values = tuple(
+            0.5
+            if our_text == their_text or reward == other_reward
+            else float(reward > other_reward)
+            for our_text, their_text, reward, other_reward in zip(
+                ours, theirs, our_rewards, their_rewards, strict=True
+            )
+        )
+        return [Measurement(metric=METRIC.name, values=values, outputs=tuple(ours))]
+
+
+WIN_RATE = EvaluatorOffer(
+    name="win-rate",
+    summary="how often a reward model or function scores the answer higher than another model's",
+    config=WinRateOptions,
+    build=WinRate,
+    metrics=(METRIC,),
+    needs=("torch>=2.11", "transformers>=5.17"),
+    generates=True,
+    model_count=lambda options: 2 + options.uses_reward_model,
+    answer_limit=lambda options, records: options.max_new_tokens,
+)
+
+
+TRAINED_ON = (
+    "the judge is a reward that the policy is trained on: it prefers what was trained to please it"
+)
+NO_JUDGE = (
+    "no judge compares the answers that models give; {metric} compares how probable they find "
+    "the chosen answers"
+)
+
+
+def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
+    """Yield a warning for a judge that is trained on, and a note if pairs have no judge."""
+    rewards = find_training_rewards(plan.technique.config)
+    judges = [e.config for e in plan.evaluators if isinstance(e.config, WinRateOptions)]
+    for judge in judges:
+        if rewards is not None and rewards.includes(judge):
+            baselines = (
+                "" if judge.reward or judge.plugin else "; baselines are not measured with it"
+            )
+            yield Finding(
+                level="warning",
+                where="evaluators.win-rate",
+                message=TRAINED_ON + baselines,
+                hint=_propose_judge(rewards),
+            )
+    generates = any(evaluator.offer.generates for evaluator in plan.evaluators)
+    pairs = bool(test) and all(isinstance(record, Preference) for record in test)
+    if pairs and not generates:
+        metric = plan.evaluators[0].id if plan.evaluators else "preference-accuracy"
+        yield Finding(
+            level="info",
+            where="evaluators",
+            message=NO_JUDGE.format(metric=metric),
+            hint=f'name the evaluator "win-rate" first; {_propose_judge(rewards)}',
+        )
+
+
+def _propose_judge(rewards: TrainingRewards | None) -> str:
+    if rewards is not None and rewards.gold is not None:
+        return f'its judge can be the gold reward: reward = "{rewards.gold}"'
+    return "its judge can be a function of yours (`reward`, `plugin`) or a reward model of others"

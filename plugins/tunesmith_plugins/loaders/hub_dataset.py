@@ -1,0 +1,153 @@
+"""Data loader ``hub-dataset``: a dataset of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from pydantic import Field
+
+from tunesmith.contracts import DataLoader, Dataset
+from tunesmith.errors import DataError, TunesmithError
+from tunesmith.offers import DataLoaderOffer
+from tunesmith.text import redact
+from tunesmith_data import (
+    MAX_BYTES_IN_MEMORY,
+    FieldOptions,
+    Row,
+    RowSource,
+    load_sources,
+    offline_variable,
+    plain_fields,
+)
+
+
+class HubDatasetOptions(FieldOptions):
+    """Options of ``hub-dataset``: the dataset, its splits, and how many rows are read."""
+
+    train: str = Field(
+        pattern=r"^(hf://(datasets/)?)?\w[\w.-]*/\w[\w.-]*$",
+        description="Dataset of the hub: hf://OWNER/NAME.",
+    )
+    name: str | None = Field(None, min_length=1, description="Configuration of the dataset.")
+    split: str = Field("train", min_length=1, description="Split with the training rows.")
+    test_split: str | None = Field(
+        None,
+        min_length=1,
+        description="Split with the test rows. Unset: a part of `split` is held out.",
+    )
+    validation_split: str | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "Split with the validation rows. Unset: a part of `split`, see `[split] "
+            "validation_size`."
+        ),
+    )
+    revision: str | None = Field(
+        None, min_length=1, description="Commit, tag or branch. A commit never changes."
+    )
+    max_rows: int | None = Field(
+        None, ge=1, description="Rows to read of each split, from the first on. Unset: all."
+    )
+    max_row_bytes: int = Field(
+        8_000_000,
+        ge=1_000,
+        le=1_000_000_000,
+        description="Size of the largest row that is accepted, in bytes.",
+    )
+
+
+def open_split(
+    repository: str, name: str | None, split: str, revision: str | None
+) -> Iterable[Mapping[str, Any]]:
+    """Return the rows of a split: as a stream, or from the cache if the hub is switched off."""
+    import datasets
+    import huggingface_hub
+
+    offline = offline_variable() is not None
+    if offline:  # the libraries do not know TUNESMITH_OFFLINE
+        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(
+        repository, name, split=split, revision=revision, streaming=not offline
+    )
+    return rows
+
+
+@dataclass(frozen=True)
+class HubDatasetLoader:
+    """A data loader for one or two splits of a dataset.
+
+    Only datasets of the hub: the library guesses the types of local files and changes them.
+    """
+
+    options: HubDatasetOptions
+    open_split: Callable[..., Iterable[Mapping[str, Any]]] = open_split
+    memory: int = MAX_BYTES_IN_MEMORY
+
+    @property
+    def repository(self) -> str:
+        """OWNER/NAME of the dataset."""
+        return self.options.train.removeprefix("hf://").removeprefix("datasets/")
+
+    def load(self) -> Dataset:
+        """Read all rows.
+
+        Raises:
+            DataError: the dataset cannot be read, or more rows are unusable than allowed.
+        """
+        if os.path.exists(self.repository):
+            problem = "is a local path, not a dataset of the hub"
+            raise DataError(self.repository, problem, hint="read files with another data loader")
+        options = self.options
+        splits = (options.split, options.test_split, options.validation_split)
+        parts = ([self._source(split)] if split else [] for split in splits)
+        return load_sources(options, *parts, memory=self.memory)
+
+    def _source(self, split: str) -> RowSource:
+        name = f"hf://{self.repository}/{split}"
+        return RowSource.of_rows(name, lambda: self._read(name, split))
+
+    def _read(self, name: str, split: str) -> Iterator[Row]:
+        options = self.options
+        number = 0
+        try:
+            rows = self.open_split(self.repository, options.name, split, options.revision)
+            for number, row in enumerate(islice(rows, options.max_rows), 1):
+                yield Row(number, plain_fields(row, options.max_row_bytes))
+        except TunesmithError:
+            raise
+        except Exception as error:  # the library raises whatever its transports raise
+            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)
+            where = f"{name}:{number}" if number else name
+            hint = "check the name, the split, the network, and HF_TOKEN for a private dataset"
+            raise DataError(where, f"cannot be read: {redact(reason)}", hint=hint) from error
+
+
+SCHEME = "hf://"
+
+
+def build(options: HubDatasetOptions) -> DataLoader:
+    """Build the loader of a dataset."""
+    from tunesmith_data import require_library
+
+    require_library("datasets", "data loader hub-dataset", extra="hub")
+    return HubDatasetLoader(options)
+
+
+def recognizes(name: str) -> bool:
+    """Return True for the address of a dataset."""
+    return name.startswith(SCHEME)
+
+
+HUB_DATASET = DataLoaderOffer(
+    name="hub-dataset",
+    summary="a dataset of the Hugging Face hub, read as a stream",
+    config=HubDatasetOptions,
+    build=build,
+    needs=("datasets>=3",),
+    recognizes=recognizes,
+)

@@ -1,0 +1,213 @@
+"""Data loader ``sql``: the result of a query to a database."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from tunesmith.contracts import DataLoader, Dataset
+from tunesmith.errors import DataError, EnvironmentProblem, UsageError
+from tunesmith.offers import DataLoaderOffer
+from tunesmith.options import DataPath
+from tunesmith.text import redact
+from tunesmith_data import (
+    MAX_BYTES_IN_MEMORY,
+    FieldOptions,
+    Row,
+    RowSource,
+    load_sources,
+    plain_fields,
+)
+
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]+@")
+
+
+class SqlOptions(FieldOptions):
+    """Options of ``sql``: a database, and a query for each part of the data."""
+
+    train: str = Field(
+        min_length=1, description="Query of the training rows; name the columns with AS."
+    )
+    test: str | None = Field(
+        None,
+        min_length=1,
+        description="Query of the test rows. Unset: a part of `train` is held out.",
+    )
+    validation: str | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "Query of the validation rows. Unset: a part of `train`, see `[split] validation_size`."
+        ),
+    )
+    file: DataPath | None = Field(None, description="SQLite file to read from.")
+    url: str | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "SQLAlchemy URL of the database, without a password: "
+            "postgresql+psycopg://reader@db.example/tickets."
+        ),
+    )
+    url_env: str | None = Field(
+        None,
+        min_length=1,
+        description="Environment variable with the URL, for a URL that has a password.",
+    )
+    max_rows: int = Field(
+        10_000_000, ge=1, description="Rows of a query above which the run stops."
+    )
+    max_row_bytes: int = Field(
+        8_000_000,
+        ge=1_000,
+        le=1_000_000_000,
+        description="Size of the largest row that is accepted, in bytes.",
+    )
+
+    @model_validator(mode="after")
+    def _check_database(self) -> SqlOptions:
+        given = [name for name in ("file", "url", "url_env") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs one of file, url and url_env, got {len(given)}")
+        if self.url is not None and _PASSWORD.search(self.url):
+            raise ValueError("url has a password; put it in a variable and name that with url_env")
+        return self
+
+
+ROWS_AT_A_TIME = 500
+
+
+@dataclass(frozen=True)
+class SqlLoader:
+    """A data loader for the result of a query, and of another one for the test rows."""
+
+    options: SqlOptions
+    memory: int = MAX_BYTES_IN_MEMORY
+
+    def load(self) -> Dataset:
+        """Read all rows.
+
+        Raises:
+            DataError: the query fails, or more rows are unusable than ``max_skipped`` allows.
+            EnvironmentProblem: the database cannot be reached, or its driver is not installed.
+        """
+        options = self.options
+        queries = {"train": options.train, "test": options.test, "validation": options.validation}
+        parts = ([self._source(part, query)] if query else [] for part, query in queries.items())
+        return load_sources(options, *parts, memory=self.memory)
+
+    def _source(self, part: str, query: str) -> RowSource:
+        return RowSource.of_rows(f"query of {part}", lambda: self._read(f"query of {part}", query))
+
+    def _read(self, name: str, query: str) -> Iterator[Row]:
+        import sqlalchemy  # configures its loggers, so not at module level
+
+        number = 0
+        engine = self._create_engine()
+        try:
+            with engine.connect() as connection:
+                connection = connection.execution_options(
+                    yield_per=ROWS_AT_A_TIME, **_read_only_options(engine.dialect.name)
+                )
+                for statement in _READ_ONLY.get(engine.dialect.name, ()):
+                    connection.exec_driver_sql(statement)
+                try:
+                    result = connection.execute(sqlalchemy.text(query)).mappings()
+                    for number, row in enumerate(result, 1):
+                        if number > self.options.max_rows:
+                            problem = f"returns more than max_rows = {self.options.max_rows:,} rows"
+                            raise DataError(name, problem, hint="add a LIMIT, or raise max_rows")
+                        yield Row(
+                            number,
+                            plain_fields(
+                                {str(k): v for k, v in row.items()}, self.options.max_row_bytes
+                            ),
+                        )
+                finally:
+                    connection.rollback()
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            where = f"{name}:{number}" if number else name
+            raise DataError(where, _describe(error), hint="try the query in a client") from None
+        finally:
+            engine.dispose()
+
+    def _create_engine(self) -> Any:
+        import sqlalchemy
+
+        options: dict[str, Any] = {"poolclass": sqlalchemy.pool.NullPool}
+        if self.options.file is not None:
+            return sqlalchemy.create_engine("sqlite://", creator=self._open_file, **options)
+        try:
+            return sqlalchemy.create_engine(self._url(), **options)
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            raise UsageError(f"data.url: {_describe(error)}") from None
+        except ImportError as error:
+            problem = f"data.url: the driver of this database is not installed: {error}"
+            raise EnvironmentProblem(problem, hint=f"pip install {error.name}") from None
+
+    def _open_file(self) -> sqlite3.Connection:
+        """Open the SQLite file; SQLite itself refuses to write to it, or to create it."""
+        path = Path(self.options.file or "").absolute()
+        if not path.is_file():
+            raise DataError(str(path), "no such file")
+        return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+
+    def _url(self) -> str:
+        if self.options.url is not None:
+            return self.options.url
+        assert self.options.url_env is not None
+        url = os.environ.get(self.options.url_env)
+        if not url:
+            raise UsageError(f"data.url_env: the variable {self.options.url_env} is not set")
+        return url
+
+
+_READ_ONLY = {
+    "sqlite": ("PRAGMA query_only = ON",),
+    "mysql": ("SET SESSION TRANSACTION READ ONLY",),
+    "mariadb": ("SET SESSION TRANSACTION READ ONLY",),
+}
+"""Statements after which a connection cannot write, by the name of the dialect."""
+
+
+def _read_only_options(dialect: str) -> dict[str, bool]:
+    return {"postgresql_readonly": True} if dialect == "postgresql" else {}
+
+
+def _describe(error: Exception) -> str:
+    """Return the first line of a database's message, without the query and without secrets."""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return redact(lines[0][:300] if lines else type(error).__name__)
+
+
+_QUERY = re.compile(r"\s*(select|with)\s", re.IGNORECASE)
+
+
+def build(options: SqlOptions) -> DataLoader:
+    """Build the loader of a query."""
+    from tunesmith_data import require_library
+
+    require_library("sqlalchemy", "data loader sql", extra="sql")
+    return SqlLoader(options)
+
+
+def recognizes(name: str) -> bool:
+    """Return True for a query."""
+    return _QUERY.match(name) is not None
+
+
+SQL = DataLoaderOffer(
+    name="sql",
+    summary="the result of a query: SQLite, PostgreSQL and what SQLAlchemy knows",
+    config=SqlOptions,
+    build=build,
+    needs=("sqlalchemy>=2.0",),
+    recognizes=recognizes,
+)

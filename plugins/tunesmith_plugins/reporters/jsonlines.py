@@ -1,0 +1,74 @@
+"""Reporter ``jsonlines``: the events of a run as JSON lines, to a file or to stdout."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TextIO
+
+from pydantic import Field
+
+from tunesmith.contracts import Reporter
+from tunesmith.events import Event
+from tunesmith.offers import ReporterOffer
+from tunesmith.options import Options
+from tunesmith.storage import RunFolder
+from tunesmith.storage.atomic import encode_json
+from tunesmith.text import redact_all
+
+STDOUT = "-"
+
+
+class JsonlinesOptions(Options):
+    """Options: the file to write to."""
+
+    path: str = Field(
+        STDOUT,
+        min_length=1,
+        description=(
+            "The file to append to; a relative path is below the run's folder, - is stdout. The "
+            "run always writes its own events.jsonl as well."
+        ),
+    )
+
+
+class JsonlinesReporter:
+    """Writes every event immediately, including the progress events that the run's log omits.
+
+    Secrets are redacted. The lines are ASCII, so the text of an event cannot control a terminal or
+    forge a line.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._open = ExitStack()
+        self._stream: TextIO = sys.stdout
+
+    def __enter__(self) -> JsonlinesReporter:
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = self._open.enter_context(self._path.open("a", encoding="ascii"))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def report(self, event: Event) -> None:
+        """Write the line of the event and flush the stream."""
+        self._stream.write(encode_json(redact_all(event.to_json())) + "\n")
+        self._stream.flush()
+
+
+def build(options: JsonlinesOptions, folder: RunFolder) -> Reporter:
+    """Build the reporter."""
+    to_stdout = options.path == STDOUT
+    return JsonlinesReporter(None if to_stdout else folder.resolve_report_path(options.path))
+
+
+JSONLINES = ReporterOffer(
+    name="jsonlines",
+    summary="every event as a JSON line, to a file or to stdout, for other programs",
+    config=JsonlinesOptions,
+    build=build,
+)

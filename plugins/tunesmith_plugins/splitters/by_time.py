@@ -1,0 +1,184 @@
+"""Splitter ``by-time``: the newest rows are held out, as a model in use meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Final, NamedTuple
+
+from pydantic import Field
+
+from tunesmith.contracts import Split, SplitRequest
+from tunesmith.errors import DataError
+from tunesmith.offers import SplitterOffer
+from tunesmith.options import Options
+from tunesmith.records import Record
+
+Time = Decimal | datetime
+
+NUMBER, WITH_ZONE, WITHOUT_ZONE = "a number", "a time with a zone", "a time without a zone"
+HINTS: Final = {
+    frozenset((WITH_ZONE, WITHOUT_ZONE)): "write all with a zone, such as 2026-11-26T08:00+01:00, "
+    "or all without one"
+}
+UNITS: Final = {"seconds": 1, "milliseconds": 1_000, "microseconds": 10**6, "nanoseconds": 10**9}
+FIRST_EPOCH, LAST_EPOCH = 978_307_200, 4_102_444_800
+"""Seconds from 1970 to 2001 and to 2100; numbers between them are taken for times since 1970."""
+
+
+class _Seen(NamedTuple):
+    source: str
+    text: str
+
+
+def read_times(records: Iterable[Record], column: str) -> list[Time]:
+    """Return the time of each record; all can be compared with each other.
+
+    The zone of the machine is of no matter: times without a zone are compared as they are.
+
+    Raises:
+        DataError: a row has no time, or the rows have times that cannot be compared.
+    """
+    times: list[Time] = []
+    kinds: dict[str, _Seen] = {}
+    units: dict[str, _Seen] = {}
+    for record in records:
+        text = _text(record, column, is_first=not times)
+        time, kind = _parse(text, record.source, column)
+        kinds.setdefault(kind, _Seen(record.source, text))
+        units.setdefault(_unit(time), _Seen(record.source, text))
+        times.append(time)
+    _refuse_mixed(kinds, column)
+    if "" not in units:  # other numbers than times since 1970 may have any size
+        named = {f"a time in {unit} since 1970": seen for unit, seen in units.items()}
+        _refuse_mixed(named, column)
+    return times
+
+
+def _text(record: Record, column: str, *, is_first: bool) -> str:
+    text = dict(record.slices).get(column)
+    if text is None:
+        hint = f'name it for the loader too: data.slices = ["{column}"]'
+        if not is_first:
+            hint = "give each row a time, or remove those without one"
+        raise DataError(record.source, f"has no time in the column `{column}`", hint=hint)
+    return text.strip()
+
+
+def _parse(text: str, source: str, column: str) -> tuple[Time, str]:
+    """Return a time and its kind; one without a zone is read as UTC, on every machine."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        pass
+    else:
+        if number.is_finite():
+            return number, NUMBER
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        hint = "write dates as 2026-11-26 or 2026-11-26T08:00, or as numbers"
+        raise DataError(source, f"`{column}` is no time: {text:.40}", hint=hint) from None
+    if time.tzinfo is None:
+        return time.replace(tzinfo=UTC), WITHOUT_ZONE
+    return time, WITH_ZONE
+
+
+def _unit(time: Time) -> str:
+    """Return the unit of a number that looks like a time since 1970, else an empty text."""
+    if isinstance(time, datetime):
+        return ""
+    found = (unit for unit, n in UNITS.items() if FIRST_EPOCH * n <= time < LAST_EPOCH * n)
+    return next(found, "")
+
+
+def _refuse_mixed(seen: dict[str, _Seen], column: str) -> None:
+    """Raise an error that names a row of each kind if there are several."""
+    if len(seen) < 2:
+        return
+    (first, one), (second, other) = list(seen.items())[:2]
+    raise DataError(
+        other.source,
+        f"`{column}` is {second}, {other.text:.40}, but {first}, {one.text:.40}, in {one.source}",
+        hint=HINTS.get(frozenset((first, second)), "write the times of all rows in one way"),
+    )
+
+
+class ByTimeOptions(Options):
+    """Options of ``by-time``: the column with the time, and the validation part."""
+
+    column: str = Field(
+        min_length=1,
+        description=(
+            "Column with the time of each row, a date such as 2026-11-26T08:00 or a number. All "
+            "times are of one kind: numbers, dates with a time zone, or dates without one. It is "
+            "named in `data.slices` too, so that the data loader reads it."
+        ),
+    )
+    validation_size: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=0)] | None = (
+        Field(
+            None,
+            description="Rows for everything that chooses, the newest that are not held out: as in "
+            "`grouped`.",
+        )
+    )
+
+
+@dataclass(frozen=True)
+class ByTime:
+    """Holds the newest rows out; rows of one time stay together."""
+
+    options: ByTimeOptions
+
+    def split(self, records: Iterable[Record], request: SplitRequest) -> Split:
+        """Split by the time of the rows.
+
+        Raises:
+            DataError: a row has no time, times cannot be compared, or the parts would be empty.
+        """
+        from tunesmith_data.splits.folds import MAX_FOLDED
+        from tunesmith_data.splits.sizes import count_test_rows, count_validation_rows
+
+        times = read_times(records, self.options.column)
+        order = sorted(range(len(times)), key=lambda row: (times[row], row))
+        try:
+            size = count_test_rows(request.test_size, len(order)) if request.test else 0
+            rest, test = _cut(order, times, size)
+            needed = request.needs_validation
+            size = (
+                count_validation_rows(self.options.validation_size, len(rest), needed=needed)
+                if request.validation
+                else 0
+            )
+            train, validation = _cut(rest, times, size)
+            if not train:
+                raise ValueError("leaves nothing to train on: too many rows have the same time")
+        except ValueError as error:
+            raise DataError("data.test_size", str(error)) from None
+        newest = _cut(train, times, len(train) // 5)[1]
+        needs_fold = request.validation and not validation and newest and len(train) <= MAX_FOLDED
+        return Split(
+            train=sorted(train),
+            validation=sorted(validation),
+            test=sorted(test),
+            folds=[sorted(newest)] if needs_fold else [],
+        )
+
+
+def _cut(order: list[int], times: Sequence[Time], size: int) -> tuple[list[int], list[int]]:
+    """Return the older and the newest rows; rows of one time stay together."""
+    cut = len(order) - size
+    while 0 < cut < len(order) and times[order[cut]] == times[order[cut - 1]]:
+        cut -= 1
+    return order[:cut], order[cut:]
+
+
+BY_TIME = SplitterOffer(
+    name="by-time",
+    summary="the newest rows are held out",
+    config=ByTimeOptions,
+    build=ByTime,
+    needs=("numpy>=1.26",),
+)
