@@ -131,10 +131,12 @@ CANNOT_KNOW: Mapping[str, Sequence[str]] = {
         "data.packing:collate",
         "evaluators.constrained_json.offer:ConstrainedJson.measure",
         "models.merging:refuse_other_folder",
-        "runtime.launch:open_job",
         "runtime.launch:open_run",
         "runtime.launch:override_options",
+        "runtime.launch:read_job",
         "runtime.launch:refuse_unsuitable_job",
+        "runtime.launch_commands:Launcher.logs_command.command",
+        "runtime.launch_commands:Launcher.open",
     ),
 }
 NOT_YET: Sequence[str] = (

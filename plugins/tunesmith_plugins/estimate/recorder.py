@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from types import TracebackType
 
 from tunesmith.events import Event, TrainingFinished, TrainingStarted
 from tunesmith.execution.execute import load_report
@@ -34,12 +33,7 @@ class CalibrationRecorder:
         self._peak_before = machine.peak_resident_memory()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         return None
 
     def report(self, event: Event) -> None:

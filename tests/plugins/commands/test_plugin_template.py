@@ -26,7 +26,7 @@ from tunesmith.testing.checks import NotApplicable
 from tunesmith.testing.kit import collect_checks
 from tunesmith.testing.modules import load_modules
 from tunesmith_cli.app import app
-from tunesmith_plugins.commands.plugin_template.kinds import EARLIER_NAMES, KINDS
+from tunesmith_plugins.commands.plugin_template.kinds import KINDS
 from tunesmith_plugins.commands.plugin_template.write_plugin import (
     MAX_NAME_LENGTH,
     write_file,
@@ -191,15 +191,6 @@ def test_the_description_has_the_right_article(tmp_path: Path) -> None:
         for file in ("README.md", "pyproject.toml"):
             text = (tmp_path / kind / file).read_text(encoding="utf-8")
             assert f"{article} {kind} for tunesmith" in text
-
-
-def test_earlier_names_of_kinds_still_work(tmp_path: Path) -> None:
-    for earlier, kind in EARLIER_NAMES.items():
-        names = [
-            [path.read_text(encoding="utf-8") for path in write_plugin(tmp_path / k, "mine", k)]
-            for k in (earlier, kind)
-        ]
-        assert names[0] == names[1]
 
 
 def test_the_command_writes_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,24 +40,24 @@ def tunesmith_tables() -> Sequence[TableOffer[Any]]:
 
 
 def _load_submit() -> click.Command:
-    from tunesmith_ray.commands.submit import command
+    from tunesmith_ray.submit import command
 
     return command
 
 
 def _load_status() -> click.Command:
-    from tunesmith_ray.commands.status import command
+    from tunesmith_ray.launcher import LAUNCHER
 
-    return command
+    return LAUNCHER.status_command()
 
 
 def _load_logs() -> click.Command:
-    from tunesmith_ray.commands.logs import command
+    from tunesmith_ray.launcher import LAUNCHER
 
-    return command
+    return LAUNCHER.logs_command()
 
 
 def _load_cancel() -> click.Command:
-    from tunesmith_ray.commands.cancel import command
+    from tunesmith_ray.launcher import LAUNCHER
 
-    return command
+    return LAUNCHER.cancel_command()

@@ -42,24 +42,24 @@ def tunesmith_tables() -> Sequence[TableOffer[Any]]:
 
 
 def _load_submit() -> click.Command:
-    from tunesmith_slurm.commands.submit import command
+    from tunesmith_slurm.submit import command
 
     return command
 
 
 def _load_status() -> click.Command:
-    from tunesmith_slurm.commands.status import command
+    from tunesmith_slurm.launcher import LAUNCHER
 
-    return command
+    return LAUNCHER.status_command()
 
 
 def _load_logs() -> click.Command:
-    from tunesmith_slurm.commands.logs import command
+    from tunesmith_slurm.launcher import LAUNCHER
 
-    return command
+    return LAUNCHER.logs_command()
 
 
 def _load_cancel() -> click.Command:
-    from tunesmith_slurm.commands.cancel import command
+    from tunesmith_slurm.launcher import LAUNCHER
 
-    return command
+    return LAUNCHER.cancel_command()

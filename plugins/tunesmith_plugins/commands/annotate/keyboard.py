@@ -6,7 +6,6 @@ import os
 import select
 import termios
 import tty
-from types import TracebackType
 
 ESCAPE = b"\x1b"
 ESCAPE_TIMEOUT = 0.05
@@ -27,12 +26,7 @@ class Keyboard:
         tty.setcbreak(self._fd, termios.TCSANOW)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         termios.tcsetattr(self._fd, termios.TCSANOW, self._before)
 
     def __call__(self) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @hookimpl
 def tunesmith_commands() -> Sequence[CommandOffer]:
     """Offer ``tunesmith export``."""
-    summary = "Export a run's model to GGUF or safetensors, checked in the engine."
+    summary = "Merge and export a run's model to safetensors or GGUF, checked there."
     return [CommandOffer(name="export", summary=summary, load=_load)]
 
 

@@ -1,4 +1,4 @@
-"""Commands ``plugins install``, ``uninstall``, ``outdated`` and ``search``."""
+"""Commands ``plugins install`` and ``search``."""
 
 from __future__ import annotations
 
@@ -14,18 +14,12 @@ if TYPE_CHECKING:
 
 @hookimpl
 def tunesmith_commands() -> Sequence[CommandOffer]:
-    """Offer the commands that install plugins, uninstall them, and list new ones."""
+    """Offer the commands."""
     return [
         CommandOffer(
             name="plugins install",
-            summary="Install plugins, check them, and undo it if a check fails.",
+            summary="Install plugins, check them, and uninstall those that fail.",
             load=_load_install,
-        ),
-        CommandOffer(name="plugins uninstall", summary="Uninstall plugins.", load=_load_uninstall),
-        CommandOffer(
-            name="plugins outdated",
-            summary="List plugins of which there is a newer version.",
-            load=_load_outdated,
         ),
         CommandOffer(
             name="plugins search", summary="Search the directory of plugins.", load=_load_search
@@ -35,18 +29,6 @@ def tunesmith_commands() -> Sequence[CommandOffer]:
 
 def _load_install() -> click.Command:
     from tunesmith_plugins.commands.plugin_install.install_command import command
-
-    return command
-
-
-def _load_uninstall() -> click.Command:
-    from tunesmith_plugins.commands.plugin_install.uninstall_command import command
-
-    return command
-
-
-def _load_outdated() -> click.Command:
-    from tunesmith_plugins.commands.plugin_install.outdated_command import command
 
     return command
 

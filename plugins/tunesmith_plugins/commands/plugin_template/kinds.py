@@ -92,4 +92,3 @@ KINDS: dict[str, Kind] = {
     ),
 }
 """The kinds, by the value of ``--kind``."""
-EARLIER_NAMES = {"data-loader": "loader"}

@@ -1,4 +1,4 @@
-"""Commands ``init`` and ``example``: write a run file to edit, or copy an example project."""
+"""Command ``init``: write a run file to edit, or copy an example project."""
 
 from __future__ import annotations
 
@@ -14,24 +14,12 @@ if TYPE_CHECKING:
 
 @hookimpl
 def tunesmith_commands() -> Sequence[CommandOffer]:
-    """Offer ``tunesmith init`` and ``tunesmith example``."""
-    init, example = (
-        "Create a run file (run.toml) to edit.",
-        "Copy an example project with its data.",
-    )
-    return [
-        CommandOffer(name="init", summary=init, load=_load_init),
-        CommandOffer(name="example", summary=example, load=_load_example),
-    ]
+    """Offer ``tunesmith init``."""
+    summary = "Create a run file (run.toml) to edit, or copy an example with its data."
+    return [CommandOffer(name="init", summary=summary, load=_load)]
 
 
-def _load_init() -> click.Command:
+def _load() -> click.Command:
     from tunesmith_plugins.commands.starter.init_command import command
-
-    return command
-
-
-def _load_example() -> click.Command:
-    from tunesmith_plugins.commands.starter.example_command import command
 
     return command

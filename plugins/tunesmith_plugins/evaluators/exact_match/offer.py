@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
 from tunesmith.contracts import Evaluator
 from tunesmith.offers import EvaluatorOffer, Metric
@@ -27,11 +26,6 @@ MIN_SHORT_SHARE = 0.9
 
 class ExactMatchOptions(ComparedAnswerOptions):
     """Options: how answers are compared, and how long an answer may be."""
-
-    EARLIER: ClassVar[Mapping[str, str]] = {
-        "max_tokens": "max_new_tokens",
-        "max_length": "max_new_tokens",
-    }
 
 
 def build(options: ExactMatchOptions) -> Evaluator:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
 from pydantic import Field
 
@@ -21,8 +20,6 @@ METRIC = Metric(name="preference_accuracy", higher_is_better=True, bounds=(0, 1)
 
 class PreferenceAccuracyOptions(Options):
     """Options: how the likelihoods of two answers are compared."""
-
-    EARLIER: ClassVar[Mapping[str, str]] = {"length_normalised": "length_normalized"}
 
     length_normalized: bool = Field(
         False,

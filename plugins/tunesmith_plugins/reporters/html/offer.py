@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import TracebackType
-from typing import ClassVar
 
 from pydantic import Field
 
@@ -18,11 +16,6 @@ from tunesmith.storage import RunFolder, read_known_events, write_atomic
 
 class HtmlOptions(Options):
     """Options: the path of the page, and the number of rows on it."""
-
-    EARLIER: ClassVar[Mapping[str, str]] = {
-        "changed_rows": "max_answers",
-        "max_regressions": "max_answers",
-    }
 
     path: str = Field(
         "report.html",
