@@ -14,15 +14,14 @@ from tunesmith.config.read_plan import make_plan
 from tunesmith.config.run_file import RunFile, read_run_file
 from tunesmith.config.trust import require_trusted
 from tunesmith.contracts import TextModel
-from tunesmith.errors import ConfigError, EnvironmentProblem, RenamedKey, UsageError
-from tunesmith.events import is_of_earlier_version
+from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.execution import execute, worker_rank
 from tunesmith.execution.report import Report
 from tunesmith.fence import fence
 from tunesmith.machine import expand_home
 from tunesmith.plan import Plan
 from tunesmith.plugins import Selection, find_plugins
-from tunesmith.storage import RunFolder, atomic, read_events
+from tunesmith.storage import RunFolder, atomic
 
 PathLike = str | os.PathLike[str]
 RunFileLike = PathLike | Mapping[str, Any]
@@ -91,8 +90,7 @@ def load_run(
             has not run them before. Without it the user is asked on a terminal.
 
     Raises:
-        UsageError: the folder holds no run, or one of an earlier version, or it names code that is
-            not trusted.
+        UsageError: the folder holds no run, or it names code that is not trusted.
     """
     run_folder = RunFolder.open(Path(folder))
     if not run_folder.run_file.is_file():
@@ -102,12 +100,7 @@ def load_run(
         )
     read = read_run_file(run_folder.run_file, environment={})
     require_trusted(read.tables, run_folder.path, trusted=trust_plugins)
-    try:
-        return (run_folder, *_make_plan(read, files, disabled, stored=True))
-    except ConfigError as error:
-        if any(isinstance(problem, RenamedKey) for problem in error.problems):
-            raise _earlier_version_error(run_folder) from None
-        raise
+    return (run_folder, *_make_plan(read, files, disabled, stored=True))
 
 
 def continue_run(
@@ -121,14 +114,12 @@ def continue_run(
     """Continue an opened run, unless it is finished; the options are those of ``execute.run``.
 
     Raises:
-        UsageError: the run is finished, or its log is of an earlier version.
+        UsageError: the run is finished.
     """
     if execute.load_report(run_folder).status == "ok":
         raise UsageError(
             f"{run_folder.path}: the run is finished", hint="tunesmith report shows its results"
         )
-    if any(map(is_of_earlier_version, read_events(run_folder.events))):
-        raise _earlier_version_error(run_folder)
     refuse_unrunnable(plan)
     return execute.run(
         plan, catalog, run_folder, resume=True, accept_changes=accept_changes, force=force
@@ -214,13 +205,6 @@ def open_models(
             name: technique.open(model, artifact, device=plan.run.device)
             for name, artifact in artifacts.items()
         }
-
-
-def _earlier_version_error(run_folder: RunFolder) -> UsageError:
-    return UsageError(
-        f"{run_folder.path}: the run was made by an earlier version of tunesmith: "
-        "continue it with that version, or start a new run"
-    )
 
 
 def _make_plan(

@@ -64,11 +64,6 @@ class Problem:
         return f"{self.where}: {self.what}" + (f" ({self.hint})" if self.hint else "")
 
 
-@dataclass(frozen=True)
-class RenamedKey(Problem):
-    """A key of an earlier version, which has another name now."""
-
-
 class ConfigError(UsageError):
     """A run file has problems; all of them are listed, so that one edit can fix them."""
 

@@ -68,8 +68,8 @@ class Estimate:
 
     method: Literal["analytic", "traced"]
     memory: Mapping[str, PhaseMemory]
-    """By phase, in order: ``load``, ``train``, ``evaluate`` and others. ``merge``, merging the
-    adapter into its base, is no part of the run. Of several processes, the memory of each."""
+    """By phase, in order: ``load``, ``train``, ``evaluate`` and others. Of several
+    processes, the memory of each."""
     flops: float
     """Floating-point operations of the training run, recomputation included."""
     steps: int

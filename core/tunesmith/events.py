@@ -24,34 +24,6 @@ EVENT_TYPES: dict[str, type[Event]] = {}
 PATH_FIELDS = frozenset({"artifact", "path", "records"})
 """Fields of events that are paths, relative to the folder of the run or of its stage."""
 
-# Logs of earlier versions have these names; ``from_json`` reads them as the present ones.
-EARLIER_KINDS: dict[str, str] = {
-    "data-read": "data-loaded",
-    "model-read": "model-resolved",
-    "noticed": "finding",
-    "stepped": "step-finished",
-    "saved": "checkpoint-saved",
-    "trained": "training-finished",
-    "watched": "monitored",
-    "sampled": "completion-sampled",
-    "gated": "gate-checked",
-}
-"""Present kind of event by the kind of an earlier version."""
-EARLIER_FIELDS: dict[str, dict[str, str]] = {
-    "forecast": {
-        "kind_of_device": "device_type",
-        "uncorrected": "uncalibrated_peak",
-        "uncounted": "untracked_bytes",
-        "runs": "calibration_runs",
-    },
-    "step-finished": {"extras": "metrics"},
-    "training-finished": {"answers": "is_text_model"},
-    "monitored": {"figures": "metrics"},
-    "completion-sampled": {"answer": "completion"},
-    "gate-checked": {"sentence": "message", "figures": "metrics"},
-}
-"""By present kind: present name of a field by the name of an earlier version."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
@@ -76,21 +48,16 @@ class Event:
 def from_json(line: JSON) -> Event | None:
     """Return the event of a line of ``events.jsonl``, or None if its kind is unknown.
 
-    Lines of earlier versions are read too: see ``EARLIER_KINDS`` and ``EARLIER_FIELDS``.
-
     Raises:
         ValueError: a field is missing, or has a value of another type.
     """
     kind = str(line.get("event"))
-    cls = EVENT_TYPES.get(EARLIER_KINDS.get(kind, kind))
-    if cls is None:
+    if kind not in EVENT_TYPES:
         return None
-    renamed = EARLIER_FIELDS.get(cls.kind, {})
-    values = {renamed.get(key, key): value for key, value in line.items()}
     from pydantic import ValidationError
 
     try:
-        return _type_adapter(cls.kind).validate_python(values)
+        return _type_adapter(kind).validate_python(line)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(map(str, problem["loc"]))
@@ -103,12 +70,6 @@ def _type_adapter(kind: str) -> TypeAdapter[Event]:
     from pydantic import TypeAdapter  # not above: it is slow, and help needs the kinds of events
 
     return TypeAdapter(EVENT_TYPES[kind])
-
-
-def is_of_earlier_version(line: JSON) -> bool:
-    """Return True if a line of ``events.jsonl`` has the kind or a field of an earlier version."""
-    kind = str(line.get("event"))
-    return kind in EARLIER_KINDS or not EARLIER_FIELDS.get(kind, {}).keys().isdisjoint(line)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -411,8 +372,7 @@ class Measured(Event, kind="measured"):
     version: str = ""
     """Version of the distribution with the evaluator; empty if it has none."""
     units: int = 0
-    """Independent units among the rows: fewer than ``n`` if rows depend on each other; 0 in logs of
-    earlier versions."""
+    """Independent units among the rows: fewer than ``n`` if rows depend on each other."""
     cut: int = 0
     """Rows whose answer ended at the limit of tokens."""
     part: Literal["test", "validation"] = "test"
@@ -445,4 +405,4 @@ class RunFinished(Event, kind="run-finished"):
     error: str = ""
     hint: str = ""
     will_repeat: bool | None = None
-    """True if the run fails again when it is resumed; None in logs of earlier versions."""
+    """True if the run fails again when it is resumed."""

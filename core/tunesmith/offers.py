@@ -96,8 +96,6 @@ class Promises:
     """An interrupted run ends with the same weights as an uninterrupted one."""
     base_weights_unchanged: bool = False
     """The base model's own weights are not touched: the artifact is an adapter."""
-    mergeable: bool = False
-    """The artifact can be merged into the base model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,8 +351,6 @@ class TableOffer(ConfiguredOffer[C]):
     kind: ClassVar[str] = "table"
     hook: ClassVar[str] = "tunesmith_tables"
     reserved: ClassVar[frozenset[str]] = frozenset(RUN_FILE_TABLES)
-    earlier_names: tuple[str, ...] = ()
-    """Names that the table had in earlier versions, which are refused with a hint."""
     addition: Callable[[C], Addition | None] = lambda options: None
     """Returns what the table adds to the training; None: nothing, as with its defaults."""
 

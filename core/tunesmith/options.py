@@ -140,12 +140,6 @@ class BaselineOptions(Options):
     A further key that is the name of a baseline is the table of its options.
     """
 
-    EARLIER: ClassVar[Mapping[str, str]] = {
-        "instruction": "system_prompt",
-        "zero_shot": "use",
-        "shots": "use",
-    }
-
     use: list[str] | None = Field(
         None,
         description=(

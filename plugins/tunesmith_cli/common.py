@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 from click.shell_completion import CompletionItem
@@ -89,6 +89,23 @@ def set_option(function: F) -> F:
         shell_complete=_complete_key,
         help="Override a key of the run file, such as technique.epochs=1. Repeatable.",
     )(function)
+
+
+def result_options(function: F) -> F:
+    """Add ``--json`` and the common options, and pass the state."""
+    return cast(F, json_option(common_options(pass_state(function))))
+
+
+def start_options(
+    function: F,
+    out: str = "Run folder to create; default: a new folder below [run] folder.",
+) -> F:
+    """Add what commands have that start runs by a run file, and pass the state.
+
+    They are ``--set``, ``--out``, ``--trust-plugins``, ``--json`` and the common options.
+    """
+    named = click.option("--out", type=click.Path(path_type=Path), help=out)
+    return set_option(named(trust_option(result_options(function))))
 
 
 def _complete_key(ctx: click.Context, option: click.Parameter, start: str) -> list[CompletionItem]:

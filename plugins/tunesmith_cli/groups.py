@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -150,13 +151,22 @@ class OfferGroup(click.Group):
                     f'the command "{conflict.command}" is {conflict.reason}: {plugins}',
                     hint=f"`tunesmith --no-plugin NAME {conflict.command}` leaves one of them out",
                 )
-        guess = suggest_name(name, self.list_commands(ctx))
+        lines = self.help_lines(ctx)
         hint = f"`tunesmith {self.prefix}--help` lists the commands"
-        if guess:
+        if guess := suggest_name(name, lines):
             hint = f"did you mean {self.prefix}{guess}?"
+        elif guess := _find_by_summary(name, lines):
+            hint = f"did you mean {self.prefix}{guess}? {lines[guess]}"
         elif not self.prefix:  # of a plugin, perhaps, that is not installed
             hint += f"; `tunesmith plugins search {one_line(full, 40)}` looks for a plugin with it"
         return UsageError(f'no such command "{full}"', hint=hint)
+
+
+def _find_by_summary(name: str, lines: Mapping[str, str]) -> str | None:
+    """Return the command whose help line has the word, at its start if one has."""
+    word = name.casefold()
+    found = [c for c, line in lines.items() if word in re.split(r"\W+", line.casefold())]
+    return min(found, key=lambda c: not lines[c].casefold().startswith(word), default=None)
 
 
 def create_group(name: str) -> OfferGroup:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import re
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -18,7 +19,7 @@ from pydantic import AfterValidator, ValidationError
 from tunesmith import api
 from tunesmith.config.problems import convert_problems
 from tunesmith.config.trust import trust_code
-from tunesmith.errors import ConfigError, RunInUseError, UsageError
+from tunesmith.errors import ConfigError, RunInUseError, TunesmithError, UsageError
 from tunesmith.machine import expand_home
 from tunesmith.options import Options, from_table
 from tunesmith.plan import Plan
@@ -243,24 +244,35 @@ def signal_at_end_of_parent(number: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
-def open_job(
-    folder: Path, find: Callable[[Path], JobT | None], launcher: str
-) -> tuple[RunFolder, JobT]:
-    """Open a run folder and its newest job, which ``find`` returns; None: none was submitted.
+def write_job(folder: Path, launcher: str, job: Any) -> None:
+    """Write the job of a run, a dataclass, into the folder that a launcher has in a run folder."""
+    path = folder / launcher / "job.json"
+    path.parent.mkdir(exist_ok=True)
+    content = {"schema": f"tunesmith.{launcher}-job/1", **asdict(job)}
+    write_atomic(path, json.dumps(content, indent=2) + "\n")
 
-    ``launcher`` is the name of the group of commands.
+
+def read_job(folder: Path, launcher: str, kind: type[JobT]) -> JobT | None:
+    """Return the newest job of a run, a dataclass; None if none was submitted.
 
     Raises:
-        UsageError: it is not the folder of a run, or no job was submitted.
+        UsageError: the file is damaged, or ``kind`` refuses its values with a ValueError.
     """
-    run = RunFolder.open(folder)
-    found = find(run.path)
-    if found is None:
-        raise UsageError(
-            f"{folder}: no job was submitted for this run",
-            hint=f"tunesmith {launcher} submit takes a run file, or the folder of a run",
-        )
-    return run, found
+    path = folder / launcher / "job.json"
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        values: Any = {field.name: content[field.name] for field in fields(kind)}  # type: ignore[arg-type]
+        return kind(**values)
+    except (ValueError, TypeError, KeyError):
+        raise UsageError(f"{path}: is not what tunesmith wrote", hint="delete it") from None
+
+
+def print_error(error: TunesmithError, report: Callable[[str], None]) -> int:
+    """Report an error with its hint, in the process of a job; return its exit code."""
+    report(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
+    return error.exit_code
 
 
 def read_end(path: Path, lines: int) -> Sequence[str]:

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,6 +20,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tunesmith.errors import UsageError
 from tunesmith.storage.atomic import encode_json
 from tunesmith.terminal import supports_color
 from tunesmith.text import redact, redact_all, safe_text
@@ -103,6 +104,21 @@ def print_renderable(renderable: RenderableType) -> None:
         console.print(renderable)
     lines = (line.rstrip() for line in captured.get().splitlines())
     click.echo("\n".join(lines), color=supports_color(sys.stdout))
+
+
+def write_new(path: Path, texts: Iterable[str]) -> int:
+    """Write texts to a new file; return their number.
+
+    Raises:
+        UsageError: the file exists, or cannot be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            return sum(1 for text in texts if file.write(text) >= 0)
+    except FileExistsError:
+        raise UsageError(f"{path}: exists already", hint="name a new file") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
 
 
 def shell_path(path: Path) -> str:

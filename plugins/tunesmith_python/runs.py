@@ -118,7 +118,7 @@ def resume(
         force: run although the predicted memory exceeds the available memory.
 
     Raises:
-        UsageError: the run is finished, is of an earlier version, names code that is not trusted,
+        UsageError: the run is finished, names code that is not trusted,
             or its data, options, base model or plugins have changed without ``accept_changes``.
     """
     if distributed.rank() > 0:

@@ -37,7 +37,7 @@ WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life"
 """Words that are one token each after a space."""
 TEMPLATE_TOKENS = 40
 """Tokens of the chat template with its system prompt; a row has this many words less."""
-Phase = Literal["train", "load", "evaluate", "merge"]
+Phase = Literal["train", "load", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -208,9 +208,6 @@ LISTS: dict[str, tuple[Combination, ...]] = {
         Combination("lora", 64, 24, phase="evaluate"),
         Combination("qlora", 128, 8, phase="evaluate"),
         Combination("qlora", 128, 8, {"quantization.bits": 8}, phase="evaluate"),
-        Combination("lora", 64, 8, phase="merge"),
-        Combination("qlora", 64, 8, phase="merge"),
-        Combination("qlora", 64, 8, {"quantization.bits": 8}, phase="merge"),
     ),
 }
 MAX_NEW_TOKENS = 32
@@ -257,8 +254,6 @@ def _measure_all(model: Path, chosen: Sequence[Combination]) -> Iterator[tuple[C
     """Yield each combination's peak, measured in a separate process."""
     for combination in chosen:
         with tempfile.TemporaryDirectory() as out:
-            if combination.phase == "merge":
-                _run_process(model, replace(combination, phase="train"), out)
             printed = _run_process(model, combination, out)
             if printed is not None:
                 yield combination, int(printed)
@@ -297,7 +292,7 @@ def _predict(model: Path, combination: Combination) -> PhaseMemory:
     )
     *_, last = offer.estimate(from_table(offer.config, combination.table()), request)
     if combination.phase == "train":
-        phases = [last.memory[name] for name in last.memory if name not in ("evaluate", "merge")]
+        phases = [last.memory[name] for name in last.memory if name != "evaluate"]
     else:
         phases = [last.memory["load"], last.memory[combination.phase]]
     worst: PhaseMemory = max(phases, key=lambda memory: memory.expected)
@@ -324,8 +319,6 @@ def _measure_here(model: Path, combination: Combination, out: Path) -> int:
             technique.open(model, None, device="cpu")
         case "evaluate":
             _evaluate(technique, model, combination)
-        case "merge":
-            _merge(options, model, combination, out)
     return peak_bytes(torch.device("cpu"))
 
 
@@ -357,21 +350,6 @@ def _evaluate(technique: Technique, model: Path, combination: Combination) -> No
     prompts = [(Message("user", row.prompt),) for row in rows]
     opened.generate(prompts, MAX_NEW_TOKENS)
     opened.score(prompts, [row.completion for row in rows])
-
-
-def _merge(options: Any, model: Path, combination: Combination, out: Path) -> None:
-    import torch
-
-    from tunesmith_torch.models.merging import MergeOptions, merge_adapter
-    from tunesmith_torch.models.quantization import Quantization
-    from tunesmith_torch.runtime.device import pick_precision
-
-    device = torch.device("cpu")
-    quantization = Quantization.from_options(options.adaptation.quantization)
-    settings = MergeOptions(device, pick_precision(device, options.precision).dtype, quantization)
-    rows = [record for record in combination.records() if isinstance(record, Completion)]
-    prompts = [(Message("user", row.prompt),) for row in rows]
-    merge_adapter(model, out / "adapter", out / "merged", prompts, settings)
 
 
 if __name__ == "__main__":

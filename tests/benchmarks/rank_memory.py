@@ -123,7 +123,7 @@ def predict(training: Training, model: Path) -> tuple[dict[str, int], Estimate]:
     options = training.options()
     *_, estimate = techniques.estimate_supervised(options, request)
     step = estimate.memory["train"]
-    in_training = [m for name, m in estimate.memory.items() if name not in ("evaluate", "merge")]
+    in_training = [m for name, m in estimate.memory.items() if name != "evaluate"]
     setting = EstimateSetting.from_request(options, request)
     return {
         "stored": sum(analytic.stored_memory(setting).values()),

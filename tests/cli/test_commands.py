@@ -191,6 +191,7 @@ def test_plan_prints_a_run_file(tunesmith: Tunesmith, here: Path) -> None:
         (["run", "run.toml", "--set", "technique.steps"], 2, "expected key=value"),
         (["run", "run.toml", "--sat", "x=1"], 2, "--sat"),
         (["rnu"], 2, "did you mean run?"),
+        (["merge", "RUN"], 2, "did you mean export? Merge and export a run's model"),
         (["run", "run.toml", "--set", "data.train=gone.tsv"], 3, "gone.tsv: no such file"),
         (["run", "run.toml", "--set", "technique.use=needy"], 4, "is not installed"),
         (
@@ -256,8 +257,6 @@ def test_resume_refuses_changed_data_until_it_is_accepted(tunesmith: Tunesmith, 
     (here / "data.tsv").write_text((here / "data.tsv").read_text().replace("ALPHA", "OMEGA"))
     refused = tunesmith("resume", run)
     assert refused.exit_code == 2 and "the data changed" in refused.stderr
-    old_flag = tunesmith("resume", run, "--accept-drift")
-    assert old_flag.exit_code == 2 and "use --accept-changes" in old_flag.stderr
     assert tunesmith("resume", run, "--accept-changes").exit_code == 0
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from tunesmith.errors import ConfigError, EnvironmentProblem, TunesmithError, Us
 from tunesmith.events import RunFinished
 from tunesmith.options import Options
 from tunesmith.plan import Plan
-from tunesmith.storage import Disk, EventLog, RunFolder, lock
+from tunesmith.storage import Disk, EventLog, lock
 from tunesmith.testing import sample_event
 from tunesmith_cli import launch
 from tunesmith_cli.launch import (
@@ -29,15 +30,17 @@ from tunesmith_cli.launch import (
     create_run,
     create_run_once,
     given_flags,
-    open_job,
     open_run,
     option_flags,
     override_options,
     parse_gpus,
     planned_folder,
+    print_error,
     read_end,
+    read_job,
     refuse_unsuitable_job,
     wait_for_lock,
+    write_job,
 )
 from tunesmith_torch.testing.tiny_project import write_project
 
@@ -294,10 +297,30 @@ def test_the_end_of_a_file(tmp_path: Path) -> None:
     assert not read_end(tmp_path / "none", 2)
 
 
-def test_a_job_is_opened_with_its_run(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path, "x").path
-    folder, job = open_job(run, lambda path: f"job of {path.name}", "slurm")
-    assert (folder.path, job) == (run, f"job of {run.name}")
-    with pytest.raises(UsageError, match="no job was submitted") as caught:
-        open_job(run, lambda path: None, "slurm")
-    assert "tunesmith slurm submit" in str(caught.value.hint)
+@dataclass(frozen=True)
+class Job:
+    """A job of a launcher."""
+
+    number: int
+    places: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.number, int):
+            raise ValueError(self.number)
+
+
+def test_a_job_is_written_and_read(tmp_path: Path) -> None:
+    assert read_job(tmp_path, "there", Job) is None
+    write_job(tmp_path, "there", Job(3, ["a"]))
+    assert read_job(tmp_path, "there", Job) == Job(3, ["a"])
+    path = tmp_path / "there" / "job.json"
+    for text in ("", "[]", '{"number": 3}', '{"number": "3", "places": []}'):
+        path.write_text(text)
+        with pytest.raises(UsageError, match="is not what tunesmith wrote"):
+            read_job(tmp_path, "there", Job)
+
+
+def test_an_error_is_printed_with_its_hint() -> None:
+    lines: list[str] = []
+    assert print_error(UsageError("what", hint="to do"), lines.append) == 2
+    assert lines == ["error: what\nhint: to do"]

@@ -1,8 +1,7 @@
-"""The Python API: runs of earlier versions are refused."""
+"""The Python API: folders of runs."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 import tunesmith
 from tunesmith import api
 from tunesmith.errors import ConfigError, PluginError, UsageError
-from tunesmith.execution import execute
 from tunesmith.storage import RunFolder
 
 RUN_FILE = """
@@ -28,7 +26,6 @@ mode = "raise"
 [plugins]
 files = ["{plugin}"]
 """
-EARLIER_VERSION = r"the run was made by an earlier version of tunesmith: continue it with that "
 
 
 @pytest.fixture
@@ -49,36 +46,6 @@ def replace_in(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def test_a_run_with_an_earlier_log_is_not_resumed(failed: RunFolder) -> None:
-    replace_in(failed.events, '"step-finished"', '"stepped"')
-    before = failed.events.read_bytes()
-    with pytest.raises(UsageError, match=EARLIER_VERSION) as caught:
-        tunesmith.resume(failed.path)
-    assert "\n" not in caught.value.message and str(failed.path) in caught.value.message
-    assert failed.events.read_bytes() == before
-    assert api.read_report(failed.path).steps
-
-
-def test_a_run_with_an_earlier_field_in_its_log_is_not_resumed(failed: RunFolder) -> None:
-    lines = [json.loads(line) for line in failed.events.read_text("utf-8").splitlines()]
-    for line in lines:
-        if line["event"] == "step-finished":
-            line["extras"] = line.pop("metrics")
-    failed.events.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
-    with pytest.raises(UsageError, match=EARLIER_VERSION):
-        tunesmith.resume(failed.path)
-
-
-def test_a_run_with_an_earlier_key_in_its_run_file_is_not_opened(failed: RunFolder) -> None:
-    replace_in(failed.run_file, "[baselines]\n", '[baselines]\ninstruction = "Be brief."\n')
-    for use in (tunesmith.resume, api.load_run):
-        with pytest.raises(UsageError, match=EARLIER_VERSION) as caught:
-            use(failed.path)
-        assert not isinstance(caught.value, ConfigError)
-        assert "\n" not in caught.value.message
-    assert execute.load_report(failed).status == "failed"
-
-
 def test_an_unknown_key_in_a_stored_run_file_is_named(failed: RunFolder) -> None:
     replace_in(failed.run_file, "[baselines]\n", '[baselines]\nno_such_key = "x"\n')
     with pytest.raises(ConfigError, match=r"baselines\.no_such_key: unknown key"):
@@ -97,7 +64,7 @@ def test_two_processes_with_one_out_folder(
         api.create_run_folder(plan, out)
 
 
-def test_a_run_of_this_version_is_resumed(failed: RunFolder) -> None:
+def test_a_failed_run_is_resumed(failed: RunFolder) -> None:
     replace_in(failed.run_file, '"raise"', '"well"')
     run = tunesmith.resume(failed.path, accept_changes=True)
     assert run.report.status == "ok"

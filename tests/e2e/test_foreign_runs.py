@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "verify": ("verify", "runs/foreign"),
     "resume": ("resume", "runs/foreign"),
     "chat": ("chat", "runs/foreign", "--prompt", "hi", "--tokens", "2"),
-    "merge": ("merge", "runs/foreign"),
+    "export": ("export", "runs/foreign", "--to", "safetensors"),
 }
 FOLDER_COMMANDS = tuple(COMMANDS)
 FROM = ("run", "from.toml", "--out", "runs/from")
@@ -162,7 +162,7 @@ def test_what_a_stored_run_file_names_is_not_followed(
         old = tables.get(name)
         tables[name] = {**old, **table} if isinstance(old, dict) else table
     (run / "run.toml").write_text(tomli_w.dumps(tables))
-    for name in ("resume", "chat", "merge"):
+    for name in ("resume", "chat", "export"):
         done = around.run(*COMMANDS[name])
         assert done.code in (2, 4), done.output
         assert "hunter2hunter2" not in done.output

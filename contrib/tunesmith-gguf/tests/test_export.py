@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,15 @@ from tunesmith.options import from_table
 from tunesmith_gguf.exporter import GgufExporter, find_file
 from tunesmith_gguf.offer import GGUF
 from tunesmith_gguf.options import GgufOptions
-from tunesmith_plugins.techniques.full.options import FullOptions
-from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
 from tunesmith_torch.testing.exports import (
-    LEARNING_FULL,
-    LEARNING_LORA,
+    check_answers,
+    check_export,
+    check_fault,
     damage_export,
-    train_for_export,
+    train_tiny,
 )
 from tunesmith_torch.testing.tiny_model import save_tiny_model
-
-
-@pytest.fixture(scope="module")
-def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    options = from_table(LoraOptions, LEARNING_LORA)
-    return train_for_export(options, tiny_model, tmp_path_factory.mktemp("lora"))
 
 
 def as_export(quantize: str = "f32", damage: Callable[[Path], None] | None = None) -> Export:
@@ -41,11 +33,8 @@ def as_export(quantize: str = "f32", damage: Callable[[Path], None] | None = Non
 
 @pytest.mark.parametrize("quantize", ["f32", "f16", "q8_0", "q4_k_m"])
 def test_a_trained_adapter_passes(trained: TrainedModel, tmp_path: Path, quantize: str) -> None:
-    certificate = export_run(trained, as_export(quantize), tmp_path / "out")
+    check_export(trained, as_export(quantize), tmp_path / "out")
     assert [f.name for f in (tmp_path / "out").glob("*.gguf")] == [f"model-{quantize}.gguf"]
-    assert json.loads((tmp_path / "out" / "export.json").read_text()) == certificate
-    if quantize == "f32":
-        assert certificate["max_logprob_difference_nats"] < 1e-4
 
 
 PHI = {"tie_word_embeddings": False, "num_key_value_heads": 4, "intermediate_size": 128}
@@ -65,10 +54,8 @@ PHI = {"tie_word_embeddings": False, "num_key_value_heads": 4, "intermediate_siz
 )
 def test_other_architectures_pass(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "model", family, changes=changes)
-    options = from_table(LoraOptions, {**LEARNING_LORA, "epochs": 2.0})
-    trained = train_for_export(options, model, tmp_path / "run")
-    certificate = export_run(trained, as_export(), tmp_path / "out")
-    assert certificate["max_logprob_difference_nats"] < 1e-4
+    trained = train_tiny("lora", model, tmp_path / "run", epochs=2.0)
+    check_export(trained, as_export(), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -79,17 +66,13 @@ def test_a_config_that_llama_cpp_ignores_is_found(
     family: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     model = save_tiny_model(tmp_path / "model", family, changes=changes)
-    options = from_table(LoraOptions, {**LEARNING_LORA, "epochs": 2.0})
-    trained = train_for_export(options, model, tmp_path / "run")
+    trained = train_tiny("lora", model, tmp_path / "run", epochs=2.0)
     with pytest.raises(GateError, match="export, log-probabilities: they differ by"):
         export_run(trained, as_export(), tmp_path / "out")
 
 
 def test_a_full_model_passes(tiny_model: Path, tmp_path: Path) -> None:
-    options = from_table(FullOptions, LEARNING_FULL)
-    trained = train_for_export(options, tiny_model, tmp_path / "run")
-    certificate = export_run(trained, as_export(), tmp_path / "out")
-    assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
+    check_answers(tiny_model, as_export(), tmp_path)
 
 
 def test_an_unknown_tokenizer_is_refused_with_what_to_do(
@@ -165,9 +148,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_file_is_found(fault: str, trained: TrainedModel, tmp_path: Path) -> None:
     name, damage = FAULTS[fault]
-    with pytest.raises(GateError, match=f"export, {name}:"):
-        export_run(trained, as_export(damage=damage), tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+    check_fault(trained, as_export(damage=damage), tmp_path, name)
 
 
 def test_a_wrong_pre_tokenizer_is_found(trained: TrainedModel, tmp_path: Path) -> None:

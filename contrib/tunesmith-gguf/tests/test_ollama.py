@@ -8,16 +8,14 @@ import pytest
 from ollama_template import render_with, run_go
 
 from tunesmith.errors import UsageError
-from tunesmith.options import from_table
 from tunesmith.records import Message
 from tunesmith_gguf.go_template import write_go
 from tunesmith_gguf.offer import OLLAMA
 from tunesmith_gguf.ollama import build_modelfile
 from tunesmith_gguf.options import OllamaOptions
 from tunesmith_gguf.turns import Turns, find_turns
-from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.export.export_run import Export, export_run
-from tunesmith_torch.testing.exports import LEARNING_LORA, train_for_export
+from tunesmith_torch.testing.exports import train_tiny
 
 TEMPLATES = {
     "chatml": (
@@ -107,8 +105,7 @@ def test_a_model_without_a_chat_template_gets_the_prompt_as_it_is() -> None:
 
 
 def test_an_export_has_a_modelfile(tiny_model: Path, tmp_path: Path, go: Path) -> None:
-    learning = from_table(LoraOptions, {**LEARNING_LORA, "epochs": 4.0})
-    trained = train_for_export(learning, tiny_model, tmp_path / "run")
+    trained = train_tiny("lora", tiny_model, tmp_path / "run", epochs=4.0)
     options = OllamaOptions(quantize="f32", pre_tokenizer="smollm", system='Say "hi".')
     export = Export.from_offer(OLLAMA, options)
     certificate = export_run(trained, export, tmp_path / "out")

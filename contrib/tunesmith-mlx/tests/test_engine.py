@@ -16,9 +16,9 @@ from tunesmith_mlx.engine import open_engine
 QUESTION = (Message("user", "What is the capital of Spain?"),)
 
 
-def test_answers_and_probabilities_are_those_of_transformers(tiny_folder: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
-    with open_engine(tiny_folder) as engine:
+def test_answers_and_probabilities_are_those_of_transformers(tiny_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    with open_engine(tiny_model) as engine:
         ids = list(engine.tokenize(engine.render(QUESTION)))
         (answer,) = engine.generate([QUESTION], 6)
         found_NV = engine.logprobs(ids, 2)
@@ -30,8 +30,8 @@ def test_answers_and_probabilities_are_those_of_transformers(tiny_folder: Path) 
     assert np.abs(found_NV - expected_NV).max() < 1e-5
 
 
-def test_an_end_token_ends_an_answer_and_is_not_text(tiny_folder: Path) -> None:
-    with open_engine(tiny_folder) as engine:
+def test_an_end_token_ends_an_answer_and_is_not_text(tiny_model: Path) -> None:
+    with open_engine(tiny_model) as engine:
         (whole,) = engine.generate([QUESTION], 4)
         assert (whole.finish_reason, whole.tokens) == ("length", 4)
         engine.tokenizer.eos_token_ids = {whole.ids[0]}

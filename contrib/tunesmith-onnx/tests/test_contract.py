@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
-from functools import cache
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from small_model import save_small_model
 
 from tunesmith.testing import parametrize_checks
 from tunesmith_onnx import PLUGIN
+from tunesmith_torch.testing.tiny_model import tiny_model_folder
 
 
-@cache
-def tiny_model() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="tunesmith-onnx-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return save_small_model(folder / "tiny")
-
-
-@parametrize_checks(PLUGIN, model=tiny_model)
+@parametrize_checks(PLUGIN, model=partial(tiny_model_folder, save_small_model))
 def test_contract(check: Any) -> None:
     check()

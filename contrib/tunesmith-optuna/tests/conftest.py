@@ -8,16 +8,12 @@ from pathlib import Path
 
 import pytest
 
-# Before torch is imported by anybody.
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-for name in [n for n in os.environ if n.startswith(("TUNESMITH_", "SLURM_", "SBATCH_"))]:
+from tunesmith.testing import ngram
+
+for name in [n for n in os.environ if n.startswith(("SLURM_", "SBATCH_"))]:
     del os.environ[name]
 
-from tunesmith.testing import ngram  # noqa: E402
-
-pytest_plugins = ["tunesmith.testing.fixtures", "tunesmith_torch.testing.fixtures"]
+pytest_plugins = ["tunesmith.testing.clean_environment", "tunesmith_torch.testing.fixtures"]
 
 RUN_FILE = """
 [model]

@@ -7,19 +7,13 @@ from pathlib import Path
 
 import pytest
 
-# Before torch and Ray are imported by anybody.
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Before Ray is imported by anybody.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # Else anything else on this machine goes first.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as Ray spells it
 os.environ.pop("RAY_ADDRESS", None)
-for name in [n for n in os.environ if n.startswith("TUNESMITH_")]:
-    del os.environ[name]
 
-pytest_plugins = ["tunesmith.testing.fixtures", "tunesmith_torch.testing.fixtures"]
-
+pytest_plugins = ["tunesmith.testing.clean_environment", "tunesmith_torch.testing.fixtures"]
 
 TABLE = """
 [ray]

@@ -11,9 +11,9 @@ import pytest
 from tunesmith.storage import EventLog
 from tunesmith.testing import sample_run
 from tunesmith_ray import follow
-from tunesmith_ray.commands.status import read_again
 from tunesmith_ray.follow import Follower, show_state, wait_for_job
 from tunesmith_ray.job_file import Job, find_job, is_cancel_requested
+from tunesmith_ray.launcher import read_again
 
 JOB = Job("a-1", None, "2026-01-01T00:00:00+00:00")
 

@@ -13,10 +13,9 @@ from click.testing import CliRunner, Result
 
 from tunesmith.testing import ngram
 from tunesmith_cli.app import app
-from tunesmith_cli.launch import open_job
-from tunesmith_ray import tunesmith_commands
-from tunesmith_ray.commands import cancel, logs, status, submit
+from tunesmith_ray import submit
 from tunesmith_ray.job_file import Job, find_job
+from tunesmith_ray.launcher import LAUNCHER
 
 
 def call(*arguments: str | Path) -> Result:
@@ -30,9 +29,9 @@ def refuse(*arguments: str | Path) -> str:
 
 
 def test_each_offer_loads_its_command() -> None:
-    loaded = {offer.name: offer.load() for offer in tunesmith_commands()}
-    modules = {"submit": submit, "status": status, "logs": logs, "cancel": cancel}
-    assert loaded == {f"ray {name}": module.command for name, module in modules.items()}
+    names = ["submit", "status", "logs", "cancel"]
+    loaded = [offer.load() for offer in PLUGIN.tunesmith_commands()]
+    assert [command.name for command in loaded] == names and loaded[0] is submit.command
 
 
 def test_a_dry_run_shows_the_work_and_needs_no_ray(project: Path, tmp_path: Path) -> None:
@@ -93,7 +92,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_the_job_is_read_as_it_was_written(run: Path) -> None:
-    folder, job = open_job(run, find_job, "ray")
+    folder, job = LAUNCHER.open(run)
     assert folder.path == run and (job.state, job.failed_rank, job.starts) == ("failed", 1, 4)
 
 
@@ -107,23 +106,14 @@ def test_status_shows_a_job_that_has_ended_without_a_cluster(run: Path) -> None:
     assert (content["schema"], content["exit_code"]) == ("tunesmith.ray-status/1", 137)
 
 
-def test_logs_are_shown_from_their_end_and_cannot_control_the_terminal(run: Path) -> None:
-    assert "rank 1 was not started" in refuse("logs", run, "--rank", "1")
-    lines = [f"line {n}" for n in range(200)]
-    (run / "ray" / "rank-1.log").write_text("\n".join([*lines, "\x1b[2Jred"]) + "\n")
-    printed = call("logs", run, "--rank", "1", "--lines", "3").stdout.splitlines()
-    assert printed[:2] == ["line 198", "line 199"] and "\x1b" not in printed[2]
+def test_the_log_is_that_of_the_process(run: Path) -> None:
+    assert "rank-1.log: nothing was printed yet" in refuse("logs", run, "--rank", "1")
+    (run / "ray" / "rank-1.log").write_text("one\ntwo\n")
+    assert call("logs", run, "--rank", "1", "--lines", "1").stdout == "two\n"
 
 
 def test_a_job_that_has_ended_cannot_be_cancelled(run: Path) -> None:
     assert "the run has ended: failed" in call("cancel", run).stdout
-
-
-@pytest.mark.parametrize("command", ["status", "logs", "cancel"])
-def test_a_folder_without_a_job_is_refused(command: str, tmp_path: Path) -> None:
-    assert "is not the folder of a run" in refuse(command, tmp_path)
-    (tmp_path / "lock").touch()
-    assert "no job was submitted" in refuse(command, tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"name": "a", "state": "running"}'])

@@ -9,14 +9,11 @@ from pathlib import Path
 
 import pytest
 
-# Before torch and botocore are imported by anybody.
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-for name in [n for n in os.environ if n.startswith(("TUNESMITH_", "AWS_", "FSSPEC_"))]:
+# Before botocore is imported by anybody.
+for name in [n for n in os.environ if n.startswith(("AWS_", "FSSPEC_"))]:
     del os.environ[name]
 
-pytest_plugins = ["tunesmith.testing.fixtures", "tunesmith_torch.testing.fixtures"]
+pytest_plugins = ["tunesmith.testing.clean_environment", "tunesmith_torch.testing.fixtures"]
 
 ACCESS_KEY, SECRET = "AKIAZZ01234567890QQQ", "s3cr3t/0123456789abcdefghijklmnopqrstu+w"
 

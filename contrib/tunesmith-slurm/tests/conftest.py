@@ -8,17 +8,10 @@ from pathlib import Path
 import pytest
 from fake_slurm import FakeSlurm
 
-# Before torch is imported by anybody.
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-for name in [n for n in os.environ if n.startswith("TUNESMITH_")]:
-    del os.environ[name]
 for name in [n for n in os.environ if n.startswith(("SLURM_", "SBATCH_"))]:
     del os.environ[name]
 
-pytest_plugins = ["tunesmith.testing.fixtures", "tunesmith_torch.testing.fixtures"]
-
+pytest_plugins = ["tunesmith.testing.clean_environment", "tunesmith_torch.testing.fixtures"]
 
 TABLE = """
 [slurm]

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-# Before torch is imported by anybody.
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-for name in [n for n in os.environ if n.startswith("TUNESMITH_")]:
-    del os.environ[name]
-
-pytest_plugins = ["tunesmith.testing.fixtures"]
+pytest_plugins = ["tunesmith.testing.clean_environment", "tunesmith_torch.testing.fixtures"]
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_model() -> Path:
     """A tiny Llama as a hub would serve it. Read it, copy it, do not change it."""
     from small_model import save_small_model
 
-    return save_small_model(tmp_path_factory.mktemp("tiny") / "llama")
+    from tunesmith_torch.testing.tiny_model import tiny_model_folder
+
+    return tiny_model_folder(save_small_model)
 
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let processes that a test starts find the stand-in for vLLM."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "stand_in"))
+
+
+PYTHONS = {"stand-in": sys.executable, "vLLM": os.environ.get("VLLM_PYTHON", "")}
+
+
+@pytest.fixture(params=PYTHONS)
+def python(request: pytest.FixtureRequest) -> str:
+    """A Python that has vLLM, or the stand-in."""
+    if request.param == "stand-in":
+        request.getfixturevalue("stand_in")
+    elif not PYTHONS[request.param]:
+        pytest.skip("VLLM_PYTHON does not name a Python that has vLLM")
+    return PYTHONS[request.param]

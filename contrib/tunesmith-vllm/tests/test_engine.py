@@ -6,7 +6,6 @@ The process has the stand-in for vLLM, or vLLM itself where VLLM_PYTHON names it
 from __future__ import annotations
 
 import ast
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,6 @@ from tunesmith_vllm import worker
 from tunesmith_vllm.engine import find_reason, open_engine
 
 QUESTION = (Message("user", "What is the capital of Spain?"),)
-PYTHONS = {"stand-in": sys.executable, "vLLM": os.environ.get("VLLM_PYTHON", "")}
-
-
-@pytest.fixture(params=PYTHONS)
-def python(request: pytest.FixtureRequest) -> str:
-    """A Python that has vLLM, or the stand-in."""
-    if request.param == "stand-in":
-        request.getfixturevalue("stand_in")
-    elif not PYTHONS[request.param]:
-        pytest.skip("VLLM_PYTHON does not name a Python that has vLLM")
-    return PYTHONS[request.param]
 
 
 def arguments(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -49,11 +37,9 @@ def arguments(folder: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
-def test_answers_and_probabilities_are_those_of_transformers(
-    tiny_folder: Path, python: str
-) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
-    with open_engine(python, arguments(tiny_folder), None) as engine:
+def test_answers_and_probabilities_are_those_of_transformers(tiny_model: Path, python: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    with open_engine(python, arguments(tiny_model), None) as engine:
         text = engine.render(QUESTION)
         ids = list(engine.tokenize(text))
         assert ids == list(engine.tokenize(text + "")) and engine.has_template
@@ -86,9 +72,9 @@ def test_a_folder_that_vllm_cannot_load_is_an_error(tmp_path: Path, python: str)
         pass
 
 
-def test_a_prompt_that_vllm_refuses_is_an_error(tiny_folder: Path, python: str) -> None:
+def test_a_prompt_that_vllm_refuses_is_an_error(tiny_model: Path, python: str) -> None:
     with (
-        open_engine(python, arguments(tiny_folder, max_model_len=8), None) as engine,
+        open_engine(python, arguments(tiny_model, max_model_len=8), None) as engine,
         pytest.raises(IntegrityError, match=r"vLLM cannot serve the export, .*too|longer|maximum"),
     ):
         engine.render(QUESTION)

@@ -6,9 +6,7 @@ vLLM itself is asked where the variable VLLM_PYTHON names its Python; elsewhere 
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,48 +14,29 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tunesmith.errors import GateError, UsageError
+from tunesmith.errors import UsageError
 from tunesmith.options import from_table
-from tunesmith_plugins.techniques.full.options import FullOptions
-from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.export.contract import NotVerifiedError, ServedExporter
 from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
 from tunesmith_torch.testing.exports import (
-    LEARNING_FULL,
-    LEARNING_LORA,
+    check_answers,
+    check_export,
+    check_fault,
     damage_export,
     edit_json,
     edit_template,
-    train_for_export,
+    train_tiny,
 )
 from tunesmith_vllm import exporter
 from tunesmith_vllm.exporter import check_rope_forms
 from tunesmith_vllm.offer import VLLM
 from tunesmith_vllm.options import VllmOptions
 
-PYTHONS = {"stand-in": sys.executable, "vLLM": os.environ.get("VLLM_PYTHON", "")}
-
-
-@pytest.fixture(scope="module")
-def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    options = from_table(LoraOptions, LEARNING_LORA)
-    return train_for_export(options, tiny_folder, tmp_path_factory.mktemp("lora"))
-
 
 @pytest.fixture
 def missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this environment have no vLLM."""
     monkeypatch.setattr(exporter, "find_python", lambda wanted: None)
-
-
-@pytest.fixture(params=PYTHONS)
-def python(request: pytest.FixtureRequest) -> str:
-    """A Python that has vLLM, or the stand-in."""
-    if request.param == "stand-in":
-        request.getfixturevalue("stand_in")
-    elif not PYTHONS[request.param]:
-        pytest.skip("VLLM_PYTHON does not name a Python that has vLLM")
-    return PYTHONS[request.param]
 
 
 def as_export(damage: Callable[[Path], None] | None = None, **options: Any) -> Export:
@@ -81,10 +60,9 @@ def test_a_trained_adapter_is_verified_in_vllm(
 def test_rounded_weights_pass(
     dtype: str, trained: TrainedModel, tmp_path: Path, python: str
 ) -> None:
-    certificate = export_run(trained, as_export(python=python, dtype=dtype), tmp_path / "out")
+    check_export(trained, as_export(python=python, dtype=dtype), tmp_path / "out")
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     assert {str(tensor.dtype) for tensor in tensors.values()} == {f"torch.{dtype}"}
-    assert certificate["mean_kl_nats"] < 0.5
 
 
 @pytest.mark.usefixtures("missing")
@@ -131,31 +109,26 @@ def test_an_adapter_is_served_beside_its_base_model(trained: TrainedModel, tmp_p
     assert "vllm serve BASE" in certificate["serve"] and str(tmp_path) not in certificate["serve"]
 
 
-def test_a_run_without_an_adapter_has_none_to_export(tiny_folder: Path, tmp_path: Path) -> None:
-    options = from_table(FullOptions, {**LEARNING_FULL, "epochs": 1.0})
-    trained = train_for_export(options, tiny_folder, tmp_path / "run")
+def test_a_run_without_an_adapter_has_none_to_export(tiny_model: Path, tmp_path: Path) -> None:
+    trained = train_tiny("full", tiny_model, tmp_path / "run", epochs=1.0)
     with pytest.raises(UsageError, match="vllm: the run has trained all weights"):
         export_run(trained, as_export(adapter_only=True), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_adapter_that_vllm_lacks_is_refused_before_anything_is_read(
-    tiny_folder: Path, tmp_path: Path
+    tiny_model: Path, tmp_path: Path
 ) -> None:
-    table = {**LEARNING_LORA, "epochs": 1.0, "adapter": {"rank": 4, "use_dora": True}}
-    trained = train_for_export(from_table(LoraOptions, table), tiny_folder, tmp_path / "run")
+    adapter = {"rank": 4, "use_dora": True}
+    trained = train_tiny("lora", tiny_model, tmp_path / "run", epochs=1.0, adapter=adapter)
     steps: list[str] = []
     with pytest.raises(UsageError, match="vLLM cannot serve this adapter: it has use_dora"):
         export_run(trained, as_export(adapter_only=True), tmp_path / "out", announce=steps.append)
     assert steps == []
 
 
-def test_a_full_model_ends_its_answers(tiny_folder: Path, tmp_path: Path, python: str) -> None:
-    options = from_table(FullOptions, LEARNING_FULL)
-    trained = train_for_export(options, tiny_folder, tmp_path / "run")
-    certificate = export_run(trained, as_export(python=python), tmp_path / "out")
-    assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
-    assert certificate["not_verified"] == []
+def test_a_full_model_ends_its_answers(tiny_model: Path, tmp_path: Path, python: str) -> None:
+    check_answers(tiny_model, as_export(python=python), tmp_path)
 
 
 def truncate(out: Path) -> None:
@@ -210,9 +183,7 @@ FAULTS: dict[str, tuple[bool, str, Callable[[Path], None]]] = {
 def test_a_fault_in_the_files_is_found(fault: str, trained: TrainedModel, tmp_path: Path) -> None:
     adapter_only, name, damage = FAULTS[fault]
     export = as_export(damage, adapter_only=adapter_only)
-    with pytest.raises(GateError, match=f"export, {name}:"):
-        export_run(trained, export, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+    check_fault(trained, export, tmp_path, name)
 
 
 SCALED = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, ValidationError
 
-from tunesmith.errors import Problem, RenamedKey
+from tunesmith.errors import Problem
 from tunesmith.options import earlier_keys, fields_by_key, nested_options, table_options
 from tunesmith.text import suggest_name
 
@@ -44,7 +44,7 @@ def _unknown_key(where: str, key: str, options: type[BaseModel]) -> Problem:
     """Return the problem of an unknown key, with its present or its probable name."""
     present = earlier_keys(options).get(key)
     if present is not None:
-        return RenamedKey(where, f'was renamed to "{present}"')
+        return Problem(where, f'was renamed to "{present}"')
     guess = suggest_name(key, fields_by_key(options))
     if guess is None:  # perhaps the key of a table in this table
         inner = _keys_of_inner_tables(options)

@@ -30,7 +30,6 @@ from tunesmith.errors import (
     EnvironmentProblem,
     PluginError,
     Problem,
-    RenamedKey,
     TunesmithError,
     UsageError,
 )
@@ -219,9 +218,6 @@ class _Reader:
         return tuple(found)
 
     def _unknown_table(self, name: str, owned: Mapping[str, Offered[TableOffer[Any]]]) -> Problem:
-        for present, offered in owned.items():
-            if name in offered.offer.earlier_names:
-                return RenamedKey(name, f"was renamed to [{present}]")
         for plugin in self.catalog.plugins.found:
             if plugin.name == name and plugin.state != "active":
                 hint = f'the plugin "{plugin.full_name}" is {plugin.state}: {plugin.reason}'

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tunesmith.events import (
-    JSON,
     BaselineChosen,
     CheckpointSaved,
     CompletionSampled,
@@ -101,7 +100,7 @@ class Report:
             case GateChecked():
                 self.gates[event.stage, event.gate] = event
             case RunFinished():
-                self.finished = replace(event, verdict=_current_verdict(event.verdict))
+                self.finished = event
 
     def metric_label(self, evaluator: str, metric: str) -> str:
         """Return a metric's name, after the evaluator's id if several evaluators measure it."""
@@ -234,11 +233,6 @@ def metric_label(measured: Iterable[Measured], evaluator: str, metric: str) -> s
     """Return a metric's name, after the evaluator's id if several evaluators measure it."""
     measuring = {event.evaluator for event in measured if event.metric == metric}
     return f"{evaluator}: {metric}" if len(measuring) > 1 else metric
-
-
-def _current_verdict(verdict: JSON) -> JSON:
-    """Return the verdict with its present keys: earlier versions wrote another name for one."""
-    return {"baseline" if key == "baseline_model" else key: value for key, value in verdict.items()}
 
 
 def _evaluation(event: Measured) -> dict[str, Any]:

@@ -81,7 +81,7 @@ EVALUATE = _commands(
 EXPORT = _commands(
     (
         "export",
-        "Export a run's model to GGUF or safetensors, checked in the engine.",
+        "Merge and export a run's model to safetensors or GGUF, checked there.",
         "export.command",
     ),
     needs=("torch>=2.11", "transformers>=5.17"),
@@ -95,10 +95,6 @@ FAILURES = _commands(
 )
 BASELINES = _commands(
     ("baselines", "Measure prompts and classifiers, before anything is trained.", "baselines")
-)
-MERGE = _commands(
-    ("merge", "Merge a run's adapter into its base model.", "merge"),
-    needs=("torch>=2.11", "transformers>=5.17"),
 )
 NEXT_RUN = _commands(
     (
@@ -114,14 +110,8 @@ PLUGIN_CHECK = _commands(
 PLUGIN_INSTALL = _commands(
     (
         "plugins install",
-        "Install plugins, check them, and undo it if a check fails.",
+        "Install plugins, check them, and uninstall those that fail.",
         "plugin_install.install_command",
-    ),
-    ("plugins uninstall", "Uninstall plugins.", "plugin_install.uninstall_command"),
-    (
-        "plugins outdated",
-        "List plugins of which there is a newer version.",
-        "plugin_install.outdated_command",
     ),
     ("plugins search", "Search the directory of plugins.", "plugin_install.search_command"),
 )
@@ -160,8 +150,11 @@ SERVE = _commands(
     needs=("starlette>=0.40", "uvicorn>=0.30", "prometheus-client>=0.20"),
 )
 STARTER = _commands(
-    ("init", "Create a run file (run.toml) to edit.", "starter.init_command"),
-    ("example", "Copy an example project with its data.", "starter.example_command"),
+    (
+        "init",
+        "Create a run file (run.toml) to edit, or copy an example with its data.",
+        "starter.init_command",
+    ),
 )
 UNLOCK = _commands(("unlock", "Free a run that a dead machine has left locked.", "unlock"))
 VERIFY = _commands(

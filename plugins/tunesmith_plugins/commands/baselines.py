@@ -15,14 +15,7 @@ from tunesmith.execution.report import Report
 from tunesmith.storage import RunFolder
 from tunesmith.text import one_line
 from tunesmith_cli import render
-from tunesmith_cli.common import (
-    CliState,
-    common_options,
-    json_option,
-    pass_state,
-    set_option,
-    trust_option,
-)
+from tunesmith_cli.common import CliState, start_options
 from tunesmith_evidence.baselines import (
     MeasuredBaseline,
     list_baselines,
@@ -39,12 +32,6 @@ from tunesmith_evidence.formats import (
 
 @click.command("baselines")
 @click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
-@set_option
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Run folder to create; default: a new folder below [run] folder.",
-)
 @click.option(
     "--rows",
     type=click.IntRange(0),
@@ -58,10 +45,7 @@ from tunesmith_evidence.formats import (
 @click.option(
     "--only", multiple=True, metavar="BASELINE", help="Measure this baseline. Repeatable."
 )
-@trust_option
-@json_option
-@common_options
-@pass_state
+@start_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     run_file: Path,

@@ -24,7 +24,7 @@ from tunesmith.offers import DataLoaderOffer, TechniqueOffer
 from tunesmith.plugins import missing_requirements
 from tunesmith.text import format_bytes, format_count, one_line
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state
+from tunesmith_cli.common import CliState, result_options
 from tunesmith_data import offline_variable
 from tunesmith_torch.runtime.machine import available_memory, available_processors
 
@@ -63,9 +63,7 @@ class Check:
 
 
 @click.command("doctor")
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(state: CliState, as_json: bool) -> None:
     """Check the installation: versions, GPUs, memory, disk, Hugging Face Hub, plugins.
 

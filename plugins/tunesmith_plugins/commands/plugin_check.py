@@ -15,7 +15,7 @@ from tunesmith.offers import Plugin
 from tunesmith.plugins import Plugins
 from tunesmith.text import one_line
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state
+from tunesmith_cli.common import CliState, result_options
 
 if TYPE_CHECKING:
     from tunesmith.testing import Result
@@ -39,9 +39,7 @@ STYLES = {"passed": "good", "skipped": "dim", "failed": "bad"}
     metavar="COMPONENT.KEY=VALUE",
     help="Option for a component, such as jsonl.train=rows.jsonl. Repeatable.",
 )
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(
     state: CliState, name: str, model: Path | None, sets: tuple[str, ...], as_json: bool
 ) -> None:

@@ -11,14 +11,12 @@ from tunesmith.execution.execute import load_report
 from tunesmith.storage import MANIFEST, RunFolder, verify_folder
 from tunesmith.text import format_count
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state
+from tunesmith_cli.common import CliState, result_options
 
 
 @click.command("verify")
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(state: CliState, run: Path, as_json: bool) -> None:
     """Check that the checkpoints and the artifact of a run are intact, by SHA-256.
 

@@ -15,7 +15,7 @@ from tunesmith.plan import Plan
 from tunesmith.records import Record
 from tunesmith.text import suggest_name
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state, set_option
+from tunesmith_cli.common import CliState, result_options, set_option
 from tunesmith_plugins.estimate import blocks, hardware, view
 from tunesmith_plugins.estimate.compare_techniques import (
     PlannedLaunch,
@@ -58,9 +58,7 @@ EXAMPLE = "--assume sequence=1024,rows=10000"
     show_default=True,
     help="Processes that train together (torchrun --nproc-per-node): memory is that of each.",
 )
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     run_file: Path,

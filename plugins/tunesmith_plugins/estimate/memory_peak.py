@@ -29,8 +29,6 @@ class MemoryPeak:
         return MemoryPeak(low, expected, high, self.phase)
 
 
-AFTER_RUN_PHASE = "merge"
-"""Phase that is not part of a run: ``tunesmith merge`` may be used after it."""
 RANK_0_PHASE = "evaluate by rank 0"
 """Phase of one of several processes on a CPU: the memory of all is free for it by then."""
 
@@ -44,8 +42,7 @@ def memory_of_process(device: Device, processes: int) -> int | None:
 
 def compute_peak(estimate: Estimate) -> MemoryPeak:
     """Compute the peak of a run, or of each of its processes, over all phases."""
-    others = (AFTER_RUN_PHASE, RANK_0_PHASE)
-    phases = {name: m for name, m in estimate.memory.items() if name not in others}
+    phases = {name: m for name, m in estimate.memory.items() if name != RANK_0_PHASE}
     phases = phases or dict(estimate.memory)
     binding = max(phases, key=lambda name: phases[name].expected)
     return MemoryPeak(

@@ -29,7 +29,6 @@ ESTIMATE = TableOffer(
     name="estimate",
     summary="settings of the planner",
     config=EstimateOptions,
-    earlier_names=("plan",),
 )
 CALIBRATION = ReporterOffer(
     name="calibration",

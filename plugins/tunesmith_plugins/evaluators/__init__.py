@@ -24,9 +24,9 @@ JUDGE = lazy_plugin(
 KL = lazy_plugin(__name__, tunesmith_evaluators=".kl:KL")
 LENGTH = lazy_plugin(__name__, tunesmith_evaluators=".length:LENGTH")
 LOSS = lazy_plugin(__name__, tunesmith_evaluators=".loss:LOSS")
-MEMORISATION = lazy_plugin(
+MEMORIZATION = lazy_plugin(
     __name__,
-    tunesmith_evaluators=".memorization:MEMORISATION",
+    tunesmith_evaluators=".memorization:MEMORIZATION",
     tunesmith_review_data=".memorization:review",
 )
 NUMERIC = lazy_plugin(__name__, tunesmith_evaluators=".numeric:NUMERIC")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from tunesmith.contracts import Evaluator, Measurement, TextModel
 from tunesmith.errors import DataError
@@ -73,11 +73,6 @@ MIN_SHORT_SHARE = 0.9
 
 class ExactMatchOptions(ComparedAnswerOptions):
     """Options: how answers are compared, and how long an answer may be."""
-
-    EARLIER: ClassVar[Mapping[str, str]] = {
-        "max_tokens": "max_new_tokens",
-        "max_length": "max_new_tokens",
-    }
 
 
 def build(options: ExactMatchOptions) -> Evaluator:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
 from pydantic import Field
 
@@ -27,8 +26,6 @@ METRIC = Metric(name="kl", higher_is_better=False, unit="nats", is_descriptive=T
 
 class KlOptions(ComparisonOptions):
     """Options: the other model, and the answers that the divergence is estimated from."""
-
-    EARLIER: ClassVar[Mapping[str, str]] = {"samples": "num_samples", "tokens": "max_new_tokens"}
 
     num_samples: int = Field(2, ge=1, le=64, description="Answers sampled for each record.")
     max_new_tokens: int = Field(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
 from pydantic import Field
 
@@ -21,8 +20,6 @@ METRIC = Metric(name="length_change", higher_is_better=False, unit="tokens", is_
 
 class LengthOptions(ComparisonOptions):
     """Options: the other model, and how long an answer may be."""
-
-    EARLIER: ClassVar[Mapping[str, str]] = {"tokens": "max_new_tokens"}
 
     max_new_tokens: int = Field(
         128, ge=1, description="Most tokens that either model generates for an answer."

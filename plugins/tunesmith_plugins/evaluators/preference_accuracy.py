@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from pydantic import Field
 
@@ -70,8 +69,6 @@ METRIC = Metric(name="preference_accuracy", higher_is_better=True, bounds=(0, 1)
 
 class PreferenceAccuracyOptions(Options):
     """Options: how the likelihoods of two answers are compared."""
-
-    EARLIER: ClassVar[Mapping[str, str]] = {"length_normalised": "length_normalized"}
 
     length_normalized: bool = Field(
         False,

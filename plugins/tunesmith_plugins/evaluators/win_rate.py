@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
 
 from pydantic import Field
 
@@ -26,8 +25,6 @@ METRIC = Metric(name="win_rate", higher_is_better=True, bounds=(0, 1))
 
 class WinRateOptions(ComparisonOptions, RewardOptions):
     """Options: the other model, the judge, and how long an answer may be."""
-
-    EARLIER: ClassVar[Mapping[str, str]] = {"tokens": "max_new_tokens"}
 
     reward: DataPath | None = Field(
         None,

@@ -110,7 +110,7 @@ def _write_shards(
 ) -> None:
     """Write the merged tensors, at most as many bytes in a file as the base has in one."""
     quantized = frozenset[str]()
-    if options.quantization is not None and options.into == "dequantized":
+    if options.quantization is not None:
         quantized = list_quantized(build_on_meta(base), options.quantization)
     shards: list[list[str]] = []
     shard: dict[str, Tensor] = {}

@@ -36,12 +36,17 @@ def copy_model(model: Path, out: Path, dtype_name: str) -> None:
             tensors = {name: _convert(stored.get_tensor(name), dtype) for name in stored.keys()}  # noqa: SIM118
         save_file(tensors, out / file.name, metadata={"format": "pt"})
         total += sum(tensor.nbytes for tensor in tensors.values())
-    for file in sorted(model.iterdir()):
-        if file.is_file() and file.suffix != ".safetensors" and file.name != "README.md":
-            shutil.copyfile(file, out / file.name)
+    copy_files(model, out, (".safetensors",))
     _change(out / "config.json", dtype=dtype_name, torch_dtype=dtype_name)
     if (out / INDEX).is_file():
         _change(out / INDEX, metadata={"total_size": total})
+
+
+def copy_files(model: Path, out: Path, skipped: tuple[str, ...]) -> None:
+    """Copy the files of a model, but its model card and those whose names end so."""
+    for file in sorted(model.iterdir()):
+        if file.is_file() and not file.name.endswith(("README.md", *skipped)):
+            shutil.copyfile(file, out / file.name)
 
 
 def open_plain(folder: Path) -> PlainTransformers:

@@ -86,8 +86,6 @@ def estimate(setting: EstimateSetting) -> Estimate:
         **({"gather": gathering_memory(setting)} if setting.is_sharded else {}),
         "evaluate": evaluation_memory(setting),
     }
-    if setting.adapter is not None:
-        parts["merge"] = merging_memory(setting)
     return Estimate(
         method="analytic",
         memory={phase: part.to_memory(workload.length_factors) for phase, part in parts.items()},
@@ -229,23 +227,6 @@ def merged_weights_memory(setting: EstimateSetting, tokens: int) -> dict[str, in
     )
     pays = setting.device == "cpu" and tokens >= MIN_TOKENS_TO_MERGE
     return {"merged weights": linear} if mergeable and pays and linear <= MAX_MERGED_BYTES else {}
-
-
-def merging_memory(setting: EstimateSetting) -> MemoryParts:
-    """Return the memory of the merge at the end: base plus adapter in fp32, read back in fp32.
-
-    Quantized weights exist until ordinary ones have been made of them. On a CPU fp32 files stay
-    mapped while one of their tensors is in use, in addition to the merged matrices.
-    """
-    shape = setting.shape
-    static = {"weights": shape.parameters * 4, "adapter": setting.trainable_parameters * 4}
-    quantized = setting.base_bytes if setting.method == "qlora" else 0
-    mapped = setting.device == "cpu" and setting.storage_bytes == 4
-    merged = 4 * shape.layers * shape.layer_linear_weights if mapped else 0
-    static["quantized base" if quantized > merged else "merged matrices"] = max(quantized, merged)
-    largest = max((m.out_features * m.in_features for m in shape.linear_layers), default=0)
-    framework = constants.framework_memory(setting.device)
-    return MemoryParts(static, {"temporaries": 3 * 4 * largest}, framework)
 
 
 # --------------------------------------------------------------------------- activations

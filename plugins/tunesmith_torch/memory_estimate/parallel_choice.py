@@ -19,8 +19,6 @@ __all__ = ["build_setting"]
 
 MEMORY_SHARE = 0.9
 """Share of the free memory that the upper bound of an estimate may take."""
-NOT_OF_EACH = ("evaluate", "merge")
-"""Phases that are not executed by all processes."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def _peak(
     """Return the bounds of a process's peak memory."""
     chosen: Any = options.model_copy(update={"parallel": parallel})
     memory = analytic.estimate(EstimateSetting.from_request(chosen, request, grouping)).memory
-    phases = [part for name, part in memory.items() if name not in NOT_OF_EACH]
+    phases = [part for name, part in memory.items() if name != "evaluate"]  # of rank 0 alone
     return max(part.low for part in phases), max(part.high for part in phases)
 
 

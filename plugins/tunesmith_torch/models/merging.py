@@ -1,39 +1,30 @@
-"""Merge an adapter into its base model, and check the result before it is kept.
+"""Merge an adapter into its base model, with both in memory as a whole.
 
-Shapes: N prompts, V vocabulary, O outputs, I inputs of a layer.
+Shapes: O outputs, I inputs of a layer.
 
 An adapter that was trained over quantized weights has compensated for their rounding errors, so it
 is merged into the *dequantized* weights, those that it was trained with. It would no longer fit the
-original weights, and quantizing the sum again would round most of the update away. The merged model
-is read back from disk and compared with the trained one before anything is committed.
+original weights, and quantizing the sum again would round most of the update away.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from tunesmith.errors import GateError, IntegrityError, UsageError
-from tunesmith.records import Prompt
-from tunesmith.storage import commit_folder, read_manifest, verify_folder
+from tunesmith.errors import UsageError
+from tunesmith.storage import read_manifest
 from tunesmith.storage.manifest import MANIFEST
-from tunesmith_evidence.formats import format_deviation
-from tunesmith_torch.data.templates import Template
-from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS, attach_adapter
+from tunesmith_torch.models.artifacts import attach_adapter
 from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
 from tunesmith_torch.models.loading import (
     LoadedBase,
     load_base,
-    load_config,
-    load_tokenizer,
     no_progress_bars,
 )
 from tunesmith_torch.models.quantization import (
@@ -45,74 +36,18 @@ from tunesmith_torch.models.quantization import (
 )
 from tunesmith_torch.runtime.malloc import release_memory
 
-__all__ = ["MergeOptions", "MergedModel", "merge_adapter"]
-
-MERGED = "merged"
-"""Format of a merged model in its manifest."""
-_ADAPTER_ONLY_FILES = frozenset({ADAPTER_WEIGHTS, "adapter_config.json", "README.md", MANIFEST})
+__all__ = ["MergeOptions", "save_merged"]
 
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """Options of a merge, with a bound on the difference between result and trained model."""
+    """The weights that training used, which an adapter is merged into."""
 
     device: torch.device
     dtype: torch.dtype
     """Format of the computation in which the adapter was trained."""
     quantization: Quantization | None = None
     """Storage format of the base while the adapter was trained; None: not quantized."""
-    into: Literal["dequantized", "original"] = "dequantized"
-    max_kl: float = 1e-3
-    """Largest mean KL divergence, in nats, with which the result is kept."""
-
-
-@dataclass(frozen=True)
-class MergedModel:
-    """A merged model: its folder, and what was measured on it."""
-
-    path: Path
-    kl: float
-    """Mean KL divergence of its next-token distributions from those of the adapter, in nats."""
-    prompts: int
-    """Number of prompts on which it was measured."""
-    dtype: str
-
-
-def merge_adapter(
-    base: Path, adapter: Path, out: Path, prompts: Sequence[Prompt], options: MergeOptions
-) -> MergedModel:
-    """Write the sum of base and adapter to ``out``, in the base's own format.
-
-    Afterwards ``out`` is complete, or as it was before.
-
-    Raises:
-        GateError: the next-token distributions of the merged model differ by more than ``max_kl``.
-        IntegrityError: the adapter's files changed after saving, or belong to another base.
-    """
-    refuse_other_folder(out, MERGED, adapter)
-    problems = verify_folder(adapter)
-    if problems:
-        raise IntegrityError(f"{adapter}: {problems[0]}")
-    rows = Template.from_tokenizer(load_tokenizer(adapter)).encode_prompts(prompts)
-    trained_NV = _adapter_logprobs(base, adapter, rows, options)
-    release_memory()
-    dtype = load_config(base).dtype or torch.float32
-    measured: list[float] = []
-
-    def write(folder: Path) -> None:
-        save_merged(base, adapter, folder, options, dtype)
-        for file in sorted(adapter.iterdir()):
-            if file.is_file() and file.name not in _ADAPTER_ONLY_FILES:
-                shutil.copyfile(file, folder / file.name)
-        reloaded = load_base(folder, device=options.device, dtype=torch.float32).model
-        measured.append(mean_kl(trained_NV, next_token_logprobs(reloaded, rows)))
-        _check_kl(measured[0], options)
-        (folder / "README.md").write_text(
-            _model_card(base, options, measured[0], len(rows)), "utf-8"
-        )
-
-    commit_folder(out, write, {"format": MERGED})
-    return MergedModel(out, measured[0], len(rows), str(dtype).removeprefix("torch."))
 
 
 def refuse_other_folder(out: Path, kind: str, artifact: Path) -> None:
@@ -132,7 +67,7 @@ def refuse_other_folder(out: Path, kind: str, artifact: Path) -> None:
         return
     found = read_manifest(out).meta.get("format")
     if found != kind:
-        held = {"adapter": "an adapter", "model": "a trained model", "export": "an export"}
+        held = {"adapter": "an adapter", "model": "a trained model"}
         raise UsageError(
             f"{out}: holds {held.get(str(found), 'something else')}, so it is not replaced",
             hint=hint,
@@ -150,29 +85,6 @@ def save_merged(
     write_earlier_keys(folder)
     del model
     release_memory()
-
-
-@torch.inference_mode()
-def next_token_logprobs(model: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
-    """Return the log-probabilities of the token after each row, [N, V], in float64 on the CPU."""
-    device = next(model.parameters()).device
-    logprobs = []
-    for ids in rows:
-        logits_1V = model(torch.tensor([ids], device=device), use_cache=False).logits[:, -1]
-        logprobs.append(logits_1V.double().log_softmax(-1).cpu())
-    return torch.cat(logprobs)
-
-
-def mean_kl(true_logprobs_NV: Tensor, other_logprobs_NV: Tensor) -> float:
-    """Return the mean Kullback-Leibler divergence KL(true || other), in nats."""
-    return float((true_logprobs_NV.exp() * (true_logprobs_NV - other_logprobs_NV)).sum(-1).mean())
-
-
-def _adapter_logprobs(
-    base: Path, adapter: Path, rows: Sequence[Sequence[int]], options: MergeOptions
-) -> Tensor:
-    """Return the adapter's next-token log-probabilities over the base that it was trained on."""
-    return next_token_logprobs(attach_adapter(load_training_base(base, options), adapter), rows)
 
 
 def load_training_base(base: Path, options: MergeOptions) -> LoadedBase:
@@ -193,13 +105,8 @@ def load_training_base(base: Path, options: MergeOptions) -> LoadedBase:
 
 def _merge(base: Path, adapter: Path, options: MergeOptions) -> PreTrainedModel:
     """Return the sum of base and adapter, added in float32."""
-    if options.into == "dequantized":
-        dequantized_base = _load_dequantized(base, options)
-    else:
-        dequantized_base = load_base(base, device=options.device, dtype=torch.float32)
-    model: PreTrainedModel = attach_adapter(dequantized_base, adapter).merge_and_unload(
-        safe_merge=True
-    )
+    adapted = attach_adapter(_load_dequantized(base, options), adapter)
+    model: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
     return model
 
 
@@ -228,33 +135,3 @@ def _untie_changed_head(model: PreTrainedModel) -> None:
         model.tie_weights()
         return
     model.config.tie_word_embeddings = config.tie_word_embeddings = False
-
-
-def _check_kl(kl: float, options: MergeOptions) -> None:
-    if kl <= options.max_kl:
-        return
-    hint = "raise --max-kl to accept a larger difference"
-    if options.quantization is not None and options.into == "original":
-        hint = "the adapter was trained over quantized weights: merge with --into dequantized"
-    raise GateError(
-        f"merged model: next-token distributions differ by {format_deviation(kl)} nats from the "
-        f"trained model, at most {format_deviation(options.max_kl)} is allowed, nothing was "
-        "written",
-        hint=hint,
-    )
-
-
-def _model_card(base: Path, options: MergeOptions, kl: float, prompts: int) -> str:
-    weights = "its" if options.quantization is None else f"its {options.into}"
-    return f"""---
-library_name: transformers
-tags: [tunesmith, merged]
----
-
-# {base.name}, fine-tuned
-
-An adapter merged into {weights} base weights with tunesmith.
-Read back from disk, its next-token distributions differ by {format_deviation(kl)} nats (mean
-Kullback-Leibler divergence over {prompts} prompts) from those of the base model with the separate
-adapter.
-"""

@@ -14,8 +14,6 @@ from pydantic import Field, field_validator, model_validator
 from tunesmith.options import Options
 
 __all__ = [
-    "EARLIER_ADAPTER_KEYS",
-    "EARLIER_QUANTIZATION_KEYS",
     "Adaptation",
     "AdapterOptions",
     "QuantizationOptions",
@@ -124,21 +122,3 @@ class Adaptation:
     """The adapters that are trained; None: all weights are."""
     quantization: QuantizationOptions | None = None
     """None: the base model is not quantized."""
-
-
-EARLIER_ADAPTER_KEYS = {
-    **{
-        key: f"adapter.{key}"
-        for key in AdapterOptions.model_fields
-        if key != "target_parameters"  # it has never been a key of the table above
-    },
-    "targets": "adapter.target_modules",
-    "rslora": "adapter.use_rslora",
-    "dora": "adapter.use_dora",
-}
-"""Present key by the key of an earlier version, for options with a table ``adapter``."""
-EARLIER_QUANTIZATION_KEYS = {
-    "bits": "quantization.bits",
-    "double_quantization": "quantization.double_quantization",
-}
-"""The same for options with a table ``quantization``."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from tunesmith_torch.options.adaptation import (
-    EARLIER_ADAPTER_KEYS,
-    EARLIER_QUANTIZATION_KEYS,
     Adaptation,
     AdapterOptions,
     Method,
@@ -24,8 +21,6 @@ ADAPT_HELP = "Train LoRA adapters, LoRA adapters over a quantized base model, or
 
 class ChosenAdaptationOptions(TrainingOptions):
     """Options of training in which ``adapt`` chooses the weights that are trained."""
-
-    EARLIER: ClassVar[Mapping[str, str]] = {**EARLIER_ADAPTER_KEYS, **EARLIER_QUANTIZATION_KEYS}
 
     FULL_LEARNING_RATE: ClassVar[float | None] = None
     """Default of ``learning_rate`` if all weights are trained; None: as for adapters."""

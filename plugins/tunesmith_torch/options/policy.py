@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -166,26 +165,6 @@ class PolicyOptions(ChosenAdaptationOptions):
     """Options of training a policy on rewards for its own completions."""
 
     USES_DROPOUT: ClassVar[bool] = False
-
-    EARLIER: ClassVar[Mapping[str, str]] = {
-        **{key: f"generation.{key}" for key in GenerationOptions.model_fields},
-        **{key: f"loss.{key}" for key in PolicyLossOptions.model_fields},
-        **{key: f"monitor.{key}" for key in ("gold", "log_completions", "max_kl")},
-        "samples": "generation.num_generations",
-        "answer_tokens": "generation.max_new_tokens",
-        "mask_truncated": "loss.mask_truncated_completions",
-        "ratio_clip": "loss.clip_range",
-        "rollout_epochs": "loss.num_iterations",
-        "kl_weight": "loss.kl_coef",
-        "value_weight": "loss.vf_coef",
-        "kl_budget": "monitor.max_kl",
-        "accept_divergence": "monitor.accept_divergence",
-        "monitor_every": "monitor.every",
-        "watch_every": "monitor.every",
-        "monitor_rows": "monitor.rows",
-        "watch_rows": "monitor.rows",
-        "tell_samples": "monitor.log_completions",
-    }
 
     learning_rate: float = Field(default=2e-5, gt=0, le=1, description="Peak learning rate.")
     epochs: float = Field(

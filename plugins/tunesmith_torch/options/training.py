@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -24,7 +23,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
-    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -259,28 +257,6 @@ class TrainingOptions(Options):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    EARLIER: ClassVar[Mapping[str, str]] = {
-        "batch": "batch_size",
-        "micro_tokens": "micro_batch_tokens",
-        "max_tokens": "max_length",
-        "warmup": "schedule.warmup_ratio",
-        "warmup_ratio": "schedule.warmup_ratio",
-        "clip": "optimizer.max_grad_norm",
-        "max_grad_norm": "optimizer.max_grad_norm",
-        "weight_decay": "optimizer.weight_decay",
-        "betas": "optimizer.betas",
-        "save_every": "checkpoints.every",
-        "lean": "fused_kernels",
-        "checkpointing": "gradient_checkpointing",
-    }
-
-    EARLIER_WORDS: ClassVar[Mapping[str, str]] = {
-        "chat_template": "chat_template.source",
-        "optimizer": "optimizer.name",
-        "schedule": "schedule.type",
-    }
-    """Keys that held a word and are tables now, with the key that holds the word."""
-
     USES_DROPOUT: ClassVar[bool] = True
     """False if the loss compares with log-probabilities of a reference or of sampling.
 
@@ -378,17 +354,6 @@ class TrainingOptions(Options):
         default_factory=CheckpointOptions, description="When training is saved."
     )
 
-    # Not "*": pydantic reads the fields of such a validator as Python values, and would refuse an
-    # array for a tuple among the options that a technique adds.
-    @field_validator(*EARLIER_WORDS, mode="before")
-    @classmethod
-    def refuse_earlier_word(cls, value: Any, info: ValidationInfo) -> Any:
-        """Explain the table that has taken the place of an earlier key of the same name."""
-        key = cls.EARLIER_WORDS.get(str(info.field_name))
-        if key is not None and isinstance(value, str):
-            raise ValueError(f'is a table; write `{key} = "{value}"`')
-        return value
-
     @model_validator(mode="after")
     def _check_sharding(self) -> Self:
         if self.parallel == "sharded" and not self.can_be_sharded:
@@ -428,8 +393,6 @@ class TrainingOptions(Options):
 
 class SupervisedOptions(TrainingOptions):
     """Options of training on the next tokens of demonstrations."""
-
-    EARLIER: ClassVar[Mapping[str, str]] = {"cut_prompts": "truncate_prompts"}
 
     truncate_prompts: bool = Field(
         default=False,

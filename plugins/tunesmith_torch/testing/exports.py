@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+import pytest
 import torch
 
+from tunesmith.catalog import Catalog
 from tunesmith.contracts import Job
+from tunesmith.errors import GateError
+from tunesmith.offers import TechniqueOffer
+from tunesmith.options import from_table
+from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Completion, Record
 from tunesmith.storage import Checkpoints
 from tunesmith_torch.export.contract import AdapterExporter, Exporter
-from tunesmith_torch.export.export_run import Export, TrainedModel
+from tunesmith_torch.export.export_run import (
+    CERTIFICATE,
+    Export,
+    TrainedModel,
+    export_run,
+)
 from tunesmith_torch.models.merging import MergeOptions
 from tunesmith_torch.options.training import SupervisedOptions
 from tunesmith_torch.training import trainer
@@ -62,6 +76,53 @@ def train_for_export(
         merge=MergeOptions(torch.device("cpu"), torch.float32),
         test=records[8:],
     )
+
+
+def train_tiny(
+    technique: Literal["lora", "full"], model: Path, folder: Path, **changes: Any
+) -> TrainedModel:
+    """Train a model in ``folder`` with a built-in technique, whose options may be changed."""
+    catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
+    config = catalog.find(TechniqueOffer, technique).offer.config
+    table = {**(LEARNING_LORA if technique == "lora" else LEARNING_FULL), **changes}
+    return train_for_export(from_table(config, table), model, folder)
+
+
+def check_export(trained: TrainedModel, export: Export, out: Path) -> dict[str, Any]:
+    """Export a model to ``out``, as exactly as its format allows; return the certificate."""
+    certificate = export_run(trained, export, out)
+    assert json.loads((out / CERTIFICATE).read_text(encoding="utf-8")) == certificate
+    if export.tolerance is None:
+        assert certificate["mean_kl_nats"] < 0.5 and certificate["max_logprob_difference_nats"] > 0
+    else:
+        assert certificate["max_logprob_difference_nats"] < export.tolerance
+    return certificate
+
+
+def check_fault(trained: TrainedModel, export: Export, folder: Path, check: str) -> None:
+    """Check that a damaged export fails this check, and that nothing is left in ``folder``."""
+    with pytest.raises(GateError, match=f"export, {check}:"):
+        export_run(trained, export, folder / "out")
+    assert list(folder.iterdir()) == []
+
+
+def check_answers(model: Path, export: Export, folder: Path, place: str = "out") -> TrainedModel:
+    """Train all weights until answers end, and check that they do in the engine of an export."""
+    trained = train_tiny("full", model, folder / "run")
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    certificate = export_run(trained, export, folder / place)
+    assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
+    assert certificate["not_verified"] == []
+    return trained
+
+
+def run_readme(readme: Path, folder: Path) -> str:
+    """Run the only Python program in a README in a folder; return what it prints."""
+    (program,) = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip()
 
 
 ExporterT = TypeVar("ExporterT", bound=Exporter | AdapterExporter)

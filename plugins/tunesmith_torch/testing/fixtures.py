@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tunesmith_torch.export.export_run import TrainedModel
+
+pytest_plugins = ["tunesmith.testing.fixtures"]
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +19,11 @@ def tiny_model() -> Path:
     from tunesmith_torch.testing.tiny_model import tiny_model_folder  # torch takes seconds
 
     return tiny_model_folder()
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    """The model of ``tiny_model`` with an adapter that has learned an answer, for exporters."""
+    from tunesmith_torch.testing.exports import train_tiny
+
+    return train_tiny("lora", tiny_model, tmp_path_factory.mktemp("lora"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -149,8 +149,8 @@ def save_tiny_model(
 
 
 @cache
-def tiny_model_folder() -> Path:
+def tiny_model_folder(save: Callable[[Path], Path] = save_tiny_model) -> Path:
     """Return the folder of a tiny Llama, which is saved once and deleted when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="tunesmith-tiny-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return save_tiny_model(folder / "llama")
+    return save(folder / "llama")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ import pytest
 from bench import RECORDER, RIGHT, ROWS, Bench, catalog_of, offering, plugin
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from tunesmith.additions import Addition
 from tunesmith.catalog import Catalog
@@ -25,7 +25,6 @@ from tunesmith.errors import (
     IntegrityError,
     PluginError,
     Problem,
-    RenamedKey,
     TunesmithError,
     UsageError,
 )
@@ -33,12 +32,10 @@ from tunesmith.execution.run_events import list_used_plugins
 from tunesmith.offers import (
     RUN_FILE_TABLES,
     DataLoaderOffer,
-    EvaluatorOffer,
-    ReporterOffer,
     TableOffer,
     TechniqueOffer,
 )
-from tunesmith.options import DataPath, Options, earlier_keys, fields_by_key, table_options
+from tunesmith.options import DataPath, Options, earlier_keys, fields_by_key
 from tunesmith.plan import Plan
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Completion
@@ -251,9 +248,7 @@ class ColorOptions(Options):
     palette: DataPath | None = Field(None, description="A file with colors.")
 
 
-COLOR = TableOffer(
-    name="color", summary="colors", config=ColorOptions, earlier_names=("paint", "ink")
-)
+COLOR = TableOffer(name="color", summary="colors", config=ColorOptions)
 
 
 @pytest.fixture
@@ -301,18 +296,6 @@ def test_problems_of_a_plugins_table_are_reported_with_the_others(colored: Bench
     assert found["color.palete"] == 'unknown key did you mean "palette"?'
     assert found["color.tint"] == 'was renamed to "hue"'
     assert "must be a table" in problems(colored, color=3)["color"]
-
-
-def test_an_earlier_name_of_a_table_is_refused_with_its_present_name(colored: Bench) -> None:
-    with pytest.raises(ConfigError) as caught:
-        colored.plan(ink={"hue": 3})
-    (problem,) = caught.value.problems
-    assert isinstance(problem, RenamedKey) and str(problem) == "ink: was renamed to [color]"
-
-
-def test_the_earlier_table_of_the_planner_is_refused_with_a_hint(bench: Bench) -> None:
-    bench.catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
-    assert problems(bench, plan={"prices": "p.toml"})["plan"] == "was renamed to [estimate]"
 
 
 def test_a_table_of_a_blocked_plugin_names_the_plugin(bench: Bench) -> None:
@@ -488,99 +471,11 @@ def test_any_tables_give_a_config_error(
     assert caught.value.problems
 
 
-# --------------------------------------------------------------------------- earlier keys
-
-TRAINING_KEYS = {
-    "batch": "batch_size",
-    "micro_tokens": "micro_batch_tokens",
-    "max_tokens": "max_length",
-    "warmup": "schedule.warmup_ratio",
-    "warmup_ratio": "schedule.warmup_ratio",
-    "clip": "optimizer.max_grad_norm",
-    "max_grad_norm": "optimizer.max_grad_norm",
-    "weight_decay": "optimizer.weight_decay",
-    "betas": "optimizer.betas",
-    "save_every": "checkpoints.every",
-    "lean": "fused_kernels",
-    "checkpointing": "gradient_checkpointing",
-}
-SUPERVISED_KEYS = {**TRAINING_KEYS, "cut_prompts": "truncate_prompts"}
-ADAPTER_KEYS = {
-    "rank": "adapter.rank",
-    "alpha": "adapter.alpha",
-    "dropout": "adapter.dropout",
-    "targets": "adapter.target_modules",
-    "target_modules": "adapter.target_modules",
-    "modules_to_save": "adapter.modules_to_save",
-    "rslora": "adapter.use_rslora",
-    "use_rslora": "adapter.use_rslora",
-    "dora": "adapter.use_dora",
-    "use_dora": "adapter.use_dora",
-}
-QUANTIZATION_KEYS = {
-    "bits": "quantization.bits",
-    "double_quantization": "quantization.double_quantization",
-}
-CHOSEN_KEYS = {**TRAINING_KEYS, **ADAPTER_KEYS, **QUANTIZATION_KEYS}
-PREFERENCE_KEYS = {
-    "beta": "loss.beta",
-    "label_smoothing": "loss.label_smoothing",
-    "margin": "loss.margin",
-    "desirable_weight": "loss.desirable_weight",
-    "undesirable_weight": "loss.undesirable_weight",
-}
-REWARD_KEYS = {
-    "margin": "loss.margin",
-    "centring": "loss.center_rewards_coefficient",
-    "center_rewards_coefficient": "loss.center_rewards_coefficient",
-    "accept_weak": "gate.accept_weak",
-}
-POLICY_KEYS = {
-    "samples": "generation.num_generations",
-    "num_generations": "generation.num_generations",
-    "answer_tokens": "generation.max_new_tokens",
-    "max_new_tokens": "generation.max_new_tokens",
-    "temperature": "generation.temperature",
-    "mask_truncated": "loss.mask_truncated_completions",
-    "mask_truncated_completions": "loss.mask_truncated_completions",
-    "ratio_clip": "loss.clip_range",
-    "clip_range": "loss.clip_range",
-    "rollout_epochs": "loss.num_iterations",
-    "num_iterations": "loss.num_iterations",
-    "kl_weight": "loss.kl_coef",
-    "kl_coef": "loss.kl_coef",
-    "kl_target": "loss.kl_target",
-    "gamma": "loss.gamma",
-    "gae_lambda": "loss.gae_lambda",
-    "value_weight": "loss.vf_coef",
-    "vf_coef": "loss.vf_coef",
-    "gold": "monitor.gold",
-    "kl_budget": "monitor.max_kl",
-    "max_kl": "monitor.max_kl",
-    "accept_divergence": "monitor.accept_divergence",
-    "watch_every": "monitor.every",
-    "monitor_every": "monitor.every",
-    "watch_rows": "monitor.rows",
-    "monitor_rows": "monitor.rows",
-    "tell_samples": "monitor.log_completions",
-    "log_completions": "monitor.log_completions",
-}
-EARLIER_KEYS = [
-    *(("technique", "full", *pair) for pair in SUPERVISED_KEYS.items()),
-    *(("technique", "lora", *pair) for pair in {**SUPERVISED_KEYS, **ADAPTER_KEYS}.items()),
-    *(("technique", "qlora", *pair) for pair in {**SUPERVISED_KEYS, **CHOSEN_KEYS}.items()),
-    *(("technique", "preference", *pair) for pair in {**CHOSEN_KEYS, **PREFERENCE_KEYS}.items()),
-    *(("technique.supervised", "rlhf", *p) for p in {**CHOSEN_KEYS, **SUPERVISED_KEYS}.items()),
-    *(("technique.reward", "rlhf", *pair) for pair in {**CHOSEN_KEYS, **REWARD_KEYS}.items()),
-    *(("technique.policy", "rlhf", *pair) for pair in {**CHOSEN_KEYS, **POLICY_KEYS}.items()),
-    ("evaluators.0", "preference-accuracy", "length_normalised", "length_normalized"),
-    ("baselines", "", "instruction", "system_prompt"),
-]
-"""Table, offer, earlier key and present key, written down so that no table loses an entry."""
+# --------------------------------------------------------------------------- unknown keys
 
 
-def _earlier_key_problem(table: str, use: str, key: str) -> Problem:
-    """Return the problem of a run file with one earlier key."""
+def _key_problem(table: str, use: str, key: str) -> Problem:
+    """Return the problem of a run file with one key."""
     tables: dict[str, Any] = {
         "model": {"base": "no such model"},
         "data": {"use": "jsonl", "train": "rows.jsonl"},
@@ -605,70 +500,8 @@ def _built_ins() -> Catalog:
     return Catalog(find_plugins(Selection(allowed=frozenset())))
 
 
-@pytest.mark.parametrize(("table", "use", "old", "new"), EARLIER_KEYS)
-def test_an_earlier_key_is_refused_with_its_present_name(
-    table: str, use: str, old: str, new: str
-) -> None:
-    problem = _earlier_key_problem(table, use, old)
-    assert isinstance(problem, RenamedKey)
-    assert str(problem) == f'{table}.{old}: was renamed to "{new}"'
-
-
-def _option_tables() -> Iterator[tuple[str, str, type[BaseModel]]]:
-    """Yield table, offer and class of all options, with those of nested tables."""
-    for table, core_options in CORE_TABLES.items():
-        yield table, "", core_options
-    kinds: dict[type[Any], str] = {
-        DataLoaderOffer: "data",
-        TechniqueOffer: "technique",
-        EvaluatorOffer: "evaluators.0",
-        ReporterOffer: "reporters.0",
-    }
-    for kind, table in kinds.items():
-        for offered in _built_ins().offers(kind):
-            for path, options in _with_inner_tables(table, offered.offer.config):
-                yield path, offered.offer.name, options
-
-
-def _with_inner_tables(
-    table: str, options: type[BaseModel]
-) -> Iterator[tuple[str, type[BaseModel]]]:
-    yield table, options
-    for key, field in fields_by_key(options).items():
-        inner = table_options(field)
-        if inner is not None:
-            yield from _with_inner_tables(f"{table}.{key}", inner)
-
-
-@pytest.mark.parametrize(("table", "use", "options"), list(_option_tables()))
-def test_every_entry_of_an_earlier_table_works(
-    table: str, use: str, options: type[BaseModel]
-) -> None:
-    for old, new in earlier_keys(options).items():
-        assert old not in fields_by_key(options)
-        *parents, key = new.split(".")
-        owner: type[BaseModel] | None = options
-        for parent in parents:
-            assert owner is not None
-            owner = table_options(fields_by_key(owner)[parent])
-        assert owner is not None and key in fields_by_key(owner)
-        assert (
-            str(_earlier_key_problem(table, use, old)) == f'{table}.{old}: was renamed to "{new}"'
-        )
-
-
-def test_an_earlier_key_is_refused_on_the_command_line_too(bench: Bench) -> None:
-    bench.read()
-    sets = ["baselines.instruction=Be brief."]
-    read = run_file.read_run_file(bench.root / "run.toml", sets=sets, environment={})
-    with pytest.raises(
-        ConfigError, match=r'baselines\.instruction: was renamed to "system_prompt"'
-    ):
-        make_plan(read, bench.catalog)
-
-
 def test_a_nested_unknown_key_suggests_a_key_of_its_table() -> None:
-    problem = _earlier_key_problem("technique.policy.generation", "rlhf", "num_generation")
+    problem = _key_problem("technique.policy.generation", "rlhf", "num_generation")
     assert str(problem) == (
         'technique.policy.generation.num_generation: unknown key (did you mean "num_generations"?)'
     )
@@ -727,16 +560,15 @@ def _problems(technique: dict[str, Any]) -> set[str]:
         ),
         (
             {"use": "lora", "optimizer": "adamw-8bit"},
-            'technique.optimizer: is a table; write `optimizer.name = "adamw-8bit"`, '
-            "got 'adamw-8bit'",
+            "technique.optimizer: must be a table, got 'adamw-8bit' (write optimizer.name = ...)",
         ),
         (
             {"use": "lora", "schedule": "linear"},
-            "technique.schedule: is a table; write `schedule.type = \"linear\"`, got 'linear'",
+            "technique.schedule: must be a table, got 'linear' (write schedule.type = ...)",
         ),
         (
             {"use": "preference", "loss": "ipo"},
-            "technique.loss: is a table; write `loss.type = \"ipo\"`, got 'ipo'",
+            "technique.loss: must be a table, got 'ipo' (write loss.type = ...)",
         ),
     ],
 )

@@ -93,7 +93,7 @@ def was_run(folder: Path) -> bool:
 COMMANDS: dict[str, tuple[str | Path, ...]] = {
     "report": ("report", "foreign", "--to", "jsonlines"),
     "chat": ("chat", "foreign", "--prompt", "say 3"),
-    "merge": ("merge", "foreign"),
+    "export": ("export", "foreign", "--to", "safetensors"),
     "resume": ("resume", "foreign"),
     "annotate": ("data", "annotate", "--run", "foreign", "--out", "pairs.jsonl"),
 }

@@ -56,17 +56,6 @@ def test_every_event_is_read_back_from_its_line() -> None:
         assert from_json(json.loads(json.dumps(event.to_json()))) == event
 
 
-def test_the_verdict_of_an_earlier_version_is_read() -> None:
-    earlier = {
-        **finished().to_json(),
-        "verdict": {"baseline_model": "zero-shot", "outcome": "better"},
-    }
-    event = from_json(earlier)
-    assert event is not None
-    verdict = build_report([event]).to_json()["verdict"]
-    assert verdict == {"baseline": "zero-shot", "outcome": "better"}
-
-
 def test_a_report_from_lines_equals_the_report_from_events() -> None:
     lines = [json.loads(json.dumps(event.to_json())) for event in sample_run()]
     again = build_report(event for event in map(from_json, lines) if event is not None)

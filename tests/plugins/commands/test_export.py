@@ -178,7 +178,6 @@ def list_files(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
-@pytest.mark.parametrize("command", [["export", "--to", "safetensors"], ["merge"]])
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -186,20 +185,15 @@ def list_files(folder: Path) -> dict[str, bytes]:
         ("adapter/more", "lies inside the trained model"),
     ],
 )
-def test_the_trained_model_is_never_replaced(
-    finished: Path, command: list[str], name: str, reason: str
-) -> None:
+def test_the_trained_model_is_never_replaced(finished: Path, name: str, reason: str) -> None:
     before = list_files(finished / "adapter")
-    done = tunesmith(command[0], finished, *command[1:], "--out", finished / name)
+    done = tunesmith("export", finished, "--to", "safetensors", "--out", finished / name)
     assert list_files(finished / "adapter") == before
     assert done.exit_code == 2 and reason in " ".join(done.output.split())
 
 
-def test_an_export_is_replaced_and_a_merged_model_is_not(finished: Path, tmp_path: Path) -> None:
+def test_an_export_is_replaced(finished: Path, tmp_path: Path) -> None:
     export = ("export", finished, "--to", "safetensors", "--out")
-    assert tunesmith("merge", finished, "--out", tmp_path / "merged").exit_code == 0
-    assert tunesmith("merge", finished, "--out", tmp_path / "merged").exit_code == 0
-    assert tunesmith(*export, tmp_path / "merged").exit_code == 2
     assert tunesmith(*export, tmp_path / "out").exit_code == 0
     assert tunesmith(*export, tmp_path / "out").exit_code == 0
 

@@ -106,7 +106,7 @@ def read_output(project: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str)
         "report first", "report first --failures 3", "runs .", "compare first second",
         "compare first second first", "failures first", "verify first", "check run.toml",
         "plan run.toml", "baselines run.toml --out baselines", "evaluate first --data rows.jsonl",
-        "seeds first --count 2", "merge first --out merged", "data stats run.toml",
+        "seeds first --count 2", "data stats run.toml",
         "data check run.toml", "doctor", "run shown.toml --out third",
         "advise shown.toml --out advice", "export first --to safetensors --out exported",
         "report failed",

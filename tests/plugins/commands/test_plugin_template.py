@@ -26,7 +26,7 @@ from tunesmith.testing.checks import NotApplicable
 from tunesmith.testing.kit import collect_checks
 from tunesmith.testing.modules import load_modules
 from tunesmith_cli.app import app
-from tunesmith_plugins.commands.plugin_template.kinds import EARLIER_NAMES, KINDS
+from tunesmith_plugins.commands.plugin_template.kinds import KINDS
 from tunesmith_plugins.commands.plugin_template.write_plugin import (
     MAX_NAME_LENGTH,
     RESERVED,
@@ -208,15 +208,6 @@ def test_names_of_tunesmith_itself_are_reserved(tmp_path: Path) -> None:
         assert f"acme-{name}" in str(caught.value.hint)
         assert not (tmp_path / name).exists()
     write_file(tmp_path / "data.py", "data", "loader")  # a single file has no distribution
-
-
-def test_earlier_names_of_kinds_still_work(tmp_path: Path) -> None:
-    for earlier, kind in EARLIER_NAMES.items():
-        names = [
-            [path.read_text(encoding="utf-8") for path in write_plugin(tmp_path / k, "mine", k)]
-            for k in (earlier, kind)
-        ]
-        assert names[0] == names[1]
 
 
 def test_the_command_writes_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

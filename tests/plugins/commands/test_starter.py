@@ -1,4 +1,4 @@
-"""``tunesmith init`` writes a run file, ``tunesmith example`` copies an example project."""
+"""``tunesmith init`` writes a run file, or copies an example project."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from click.testing import Result
 
 from tunesmith_plugins.commands.starter.choose import Choice
-from tunesmith_plugins.commands.starter.example_command import find_examples
+from tunesmith_plugins.commands.starter.examples import find_examples
 from tunesmith_plugins.commands.starter.init_command import fill_template
 
 Tunesmith = Callable[..., Result]
@@ -38,8 +38,8 @@ def test_init_copies_an_example(tunesmith: Tunesmith, tmp_path: Path) -> None:
     done = tunesmith("init", "desk", "--example", "helpdesk")
     assert done.exit_code == 0, done.output
     assert {path.name for path in (tmp_path / "desk").iterdir()} >= {"run.toml", "train.jsonl"}
-    assert tunesmith("example", "helpdesk", "desk").exit_code == 2
-    assert "did you mean helpdesk?" in tunesmith("example", "heldpesk").stderr
+    assert tunesmith("init", "--example", "helpdesk", "desk").exit_code == 2
+    assert "did you mean helpdesk?" in tunesmith("init", "--example", "heldpesk").stderr
 
 
 def test_init_prints_the_next_commands(tunesmith: Tunesmith, tmp_path: Path) -> None:
@@ -167,8 +167,9 @@ def write_data(path: Path, row: dict[str, Any]) -> None:
 
 
 def test_example_lists_and_copies(tunesmith: Tunesmith, tmp_path: Path) -> None:
-    assert tunesmith("example").stdout.split() == list(find_examples()) == ["helpdesk", "repairs"]
-    done = tunesmith("example", "helpdesk")
+    assert list(find_examples()) == ["helpdesk", "repairs"]
+    assert "helpdesk, repairs" in tunesmith("init", "--example", "x").stderr
+    done = tunesmith("init", "--example", "helpdesk", "helpdesk")
     assert done.exit_code == 0, done.output
     assert "tunesmith run helpdesk/run.toml" in done.stderr
     refused = tunesmith("init", "helpdesk", "--example", "helpdesk")

@@ -88,7 +88,6 @@ def _estimate(
 ) -> Estimate:
     weights, activations = bytes_
     sequence, micro, rows = work
-    expected = weights + activations
 
     def memory(**components: int) -> PhaseMemory:
         total = sum(components.values())
@@ -104,7 +103,6 @@ def _estimate(
         memory={
             "load": memory(weights=weights),
             "train": memory(weights=weights, activations=activations),
-            "merge": memory(weights=expected * 50),
         },
         flops=6e6 * weights / MIB * sequence * rows,
         steps=rows,

@@ -97,12 +97,6 @@ def test_each_process_has_a_gpu_of_its_own(plan: Plan, monkeypatch: pytest.Monke
     assert found["this_machine"]["available"] == 24 * GIB
 
 
-def test_merging_is_shown_but_is_not_part_of_the_peak(plan: Plan) -> None:
-    found = answer(plan("--json"))
-    assert found["memory"]["saving"]["merge"]["expected"] > 4 * GIB
-    assert found["fits"]["saving"]["this machine"] == "yes"
-
-
 def test_quick_prints_the_analytic_estimate(plan: Plan) -> None:
     found = answer(plan("--json", "--quick"))
     assert found["work"]["saving"]["method"] == "analytic"

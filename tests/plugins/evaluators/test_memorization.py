@@ -17,7 +17,7 @@ from tunesmith.errors import UsageError
 from tunesmith.records import Completion, Record
 from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_cli.app import app
-from tunesmith_plugins.evaluators.memorization import MEMORISATION
+from tunesmith_plugins.evaluators.memorization import MEMORIZATION
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 
@@ -40,7 +40,7 @@ def measure(tuned: FakeTextModel, base: FakeTextModel, trained: bool = True, **o
         model=Path("b"), device="cpu", artifacts={"": Path("a")} if trained else {},
         open=lambda path: base, train=TRAIN,
     )  # fmt: skip
-    evaluator: Any = MEMORISATION.build(MEMORISATION.config(min_words=2, **options))
+    evaluator: Any = MEMORIZATION.build(MEMORIZATION.config(min_words=2, **options))
     return evaluator.compare(tuned, TEST, run)
 
 
@@ -77,7 +77,7 @@ def test_the_margin_and_the_number_of_tokens_are_options() -> None:
 
 def test_without_rows_or_a_model_nothing_is_measured() -> None:
     assert measure(knowing([]), knowing([]), trained=False) == []
-    evaluator: Any = MEMORISATION.build(MEMORISATION.config(min_words=50))
+    evaluator: Any = MEMORIZATION.build(MEMORIZATION.config(min_words=50))
     run = RunContext(
         model=Path("b"), device="cpu", artifacts={"": Path("a")},
         open=lambda path: knowing([]), train=TRAIN,

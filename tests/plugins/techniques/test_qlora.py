@@ -165,52 +165,19 @@ def project(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 @pytest.mark.processes
-def test_run_and_merge(project: Path) -> None:
+def test_run_and_export(project: Path) -> None:
     (project / "run.toml").write_text(RUN.format(technique="qlora"))
     done = tunesmith("run", "run.toml", "--out", "run")
     assert done.exit_code == 0, done.output
     assert (project / "run" / "adapter" / "adapter_config.json").is_file()
 
-    refused = tunesmith("merge", "run", "--into", "original", "--max-kl", "1e-5")
-    assert refused.exit_code == 6, refused.output
-    assert "hint: the adapter was trained over quantized weights" in refused.output
-    assert not (project / "run" / "merged").exists()
-
-    merged = tunesmith("merge", "run", "--json")
+    merged = tunesmith("export", "run", "--to", "safetensors", "--json")
     assert merged.exit_code == 0, merged.output
-    content = json.loads(merged.stdout)
-    assert content["kl_nats"] < 1e-6
-    assert content["prompts"] == 6
-    folder = Path(content["path"])
-    assert folder.resolve() == project / "run" / "merged"
+    folder = Path(json.loads(merged.stdout)["path"])
+    assert folder.resolve() == project / "run" / "export" / "safetensors"
     assert AutoConfig.from_pretrained(folder).model_type == "llama"
-
-    again = tunesmith("merge", "run", "--out", "elsewhere")
-    assert again.exit_code == 0, again.output
-    assert "nats from the trained model (mean over 6 prompts)" in again.stdout
-    assert (project / "elsewhere" / "model.safetensors").is_file()
+    assert (folder / "model.safetensors").is_file()
     assert tunesmith("verify", "run").exit_code == 0
-
-
-@pytest.mark.processes
-def test_merge_refuses_unsupported_runs(project: Path) -> None:
-    (project / "run.toml").write_text(RUN.format(technique="lora"))
-    assert tunesmith("run", "run.toml", "--out", "run").exit_code == 0
-    result = tunesmith("merge", "run", "--into", "dequantized")
-    assert (result.exit_code, "was not quantized" in result.output) == (2, True)
-    (project / "mine").mkdir()
-    (project / "mine" / "letter.txt").write_text("mine")
-    taken = tunesmith("merge", "run", "--out", "mine")
-    assert taken.exit_code == 2, taken.output
-    assert (project / "mine" / "letter.txt").read_text() == "mine"
-    fine = tunesmith("merge", "run")
-    assert fine.exit_code == 0, fine.output
-
-    full = RUN.format(technique="full").replace("adapter.rank = 8\n", "")
-    (project / "run.toml").write_text(full)
-    assert tunesmith("run", "run.toml", "--out", "full").exit_code == 0
-    result = tunesmith("merge", "full")
-    assert (result.exit_code, "no adapter that can be merged" in result.output) == (2, True)
 
 
 def test_planning_imports_no_heavy_library(project: Path) -> None:

@@ -368,7 +368,7 @@ def test_the_first_estimate_is_analytic_and_the_second_traced() -> None:
     )
     first, second = techniques.estimate_supervised(LoraOptions(), request)
     assert (first.method, second.method) == ("analytic", "traced")
-    assert list(first.memory) == list(second.memory) == ["load", "train", "evaluate", "merge"]
+    assert list(first.memory) == list(second.memory) == ["load", "train", "evaluate"]
     for estimate in (first, second):
         for memory in estimate.memory.values():
             assert memory.low <= memory.expected <= memory.high

@@ -12,12 +12,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tunesmith import api
 from tunesmith.errors import TunesmithError
 from tunesmith.plan import Plan
-from tunesmith_cli.launch import create_run_once
+from tunesmith_cli.launch import create_run_once, print_error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,10 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         create_run(parsed.run_file, parsed.folder, parsed.sets)
     except TunesmithError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-        return error.exit_code
+        return print_error(error, partial(print, file=sys.stderr))
     command = build_command(parsed.folder, parsed.processes)
     # The folder in which the job starts is no place for modules: it may have a json.py.
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import AbstractContextManager, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -13,6 +12,7 @@ from tunesmith_mlx.engine import open_engine
 from tunesmith_mlx.options import MlxOptions
 from tunesmith_torch.export.contract import Engine
 from tunesmith_torch.export.folder_facts import read_folder_facts
+from tunesmith_torch.export.plain_folder import copy_files
 
 DTYPES = {"f32": "float32", "f16": "float16"}
 """Formats of what is not quantized; bfloat16 for all others, whose range is that of float32."""
@@ -35,9 +35,7 @@ class MlxExporter:
         from mlx_lm.utils import save_config, save_model
 
         weights, config = self._load(model)
-        for file in sorted(model.iterdir()):
-            if file.is_file() and not file.name.endswith(_NOT_COPIED) and file.name != "README.md":
-                shutil.copyfile(file, out / file.name)
+        copy_files(model, out, _NOT_COPIED)
         save_model(out, weights, donate_model=True)
         save_config(config, out / "config.json")
 

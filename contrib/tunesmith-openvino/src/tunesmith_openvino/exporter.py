@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from tunesmith_openvino.engine import open_engine
 from tunesmith_openvino.offer import OpenvinoOptions
 from tunesmith_torch.export.contract import Engine
 from tunesmith_torch.export.folder_tokenizer import open_tokenizer
+from tunesmith_torch.export.plain_folder import copy_files
 
 GRAPH = "openvino_model.xml"
 TOKENIZER = ("openvino_tokenizer.xml", "openvino_detokenizer.xml")
@@ -40,9 +40,7 @@ class OpenvinoExporter:
         parts = convert_tokenizer(open_tokenizer(model), with_detokenizer=True)
         for part, name in zip(parts, TOKENIZER, strict=True):
             save_model(part, out / name)
-        for file in sorted(model.iterdir()):
-            if file.is_file() and not file.name.endswith(_NOT_COPIED) and file.name != "README.md":
-                shutil.copyfile(file, out / file.name)
+        copy_files(model, out, _NOT_COPIED)
 
     def facts(self, out: Path) -> dict[str, Any]:
         """Return what OpenVINO GenAI reads in the files.

@@ -12,15 +12,9 @@ from tunesmith.errors import RunStopped, UsageError
 from tunesmith.storage import lock
 from tunesmith.text import format_count
 from tunesmith_cli import render
-from tunesmith_cli.common import (
-    CliState,
-    common_options,
-    json_option,
-    pass_state,
-    set_option,
-    trust_option,
-)
-from tunesmith_cli.launch import given_flags, option_flags
+from tunesmith_cli.common import CliState
+from tunesmith_cli.launch import given_flags
+from tunesmith_cli.launch_commands import submit_options
 from tunesmith_optuna.findings import (
     Findings,
     describe_values,
@@ -44,18 +38,13 @@ from tunesmith_optuna.view import SearchView
     help="An option with its values, such as technique.learning_rate=1e-5:1e-3:log or "
     "technique.adapter.rank=4,8,16. Repeatable; adds to tune.search.",
 )
-@set_option
-@option_flags(TuneOptions, FLAGS, "tune")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Folder of the search to create; default: a new folder below [run] folder.",
+@submit_options(
+    TuneOptions,
+    FLAGS,
+    "tune",
+    dry_run="Check and print the search space, train nothing.",
+    out="Folder of the search to create; default: a new folder below [run] folder.",
 )
-@click.option("--dry-run", is_flag=True, help="Check and print the search space, train nothing.")
-@trust_option
-@json_option
-@common_options
-@pass_state
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     run: Path,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tunesmith import api
 from tunesmith.errors import TunesmithError
-from tunesmith_cli.launch import wait_for_lock
+from tunesmith_cli.launch import print_error, wait_for_lock
 
 
 def main(folder: Path) -> int:
@@ -23,8 +23,7 @@ def main(folder: Path) -> int:
         if api.read_report(folder).status == "ok":
             return 0
     except TunesmithError as error:
-        _report(f"error: {error.message}")
-        return error.exit_code
+        return print_error(error, _report)
     # In the same process, so that signals reach the run.
     command = [sys.executable, "-P", "-m", "tunesmith", "resume", str(folder), "--quiet"]
     return os.execv(command[0], command)  # noqa: S606 - no shell is wanted

@@ -9,22 +9,22 @@ PLUGIN = lazy_plugin(
         CommandOffer(
             name="ray submit",
             summary="Execute a run on a Ray cluster.",
-            load="tunesmith_ray.commands.submit:command",
+            load="tunesmith_ray.submit:command",
         ),
         CommandOffer(
             name="ray status",
             summary="Show how a run on a Ray cluster goes.",
-            load="tunesmith_ray.commands.status:command",
+            load="tunesmith_ray.launcher:STATUS",
         ),
         CommandOffer(
             name="ray logs",
             summary="Print what a process of a run has printed.",
-            load="tunesmith_ray.commands.logs:command",
+            load="tunesmith_ray.launcher:LOGS",
         ),
         CommandOffer(
             name="ray cancel",
             summary="Stop a run on a Ray cluster.",
-            load="tunesmith_ray.commands.cancel:command",
+            load="tunesmith_ray.launcher:CANCEL",
         ),
     ],
     tunesmith_tables=".options:RAY",

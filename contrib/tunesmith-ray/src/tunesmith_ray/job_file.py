@@ -5,20 +5,17 @@ The supervisor of an active job touches the file every few seconds: another clus
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
+from tunesmith_cli.launch import read_job, write_job
 
-SCHEMA = "tunesmith.ray-job/1"
 State = Literal["submitted", "waiting", "running", "finished", "failed", "stopped"]
 """waiting: for machines with what the workers ask for."""
 ACTIVE: Sequence[State] = ("submitted", "waiting", "running")
@@ -49,15 +46,17 @@ class Job:
     reason: str = ""
     """Why it has ended, or was started again."""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or self.state not in get_args(State):
+            raise ValueError("name or state")
+
     @property
     def is_active(self) -> bool:
         return self.state in ACTIVE
 
     def write(self, folder: Path) -> None:
         """Write it below a run folder."""
-        path = job_folder(folder) / "job.json"
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n")
+        write_job(folder, "ray", self)
 
 
 def show_life(folder: Path) -> None:
@@ -105,15 +104,4 @@ def find_job(folder: Path) -> Job | None:
     Raises:
         UsageError: the file is damaged.
     """
-    path = job_folder(folder) / "job.json"
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        job = Job(**{field.name: content[field.name] for field in dataclasses.fields(Job)})
-        is_sound = isinstance(job.name, str) and job.state in get_args(State)
-    except (ValueError, TypeError, KeyError):
-        is_sound = False
-    if not is_sound:
-        raise UsageError(f"{path}: is not what tunesmith wrote", hint="delete it")
-    return job
+    return read_job(folder, "ray", Job)

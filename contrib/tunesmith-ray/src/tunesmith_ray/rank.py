@@ -15,7 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunesmith.errors import TunesmithError
-from tunesmith_cli.launch import signal_at_end_of_parent, wait_for_lock
+from tunesmith_cli.launch import (
+    print_error,
+    signal_at_end_of_parent,
+    wait_for_lock,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             wait_for_lock(parsed.folder, report)
         except TunesmithError as error:
-            report(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
-            return error.exit_code
+            return print_error(error, report)
     command = [sys.executable, *resume_arguments(parsed.folder)]
     return os.execv(command[0], command)  # noqa: S606 - no shell is wanted
 

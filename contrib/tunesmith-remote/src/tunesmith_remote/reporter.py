@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from types import TracebackType
 
 from tunesmith.errors import EnvironmentProblem
 from tunesmith.events import CheckpointSaved, Event, RunStarted, TrainingFinished
@@ -46,12 +45,7 @@ class RemoteReporter:
     def __enter__(self) -> RemoteReporter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._thread is None:
             return
         self._ended.set()

@@ -9,22 +9,22 @@ PLUGIN = lazy_plugin(
         CommandOffer(
             name="slurm submit",
             summary="Submit a run to Slurm as a job.",
-            load="tunesmith_slurm.commands.submit:command",
+            load="tunesmith_slurm.submit:command",
         ),
         CommandOffer(
             name="slurm status",
             summary="Show the job and the progress of a run.",
-            load="tunesmith_slurm.commands.status:command",
+            load="tunesmith_slurm.launcher:STATUS",
         ),
         CommandOffer(
             name="slurm logs",
             summary="Print what the job of a run has printed.",
-            load="tunesmith_slurm.commands.logs:command",
+            load="tunesmith_slurm.launcher:LOGS",
         ),
         CommandOffer(
             name="slurm cancel",
             summary="Cancel the job of a run.",
-            load="tunesmith_slurm.commands.cancel:command",
+            load="tunesmith_slurm.launcher:CANCEL",
         ),
     ],
     tunesmith_tables=".options:SLURM",

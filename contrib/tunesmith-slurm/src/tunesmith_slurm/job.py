@@ -26,7 +26,7 @@ from types import FrameType
 from tunesmith import api
 from tunesmith.errors import EnvironmentProblem, TunesmithError
 from tunesmith.signals import STOP_SIGNALS, restore_handlers
-from tunesmith_cli.launch import wait_for_lock
+from tunesmith_cli.launch import print_error, wait_for_lock
 from tunesmith_slurm import programs
 
 
@@ -86,8 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if outcome.is_interrupted:
             requeue(work, restarts)
     except TunesmithError as error:
-        report(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
-        return error.exit_code
+        return print_error(error, report)
     return outcome.exit_code
 
 

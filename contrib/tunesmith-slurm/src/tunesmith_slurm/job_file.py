@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.errors import UsageError
-from tunesmith.storage import write_atomic
-
-SCHEMA = "tunesmith.slurm-job/1"
+from tunesmith_cli.launch import read_job
 
 
 @dataclass(frozen=True)
@@ -21,19 +17,13 @@ class SubmittedJob:
     submitted: str
     """Time, ISO 8601."""
 
-    def write(self, folder: Path) -> None:
-        """Write it below a run folder."""
-        text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2)
-        write_atomic(job_folder(folder) / "job.json", text + "\n")
+    def __post_init__(self) -> None:
+        if not (isinstance(self.job, str) and self.job.isascii() and self.job.isdigit()):
+            raise ValueError("job")
 
     def log(self, folder: Path) -> Path:
         """Return the path of what the job prints; it exists once the job has begun."""
-        return job_folder(folder) / f"{self.job}.log"
-
-
-def job_folder(folder: Path) -> Path:
-    """Return the folder with script, log and number of the jobs of a run."""
-    return folder / "slurm"
+        return folder / "slurm" / f"{self.job}.log"
 
 
 def find_job(folder: Path) -> SubmittedJob | None:
@@ -42,14 +32,4 @@ def find_job(folder: Path) -> SubmittedJob | None:
     Raises:
         UsageError: the file is damaged.
     """
-    path = job_folder(folder) / "job.json"
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        job, submitted = content["job"], content["submitted"]
-    except (ValueError, TypeError, KeyError):
-        raise UsageError(f"{path}: is not what tunesmith wrote", hint="delete it") from None
-    if not (isinstance(job, str) and job.isascii() and job.isdigit()):
-        raise UsageError(f"{path}: `job` is no number of a job", hint="delete it")
-    return SubmittedJob(job, str(submitted))
+    return read_job(folder, "slurm", SubmittedJob)

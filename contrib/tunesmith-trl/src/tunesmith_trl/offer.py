@@ -18,7 +18,7 @@ from tunesmith_trl.options import GrpoOptions, RlooOptions, TrlOptions
 NEEDS = ("trl>=1.16", "torch>=2.11", "transformers>=5.17", "peft>=0.19")
 VLLM_REQUIREMENT = "vllm>=0.22"
 _RECORDS = frozenset({Chat, Completion, Preference})
-_PROMISES = Promises(base_weights_unchanged=True, mergeable=True)
+_PROMISES = Promises(base_weights_unchanged=True)
 
 
 def build(options: TrlOptions) -> Technique:

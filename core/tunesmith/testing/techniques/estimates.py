@@ -109,11 +109,8 @@ def _first_estimate(subject: Subject, config: Any, request: EstimateRequest) -> 
 
 
 def _expected_peak(estimate: Estimate) -> int:
-    """Return the expected peak in bytes over all phases of a run; ``merge`` is no part of it."""
-    phases = {**estimate.memory}
-    if len(phases) > 1:
-        phases.pop("merge", None)
-    return max(memory.expected for memory in phases.values())
+    """Return the expected peak in bytes over all phases of a run."""
+    return max(memory.expected for memory in estimate.memory.values())
 
 
 def _changed_options(subject: Subject) -> Iterator[Any]:

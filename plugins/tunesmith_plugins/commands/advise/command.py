@@ -16,14 +16,7 @@ from tunesmith.execution.run_data import load_data
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 from tunesmith_cli import render
-from tunesmith_cli.common import (
-    CliState,
-    common_options,
-    json_option,
-    pass_state,
-    set_option,
-    trust_option,
-)
+from tunesmith_cli.common import CliState, start_options
 from tunesmith_evidence.baselines import list_baselines, list_overrides, measure_baselines
 from tunesmith_evidence.formats import format_duration, format_interval, format_number
 from tunesmith_evidence.probes import read_values, run_probe
@@ -40,17 +33,12 @@ MARGIN = 0.02
 
 @click.command("advise")
 @click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
-@set_option
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to create.")
 @click.option(
     "--margin",
     type=click.FloatRange(0, min_open=True),
     help="Smallest advantage over a baseline that is worth tuning; default: [verdict] margin.",
 )
-@trust_option
-@json_option
-@common_options
-@pass_state
+@start_options
 def command(
     state: CliState,
     run_file: Path,

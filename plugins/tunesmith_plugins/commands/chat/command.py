@@ -21,7 +21,7 @@ from tunesmith.records import Message, Prompt
 from tunesmith.storage import RunFolder
 from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state, trust_option
+from tunesmith_cli.common import CliState, result_options, trust_option
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_evidence.winner import FOLDER, open_winner
 from tunesmith_plugins.commands.chat.answering import (
@@ -138,9 +138,7 @@ class Conversation:
     help="Maximum number of tokens of an answer.",
 )
 @trust_option
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     run: Path,

@@ -16,7 +16,7 @@ from tunesmith.events import JSON
 from tunesmith.offers import Metric
 from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state
+from tunesmith_cli.common import CliState, result_options
 from tunesmith_evidence.comparison import (
     ChangedRow,
     MetricDifference,
@@ -66,9 +66,7 @@ DETAILED_RUNS = 5
     show_default=True,
     help="Of several runs, list this many by each metric, the best ones; 0: all.",
 )
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(
     state: CliState,
     runs: tuple[Path, ...],

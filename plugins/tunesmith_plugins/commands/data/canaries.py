@@ -13,7 +13,7 @@ from tunesmith.errors import UsageError
 from tunesmith.records import Chat, Completion, Record, Text
 from tunesmith.storage import write_atomic
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state
+from tunesmith_cli.common import CliState, result_options
 from tunesmith_data.write_rows import to_row
 from tunesmith_evidence.side_effects.canaries import (
     CONTROLS_PER_CANARY,
@@ -50,9 +50,7 @@ KINDS: dict[type[Record], Kind] = {Chat: "chat", Completion: "completion", Text:
     help="Secrets that are not injected, to rank the injected ones among.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), help="Draw the same secrets again; default: new.")
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     data: Path,

@@ -14,7 +14,7 @@ from tunesmith.contracts import Finding
 from tunesmith.errors import UsageError
 from tunesmith.text import one_line
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state, set_option
+from tunesmith_cli.common import CliState, result_options, set_option
 from tunesmith_plugins.commands.data.coverage import against_option, measure_traffic
 from tunesmith_plugins.commands.data.open_data import (
     OpenedData,
@@ -45,9 +45,7 @@ EXAMPLE = 300
 )
 @against_option(required=False)
 @set_option
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(  # noqa: PLR0913 - one parameter for each option
     state: CliState,
     data: Path,

@@ -12,7 +12,7 @@ import click
 from tunesmith.records import Record
 from tunesmith.text import mask_personal_data, one_line
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state, set_option
+from tunesmith_cli.common import CliState, result_options, set_option
 from tunesmith_data.coverage import (
     Coverage,
     is_prompt_file,
@@ -43,9 +43,7 @@ def against_option(*, required: bool) -> Callable[[FC], FC]:
 @click.argument("train", metavar="RUN.toml|FILE", type=click.Path(path_type=Path))
 @against_option(required=True)
 @set_option
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(
     state: CliState, train: Path, production_file: Path, sets: tuple[str, ...], as_json: bool
 ) -> None:

@@ -11,7 +11,7 @@ import click
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state
+from tunesmith_cli.common import CliState, result_options
 from tunesmith_data.splits import PromptTexts
 from tunesmith_data.write_rows import to_row
 from tunesmith_plugins.commands.data.open_data import count_skipped, open_rows, show_skipped
@@ -27,9 +27,7 @@ from tunesmith_plugins.commands.data.selection import Selection, select_rows
     required=True,
     help="File of JSON Lines to write.",
 )
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(state: CliState, data: Path, rows: int, out: Path, as_json: bool) -> None:
     """Choose rows that stand for all, such as those to label or to review first.
 

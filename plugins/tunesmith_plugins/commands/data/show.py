@@ -16,7 +16,7 @@ from tunesmith.errors import DataError
 from tunesmith.records import Record
 from tunesmith.terminal import supports_color
 from tunesmith.text import one_line, redact, redact_all, safe_text
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state, set_option
+from tunesmith_cli.common import CliState, result_options, set_option
 from tunesmith_plugins.commands.data.open_data import OpenedData, open_data, text_parts
 from tunesmith_plugins.commands.data.tokens import TokenizedRow, create_tokenize
 
@@ -65,9 +65,7 @@ class ShownRow:
 @click.option("--count", type=click.IntRange(1), help="Number of rows. Default: all in a pager.")
 @click.option("--tokens", is_flag=True, help="Show tokens; lengths are numbers of tokens.")
 @click.option("--skipped", is_flag=True, help="Show the rows that cannot be used instead.")
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     data: Path,

@@ -17,7 +17,7 @@ from tunesmith.records import Record
 from tunesmith.storage import write_atomic
 from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state
+from tunesmith_cli.common import CliState, result_options
 from tunesmith_data.splits import PARTS, split_records
 from tunesmith_data.write_rows import to_row
 from tunesmith_plugins.commands.data.open_data import count_skipped, open_rows, show_skipped
@@ -37,9 +37,7 @@ SPLIT_FILE = "split.json"
     "--test-size", metavar="SHARE|N", help="Rows held out: a share below 1, or a number of rows."
 )
 @click.option("--validation-size", metavar="SHARE|N", help="Rows for choices, in the same form.")
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(
     state: CliState,
     data: Path,

@@ -15,7 +15,7 @@ from tunesmith.errors import DataError
 from tunesmith.records import Record, last_exchange
 from tunesmith.text import one_line
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state, set_option
+from tunesmith_cli.common import CliState, result_options, set_option
 from tunesmith_data.accounting import describe_skipped
 from tunesmith_data.splits import MAX_CLASS_LABELS, PromptTexts, normalize_text
 from tunesmith_data.text import content_key
@@ -37,9 +37,7 @@ LABELS_OF_ANSWERS = ("good", "bad")
 @set_option
 @click.option("--tokens", is_flag=True, help="Count tokens too, with the model of the run file.")
 @click.option("--topics", is_flag=True, help="Group prompts by their words: some seconds.")
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(
     state: CliState, data: Path, sets: tuple[str, ...], tokens: bool, topics: bool, as_json: bool
 ) -> None:

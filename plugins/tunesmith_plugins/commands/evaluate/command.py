@@ -24,14 +24,7 @@ from tunesmith.storage import EventLog, RunFolder, write_atomic
 from tunesmith.storage.atomic import encode_json
 from tunesmith.text import format_count, one_line, redact_all
 from tunesmith_cli import render
-from tunesmith_cli.common import (
-    CliState,
-    common_options,
-    json_option,
-    pass_state,
-    set_option,
-    trust_option,
-)
+from tunesmith_cli.common import CliState, result_options, set_option, trust_option
 from tunesmith_evidence.formats import (
     format_interval,
     format_number,
@@ -72,9 +65,7 @@ SCHEMA = "tunesmith.evaluation/1"
 )  # fmt: skip
 @set_option
 @trust_option
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     target: str,

@@ -21,13 +21,7 @@ from tunesmith.options import from_table
 from tunesmith.storage import lock_to_read
 from tunesmith.text import one_line
 from tunesmith_cli import render
-from tunesmith_cli.common import (
-    CliState,
-    common_options,
-    json_option,
-    pass_state,
-    trust_option,
-)
+from tunesmith_cli.common import CliState, result_options, trust_option
 
 _PACKAGES = {
     "gguf": "tunesmith-gguf",
@@ -60,9 +54,7 @@ _PACKAGES = {
     help="An option of the exporter: tunesmith plugins show NAME. Repeatable.",
 )
 @trust_option
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     run: Path,

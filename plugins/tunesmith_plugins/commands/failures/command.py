@@ -13,7 +13,7 @@ from tunesmith.errors import UsageError
 from tunesmith.events import JSON
 from tunesmith.text import format_count, one_line, redact_all
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state
+from tunesmith_cli.common import CliState, result_options
 from tunesmith_evidence.formats import format_number
 from tunesmith_evidence.slices.candidates import MIN_ROWS
 from tunesmith_evidence.slices.discover import WeakSlice
@@ -49,9 +49,7 @@ BASE_BETTER = "the base model was better"
     is_flag=True,
     help="Export rows of one half only: the other half can show that the next run is better.",
 )
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     run: Path,
@@ -90,17 +88,8 @@ def write_rows(failures: Failures, path: Path, for_next: bool) -> int:
     Raises:
         UsageError: the file exists, or cannot be written.
     """
-    count = 0
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            for row in export_rows(failures, for_next):
-                file.write(json.dumps(redact_all(row), ensure_ascii=False) + "\n")
-                count += 1
-    except FileExistsError:
-        raise UsageError(f"{path}: exists already", hint="name a new file") from None
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    return count
+    rows = (redact_all(row) for row in export_rows(failures, for_next))
+    return render.write_new(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def to_json(folder: Path, failures: Failures) -> JSON:

@@ -22,7 +22,7 @@ from tunesmith_evidence.slices.items import (
 from tunesmith_evidence.slices.rows import ScoredRow, find_row_metric, to_rows
 
 BASE_MODELS = ("zero-shot", "base")
-"""Labels of the untouched base model; the second one is that of earlier versions."""
+"""Labels of the untouched base model, in a run and in an evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)

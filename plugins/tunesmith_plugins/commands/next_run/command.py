@@ -21,7 +21,7 @@ from tunesmith.records import Record, last_exchange
 from tunesmith.storage import write_atomic
 from tunesmith.text import format_count
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state
+from tunesmith_cli.common import CliState, result_options
 from tunesmith_data.write_rows import to_row
 from tunesmith_plugins.commands.next_run.collected import load_collected, read_first_half
 
@@ -36,9 +36,7 @@ from tunesmith_plugins.commands.next_run.collected import load_collected, read_f
     "--out", type=click.Path(path_type=Path), required=True,
     help="Folder to create, for the run file and its rows.",
 )  # fmt: skip
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> None:
     """Write the run file of the next iteration of RUN: its training rows and those of --add.
 

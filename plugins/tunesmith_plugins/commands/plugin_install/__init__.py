@@ -1,1 +1,1 @@
-"""Commands ``plugins install``, ``uninstall``, ``outdated`` and ``search``."""
+"""Commands ``plugins install`` and ``search``."""

@@ -1,4 +1,4 @@
-"""``tunesmith plugins install``: install plugins, check them, and undo it if a check fails."""
+"""``tunesmith plugins install``: install plugins with pip, and keep those that pass the kit."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import invalidate_caches
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import click
 from packaging.requirements import Requirement
@@ -26,7 +24,6 @@ from tunesmith_plugins.commands.plugin_install.pip import (
     plan_install,
     run_pip,
 )
-from tunesmith_plugins.commands.plugin_install.restore import FormerVersions
 
 CHECK_SECONDS = 600
 PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith_cli import main; main()"
@@ -40,12 +37,9 @@ PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith_cli import main
     help="Install although it changes the version of torch, transformers or peft.",
 )
 @click.option("--no-check", is_flag=True, help="Do not run the conformance kit.")
-@click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
 @common_options
-def command(
-    requirements: tuple[str, ...], allow_moves: bool, no_check: bool, dry_run: bool
-) -> None:
-    """Install plugins with pip, run the conformance kit, and undo it all if a check fails.
+def command(requirements: tuple[str, ...], allow_moves: bool, no_check: bool) -> None:
+    """Install plugins with pip, run the conformance kit, and uninstall those that it refuses.
 
     REQUIREMENT is a path, a URL, which may end with #sha256=HASH, or a name with a version, as for
     pip, whose variables and configuration count. A name alone is not installed: the error says who
@@ -64,19 +58,14 @@ def command(
             )
     if not changes:
         render.print_note("all of it is installed already")
-    if dry_run or not changes:
         return
     refuse_unpinned(requirements, changes)
-    with TemporaryDirectory(prefix="tunesmith-") as folder:
-        former = FormerVersions(Path(folder), changes)
-        former.keep()
-        try:
-            run_pip(["install", *requirements])
-            check_plugins(changes, run_kit=not no_check)
-        except BaseException:
-            former.restore()
-            render.print_note("undone: the former versions are restored", style="bad")
-            raise
+    run_pip(["install", *requirements])
+    try:
+        check_plugins(changes, run_kit=not no_check)
+    except BaseException:
+        uninstall_requested(changes)
+        raise
     render.print_note("`tunesmith plugins list` lists what it offers")
 
 
@@ -99,6 +88,21 @@ def refuse_unpinned(requirements: Sequence[str], changes: Sequence[Change]) -> N
             ),
             hint=f"if you trust them: tunesmith plugins install {pinned}",
         )
+
+
+def uninstall_requested(changes: Sequence[Change]) -> None:
+    """Uninstall what was asked for, and print how to install the former versions again.
+
+    What is no plugin and had another version before is kept: other libraries need it.
+    """
+    plugins = {canonicalize_name(plugin.distribution) for plugin, _ in find_installed()}
+    requested = [change for change in changes if change.is_requested]
+    gone = [c.name for c in requested if c.before is None or c.name in plugins]
+    if gone:
+        run_pip(["uninstall", "--yes", *gone])
+        render.print_note(f"uninstalled: {', '.join(gone)}", style="bad")
+    if former := " ".join(f"{c.name}=={c.before}" for c in requested if c.before):
+        render.print_note(f"the former version: pip install {one_line(former)}")
 
 
 def check_plugins(changes: Sequence[Change], *, run_kit: bool) -> None:

@@ -38,7 +38,7 @@ class Change:
         return f"{self.name} {self.before or 'not installed'} -> {self.after}"
 
 
-def plan_install(requirements: Sequence[str], *, upgrade: bool = False) -> list[Change]:
+def plan_install(requirements: Sequence[str]) -> list[Change]:
     """Return the changes that pip would make, without making any.
 
     Raises:
@@ -46,8 +46,7 @@ def plan_install(requirements: Sequence[str], *, upgrade: bool = False) -> list[
     """
     with TemporaryDirectory(prefix="tunesmith-") as folder:
         report = Path(folder) / "report.json"
-        options = ["--upgrade", "--no-deps"] if upgrade else []
-        run_pip(["install", "--dry-run", "--report", str(report), *options, *requirements])
+        run_pip(["install", "--dry-run", "--report", str(report), *requirements])
         planned: list[dict[str, Any]] = json.loads(report.read_bytes())["install"]
     changes = []
     for item in planned:

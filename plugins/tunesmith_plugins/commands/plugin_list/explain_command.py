@@ -8,7 +8,7 @@ from click.shell_completion import CompletionItem
 from tunesmith.errors import UsageError
 from tunesmith.text import one_line, suggest_name
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state
+from tunesmith_cli.common import CliState, result_options
 from tunesmith_plugins.commands.plugin_list.describe import REQUIRED, UNSET
 from tunesmith_plugins.commands.plugin_list.explain import (
     Key,
@@ -37,9 +37,7 @@ def complete_keys(
 
 @click.command("explain")
 @click.argument("word", metavar="KEY|CODE|ERROR", shell_complete=complete_keys)
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(state: CliState, word: str, as_json: bool) -> None:
     """Explain a key of the run file, an exit code of tunesmith or an error.
 

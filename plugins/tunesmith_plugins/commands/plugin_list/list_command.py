@@ -12,7 +12,7 @@ from tunesmith.offers import KINDS, CommandOffer
 from tunesmith.plugins import find_plugins, missing_requirements
 from tunesmith.text import one_line
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state
+from tunesmith_cli.common import CliState, result_options
 from tunesmith_cli.groups import Conflict, arrange_commands
 from tunesmith_plugins.commands.plugin_list.inspect_distribution import Inspection
 from tunesmith_plugins.commands.plugin_list.inspect_installed import (
@@ -24,9 +24,7 @@ from tunesmith_plugins.commands.plugin_list.tiers import tier_of
 
 @click.command("list")
 @click.option("--refresh", is_flag=True, help="Inspect all plugins again.")
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(state: CliState, refresh: bool, as_json: bool) -> None:
     """List the components of all plugins.
 

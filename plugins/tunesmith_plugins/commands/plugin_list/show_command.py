@@ -10,7 +10,7 @@ from tunesmith.errors import UsageError
 from tunesmith.offers import Offered
 from tunesmith.text import one_line, suggest_name
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state
+from tunesmith_cli.common import CliState, result_options
 from tunesmith_plugins.commands.plugin_list.describe import (
     REQUIRED,
     UNSET,
@@ -26,9 +26,7 @@ LONGEST_DEFAULT = 60
 
 @click.command("show")
 @click.argument("name")
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(state: CliState, name: str, as_json: bool) -> None:
     """Show a component or all components of a plugin: options, defaults, help, source file.
 

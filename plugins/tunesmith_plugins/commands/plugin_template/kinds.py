@@ -83,4 +83,3 @@ KINDS: dict[str, Kind] = {
     ),
 }
 """The kinds, by the value of ``--kind``."""
-EARLIER_NAMES = {"data-loader": "loader"}

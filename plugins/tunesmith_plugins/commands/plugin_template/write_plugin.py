@@ -18,7 +18,7 @@ from tunesmith.errors import UsageError
 from tunesmith.offers import BaselineOffer
 from tunesmith.storage import write_atomic
 from tunesmith.text import suggest_name
-from tunesmith_plugins.commands.plugin_template.kinds import EARLIER_NAMES, KINDS, Kind
+from tunesmith_plugins.commands.plugin_template.kinds import KINDS, Kind
 
 MAX_NAME_LENGTH = 64
 _PACKAGES = {"cli", "data", "evidence", "plugins", "python", "torch"}
@@ -83,7 +83,6 @@ def write_file(path: Path, name: str, kind: str) -> Path:
 
 def _prepare(name: str, kind: str) -> tuple[Kind, dict[str, str]]:
     """Return the kind, and the values of the placeholders."""
-    kind = EARLIER_NAMES.get(kind, kind)
     if kind not in KINDS:
         guess = suggest_name(kind, KINDS)
         hint = f"did you mean {guess}?" if guess else f"kinds: {', '.join(KINDS)}"

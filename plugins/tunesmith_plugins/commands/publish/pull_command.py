@@ -8,7 +8,7 @@ import click
 
 from tunesmith.errors import UsageError
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state
+from tunesmith_cli.common import CliState, result_options
 from tunesmith_plugins.commands.publish.hub import require_hub_name
 
 
@@ -16,9 +16,7 @@ from tunesmith_plugins.commands.publish.hub import require_hub_name
 @click.argument("repository", metavar="ORG/NAME")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write. Default: NAME.")
 @click.option("--revision", metavar="REVISION", help="Branch, tag or commit. Default: the newest.")
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(
     state: CliState, repository: str, out: Path | None, revision: str | None, as_json: bool
 ) -> None:

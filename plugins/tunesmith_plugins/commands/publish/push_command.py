@@ -14,7 +14,7 @@ from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder, verify_folder
 from tunesmith.text import format_bytes
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state, trust_option
+from tunesmith_cli.common import CliState, result_options, trust_option
 from tunesmith_plugins.commands.publish.card import find_license, render_model_card
 from tunesmith_plugins.commands.publish.hub import is_hub_name, require_hub_name
 from tunesmith_plugins.commands.publish.upload import Upload, choose_files, upload
@@ -28,9 +28,7 @@ from tunesmith_plugins.commands.publish.upload import Upload, choose_files, uplo
 @click.option("--public", is_flag=True, help="Let everybody see it. Default: private.")
 @click.option("--dry-run", is_flag=True, help="List the files and print the card; upload nothing.")
 @trust_option
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     run: Path,

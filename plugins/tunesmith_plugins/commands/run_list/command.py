@@ -13,7 +13,7 @@ from tunesmith.errors import UsageError
 from tunesmith.storage import RunFolder, lock
 from tunesmith.text import format_bytes, format_count, one_line
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state
+from tunesmith_cli.common import CliState, result_options
 from tunesmith_evidence.formats import format_number
 from tunesmith_plugins.commands.run_list.read_runs import RunSummary, measure_size, read_runs
 
@@ -41,9 +41,7 @@ STYLES = {"ok": "good", "failed": "bad", "damaged": "bad", "running": "strong"}
     help="Delete this run folder, after a question. Repeatable.",
 )
 @click.option("--yes", is_flag=True, help="Delete without a question.")
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     folder: Path,

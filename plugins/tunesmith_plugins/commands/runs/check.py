@@ -25,7 +25,7 @@ from tunesmith.plugins import missing_requirements
 from tunesmith.terminal import supports_unicode
 from tunesmith.text import one_line, safe_text
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state, set_option
+from tunesmith_cli.common import CliState, result_options, set_option
 from tunesmith_plugins.commands.runs import view
 from tunesmith_plugins.commands.runs.check_data import check_data
 from tunesmith_plugins.commands.runs.record_view import choose_rows, split_by_training, summarize
@@ -40,9 +40,7 @@ EXCERPT = 600
 @click.option(
     "--origin", is_flag=True, help="Also print every value and its origin: file, default, --set."
 )
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(
     state: CliState, run_file: Path, sets: tuple[str, ...], origin: bool, as_json: bool
 ) -> None:

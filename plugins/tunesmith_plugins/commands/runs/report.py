@@ -12,7 +12,7 @@ from tunesmith.execution.report import Report
 from tunesmith.storage import RunFolder
 from tunesmith.text import one_line
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state, trust_option
+from tunesmith_cli.common import CliState, result_options, trust_option
 from tunesmith_evidence.formats import format_date
 from tunesmith_evidence.report.answers import read_answers
 from tunesmith_evidence.report.markdown import render_markdown
@@ -45,9 +45,7 @@ from tunesmith_plugins.commands.runs.replay import replay_events
     help="Write the report with this reporter instead, such as html.",
 )
 @trust_option
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     run: Path,
@@ -96,14 +94,7 @@ def write_card(report: Report, folder: RunFolder, path: Path) -> None:
     forms = {".md": render_card_markdown, ".svg": render_card_svg}
     if path.suffix.lower() not in forms:
         raise UsageError(f"--card {path}: not a name of a card", hint="use FILE.md or FILE.svg")
-    text = forms[path.suffix.lower()](report, folder.path)
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise UsageError(f"{path}: exists already", hint="name a new file") from None
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+    render.write_new(path, [forms[path.suffix.lower()](report, folder.path)])
     render.print_note(f"card: {path}")
 
 

@@ -7,15 +7,8 @@ from pathlib import Path
 import click
 
 from tunesmith import api, distributed
-from tunesmith.errors import UsageError
-from tunesmith_cli.common import CliState, common_options, json_option, pass_state, trust_option
+from tunesmith_cli.common import CliState, result_options, trust_option
 from tunesmith_plugins.commands.runs.run import show, show_failed_run
-
-
-def _refuse_old_name(ctx: click.Context, option: click.Parameter, value: bool) -> None:
-    """Refuse ``--accept-drift``, the earlier name of ``--accept-changes``."""
-    if value:
-        raise UsageError("--accept-drift: no such option", hint="use --accept-changes")
 
 
 @click.command("resume")
@@ -25,14 +18,9 @@ def _refuse_old_name(ctx: click.Context, option: click.Parameter, value: bool) -
     is_flag=True,
     help="Continue although data, options, base model or plugins changed.",
 )
-@click.option(
-    "--accept-drift", is_flag=True, hidden=True, expose_value=False, callback=_refuse_old_name
-)
 @click.option("--force", is_flag=True, help="Start even if the predicted memory does not fit.")
 @trust_option
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(state: CliState, run: Path, accept_changes: bool, force: bool, as_json: bool) -> None:
     """Continue a run that was stopped, killed or failed.
 

@@ -14,31 +14,15 @@ from tunesmith.execution import execute
 from tunesmith.execution.report import Report
 from tunesmith.storage import RunFolder
 from tunesmith_cli import render
-from tunesmith_cli.common import (
-    CliState,
-    common_options,
-    json_option,
-    pass_state,
-    set_option,
-    trust_option,
-)
+from tunesmith_cli.common import CliState, start_options
 from tunesmith_plugins.commands.runs import view
 from tunesmith_plugins.commands.runs.ignore_signals import ignore_stop_signals_after_error
 
 
 @click.command("run")
 @click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
-@set_option
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Run folder to create; default: a new folder below [run] folder.",
-)
 @click.option("--force", is_flag=True, help="Start even if the predicted memory does not fit.")
-@trust_option
-@json_option
-@common_options
-@pass_state
+@start_options
 def command(
     state: CliState,
     run_file: Path,

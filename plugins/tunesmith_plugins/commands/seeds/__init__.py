@@ -22,13 +22,7 @@ from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 from tunesmith.text import one_line, redact_all
 from tunesmith_cli import render
-from tunesmith_cli.common import (
-    CliState,
-    common_options,
-    json_option,
-    pass_state,
-    trust_option,
-)
+from tunesmith_cli.common import CliState, result_options, trust_option
 from tunesmith_evidence.formats import format_difference, format_estimate, format_number
 from tunesmith_evidence.pairs import list_metrics
 from tunesmith_evidence.probes import plan_probe
@@ -51,9 +45,7 @@ from tunesmith_plugins.commands.seeds.pool import (
     help="Seeds, with that of the run.",
 )
 @trust_option
-@json_option
-@common_options
-@pass_state
+@result_options
 def command(state: CliState, run: Path, count: int, as_json: bool) -> None:
     """Train a finished run again with other seeds, and pool their differences from the baseline.
 

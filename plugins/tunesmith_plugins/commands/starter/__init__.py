@@ -1,1 +1,1 @@
-"""Commands ``init`` and ``example``: write a run file to edit, or copy an example project."""
+"""Command ``init``: write a run file to edit, or copy an example project."""

@@ -18,7 +18,7 @@ from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, pass_state
 from tunesmith_plugins.commands.starter.choose import Choice, choose
-from tunesmith_plugins.commands.starter.example_command import copy_example
+from tunesmith_plugins.commands.starter.examples import copy_example
 
 if TYPE_CHECKING:
     from tunesmith_plugins.commands.starter.translate.translation import (

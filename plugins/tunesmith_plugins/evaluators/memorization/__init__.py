@@ -153,7 +153,7 @@ def review(plan: Plan, train: Sequence[Record], test: Sequence[Record]) -> Itera
             )
 
 
-MEMORISATION = EvaluatorOffer(
+MEMORIZATION = EvaluatorOffer(
     name="memorization",
     summary="share of training rows that only the tuned model reproduces, minus test rows",
     config=MemorizationOptions,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 from pydantic import Field
 
 from tunesmith.events import Event
@@ -16,11 +13,6 @@ from tunesmith.storage import RunFolder, read_known_events, write_atomic
 
 class HtmlOptions(Options):
     """Options: the path of the page, and the number of rows on it."""
-
-    EARLIER: ClassVar[Mapping[str, str]] = {
-        "changed_rows": "max_answers",
-        "max_regressions": "max_answers",
-    }
 
     path: str = Field(
         "report.html",

@@ -34,7 +34,7 @@ LORA = TechniqueOffer(
     accepts=frozenset({Chat, Completion, Preference, Text}),
     trains_on=frozenset({"tools", "reasoning", "weights"}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
-    promises=Promises(base_weights_unchanged=True, mergeable=True),
+    promises=Promises(base_weights_unchanged=True),
     data_parallel=True,
     accepts_additions=True,
     estimate=techniques.estimate_supervised,

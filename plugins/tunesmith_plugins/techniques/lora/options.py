@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 from pydantic import Field
 
-from tunesmith_torch.options.adaptation import EARLIER_ADAPTER_KEYS, Adaptation, AdapterOptions
+from tunesmith_torch.options.adaptation import Adaptation, AdapterOptions
 from tunesmith_torch.options.training import SupervisedOptions
 
 
 class LoraOptions(SupervisedOptions):
     """Options of LoRA: supervised training, and the adapters."""
-
-    EARLIER: ClassVar[Mapping[str, str]] = EARLIER_ADAPTER_KEYS
 
     learning_rate: float = Field(
         default=2e-4,

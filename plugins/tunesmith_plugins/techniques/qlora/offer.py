@@ -26,7 +26,7 @@ QLORA = TechniqueOffer(
     accepts=frozenset({Chat, Completion, Preference, Text}),
     trains_on=frozenset({"tools", "reasoning", "weights"}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19", "bitsandbytes>=0.46"),
-    promises=Promises(base_weights_unchanged=True, mergeable=True),
+    promises=Promises(base_weights_unchanged=True),
     data_parallel=True,
     accepts_additions=True,
     estimate=techniques.estimate_supervised,

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 from pydantic import Field
 
 from tunesmith_torch.options.adaptation import (
-    EARLIER_ADAPTER_KEYS,
-    EARLIER_QUANTIZATION_KEYS,
     Adaptation,
     AdapterOptions,
     QuantizationOptions,
@@ -19,8 +14,6 @@ from tunesmith_torch.options.training import CHECKPOINTING_HELP, AutoBool, Super
 
 class QloraOptions(SupervisedOptions):
     """Options of QLoRA: supervised training, the adapters, and the quantized base model."""
-
-    EARLIER: ClassVar[Mapping[str, str]] = {**EARLIER_ADAPTER_KEYS, **EARLIER_QUANTIZATION_KEYS}
 
     learning_rate: float = Field(
         default=2e-4,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -48,12 +47,6 @@ class RewardStage(PairOptions):
     """``[technique.reward]``: train a reward model on preference pairs."""
 
     FULL_LEARNING_RATE: ClassVar[float | None] = 1e-5
-    EARLIER: ClassVar[Mapping[str, str]] = {
-        **{key: f"loss.{key}" for key in RewardLossOptions.model_fields},
-        "centring": "loss.center_rewards_coefficient",
-        "accept_weak": "gate.accept_weak",
-    }
-
     skip: bool = Field(default=False, description=SKIP_HELP)
     learning_rate: float = Field(
         default=1e-4,

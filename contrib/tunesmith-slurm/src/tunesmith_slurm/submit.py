@@ -12,25 +12,19 @@ from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder, write_atomic
 from tunesmith_cli import render
-from tunesmith_cli.common import (
-    CliState,
-    common_options,
-    json_option,
-    pass_state,
-    set_option,
-    trust_option,
-)
+from tunesmith_cli.common import CliState
 from tunesmith_cli.launch import (
     create_run,
     given_flags,
     open_run,
-    option_flags,
     override_options,
     planned_folder,
     refuse_unsuitable_job,
+    write_job,
 )
+from tunesmith_cli.launch_commands import submit_options
 from tunesmith_slurm import programs
-from tunesmith_slurm.job_file import SubmittedJob, find_job, job_folder
+from tunesmith_slurm.job_file import SubmittedJob, find_job
 from tunesmith_slurm.options import FLAGS, SlurmOptions
 from tunesmith_slurm.prediction import list_warnings
 from tunesmith_slurm.script import build_script
@@ -38,18 +32,7 @@ from tunesmith_slurm.script import build_script
 
 @click.command("submit")
 @click.argument("run", metavar="RUN.toml|RUN", type=click.Path(path_type=Path))
-@set_option
-@option_flags(SlurmOptions, FLAGS, "slurm")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Run folder to create; default: a new folder below [run] folder.",
-)
-@click.option("--dry-run", is_flag=True, help="Print the script, and do nothing.")
-@trust_option
-@json_option
-@common_options
-@pass_state
+@submit_options(SlurmOptions, FLAGS, "slurm", dry_run="Print the script, and do nothing.")
 def command(
     state: CliState,
     run: Path,
@@ -117,7 +100,7 @@ def submit(folder: RunFolder, script: str) -> SubmittedJob:
     Raises:
         EnvironmentProblem: Slurm is not there, or refuses the job.
     """
-    path = job_folder(folder.path) / "job.sh"
+    path = folder.path / "slurm" / "job.sh"
     path.parent.mkdir(exist_ok=True)
     write_atomic(path, script)
     now = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -127,7 +110,7 @@ def submit(folder: RunFolder, script: str) -> SubmittedJob:
         again = f"tunesmith slurm submit {render.shell_path(folder.path)}"
         error.hint = f"{error.hint}; then submit this run: {again}" if error.hint else again
         raise
-    job.write(folder.path)
+    write_job(folder.path, "slurm", job)
     return job
 
 

@@ -15,24 +15,17 @@ from tunesmith.errors import UsageError
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 from tunesmith_cli import render
-from tunesmith_cli.common import (
-    CliState,
-    common_options,
-    json_option,
-    pass_state,
-    set_option,
-    trust_option,
-)
+from tunesmith_cli.common import CliState
 from tunesmith_cli.launch import (
     create_run,
     given_flags,
     open_run,
-    option_flags,
     override_options,
     planned_folder,
     read_end,
     refuse_unsuitable_job,
 )
+from tunesmith_cli.launch_commands import submit_options
 from tunesmith_ray.follow import wait_for_job
 from tunesmith_ray.job_file import SILENT_SECONDS, Job, find_job, is_silent
 from tunesmith_ray.options import FLAGS, LOCAL, RayOptions
@@ -45,19 +38,8 @@ SHOWN_LINES = 30
 
 @click.command("submit")
 @click.argument("run", metavar="RUN.toml|RUN", type=click.Path(path_type=Path))
-@set_option
-@option_flags(RayOptions, FLAGS, "ray")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Run folder to create; default: a new folder below [run] folder.",
-)
-@click.option("--dry-run", is_flag=True, help="Print what would be started, and do nothing.")
+@submit_options(RayOptions, FLAGS, "ray", dry_run="Print what would be started, and do nothing.")
 @click.option("--detach", is_flag=True, help="Return at once; see `tunesmith ray status`.")
-@trust_option
-@json_option
-@common_options
-@pass_state
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     run: Path,

@@ -1,4 +1,4 @@
-"""``tunesmith example``: copy an example project into a folder."""
+"""Example projects, which `tunesmith init --example NAME` copies."""
 
 from __future__ import annotations
 
@@ -12,19 +12,6 @@ import click
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
 from tunesmith.text import suggest_name
-
-
-@click.command("example")
-@click.argument("name", required=False)
-@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
-@click.option("--force", is_flag=True, help="Replace existing files.")
-def command(name: str | None, folder: Path | None, force: bool) -> None:
-    """Copy an example project to DIR (default: its name); without NAME, list the examples."""
-    if name is None:
-        for example in find_examples():
-            click.echo(example)
-        return
-    copy_example(name, folder or Path(name), force=force)
 
 
 def copy_example(name: str, target: Path, *, force: bool) -> None:

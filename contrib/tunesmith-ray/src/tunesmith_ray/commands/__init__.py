@@ -1,1 +1,0 @@
-"""The commands ``tunesmith ray ...``, one module for each."""

@@ -1,0 +1,69 @@
+"""The jobs on a Ray cluster for the commands that all launchers have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tunesmith_cli.launch_commands import JobStatus, Launcher
+from tunesmith_ray.follow import lose
+from tunesmith_ray.job_file import Job, find_job, is_silent, request_cancel
+from tunesmith_ray.worker import log_path
+
+
+def query(folder: Path, job: Job) -> JobStatus:
+    """Return the job as its file has it, and as lost if its supervisor is."""
+    job = check_supervisor(folder, job) if job.is_active else job
+    facts = {
+        "submitted": job.submitted,
+        "state": job.state,
+        "reason": job.reason,
+        "machines": ", ".join(dict.fromkeys(job.hosts)),
+        "starts": str(job.starts) if job.starts else "",
+    }
+    content = {
+        "submitted": job.submitted,
+        "state": job.state,
+        "is_active": job.is_active,
+        "reason": job.reason,
+        "hosts": list(job.hosts),
+        "starts": job.starts,
+        "exit_code": job.exit_code,
+        "failed_rank": job.failed_rank,
+    }
+    return JobStatus(job.is_active, facts, content, rank=job.failed_rank or 0)
+
+
+def check_supervisor(folder: Path, job: Job) -> Job:
+    """Return the job; as one that is lost if its supervisor is gone, and on no other cluster."""
+    from tunesmith_ray import cluster
+
+    with cluster.connect(job.address):
+        is_here = cluster.find_supervisor(job.name) is not None
+    return read_again(folder, job, is_lost=not is_here and is_silent(folder))
+
+
+def read_again(folder: Path, job: Job, *, is_lost: bool) -> Job:
+    """Return the job as its file has it now: its supervisor may have ended it in the meantime."""
+    job = find_job(folder) or job
+    return lose(folder, job) if is_lost and job.is_active else job
+
+
+def cancel(folder: Path, job: Job) -> str:
+    """Ask the supervisor to stop the run; the processes have ray.grace_seconds for it."""
+    if not job.is_active:
+        return f"the run has ended: {job.state}"
+    # The supervisor reads it, also one that Ray creates again, and on a cluster not seen from here.
+    request_cancel(folder, job.name)
+    if is_silent(folder):
+        return "the run has ended: its supervisor was lost"
+    return "the run stops after this step"
+
+
+LAUNCHER = Launcher(
+    "ray", find_job, query, cancel, lambda folder, job, rank: log_path(folder, rank), has_ranks=True
+)
+STATUS, LOGS, CANCEL = (
+    LAUNCHER.status_command(),
+    LAUNCHER.logs_command(),
+    LAUNCHER.cancel_command(),
+)

@@ -1,1 +1,0 @@
-"""The commands ``tunesmith slurm ...``, one module for each."""

@@ -1,0 +1,54 @@
+"""The jobs of Slurm for the commands that all launchers have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tunesmith_cli.launch_commands import JobStatus, Launcher
+from tunesmith_slurm import programs
+from tunesmith_slurm.job_file import SubmittedJob, find_job
+from tunesmith_slurm.programs import JobState
+
+
+def query(folder: Path, job: SubmittedJob) -> JobStatus:
+    """Return the job as Slurm sees it."""
+    state = programs.query_job(job.job)
+    facts = {
+        "job": f"{job.job}, submitted {job.submitted}",
+        "state": state.state.lower(),
+        "reason": state.reason,
+        "node": state.nodes,
+        "time": describe_time(state),
+    }
+    content = {
+        "job": job.job,
+        "submitted": job.submitted,
+        "state": state.state,
+        "reason": state.reason,
+        "nodes": state.nodes,
+        "is_active": state.is_active,
+    }
+    return JobStatus(state.is_active, facts, content)
+
+
+def describe_time(state: JobState) -> str:
+    """Return how long the job runs, and how long it may."""
+    is_limited = state.is_active and state.time_left not in ("", "UNLIMITED", "NOT_SET", "INVALID")
+    return f"{state.elapsed}, {state.time_left} left" if is_limited else state.elapsed
+
+
+def cancel(folder: Path, job: SubmittedJob) -> str:
+    """Cancel the job; Slurm waits for it for the cluster's KillWait, by default 30 seconds."""
+    state = programs.query_job(job.job)
+    if not state.is_active:
+        return f"job {job.job} has ended: {state.state.lower()}"
+    programs.cancel_job(job.job)
+    return f"job {job.job} is cancelled"
+
+
+LAUNCHER = Launcher("slurm", find_job, query, cancel, lambda folder, job, rank: job.log(folder))
+STATUS, LOGS, CANCEL = (
+    LAUNCHER.status_command(),
+    LAUNCHER.logs_command(),
+    LAUNCHER.cancel_command(),
+)
