@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from tunesmith.testing import ngram
 from tunesmith_cli.app import app
-from tunesmith_ray import submit
+from tunesmith_ray import PLUGIN, submit
 from tunesmith_ray.job_file import Job, find_job
 from tunesmith_ray.launcher import LAUNCHER
 
