@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from tunesmith.contracts import Finding
 from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Record, last_exchange
-from tunesmith_evidence.formats import format_share
+from tunesmith_evidence.number_text import format_share
 
 WHERE = "label noise"
 """Source of the finding by which the verdict finds the estimate."""

@@ -25,7 +25,7 @@ from tunesmith.errors import GateError, IntegrityError, UsageError
 from tunesmith.records import Prompt
 from tunesmith.storage import commit_folder, read_manifest, verify_folder
 from tunesmith.storage.manifest import MANIFEST
-from tunesmith_evidence.formats import format_deviation
+from tunesmith_evidence.number_text import format_deviation
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS, attach_adapter
 from tunesmith_torch.models.earlier_config_keys import write_earlier_keys

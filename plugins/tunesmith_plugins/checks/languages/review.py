@@ -14,7 +14,7 @@ from tunesmith.records import Record, Text, last_exchange
 from tunesmith.text import one_line, redact
 from tunesmith_data.analysis.languages import identify_languages
 from tunesmith_data.splits import prompt_text
-from tunesmith_evidence.formats import format_share
+from tunesmith_evidence.number_text import format_share
 
 READ_ROWS = 2_000
 """Rows of which about so many are read, at equal distances; all others look the same on average."""

@@ -18,7 +18,7 @@ from tunesmith.plan import Plan
 from tunesmith.records import Prompt, last_exchange
 from tunesmith.storage import RunFolder, lock_to_read
 from tunesmith_cli.common import trust_option
-from tunesmith_evidence.formats import format_deviation
+from tunesmith_evidence.number_text import format_deviation
 from tunesmith_torch.options.training import TrainingOptions
 
 if TYPE_CHECKING:
