@@ -32,14 +32,13 @@ from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Record, last_exchange
 from tunesmith_data.files import require_library
 from tunesmith_data.splits import normalize_text, prompt_text
+from tunesmith_data.vectors import weigh_grams
 
 __all__ = ["LabelError", "LabelErrors", "find_label_errors"]
 
 FOLDS = 5
 FEWEST_ROWS = 20
 LONGEST_LABEL = 100
-READ_CHARACTERS = 4_000
-"""Characters at the start of a prompt that the classifier reads."""
 MAX_ROWS = 50_000
 """Rows that are compared; of more rows, a sample is. It keeps the probabilities small enough."""
 MAX_PROBABILITIES = 100_000_000
@@ -163,13 +162,9 @@ def _read(records: Sequence[Record]) -> list[tuple[bytes, str, int, str]]:
 
 def _out_of_fold(texts: Sequence[str], labels: Labels) -> tuple[Floats, Labels]:
     """Return the probabilities of each row's labels, by a classifier of the other folds' rows."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    vectorizer = TfidfVectorizer(
-        analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, max_features=MAX_GRAMS
-    )
-    vectors = vectorizer.fit_transform([text[:READ_CHARACTERS] for text in texts])
+    vectors = weigh_grams(texts, MAX_GRAMS, np.float64)
     classes = np.unique(labels)
     folds = _split_into_folds(texts, labels)
     probabilities = np.zeros((len(texts), len(classes)))

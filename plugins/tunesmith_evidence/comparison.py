@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tunesmith.catalog import Catalog, OfferNotFound
 from tunesmith.errors import PluginError, UsageError
-from tunesmith.events import JSON, TUNED, Measured
+from tunesmith.events import JSON, Measured
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report, build_report
 from tunesmith.offers import EvaluatorOffer, Metric
@@ -73,8 +73,7 @@ class RunResults:
     @cached_property
     def measured(self) -> dict[tuple[str, str], Measured]:
         """The measurements of the tuned model, by evaluator and metric."""
-        events = self.report.measured.values()
-        return {(e.evaluator, e.metric): e for e in events if e.model == TUNED}
+        return {(event.evaluator, event.metric): event for event in self.report.tuned}
 
     @property
     def plan(self) -> JSON:

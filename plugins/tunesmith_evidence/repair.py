@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tunesmith.events import TUNED
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith.statistics.sample import Bounds
@@ -152,9 +151,8 @@ def _describe(
 
 def choose_metric(report: Report) -> tuple[str, str] | None:
     """Return evaluator and metric of the verdict, else the first ones of the tuned model."""
-    keys = [(e.evaluator, e.metric) for e in report.measured.values() if e.model == TUNED]
-    verdict = report.finished.verdict if report.finished else {}
-    wanted = [key for key in keys if key[1] == verdict.get("metric")]
+    keys = [(e.evaluator, e.metric) for e in report.tuned]
+    wanted = [key for key in keys if key[1] == report.verdict.get("metric")]
     return next(iter([*wanted, *keys]), None)
 
 

@@ -10,7 +10,7 @@ from tunesmith import api, plugins
 from tunesmith.catalog import Catalog
 from tunesmith.events import JSON
 from tunesmith_evidence.comparison import MetricDifference, RunResults, adjust, compare_metrics
-from tunesmith_evidence.formats import format_difference, format_interval, format_number
+from tunesmith_evidence.number_text import format_difference, format_interval, format_number
 from tunesmith_evidence.pairs import list_metrics
 from tunesmith_python.html import table_to_html
 

@@ -5,31 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from tunesmith.execution.report import Report
-from tunesmith_evidence.formats import (
-    format_interval,
-    format_number,
-    format_rows,
-)
+from tunesmith_evidence.report.view import ReportView
 
 
-def report_to_html(name: str, report: Report) -> str:
+def report_to_html(name: str, view: ReportView) -> str:
     """Return the verdict of a run and the scores of its models."""
-    verdict = report.finished.verdict if report.finished else {}
-    word = verdict.get("word") or verdict.get("outcome") or report.status
-    sentence = verdict.get("sentence") or (report.finished.error if report.finished else "")
+    finished = view.report.finished
+    sentence = view.headline.sentence or (finished.error if finished else "")
     rows = [
-        [
-            event.model,
-            report.metric_label(event.evaluator, event.metric),
-            format_number(event.value),
-            format_interval(event.low, event.high),
-            format_rows(event.n, event.units),
-        ]
-        for event in report.measured.values()
+        [score.model, metric.label, score.value, score.interval, score.rows]
+        for metric in view.metrics
+        for score in metric.scores
     ]
     scores = table_to_html(["model", "metric", "value", "95 % interval", "n"], rows) if rows else ""
-    return f"<p><b>{escape(name)}: {escape(str(word))}</b><br>{escape(str(sentence))}</p>{scores}"
+    return (
+        f"<p><b>{escape(name)}: {escape(view.headline.word)}</b><br>{escape(sentence)}</p>{scores}"
+    )
 
 
 def table_to_html(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -14,6 +14,7 @@ from tunesmith.execution import execute
 from tunesmith.execution.report import Report
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
+from tunesmith_evidence.report.view import ReportView
 from tunesmith_python.comparison import RunComparison, compare_runs
 from tunesmith_python.html import report_to_html
 
@@ -71,7 +72,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """Return the verdict and the scores, for notebooks."""
-        return report_to_html(self.path.name, self.report)
+        return report_to_html(self.path.name, ReportView(self.report, self.path))
 
 
 def run(

@@ -26,7 +26,7 @@ from typing import Any
 
 import tomli_w
 
-from tunesmith_evidence.formats import format_interval, format_number
+from tunesmith_evidence.number_text import format_interval, format_number
 
 TRAIN, VALIDATION, TEST = 200, 60, 180
 COLLECTED = 40

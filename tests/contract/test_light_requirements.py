@@ -224,7 +224,7 @@ def test_a_type_checker_knows_the_installed_packages(light: Environment, tmp_pat
     """Each has a ``py.typed``, without which its names would be Any."""
     program = tmp_path / "program.py"
     program.write_text(
-        "import tunesmith, tunesmith_cli, tunesmith_data, tunesmith_evidence.formats\n"
+        "import tunesmith, tunesmith_cli, tunesmith_data, tunesmith_evidence.number_text\n"
         "import tunesmith_plugins.splitters, tunesmith_python.runs\n"
         "import tunesmith_torch.options.stages\n"
         "reveal_type(tunesmith.run)\n"

@@ -70,7 +70,7 @@ def test_a_run_is_opened_in_whatever_state_it_is(tmp_path: Path) -> None:
         tunesmith.run(tables(tmp_path, mode="raise", steps=4), out=tmp_path / "out")
     run = tunesmith.open_run(tmp_path / "out")
     assert run.report.status == "failed"
-    assert "out: failed" in run._repr_html_()
+    assert "out: FAILED" in run._repr_html_()
     with pytest.raises(UsageError, match="no trained model yet"):
         run.model()
     stored = RunFolder(run.path).run_file

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tunesmith.events import (
+    JSON,
+    TUNED,
     BaselineChosen,
     CheckpointSaved,
     CompletionSampled,
@@ -61,6 +63,29 @@ class Report:
     def status(self) -> str:
         """One of: ok, failed, stopped; unfinished if the run is still running or was killed."""
         return self.finished.status if self.finished else "unfinished"
+
+    @property
+    def name(self) -> str:
+        """The name of the run, or else its number; "run" if it has not started."""
+        return (self.started.name or self.started.run) if self.started else "run"
+
+    @property
+    def verdict(self) -> JSON:
+        """The verdict; empty without one."""
+        return self.finished.verdict if self.finished else {}
+
+    @property
+    def tuned(self) -> list[Measured]:
+        """The measurements of the tuned model."""
+        return [event for event in self.measured.values() if event.model == TUNED]
+
+    def steps_of(self, stage: str) -> list[StepFinished]:
+        """Return the steps of a stage in their order."""
+        return [event for (name, _), event in sorted(self.steps.items()) if name == stage]
+
+    def monitored_of(self, stage: str) -> list[Monitored]:
+        """Return the evaluations during the training of a stage in their order."""
+        return [event for (name, _), event in sorted(self.monitored.items()) if name == stage]
 
     def add_event(self, event: Event) -> None:  # noqa: C901 - one case for each kind of event
         """Update the report by the next event."""
@@ -131,7 +156,7 @@ class Report:
             "evaluations": [_evaluation(event) for event in self.measured.values()],
             "training_rows": [_evaluation(event) for event in self.training_rows.values()],
             "gates": [asdict(gate) for gate in self.gates.values()],
-            "verdict": finished.verdict if finished else {},
+            "verdict": self.verdict,
             "findings": [asdict(finding) for finding in self.findings],
             "versions": started.versions if started else {},
             "plugins": started.plugins if started else [],
@@ -180,7 +205,7 @@ class Report:
 
     def _training(self, stage: str) -> dict[str, Any]:
         """Return the metrics of one stage, from its steps: a resumed run counts each step once."""
-        steps = [event for (name, _), event in sorted(self.steps.items()) if name == stage]
+        steps = self.steps_of(stage)
         start, end = self.training_started.get(stage), self.training_finished.get(stage)
         if start is None and not stage and self.training_started:
             # A run with stages: report the training of the last stage.
@@ -215,8 +240,7 @@ class Report:
             "affected_rows": end.affected_rows if end else {},
             "monitored": [
                 {"step": event.step, "best": event.best, **event.metrics}
-                for (name, _), event in sorted(self.monitored.items())
-                if name == stage
+                for event in self.monitored_of(stage)
             ],
         }
 

@@ -18,7 +18,7 @@ from tunesmith_data.coverage.share import (
     p_values,
     threshold,
 )
-from tunesmith_data.coverage.vectors import COLUMNS, Vectorizer, Vectors
+from tunesmith_data.coverage.vectors import COLUMNS, Vectorizer, Vectors, sample_rows
 from tunesmith_data.near_duplicates import Texts, cluster_texts, find_nearest
 from tunesmith_data.near_duplicates.features import Floats, Indices
 
@@ -82,8 +82,8 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
     """
     rng = np.random.default_rng(seed)
     clusters = cluster_texts(train).astype(np.int64)
-    sample = _sample(rng, _choose_reference(clusters), MAX_REFERENCE)
-    probes = _sample(rng, np.arange(len(production)), MAX_PROBES)
+    sample = sample_rows(rng, _choose_reference(clusters), MAX_REFERENCE)
+    probes = sample_rows(rng, np.arange(len(production)), MAX_PROBES)
     if len(sample) < LEAST_REFERENCE:
         hint = f"coverage needs {LEAST_REFERENCE} training rows that are no near duplicates"
         raise DataError("training rows", f"only {len(sample)} differ from each other", hint=hint)
@@ -157,10 +157,6 @@ class _Search:
         """Return the distances to the most similar rows; 0 for a text of boilerplate alone."""
         distances = np.clip(1 - self._similarities, 0, 1)
         return np.where(self.vectors.any(axis=1), distances, 0.0)
-
-
-def _sample(rng: np.random.Generator, rows: Indices, size: int) -> Indices:
-    return rows if len(rows) <= size else np.sort(rng.choice(rows, size, replace=False))
 
 
 def _join_pairs(clusters: Indices, nearest: Indices) -> Indices:

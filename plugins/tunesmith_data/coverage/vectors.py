@@ -81,6 +81,11 @@ class Vectorizer:
         return weights
 
 
+def sample_rows(rng: np.random.Generator, rows: Indices, size: int) -> Indices:
+    """Return at most ``size`` of the rows, chosen at random and in their order."""
+    return rows if len(rows) <= size else np.sort(rng.choice(rows, size, replace=False))
+
+
 def _count_rows(texts: Iterable[str]) -> tuple[npt.NDArray[np.int32], int]:
     """Return in how many texts each gram is, by its place in the table, and the number of texts."""
     counts = np.zeros(1 << _TABLE_BITS, np.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def describe_cut(folder: Path, measured: Measured) -> str:
     )
 
 
-def list_cut(events: list[Measured]) -> str:
+def list_cut(events: Sequence[Measured]) -> str:
     """Return how many answers of each model were cut; empty if none were."""
     counts = [f"{event.model} {event.cut:,} of {event.n:,}" for event in events if event.cut]
     return f"cut at the limit of tokens: {', '.join(counts)}" if counts else ""

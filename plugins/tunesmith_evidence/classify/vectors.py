@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -19,6 +19,7 @@ MAX_TERMS = 200_000
 MAX_CHARACTERS = 20_000
 """Longer texts count with their beginning."""
 _WORD = re.compile(r"\w+")
+Counted: TypeAlias = "tuple[CountVectorizer, sparse.csr_matrix | None]"
 
 
 class Vectorizer:
@@ -29,35 +30,17 @@ class Vectorizer:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        limits: dict[str, Any] = {
-            "min_df": 1 if len(texts) <= MANY_TEXTS else 2,
-            "max_features": MAX_TERMS,
-            "dtype": np.float64,
-            "token_pattern": None,
-        }
+        learned = [_count_words(texts), _count(texts, analyzer="char_wb", grams=(1, 4))]
         self._counters = [
-            CountVectorizer(ngram_range=(1, 2), tokenizer=_WORD.findall, **limits),
-            CountVectorizer(analyzer="char_wb", ngram_range=(1, 4), **limits),
+            (counter, np.log((1 + len(texts)) / (1 + np.bincount(counts.indices))))
+            for counter, counts in learned
+            if counts is not None
         ]
-        self._idf = []
-        for counter in self._counters:
-            try:
-                counts = counter.fit_transform(_shortened(texts))
-            except ValueError:  # no text has a term
-                counts = None
-            found = (
-                np.zeros(0)
-                if counts is None
-                else np.bincount(counts.indices, minlength=counts.shape[1])
-            )
-            self._idf.append(np.log((1 + len(texts)) / (1 + found)))
 
     def transform(self, texts: Sequence[str]) -> sparse.csr_matrix:
         """Return a row of unit length for each text, or of zeros if it shares no term."""
         blocks = []
-        for counter, idf in zip(self._counters, self._idf, strict=True):
-            if not len(idf):
-                continue
+        for counter, idf in self._counters:
             counts = counter.transform(_shortened(texts))
             counts.data = (1 + np.log(counts.data)) * idf[counts.indices]
             blocks.append(normalize(counts))
@@ -70,25 +53,34 @@ class WordVectorizer:
     """Turns texts into sparse rows of ones, for the words and word pairs that they have."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        self._counter = CountVectorizer(
-            ngram_range=(1, 2),
-            tokenizer=_WORD.findall,
-            token_pattern=None,
-            binary=True,
-            min_df=1 if len(texts) <= MANY_TEXTS else 2,
-            max_features=MAX_TERMS,
-            dtype=np.float64,
-        )
-        try:
-            self._counter.fit(_shortened(texts))
-        except ValueError:  # no text has a word
-            self._counter = None
+        self._counter, counts = _count_words(texts, binary=True)
+        self._has_terms = counts is not None
 
     def transform(self, texts: Sequence[str]) -> sparse.csr_matrix:
         """Return a row for each text."""
-        if self._counter is None:
+        if not self._has_terms:
             return sparse.csr_matrix((len(texts), 1))
         return self._counter.transform(_shortened(texts))
+
+
+def _count_words(texts: Sequence[str], *, binary: bool = False) -> Counted:
+    return _count(texts, tokenizer=_WORD.findall, grams=(1, 2), binary=binary)
+
+
+def _count(texts: Sequence[str], *, grams: tuple[int, int], **options: Any) -> Counted:
+    """Return a counter of the terms of some texts, and their counts: None without any term."""
+    counter = CountVectorizer(
+        ngram_range=grams,
+        token_pattern=None,
+        min_df=1 if len(texts) <= MANY_TEXTS else 2,
+        max_features=MAX_TERMS,
+        dtype=np.float64,
+        **options,
+    )
+    try:
+        return counter, counter.fit_transform(_shortened(texts))
+    except ValueError:
+        return counter, None
 
 
 def _shortened(texts: Sequence[str]) -> list[str]:

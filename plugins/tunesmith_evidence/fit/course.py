@@ -124,14 +124,13 @@ class Course:
 
 def read_course(report: Report, stage: str) -> Course:
     """Return the course of a stage."""
-    steps = [step for (name, _), step in sorted(report.steps.items()) if name == stage]
+    steps = report.steps_of(stage)
     spent = [0.0, *accumulate(step.learning_rate for step in steps)]
     total = spent[-1] or 1.0
     by_step = {step.step: share / total for step, share in zip(steps, spent[1:], strict=True)}
-    monitored = [event for (name, _), event in sorted(report.monitored.items()) if name == stage]
     validation = [
         (by_step.get(event.step, 0.0), event.metrics[VALIDATION_LOSS])
-        for event in monitored
+        for event in report.monitored_of(stage)
         if VALIDATION_LOSS in event.metrics and (event.step in by_step or event.step == 0)
     ]
     return Course(steps, [before / total for before in spent[: len(steps)]], _finite(validation))

@@ -42,7 +42,7 @@ from tunesmith.statistics import Interval
 from tunesmith.text import format_count
 from tunesmith_evidence.fit.course import Course, Fall, find_rise, read_course
 from tunesmith_evidence.fit.labels import count_other_answers, find_label_cost
-from tunesmith_evidence.formats import format_interval, format_number, format_rate, format_share
+from tunesmith_evidence.number_text import format_interval, format_number, format_rate, format_share
 from tunesmith_evidence.pairs import read_pairs
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_evidence.statistics.ranks import probability_below
@@ -127,8 +127,7 @@ def rate_fit(fit: Fit, report: Report) -> Literal["good", "warning", ""]:
     """
     if fit.state not in ("fitted", "unclear"):
         return "warning"
-    measured = (event for event in report.measured.values() if event.model == TUNED)
-    gets_nothing_right = any(event.higher_is_better and event.value == 0 for event in measured)
+    gets_nothing_right = any(event.higher_is_better and event.value == 0 for event in report.tuned)
     return "" if fit.state == "unclear" or gets_nothing_right else "good"
 
 
@@ -375,7 +374,7 @@ def _find_fitted(report: Report, course: Course, values: dict[str, float]) -> Fi
 
 def _is_learned(report: Report, course: Course, values: dict[str, float]) -> bool:
     """Return True if the training loss is near 0, or the first score cannot be better."""
-    score = next((event for event in report.measured.values() if event.model == TUNED), None)
+    score = next(iter(report.tuned), None)
     if score is not None and score.higher_is_better and score.value == score.highest:
         return True
     last = [step.loss for step in course.last_steps] if course.is_of_data else []

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.events import TUNED, Measured
+from tunesmith.events import Measured
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith_evidence.fit.course import Course
@@ -58,8 +58,8 @@ def find_label_cost(folder: Path, report: Report, course: Course) -> LabelCost |
 
 def count_other_answers(report: Report) -> tuple[int, int]:
     """Return the number of the tuned model's answers that are none of the labels, and of all."""
-    for event in report.measured.values():
-        if event.model == TUNED and "no_label" in event.details:
+    for event in report.tuned:
+        if "no_label" in event.details:
             return int(event.details["no_label"]), event.n
     return 0, 0
 
@@ -75,7 +75,7 @@ def fano_bound(error: float, labels: int) -> float:
 
 def _better_classifiers(report: Report) -> Iterator[Measured]:
     """Yield the results of classifiers that clearly get more rows right, by the first metric."""
-    tuned = next((event for event in report.measured.values() if event.model == TUNED), None)
+    tuned = next(iter(report.tuned), None)
     if tuned is None or tuned.unit or not tuned.higher_is_better:
         return
     for name, baseline in report.baselines.items():

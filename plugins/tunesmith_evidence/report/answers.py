@@ -9,7 +9,8 @@ from pathlib import Path
 from tunesmith.events import TUNED, Measured
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
-from tunesmith_evidence.formats import format_number
+from tunesmith.text import format_count
+from tunesmith_evidence.number_text import format_number
 from tunesmith_evidence.slices.candidates import MIN_ROWS
 from tunesmith_evidence.slices.discover import WeakSlice, find_weak_slices
 from tunesmith_evidence.slices.items import find_wrong, has_best_value
@@ -33,6 +34,11 @@ class Answer:
     is_right: bool | None
     """True if no row of this metric has a better value; None if the metric has no best value."""
 
+    @property
+    def shown(self) -> str:
+        """The text, which is never empty."""
+        return self.text.strip() or "(empty)"
+
 
 @dataclass(frozen=True)
 class AnswerRow:
@@ -53,6 +59,12 @@ class AnswerRow:
         """The last turn of the user; empty in files of earlier versions."""
         user = [text for role, text in self.prompt if role == "user"]
         return user[-1] if user else self.prompt[-1][1] if self.prompt else ""
+
+    @property
+    def asked(self) -> list[tuple[str, str]]:
+        """The question, if it is known, and the expected answer, each with its label."""
+        question = [("prompt", self.question)] if self.question else []
+        return [*question, ("expected", self.expected)]
 
     def find_answer(self, model: str) -> Answer | None:
         """Return a model's answer; None if it was not asked."""
@@ -76,6 +88,15 @@ class Answers:
     def was_sliced(self) -> bool:
         """True if there are enough rows to look for weak slices."""
         return len(self.rows) >= 2 * MIN_ROWS
+
+    @property
+    def summary(self) -> str:
+        """The number of rows that are wrong, and of those that got worse."""
+        wrong, worse = len(self.wrong), len(self.regressed)
+        text = f"{format_count(wrong, 'row')} of {len(self.rows):,} not right"
+        if not self.has_best:
+            text = f"the worst {wrong:,} of {format_count(len(self.rows), 'row')}"
+        return f"{text}, {worse:,} on which another model did better" if worse else text
 
     @property
     def wrong(self) -> list[AnswerRow]:
@@ -120,17 +141,16 @@ def read_answers(folder: Path, report: Report) -> Answers | None:
 
 def _find_decisive(report: Report) -> Measured | None:
     """Return the measurement of the tuned model by the verdict's metric, or else its first one."""
-    verdict = report.finished.verdict if report.finished else {}
+    verdict = report.verdict
     key = (verdict.get("evaluator"), verdict.get("metric"))
-    events = [event for event in report.measured.values() if event.model == TUNED]
+    events = report.tuned
     decisive = [event for event in events if (event.evaluator, event.metric) == key]
     return next(iter(decisive or events), None)
 
 
 def _find_others(report: Report, tuned: Measured) -> list[Measured]:
     """Return the measurements of base model and verdict's baseline by the same metric."""
-    verdict = report.finished.verdict if report.finished else {}
-    names = [*BASE_MODELS, str(verdict.get("baseline", ""))]
+    names = [*BASE_MODELS, str(report.verdict.get("baseline", ""))]
     measured = {
         event.model: event
         for event in report.measured.values()

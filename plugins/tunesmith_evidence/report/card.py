@@ -12,26 +12,13 @@ from pathlib import Path
 from markupsafe import Markup
 
 from tunesmith.events import TUNED, Measured
-from tunesmith.execution.report import Report
-from tunesmith.text import one_line, redact
-from tunesmith_evidence.formats import (
-    format_count,
-    format_date,
-    format_interval,
-    format_number,
-    format_rows,
-)
+from tunesmith.text import format_count, one_line, redact
+from tunesmith_evidence.number_text import format_date
 from tunesmith_evidence.report.charts import IntervalBar, draw_intervals
-from tunesmith_evidence.report.facts import describe_stage, list_predictions
-from tunesmith_evidence.report.headline import (
-    Headline,
-    describe_not_measured,
-    find_headline,
-    group_by_metric,
-    rows_measured,
-)
+from tunesmith_evidence.report.facts import describe_stage
+from tunesmith_evidence.report.headline import describe_not_measured
 from tunesmith_evidence.report.markdown import escape, render_table
-from tunesmith_evidence.report.status import find_status
+from tunesmith_evidence.report.view import MetricView, ReportView
 
 __all__ = ["render_card_markdown", "render_card_svg"]
 
@@ -56,45 +43,36 @@ text{font:14px system-ui,-apple-system,"Segoe UI",sans-serif;fill:#1b2230}
 """
 
 
-def render_card_markdown(report: Report, folder: Path) -> str:
+def render_card_markdown(view: ReportView) -> str:
     """Return the card as Markdown."""
-    headline = find_headline(report, find_status(folder, report))
-    parts = [f"### {escape(headline.word)}: {escape(_name(report))}"]
+    headline = view.headline
+    parts = [f"### {escape(headline.word)}: {escape(view.name)}"]
     if headline.figure:
         figure = f"**{headline.figure}** ({escape(headline.interval)})"
         parts.append(f"{figure}: {escape(headline.caption, 200)}")
     if headline.sentence:
         parts.append(f"> {escape(headline.sentence, 600)}")
-    events = _decisive(report)
-    if events:
-        parts.append(
-            render_table(
-                ["model", f"{escape(events[0].metric)}, 95 % interval", "rows", ""],
-                [_table_row(event, events) for event in events],
-            )
-        )
-    parts.append("<br>".join(escape(line, 300) for line in _facts(report)))
+    for metric in view.metrics[:1]:
+        title = f"{escape(metric.events[0].metric)}, 95 % interval"
+        parts.append(render_table(["model", title, "rows", ""], _table_rows(metric)))
+    parts.append("<br>".join(escape(line, 300) for line in _facts(view)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def render_card_svg(report: Report, folder: Path) -> str:
+def render_card_svg(view: ReportView) -> str:
     """Return the card as an SVG picture, light or dark as its reader prefers."""
-    headline = find_headline(report, find_status(folder, report))
-    events = _decisive(report)
-    lines, y = list(_draw_headline(report, headline)), 0
+    lines, y = list(_draw_headline(view)), 0
     parts: list[Markup] = []
     for style, size, text in lines:
         y += size
         parts.append(
             Markup('<text x="{}" y="{}" class="{}">{}</text>').format(MARGIN, y, style, text)
         )
-    bars = [IntervalBar(e.model, e.value, e.low, e.high, e.model == TUNED) for e in events]
-    chart = (
-        draw_intervals(bars, f"{events[0].metric} on {rows_measured(events)}")
-        if events
-        else Markup("")
-    )
-    if chart:
+    for metric in view.metrics[:1]:
+        bars = [IntervalBar.of(event) for event in metric.events]
+        chart = draw_intervals(bars, f"{metric.events[0].metric} on {metric.rows}")
+        if not chart:
+            break
         y += 24
         parts.append(
             Markup('<svg x="{}" y="{}" width="{}" overflow="visible">{}</svg>').format(
@@ -102,7 +80,7 @@ def render_card_svg(report: Report, folder: Path) -> str:
             )
         )
         y += 40 * (len(bars) + 1)
-    for line in _facts(report):
+    for line in _facts(view):
         y += 20
         text = one_line(redact(line), LINE_CHARACTERS + 20)
         parts.append(
@@ -117,7 +95,7 @@ def render_card_svg(report: Report, folder: Path) -> str:
         ).format(
             WIDTH,
             height,
-            one_line(redact(f"{headline.word}: {_name(report)}"), 120),
+            one_line(redact(f"{view.headline.word}: {view.name}"), 120),
             Markup(STYLE),  # noqa: S704 - a constant
             WIDTH - 1,
             height - 1,
@@ -126,9 +104,10 @@ def render_card_svg(report: Report, folder: Path) -> str:
     )
 
 
-def _draw_headline(report: Report, headline: Headline) -> Iterator[tuple[str, int, str]]:
+def _draw_headline(view: ReportView) -> Iterator[tuple[str, int, str]]:
     """Yield class, height and text of each line above the chart."""
-    yield "soft", 34, one_line(redact(_name(report)))
+    headline = view.headline
+    yield "soft", 34, one_line(redact(view.name))
     yield f"word {headline.tone}", 42, one_line(redact(headline.word), 36)
     if headline.figure:
         yield "figure", 62, headline.figure
@@ -140,20 +119,12 @@ def _draw_headline(report: Report, headline: Headline) -> Iterator[tuple[str, in
             yield "", 20 if number else 28, line
 
 
-def _name(report: Report) -> str:
-    return (report.started.name or report.started.run) if report.started else "run"
-
-
-def _decisive(report: Report) -> list[Measured]:
-    groups = group_by_metric(report)
-    return groups[0] if groups else []
-
-
-def _table_row(event: Measured, events: Sequence[Measured]) -> list[str]:
-    value = escape(f"{format_number(event.value)} {format_interval(event.low, event.high)}")
-    name = f"**{TUNED}**" if event.model == TUNED else escape(event.model)
-    value = f"**{value}**" if event.model == TUNED else value
-    return [name, value, format_rows(event.n, event.units), _bar(event, events)]
+def _table_rows(metric: MetricView) -> Iterator[list[str]]:
+    for event, row in zip(metric.events, metric.scores, strict=True):
+        is_tuned = event.model == TUNED
+        value = escape(f"{row.value} {row.interval}")
+        name = f"**{TUNED}**" if is_tuned else escape(event.model)
+        yield [name, f"**{value}**" if is_tuned else value, row.rows, _bar(event, metric.events)]
 
 
 def _bar(event: Measured, events: Sequence[Measured]) -> str:
@@ -164,8 +135,9 @@ def _bar(event: Measured, events: Sequence[Measured]) -> str:
     return f"`{'█' * filled}{'░' * (BAR_WIDTH - filled)}`"
 
 
-def _facts(report: Report) -> Iterator[str]:
+def _facts(view: ReportView) -> Iterator[str]:
     """Yield lines on model, data, training and predictions."""
+    report = view.report
     model = report.model.reference if report.model else ""
     for stage in report.training_started:
         facts = describe_stage(report, stage)
@@ -179,19 +151,15 @@ def _facts(report: Report) -> Iterator[str]:
             facts["device"],
         ]
         yield " · ".join(filter(None, parts))
-    data = report.data
-    if data is not None:
-        rows = format_count(data.test, "test row")
+    if report.data is not None:
+        rows = format_count(report.data.test, "test row")
         yield " · ".join(filter(None, [f"base model {Path(model).name}" if model else "", rows]))
-    for row in list_predictions(report):
+    for row in view.predictions:
         if row.judgement:
             yield f"{row.quantity} {row.measured}, {row.judgement} the predicted {row.predicted}"
-    verdict = report.finished.verdict if report.finished else {}
-    if verdict.get("not_measured"):
-        yield f"not measured: {describe_not_measured(verdict['not_measured'])}"
-    warnings = [finding for finding in report.findings if finding.level != "info"]
-    if warnings:
-        yield f"{format_count(len(warnings), 'warning')} in the report"
-    started = report.started
-    if started is not None:
-        yield f"{format_date(started.started)} · tunesmith"
+    if report.verdict.get("not_measured"):
+        yield f"not measured: {describe_not_measured(report.verdict['not_measured'])}"
+    if view.warnings:
+        yield f"{format_count(len(view.warnings), 'warning')} in the report"
+    if report.started is not None:
+        yield f"{format_date(report.started.started)} · tunesmith"

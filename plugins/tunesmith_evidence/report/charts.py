@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from tunesmith.events import TUNED, Measured
 from tunesmith.text import one_line, redact
-from tunesmith_evidence.formats import format_interval, format_number, format_rate, format_ticks
+from tunesmith_evidence.number_text import format_interval, format_number, format_rate, format_ticks
 from tunesmith_evidence.report.curves import Curve, Points, thin_points
 
 __all__ = ["IntervalBar", "draw_curve", "draw_intervals"]
@@ -177,8 +178,11 @@ class IntervalBar:
     high: float
     """Upper end of the interval."""
     emphasized: bool = False
-    note: str = ""
-    """Added to the label, such as the variant that was chosen."""
+
+    @classmethod
+    def of(cls, event: Measured) -> IntervalBar:
+        """Return the bar of a measurement; that of the tuned model is emphasized."""
+        return cls(event.model, event.value, event.low, event.high, event.model == TUNED)
 
 
 def draw_intervals(bars: Sequence[IntervalBar], title: str) -> Markup:

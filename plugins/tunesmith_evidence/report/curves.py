@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tunesmith.execution.report import Report
 from tunesmith_evidence.fit.course import VALIDATION_LOSS
@@ -41,8 +42,7 @@ class Curve:
 
 def build_loss_curve(report: Report, stage: str) -> Curve:
     """Return the loss of a stage, with the loss on validation rows."""
-    steps = [event for (name, _), event in sorted(report.steps.items()) if name == stage]
-    monitored = [event for (name, _), event in sorted(report.monitored.items()) if name == stage]
+    steps, monitored = report.steps_of(stage), report.monitored_of(stage)
     validation = [
         (e.step, e.metrics[VALIDATION_LOSS]) for e in monitored if VALIDATION_LOSS in e.metrics
     ]
@@ -53,8 +53,7 @@ def build_loss_curve(report: Report, stage: str) -> Curve:
 
 def build_other_curves(report: Report, stage: str) -> list[Curve]:
     """Return the other curves of a stage that have two points: of the steps, and monitored."""
-    steps = [event for (name, _), event in sorted(report.steps.items()) if name == stage]
-    monitored = [event for (name, _), event in sorted(report.monitored.items()) if name == stage]
+    steps, monitored = report.steps_of(stage), report.monitored_of(stage)
     curves = [
         Curve("learning rate", "", finite((s.step, s.learning_rate) for s in steps)),
         Curve("gradient norm", "before clipping", finite((s.step, s.gradient_norm) for s in steps)),
@@ -98,3 +97,11 @@ def thin_points(points: Points, limit: int) -> list[tuple[int, float]]:
         extremes = {min(chunk, key=lambda p: p[1]), max(chunk, key=lambda p: p[1])}
         kept += sorted(extremes)
     return kept
+
+
+def downsample(values: Sequence[float], width: int) -> list[float]:
+    """Return at most ``width`` values: the means of equal sections."""
+    if len(values) <= width:
+        return list(values)
+    edges = [round(n * len(values) / width) for n in range(width + 1)]
+    return [math.fsum(values[start:end]) / (end - start) for start, end in pairwise(edges)]

@@ -1,4 +1,4 @@
-"""The end of a run before its time: what happened, where in the run, and what to do next."""
+"""The status of a run, and its end before its time: what happened, where, and what to do next."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tunesmith.events import (
     TrainingStarted,
 )
 from tunesmith.execution.report import Report
-from tunesmith.storage import read_known_events
-from tunesmith_evidence.formats import format_date, format_duration
-from tunesmith_evidence.report.status import find_status
+from tunesmith.storage import LockHolder, read_known_events
+from tunesmith.text import format_duration
+from tunesmith_evidence.number_text import format_date
 
 __all__ = ["Ending", "describe_ending"]
 
@@ -46,6 +46,19 @@ class Ending:
     def format_command(self, folder: str) -> str:
         """Return the command for a folder, which is quoted for the shell."""
         return self.command.replace("RUN", folder)
+
+
+def find_status(folder: Path, report: Report) -> str:
+    """Return ok, failed or stopped; running or unfinished for a run that has not ended."""
+    if report.finished is None and is_running(folder):
+        return "running"
+    return report.status
+
+
+def is_running(folder: Path) -> bool:
+    """Return True if the process that locked the run folder may be alive."""
+    holder = LockHolder.read(folder)
+    return holder is not None and holder.may_be_alive()
 
 
 def describe_ending(folder: Path, report: Report) -> Ending | None:

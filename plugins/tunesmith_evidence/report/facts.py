@@ -5,17 +5,14 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from tunesmith.events import TrainingStarted
+from tunesmith.events import DataLoaded, GateChecked, TrainingStarted
 from tunesmith.execution.report import Report
-from tunesmith_evidence.formats import (
-    format_bytes,
-    format_count,
-    format_duration,
-    format_duration_range,
-    format_rate,
-    format_share,
-)
+from tunesmith.text import format_bytes, format_count, format_duration
+from tunesmith_evidence.number_text import format_duration_range, format_rate, format_share
+
+Rating = Literal["good", "warning", "bad"]
 
 __all__ = [
     "Prediction",
@@ -85,7 +82,7 @@ def list_predictions(report: Report) -> list[Prediction]:
 def describe_stage(report: Report, stage: str) -> dict[str, str]:
     """Return the facts of a stage by name, those that are known."""
     started = report.training_started[stage]
-    steps = [event for (name, _), event in sorted(report.steps.items()) if name == stage]
+    steps = report.steps_of(stage)
     finished = report.training_finished.get(stage)
     seconds, tokens = sum(s.seconds for s in steps), sum(s.tokens for s in steps)
     trained = sum(s.trained_tokens for s in steps)
@@ -133,3 +130,17 @@ def _peak_rate(rates: list[float]) -> str:
 def format_reproduction(folder: Path) -> str:
     """Return the command that runs the same again: the run folder has the resolved run file."""
     return f"tunesmith run {shlex.quote(str(folder.absolute() / 'run.toml'))}"
+
+
+def describe_gate(gate: GateChecked) -> tuple[str, Rating]:
+    """Return the result of a gate, and how it is shown."""
+    if gate.passed:
+        return "passed", "good"
+    return ("not passed, accepted", "warning") if gate.accepted else ("not passed", "bad")
+
+
+def describe_data(data: DataLoaded) -> str:
+    """Return the number of rows of each part."""
+    validation = f", {data.validation:,} for choices (validation)" if data.validation else ""
+    train = format_count(data.train, "training row")
+    return f"{train}{validation}, {data.test:,} held out for evaluation"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from tunesmith.events import JSON, TUNED, Measured
+from tunesmith.events import JSON
 from tunesmith.execution.report import Report
 from tunesmith.text import one_line
-from tunesmith_evidence.formats import (
+from tunesmith_evidence.number_text import (
     format_confidence,
     format_difference,
     format_interval,
@@ -23,9 +23,7 @@ __all__ = [
     "Headline",
     "describe_not_measured",
     "find_headline",
-    "group_by_metric",
     "list_comparisons",
-    "rows_measured",
 ]
 
 Tone = Literal["good", "bad", "open"]
@@ -79,11 +77,9 @@ class ComparisonRow:
 
 def find_headline(report: Report, status: str = "") -> Headline:
     """Return the headline of a report; ``status`` is known better by who reads the lock."""
-    finished, status = report.finished, status or report.status
-    verdict = finished.verdict if finished else {}
+    verdict, status = report.verdict, status or report.status
     if not verdict:
-        tuned = next((e for e in report.measured.values() if e.model == TUNED), None)
-        figure, interval, caption = _describe_measured(report, tuned)
+        figure, interval, caption = _describe_measured(report)
         word = status.upper() if status != "ok" else "FINISHED"
         tone = TONES.get(status, "open")
         return Headline(word, tone, figure, interval, caption, "", "")
@@ -135,21 +131,6 @@ def _describe_outcome(found: JSON) -> str:
     return outcome
 
 
-def group_by_metric(report: Report) -> list[list[Measured]]:
-    """Return the measurements by evaluator and metric, that of the verdict first."""
-    verdict: dict[str, Any] = report.finished.verdict if report.finished else {}
-    groups: dict[tuple[str, str], list[Measured]] = {}
-    for event in report.measured.values():
-        groups.setdefault((event.evaluator, event.metric), []).append(event)
-    decisive = (verdict.get("evaluator"), verdict.get("metric"))
-    return sorted(groups.values(), key=lambda g: (g[0].evaluator, g[0].metric) != decisive)
-
-
-def rows_measured(events: Sequence[Measured]) -> str:
-    """Return which rows measurements of one metric are about."""
-    return "validation rows" if all(event.part == "validation" for event in events) else "test rows"
-
-
 def _describe_difference(report: Report, verdict: JSON) -> tuple[str, str, str]:
     """Return the difference from the baseline, its interval, and a caption."""
     metric = report.metric_label(str(verdict.get("evaluator", "")), str(verdict.get("metric", "")))
@@ -158,8 +139,7 @@ def _describe_difference(report: Report, verdict: JSON) -> tuple[str, str, str]:
     candidates = (verdict, verdict.get("comparisons", {}).get(baseline, {}))
     found = next((found for found in candidates if found.keys() >= _DIFFERENCE), None)
     if found is None:
-        tuned = next((e for e in report.measured.values() if e.model == TUNED), None)
-        return _describe_measured(report, tuned)
+        return _describe_measured(report)
     values = f"{format_number(found['value'])} to {format_number(found['tuned'])}"
     rows = format_rows(int(found["n"]), int(found.get("units", 0)), "test row")
     confidence = format_confidence(float(verdict.get("confidence", 0.95)))
@@ -171,9 +151,10 @@ def _describe_difference(report: Report, verdict: JSON) -> tuple[str, str, str]:
     )
 
 
-def _describe_measured(report: Report, tuned: Measured | None) -> tuple[str, str, str]:
-    if tuned is None:
+def _describe_measured(report: Report) -> tuple[str, str, str]:
+    if not report.tuned:
         return "", "", ""
+    tuned = report.tuned[0]
     label = report.metric_label(tuned.evaluator, tuned.metric)
     rows = format_rows(tuned.n, tuned.units, "test row")
     return (

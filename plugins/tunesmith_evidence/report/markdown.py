@@ -9,69 +9,41 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
-from tunesmith.errors import IntegrityError
 from tunesmith.events import TUNED
-from tunesmith.execution.report import Report
 from tunesmith.text import one_line, redact
-from tunesmith_evidence.answers.cut_answers import list_cut
-from tunesmith_evidence.fit import diagnose_fit
-from tunesmith_evidence.formats import (
-    format_count,
-    format_date,
-    format_interval,
-    format_number,
-    format_rows,
-)
-from tunesmith_evidence.report.answers import AnswerRow, Answers, read_answers
+from tunesmith_evidence.number_text import format_date
 from tunesmith_evidence.report.curves import build_loss_curve
-from tunesmith_evidence.report.ending import describe_ending
-from tunesmith_evidence.report.facts import (
-    describe_stage,
-    format_reproduction,
-    list_predictions,
-)
-from tunesmith_evidence.report.headline import Headline, find_headline, group_by_metric
-from tunesmith_evidence.report.status import find_status
+from tunesmith_evidence.report.facts import describe_gate, describe_stage, format_reproduction
 from tunesmith_evidence.report.text_plot import plot_curve
+from tunesmith_evidence.report.view import ReportView
 
-__all__ = ["describe_wrong", "render_markdown"]
+__all__ = ["render_markdown"]
 
 MAX_CHARACTERS = 300
 """Characters of a prompt or an answer."""
 
 
-def render_markdown(report: Report, folder: Path, max_rows: int) -> str:
-    """Return the whole report as Markdown.
-
-    Args:
-        report: the report of the run.
-        folder: the run's folder, which holds the values per record.
-        max_rows: most wrong rows to list.
-    """
-    status = find_status(folder, report)
-    headline = find_headline(report, status)
+def render_markdown(view: ReportView, max_rows: int) -> str:
+    """Return the whole report as Markdown, with at most ``max_rows`` wrong rows."""
     parts = [
-        *render_headline(report, headline, status),
-        *_render_ending(report, folder),
-        *_render_scores(report),
-        *_render_findings(report),
-        *_render_gates(report),
-        *_render_training(report, folder),
-        *_render_predictions(report),
-        *_render_answers(folder, report, max_rows),
+        *_render_headline(view),
+        *_render_ending(view),
+        *_render_scores(view),
+        *_render_findings(view),
+        *_render_training(view),
+        *_render_predictions(view),
+        *_render_answers(view, max_rows),
         "## Reproduction",
-        f"```console\n$ {redact(format_reproduction(folder))}\n```",
+        f"```console\n$ {redact(format_reproduction(view.folder))}\n```",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def render_headline(report: Report, headline: Headline, status: str) -> Iterator[str]:
+def _render_headline(view: ReportView) -> Iterator[str]:
     """Yield the verdict with its figure, and what it was found by."""
-    started, finished = report.started, report.finished
-    name = (started.name or started.run) if started else "run"
-    yield f"# {escape(headline.word)}: {escape(name)}"
+    headline, started = view.headline, view.report.started
+    yield f"# {escape(headline.word)}: {escape(view.name)}"
     if headline.figure:
         figure = f"{headline.figure}** ({escape(headline.interval)})"
         yield f"**{figure}: {escape(headline.caption, 200)}"
@@ -80,19 +52,19 @@ def render_headline(report: Report, headline: Headline, status: str) -> Iterator
     if headline.would_change:
         yield f"It would change with: {escape(headline.would_change, 400)}"
     when = f", started {format_date(started.started)}" if started else ""
-    yield f"Status: {escape(status + when)}"
-    if finished and finished.error and finished.verdict:
-        yield code(finished.error, 1_000)
+    yield f"Status: {escape(view.status + when)}"
+    if view.error:
+        yield code(view.error, 1_000)
 
 
-def _render_ending(report: Report, folder: Path) -> Iterator[str]:
-    ending = describe_ending(folder, report)
+def _render_ending(view: ReportView) -> Iterator[str]:
+    ending = view.ending
     if ending is None:
         return
     yield f"**{escape(ending.what, 1_000)}**"
     lines = [f"- Where: {escape(ending.where, 200)}"]
     lines += [f"- To do: {escape(ending.hint, 1_000)}"] if ending.hint else []
-    command = redact(ending.format_command(shlex.quote(str(folder))))
+    command = redact(ending.format_command(shlex.quote(str(view.folder))))
     yield "\n".join([*lines, f"- Then: {code(command, 400)}"])
 
 
@@ -122,100 +94,71 @@ def escape(text: str, limit: int = 80) -> str:
     return re.sub(r"([\\`*_\[\]<>#|~&])", r"\\\1", line)
 
 
-def _render_scores(report: Report) -> Iterator[str]:
-    groups = group_by_metric(report)
-    if groups:
+def _render_scores(view: ReportView) -> Iterator[str]:
+    if view.metrics:
         yield "## Scores"
-    for events in groups:
-        label = report.metric_label(events[0].evaluator, events[0].metric)
-        better = "higher" if events[0].higher_is_better else "lower"
-        validation = " on validation rows" if events[0].part == "validation" else ""
-        yield f"{code(label)}{validation}, {better} is better:"
+    for metric in view.metrics:
+        yield f"{code(metric.label)} ({escape(metric.description)}):"
         yield render_table(
             ["model", "value", "95 % interval", "rows"],
             [
                 [
-                    f"**{TUNED}**" if event.model == TUNED else code(event.model),
-                    format_number(event.value),
-                    format_interval(event.low, event.high),
-                    format_rows(event.n, event.units),
+                    f"**{TUNED}**" if row.model == TUNED else code(row.model),
+                    row.value,
+                    row.interval,
+                    row.rows,
                 ]
-                for event in events
+                for row in metric.scores
             ],
             right=3,
         )
-        if cut := list_cut(events):
-            yield f"Answers {cut}."
+        if metric.cut:
+            yield f"Answers {metric.cut}."
 
 
-def _render_findings(report: Report) -> Iterator[str]:
-    findings = [finding for finding in report.findings if finding.level != "info"]
-    if findings:
+def _render_findings(view: ReportView) -> Iterator[str]:
+    if view.warnings:
         yield "## Findings"
         yield "\n".join(
             f"- {finding.level}: {escape(finding.source)}: {escape(finding.text, 600)}"
-            for finding in findings
+            for finding in view.warnings
         )
-
-
-def _render_gates(report: Report) -> Iterator[str]:
-    if report.gates:
+    if view.report.gates:
         yield "## Gates"
         yield "\n".join(
-            f"- {'passed' if gate.passed else 'accepted' if gate.accepted else '**not passed**'}: "
-            f"{escape(gate.stage)} {escape(gate.gate)}: {escape(gate.message, 300)}"
-            for gate in report.gates.values()
+            f"- {describe_gate(gate)[0]}: {escape(gate.stage)} {escape(gate.gate)}: "
+            f"{escape(gate.message, 300)}"
+            for gate in view.report.gates.values()
         )
 
 
-def _render_training(report: Report, folder: Path) -> Iterator[str]:
-    for stage in report.training_started:
+def _render_training(view: ReportView) -> Iterator[str]:
+    for stage in view.report.training_started:
         yield f"## Training {escape(stage)}".rstrip()
-        lines = plot_curve(build_loss_curve(report, stage))
+        lines = plot_curve(build_loss_curve(view.report, stage))
         if lines:
             yield "\n".join(["```text", *lines, "```"])
-        facts = describe_stage(report, stage)
+        facts = describe_stage(view.report, stage)
         yield render_table(["", ""], [[key, escape(value, 200)] for key, value in facts.items()])
-    fit = diagnose_fit(folder, report)
-    if fit is not None:
-        yield f"Fit: {fit.state}; {escape(fit.sentence, 600)}"
+    if view.fit is not None:
+        yield f"Fit: {view.fit.state}; {escape(view.fit.sentence, 600)}"
 
 
-def _render_predictions(report: Report) -> Iterator[str]:
-    rows = list_predictions(report)
-    if rows:
+def _render_predictions(view: ReportView) -> Iterator[str]:
+    if view.predictions:
         yield "## Predicted and actual"
         yield render_table(
             ["", "predicted", "actual", ""],
-            [[row.quantity, row.predicted, row.measured, row.judgement] for row in rows],
+            [[p.quantity, p.predicted, p.measured, p.judgement] for p in view.predictions],
         )
 
 
-def _render_answers(folder: Path, report: Report, max_rows: int) -> Iterator[str]:
-    try:
-        answers = read_answers(folder, report)
-    except IntegrityError:
-        return
+def _render_answers(view: ReportView, max_rows: int) -> Iterator[str]:
+    answers = view.intact_answers
     if answers is None or not answers.wrong or not max_rows:
         return
-    yield f"## {describe_wrong(answers)}"
+    yield f"## {answers.summary}"
     for row in answers.wrong[:max_rows]:
-        yield "\n".join(f"- {label}: {code(text, MAX_CHARACTERS)}" for label, text in _cells(row))
-
-
-def describe_wrong(answers: Answers) -> str:
-    """Return how many rows are wrong, and how many rows got worse."""
-    wrong, worse = len(answers.wrong), len(answers.regressed)
-    text = f"{format_count(wrong, 'row')} of {len(answers.rows):,} not right"
-    if not answers.has_best:
-        text = f"the worst {wrong:,} of {format_count(len(answers.rows), 'row')}"
-    return f"{text}, {worse:,} on which another model did better" if worse else text
-
-
-def _cells(row: AnswerRow) -> Iterator[tuple[str, str]]:
-    yield "row", row.source
-    if row.question:
-        yield "prompt", row.question
-    yield "expected", row.expected
-    for answer in row.answers:
-        yield code(answer.model), answer.text.strip() or "(empty)"
+        answered = [(code(answer.model), answer.shown) for answer in row.answers]
+        cells = [("row", row.source), *row.asked, *answered]
+        yield "\n".join(f"- {label}: {code(text, MAX_CHARACTERS)}" for label, text in cells)

@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunesmith_evidence.formats import format_number, format_rate
-from tunesmith_evidence.report.curves import Curve, Points
-from tunesmith_evidence.statistics.downsample import downsample
+from tunesmith_evidence.number_text import format_number, format_rate
+from tunesmith_evidence.report.curves import Curve, Points, downsample
 
 __all__ = ["ASCII", "UNICODE", "plot_curve"]
 

@@ -11,7 +11,7 @@ from tunesmith.events import JSON
 from tunesmith.statistics import Interval, mean_interval
 from tunesmith.statistics.distributions import NORMAL
 from tunesmith.statistics.sample import Bounds, build_sample, effective_size, standard_error
-from tunesmith_evidence.formats import format_interval, format_rate
+from tunesmith_evidence.number_text import format_interval, format_rate
 from tunesmith_evidence.statistics.differences import paired_differences
 from tunesmith_evidence.statistics.paired import paired_difference
 from tunesmith_evidence.statistics.power import rows_needed

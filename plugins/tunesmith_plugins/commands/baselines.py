@@ -13,7 +13,7 @@ from tunesmith.errors import UsageError
 from tunesmith.events import Measured
 from tunesmith.execution.report import Report
 from tunesmith.storage import RunFolder
-from tunesmith.text import one_line
+from tunesmith.text import format_duration, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, start_options
 from tunesmith_evidence.baselines import (
@@ -22,12 +22,7 @@ from tunesmith_evidence.baselines import (
     list_overrides,
     measure_baselines,
 )
-from tunesmith_evidence.formats import (
-    format_duration,
-    format_interval,
-    format_number,
-    format_rows,
-)
+from tunesmith_evidence.number_text import format_interval, format_number, format_rows
 
 
 @click.command("baselines")

@@ -11,7 +11,7 @@ from tunesmith.estimates import Estimate, PhaseMemory
 from tunesmith.terminal import supports_unicode
 from tunesmith.text import format_bytes, format_count, one_line
 from tunesmith_cli.render import Cell
-from tunesmith_evidence.formats import format_duration_range, format_share
+from tunesmith_evidence.number_text import format_duration_range, format_share
 from tunesmith_plugins.estimate.blocks import Block, TableBlock, TextLine
 from tunesmith_plugins.estimate.compare_techniques import (
     THIS_MACHINE,

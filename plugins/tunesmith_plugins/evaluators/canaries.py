@@ -14,7 +14,7 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import DataPath
 from tunesmith.plan import Plan
 from tunesmith.records import Record, last_exchange, to_answer
-from tunesmith_evidence.formats import format_p_value
+from tunesmith_evidence.number_text import format_p_value
 from tunesmith_evidence.side_effects.canaries import (
     ALPHA,
     CanaryResult,

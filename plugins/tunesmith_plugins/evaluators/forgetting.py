@@ -20,7 +20,7 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import DataPath
 from tunesmith.plan import Plan
 from tunesmith.records import Record, last_exchange
-from tunesmith_evidence.formats import format_difference
+from tunesmith_evidence.number_text import format_difference
 from tunesmith_evidence.side_effects.text_rows import read_text_rows
 from tunesmith_evidence.statistics.non_inferiority import NonInferiority, compare_with_margin
 from tunesmith_torch.compare.other_model import (

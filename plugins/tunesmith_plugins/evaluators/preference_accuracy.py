@@ -16,7 +16,7 @@ from tunesmith.plan import Plan
 from tunesmith.prepared import RowWise
 from tunesmith.records import Preference, Record
 from tunesmith.text import format_count
-from tunesmith_evidence.formats import format_p_value, format_share
+from tunesmith_evidence.number_text import format_p_value, format_share
 from tunesmith_evidence.statistics import paired_p_value
 
 MIN_SHARE, MAX_P_VALUE = 2 / 3, 0.01

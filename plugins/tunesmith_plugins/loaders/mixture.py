@@ -23,7 +23,7 @@ from tunesmith.options import Options, from_table
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Record
 from tunesmith_data import LazyRecords
-from tunesmith_evidence.formats import format_share
+from tunesmith_evidence.number_text import format_share
 
 Paths = str | list[str]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tunesmith.plan import Evidence
 from tunesmith.text import format_count
-from tunesmith_evidence.formats import format_share
+from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.verdict.label_noise import WHERE
 
 MOST_TOUCHED = 0.02

@@ -11,7 +11,7 @@ from tunesmith.contracts import Finding
 from tunesmith.errors import DataError
 from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Record, last_exchange
-from tunesmith_evidence.formats import format_share
+from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.verdict.offer import VerdictOptions
 
 WHERE = "label noise"

@@ -30,7 +30,7 @@ from tunesmith.events import JSON, TUNED
 from tunesmith.execution.report import metric_label
 from tunesmith.plan import Evidence
 from tunesmith_evidence.answers.cut_answers import describe_cut
-from tunesmith_evidence.formats import format_rate, format_share
+from tunesmith_evidence.number_text import format_rate, format_share
 from tunesmith_evidence.winner import discard_winner, save_winner
 from tunesmith_plugins.verdict.case import (
     CLASSIFIER,

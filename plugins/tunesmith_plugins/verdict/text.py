@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tunesmith.events import Measured
-from tunesmith_evidence.formats import (
+from tunesmith_evidence.number_text import (
     format_confidence,
     format_difference,
     format_estimate,

@@ -25,7 +25,7 @@ from tunesmith.options import Options
 from tunesmith.records import Record
 from tunesmith.storage import commit_folder, verify_folder
 from tunesmith.storage.manifest import MANIFEST
-from tunesmith_evidence.formats import format_estimate, format_number
+from tunesmith_evidence.number_text import format_estimate, format_number
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.export.contract import AdapterExporter, Exporter, ServedExporter

@@ -17,7 +17,8 @@ import numpy as np
 
 from tunesmith.contracts import Generation
 from tunesmith.errors import GateError, IntegrityError
-from tunesmith_evidence.formats import format_bytes, format_count, format_deviation
+from tunesmith.text import format_bytes, format_count
+from tunesmith_evidence.number_text import format_deviation
 from tunesmith_torch.export.contract import (
     AdapterExporter,
     Engine,

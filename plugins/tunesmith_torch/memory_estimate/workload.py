@@ -22,7 +22,7 @@ from tunesmith.records import (
     UnpairedPreference,
     last_exchange,
 )
-from tunesmith_evidence.formats import format_share
+from tunesmith_evidence.number_text import format_share
 from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.optim.schedule import BatchOrder
 from tunesmith_torch.options.training import TrainingOptions

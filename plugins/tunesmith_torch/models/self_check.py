@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import EnvironmentProblem, TunesmithError
-from tunesmith_evidence.formats import format_deviation
+from tunesmith_evidence.number_text import format_deviation
 from tunesmith_torch.data.packing import Example, collate
 from tunesmith_torch.kernels import tree_attention
 from tunesmith_torch.losses.selected_positions import (

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import EnvironmentProblem
-from tunesmith_evidence.formats import format_deviation
+from tunesmith_evidence.number_text import format_deviation
 from tunesmith_torch.kernels import tree_attention
 from tunesmith_torch.losses.selected_positions import unwrap_peft
 from tunesmith_torch.prefix.completion_groups import (

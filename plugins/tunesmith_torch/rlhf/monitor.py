@@ -24,7 +24,7 @@ from tunesmith.contracts import Job
 from tunesmith.events import JSON, CompletionSampled, Event, GateChecked, Monitored
 from tunesmith.records import Prompt
 from tunesmith.statistics import Interval
-from tunesmith_evidence.formats import format_estimate, format_number
+from tunesmith_evidence.number_text import format_estimate, format_number
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.prefix.completion_groups import CompletionGroup, score_groups

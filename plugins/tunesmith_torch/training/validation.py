@@ -26,7 +26,7 @@ from tunesmith.events import JSON, Event, FindingReported, Monitored
 from tunesmith.records import Record
 from tunesmith.statistics import Interval
 from tunesmith.storage import write_atomic
-from tunesmith_evidence.formats import format_estimate, format_number
+from tunesmith_evidence.number_text import format_estimate, format_number
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.optim.schedule import BatchOrder

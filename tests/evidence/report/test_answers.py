@@ -16,7 +16,6 @@ from tunesmith.execution.report import Report, build_report
 from tunesmith.storage.atomic import encode_json
 from tunesmith.testing import sample_event, sample_run
 from tunesmith_evidence.report.answers import read_answers
-from tunesmith_evidence.report.markdown import describe_wrong
 from tunesmith_evidence.statistics import row_contributions
 from tunesmith_plugins.evaluators.text_overlap.evaluator import (
     compute_chrf,
@@ -93,7 +92,7 @@ def test_a_loss_is_neither_right_nor_wrong_but_can_be_worse(tmp_path: Path) -> N
     assert found is not None
     assert [row.is_regressed for row in found.rows] == [True, False]
     assert all(answer.is_right is None for row in found.rows for answer in row.answers)
-    assert describe_wrong(found) == "the worst 1 of 2 rows, 1 on which another model did better"
+    assert found.summary == "the worst 1 of 2 rows, 1 on which another model did better"
 
 
 def test_of_a_quantity_the_worse_half_is_shown_and_not_called_wrong(tmp_path: Path) -> None:
@@ -101,7 +100,7 @@ def test_of_a_quantity_the_worse_half_is_shown_and_not_called_wrong(tmp_path: Pa
     found = read_answers(tmp_path, report)
     assert found is not None
     assert [row.source for row in found.wrong] == ["x:0", "x:1", "x:2", "x:3"]
-    assert describe_wrong(found) == "the worst 4 of 8 rows"
+    assert found.summary == "the worst 4 of 8 rows"
 
 
 def test_without_a_tuned_model_there_are_no_answers(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from tunesmith.execution.report import Report, build_report
 from tunesmith.testing import sample_run
 from tunesmith_evidence.report.card import WIDTH, render_card_markdown, render_card_svg
+from tunesmith_evidence.report.view import ReportView
 
 SVG = "{http://www.w3.org/2000/svg}"
 EVIL = "</svg><script>alert(1)</script> | @everyone \x1b[31m"
@@ -37,7 +38,7 @@ def texts(svg: str) -> list[str]:
 
 
 def test_the_card_as_svg(tmp_path: Path) -> None:
-    svg = render_card_svg(report(), tmp_path)
+    svg = render_card_svg(ReportView(report(), tmp_path))
     found = texts(svg)
     parts = (
         "accuracy",
@@ -53,7 +54,7 @@ def test_the_card_as_svg(tmp_path: Path) -> None:
 
 
 def test_nothing_leaves_the_card(tmp_path: Path) -> None:
-    root = ET.fromstring(render_card_svg(report(), tmp_path))
+    root = ET.fromstring(render_card_svg(ReportView(report(), tmp_path)))
     height = float(root.attrib["height"])
     ends = [float(e.attrib["y"]) for e in root.findall(f"{SVG}text")]
     assert max(ends) < height and ends == sorted(ends)
@@ -62,25 +63,25 @@ def test_nothing_leaves_the_card(tmp_path: Path) -> None:
 
 
 def test_the_card_as_markdown(tmp_path: Path) -> None:
-    text = render_card_markdown(report(), tmp_path)
+    text = render_card_markdown(ReportView(report(), tmp_path))
     assert text.startswith("### PROMPT: accuracy\n\n**-0.100** (difference, 95 % interval")
     assert r"| **tuned** | **0.750 \[0.650, 0.850\]** | 120 | `███████████████░░░░░` |" in text
 
 
 @pytest.mark.parametrize("render", [render_card_svg, render_card_markdown])
 def test_a_card_has_no_markup_of_users_and_no_paths(
-    render: Callable[[Report, Path], str], tmp_path: Path
+    render: Callable[[ReportView], str], tmp_path: Path
 ) -> None:
-    text = render(report(EVIL), tmp_path)
+    text = render(ReportView(report(EVIL), tmp_path))
     outside = "".join(text.split("`")[::2]).replace("\\<", "")
     assert "<script" not in outside and "\x1b" not in text
     assert str(tmp_path) not in text
     secret = "hf_" + "a1B2" * 8
-    assert "hf_a" not in render(report(secret), tmp_path)
+    assert "hf_a" not in render(ReportView(report(secret), tmp_path))
 
 
 @pytest.mark.parametrize("count", range(len([*sample_run()])))
 def test_a_card_of_a_run_that_was_killed_at_any_event(tmp_path: Path, count: int) -> None:
     unfinished = build_report([*sample_run()][:count])
-    assert "UNFINISHED" in texts(render_card_svg(unfinished, tmp_path))
-    assert render_card_markdown(unfinished, tmp_path).startswith("### UNFINISHED")
+    assert "UNFINISHED" in texts(render_card_svg(ReportView(unfinished, tmp_path)))
+    assert render_card_markdown(ReportView(unfinished, tmp_path)).startswith("### UNFINISHED")

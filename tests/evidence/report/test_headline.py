@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tunesmith.events import Measured, RunFinished
+from tunesmith.events import RunFinished
 from tunesmith.execution.report import Report, build_report
-from tunesmith.testing import sample_event, sample_run
-from tunesmith_evidence.report.headline import find_headline, group_by_metric, list_comparisons
+from tunesmith.testing import sample_run
+from tunesmith_evidence.report.headline import find_headline, list_comparisons
 
 COMPARISON = {
     "value": 0.781, "tuned": 0.904, "difference": 0.123, "low": 0.045, "high": 0.201,
@@ -101,11 +101,3 @@ def test_an_interval_without_zero_that_is_unclear_has_its_p_value() -> None:
     assert outcome(outcome="unclear", **few) == "unclear, p = 0.125"
     assert outcome(outcome="worse", **few) == "worse"
     assert outcome(outcome="unclear", low=-0.1, high=0.2, p_value=0.6) == "unclear"
-
-
-def test_the_metric_of_the_verdict_comes_first() -> None:
-    *events, end = sample_run("m")
-    other = sample_event(Measured, "loss")
-    verdict = {"metric": "loss", "evaluator": "loss"}
-    groups = group_by_metric(build_report([*events, other, replace(end, verdict=verdict)]))
-    assert [(g[0].metric, len(g)) for g in groups] == [("loss", 1), ("m", 3)]

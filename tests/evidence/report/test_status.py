@@ -9,7 +9,7 @@ from pathlib import Path
 from tunesmith.execution.report import build_report
 from tunesmith.storage import LockHolder, lock
 from tunesmith.testing import sample_run
-from tunesmith_evidence.report.status import find_status, is_running
+from tunesmith_evidence.report.ending import find_status, is_running
 
 
 def test_a_locked_run_is_running_until_it_ends(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every number on the terminal has one of the forms of ``tunesmith_evidence.formats``."""
+"""Every number on the terminal has one of the forms of ``tunesmith_evidence.number_text``."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from tunesmith.execution.report import build_report
 from tunesmith.records import Completion, Message, Preference, Record, UnpairedPreference
 from tunesmith.storage import Checkpoints
 from tunesmith_evidence import fit
-from tunesmith_evidence.formats import format_estimate
+from tunesmith_evidence.number_text import format_estimate
 from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions

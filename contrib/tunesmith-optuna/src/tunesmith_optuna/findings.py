@@ -8,15 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.events import JSON
-from tunesmith.text import format_count, one_line, redact
+from tunesmith.text import format_count, format_duration, one_line, redact
 from tunesmith_cli import render
-from tunesmith_evidence.formats import (
-    format_duration,
-    format_interval,
-    format_number,
-    format_rate,
-    format_share,
-)
+from tunesmith_evidence.number_text import format_interval, format_number, format_rate, format_share
 from tunesmith_optuna.space import Choices, Dimension, Space
 from tunesmith_optuna.trial_run import Objective
 

@@ -13,7 +13,7 @@ from optuna.trial import Trial
 from tunesmith.errors import ConfigError, TrainingError
 from tunesmith.signals import StopSignalHandler
 from tunesmith.text import one_line
-from tunesmith_evidence.formats import format_number
+from tunesmith_evidence.number_text import format_number
 from tunesmith_optuna.findings import Result, Row
 from tunesmith_optuna.launchers import Launcher
 from tunesmith_optuna.options import TuneOptions

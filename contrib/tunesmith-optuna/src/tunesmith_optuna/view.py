@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tunesmith.terminal import supports_color, supports_live_display
-from tunesmith.text import one_line
+from tunesmith.text import format_duration, one_line
 from tunesmith_cli import render
-from tunesmith_evidence.formats import format_duration, format_interval, format_number
+from tunesmith_evidence.number_text import format_interval, format_number
 from tunesmith_optuna.findings import Row, describe_state, format_option
 from tunesmith_optuna.trial_log import TrialLog
 from tunesmith_optuna.trial_run import Objective

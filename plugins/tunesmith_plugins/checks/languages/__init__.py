@@ -13,7 +13,7 @@ from tunesmith.errors import DataError
 from tunesmith.records import Record, Text, last_exchange
 from tunesmith.text import one_line, redact
 from tunesmith_data.splits import prompt_text
-from tunesmith_evidence.formats import format_share
+from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.checks.languages.identify import identify_languages
 
 READ_ROWS = 2_000

@@ -12,7 +12,7 @@ from tunesmith.records import Record
 from tunesmith.text import mask_personal_data, one_line
 from tunesmith_data.near_duplicates import DEFAULT_THRESHOLD, Match
 from tunesmith_data.splits import prompt_text
-from tunesmith_evidence.formats import format_share
+from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.checks.leaks.find_answers import find_contained_answers, is_by_design
 from tunesmith_plugins.checks.leaks.find_leaks import (
     KINDS,

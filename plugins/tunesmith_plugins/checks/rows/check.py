@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
 from tunesmith.text import mask_personal_data, one_line
-from tunesmith_evidence.formats import format_share
+from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.row import Row, read_row
 

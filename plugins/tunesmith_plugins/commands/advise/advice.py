@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunesmith.events import BaselineChosen, Measured
+from tunesmith.text import format_duration
 from tunesmith_evidence.baselines import MeasuredBaseline
-from tunesmith_evidence.formats import format_duration, format_estimate, format_rate
+from tunesmith_evidence.number_text import format_estimate, format_rate
 from tunesmith_evidence.probes import RowValue
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_plugins.commands.advise.learning_curve import Extrapolation, average, extrapolate

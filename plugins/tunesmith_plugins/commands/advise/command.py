@@ -11,14 +11,14 @@ import click
 from tunesmith import api, distributed
 from tunesmith.catalog import Catalog
 from tunesmith.errors import UsageError
-from tunesmith.events import TUNED
 from tunesmith.execution.run_data import load_data
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
+from tunesmith.text import format_duration
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, start_options
 from tunesmith_evidence.baselines import list_baselines, list_overrides, measure_baselines
-from tunesmith_evidence.formats import format_duration, format_interval, format_number
+from tunesmith_evidence.number_text import format_interval, format_number
 from tunesmith_evidence.probes import read_values, run_probe
 from tunesmith_plugins.commands.advise import advice
 from tunesmith_plugins.commands.advise.offer import AdviseOptions
@@ -88,7 +88,7 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
         if total * share // 100 >= FEWEST_ROWS:
             folder = api.create_run_folder(plan, root / f"probe-{share}")
             report = run_probe(plan, catalog, parts, total * share // 100, folder)
-            measured = next(e for e in report.measured.values() if e.model == TUNED)
+            measured = report.tuned[0]
             values = read_values(folder.path, measured)
             probes.append(
                 advice.Probe(total * share // 100, measured, values, report.training_seconds)

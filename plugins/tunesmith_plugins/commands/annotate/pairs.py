@@ -33,7 +33,7 @@ from tunesmith_data import (
     parse_row,
     require_text,
 )
-from tunesmith_evidence.formats import format_share
+from tunesmith_evidence.number_text import format_share
 
 CHOICES = ("left", "right", "tie", "skip")
 

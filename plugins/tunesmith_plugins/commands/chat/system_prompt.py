@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from tunesmith.events import TUNED
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith_evidence.slices.rows import to_rows
@@ -23,7 +22,7 @@ def find_system_prompt(folder: Path, report: Report) -> tuple[str, int]:
     Raises:
         IntegrityError: the file with the values of the rows is damaged.
     """
-    event = next((e for e in report.measured.values() if e.model == TUNED), None)
+    event = next(iter(report.tuned), None)
     if event is None or not (folder / event.records).is_file():
         return "", 0
     rows = to_rows(read_rows(folder / event.records, event.metric), event.metric)

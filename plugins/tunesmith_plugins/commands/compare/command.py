@@ -28,7 +28,7 @@ from tunesmith_evidence.comparison import (
     list_changed_rows,
     list_differences,
 )
-from tunesmith_evidence.formats import format_number, format_p_value
+from tunesmith_evidence.number_text import format_number, format_p_value
 from tunesmith_evidence.pairs import list_metrics
 from tunesmith_evidence.repair import REST, SliceChange, compare_with_parent
 from tunesmith_plugins.commands.compare.difference import RunDifference

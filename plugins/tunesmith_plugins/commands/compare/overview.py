@@ -8,7 +8,7 @@ from pathlib import Path
 from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_evidence.comparison import MetricDifference, RunResults
-from tunesmith_evidence.formats import (
+from tunesmith_evidence.number_text import (
     format_difference,
     format_interval,
     format_number,

@@ -10,7 +10,7 @@ from tunesmith.records import Record
 from tunesmith.text import mask_personal_data, one_line
 from tunesmith_data.label_errors import LabelError, LabelErrors
 from tunesmith_data.splits import prompt_text
-from tunesmith_evidence.formats import format_share, format_share_range
+from tunesmith_evidence.number_text import format_share, format_share_range
 
 EXAMPLES = 3
 PROMPT = 60

@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from tunesmith_data.coverage.vectors import sample_rows
 from tunesmith_data.near_duplicates import Texts, cluster_texts
 from tunesmith_data.splits import normalize_text
-from tunesmith_plugins.commands.data.vectors import Vectors, embed
+from tunesmith_data.vectors import Vectors, embed
 
 MAX_CANDIDATES = 100_000
 """Rows that are compared; of more, a random sample is."""
@@ -32,8 +32,6 @@ MAX_REPRESENTED = 5_000
 """Rows whose similarity to the chosen ones is maximized; of more, a random sample is taken."""
 MISS = 0.1
 """The probability that the best tenth of the candidates is not looked at in a step."""
-
-Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +58,9 @@ def select_rows(texts: Texts, count: int, *, seed: int = 0) -> Selection:
     equal = np.unique([normalize_text(text) for text in texts], return_index=True)[1]
     similar = np.unique(cluster_texts(texts), return_index=True)[1]
     distinct = similar if len(similar) >= count else equal
-    candidates = _sample(rng, np.sort(distinct.astype(np.int64)), MAX_CANDIDATES)
+    candidates = sample_rows(rng, np.sort(distinct.astype(np.int64)), MAX_CANDIDATES)
     vectors = embed([texts[int(row)] for row in candidates])
-    represented = vectors[_sample(rng, np.arange(len(candidates)), MAX_REPRESENTED)]
+    represented = vectors[sample_rows(rng, np.arange(len(candidates)), MAX_REPRESENTED)]
     chosen = _cover(vectors, represented, count, rng)
     others = rng.choice(len(candidates), min(count, len(candidates)), replace=False)
     return Selection(
@@ -101,7 +99,3 @@ def _similarity(represented: Vectors, chosen: Vectors) -> float:
     """Return the mean cosine to the most similar chosen vector."""
     blocks = np.array_split(represented, math.ceil(len(represented) / 500))
     return float(np.concatenate([(block @ chosen.T).max(axis=1) for block in blocks]).mean())
-
-
-def _sample(rng: np.random.Generator, rows: Indices, size: int) -> Indices:
-    return rows if len(rows) <= size else np.sort(rng.choice(rows, size, replace=False))

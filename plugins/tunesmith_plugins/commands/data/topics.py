@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tunesmith_data.coverage.vectors import sample_rows
 from tunesmith_data.near_duplicates import Texts
-from tunesmith_plugins.commands.data.vectors import READ_CHARACTERS, embed
+from tunesmith_data.vectors import READ_CHARACTERS, embed
 
 TOPICS = 10
 ROWS_PER_TOPIC = 10
@@ -41,10 +42,7 @@ def find_topics(texts: Texts, *, seed: int = 0) -> list[Topic]:
     """
     from sklearn.cluster import KMeans
 
-    rng = np.random.default_rng(seed)
-    rows = np.arange(len(texts))
-    if len(rows) > MAX_ROWS:
-        rows = np.sort(rng.choice(rows, MAX_ROWS, replace=False))
+    rows = sample_rows(np.random.default_rng(seed), np.arange(len(texts)), MAX_ROWS)
     read = [texts[int(row)][:READ_CHARACTERS] for row in rows]
     count = min(TOPICS, len(read) // ROWS_PER_TOPIC)
     if count < 2:

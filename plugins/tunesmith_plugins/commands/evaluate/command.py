@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -25,11 +24,7 @@ from tunesmith.storage.atomic import encode_json
 from tunesmith.text import format_count, one_line, redact_all
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, set_option, trust_option
-from tunesmith_evidence.formats import (
-    format_interval,
-    format_number,
-    format_rows,
-)
+from tunesmith_evidence.report.view import ScoreRow, describe_unit
 from tunesmith_plugins.commands.evaluate.target import Choice, Target, Which, open_target
 
 SCHEMA = "tunesmith.evaluation/1"
@@ -177,18 +172,9 @@ def _first_and_last(records: Sequence[Record]) -> list[str]:
 
 def show(measured: Sequence[Measured]) -> None:
     """Print the results as a table."""
-    rows: list[list[Any]] = []
+    rows = []
     for event in measured:
-        better = "higher" if event.higher_is_better else "lower"
-        unit = f"{event.unit}, " if event.unit else ""
-        rows.append(
-            [
-                one_line(event.evaluator),
-                f"{one_line(event.metric)} ({unit}{better} is better)",
-                format_number(event.value),
-                format_interval(event.low, event.high),
-                format_rows(event.n, event.units),
-            ]
-        )
+        metric, score = f"{one_line(event.metric)} ({describe_unit(event)})", ScoreRow.of(event)
+        rows.append([one_line(event.evaluator), metric, score.value, score.interval, score.rows])
     headers = ["evaluator", "metric", "value", "95 % interval", "n"]
     render.print_table(headers, rows, right=(2, 3, 4))

@@ -14,7 +14,7 @@ from tunesmith.events import JSON
 from tunesmith.text import format_count, one_line, redact_all
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
-from tunesmith_evidence.formats import format_number
+from tunesmith_evidence.number_text import format_number
 from tunesmith_evidence.slices.candidates import MIN_ROWS
 from tunesmith_evidence.slices.discover import WeakSlice
 from tunesmith_evidence.slices.rows import ScoredRow

@@ -113,8 +113,7 @@ def choose_metric(report: Report, metric: str | None) -> Measured:
     events = [event for event in report.measured.values() if event.model == label]
     if not events:
         raise UsageError("the tuned model has not been evaluated", hint="resume the run")
-    verdict = report.finished.verdict if report.finished else {}
-    wanted = metric or verdict.get("metric")
+    wanted = metric or report.verdict.get("metric")
     found = [event for event in events if event.metric == wanted]
     if not found and metric is not None:
         names = ", ".join(dict.fromkeys(event.metric for event in events))

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tunesmith.execution.report import Report
 from tunesmith_evidence.report.card import render_card_markdown
+from tunesmith_evidence.report.view import ReportView
 
 _LICENCE = re.compile(r"^license:\s*[\"']?([\w.-]{1,64})[\"']?\s*$", re.MULTILINE)
 LOADING = {
@@ -36,13 +36,12 @@ def find_license(base: Path | None) -> str | None:
 
 
 def render_model_card(
-    report: Report, folder: Path, *, name: str, base: str | None, license: str | None, form: str
+    view: ReportView, *, name: str, base: str | None, license: str | None, form: str
 ) -> str:
     """Return the card of an uploaded model; it has no rows of the data and no paths.
 
     Args:
-        report: the report of the run.
-        folder: the run's folder.
+        view: the report of the run.
         name: name of the repository.
         base: name of the base model on the hub, if it is there.
         license: license of the base model, if it is known.
@@ -53,7 +52,7 @@ def render_model_card(
         "\n".join(_front_matter(base, license, form)),
         f"# {name.partition('/')[2]}",
         "Trained and measured with tunesmith, on test rows that the training never saw.",
-        render_card_markdown(report, folder).strip(),
+        render_card_markdown(view).strip(),
         "## Limits",
         "The figures hold for rows like those that it was measured on. Nothing was measured on "
         "other topics, languages or instructions, and nothing here says that answers are safe. "

@@ -15,6 +15,7 @@ from tunesmith.storage import RunFolder, verify_folder
 from tunesmith.text import format_bytes
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, trust_option
+from tunesmith_evidence.report.view import ReportView
 from tunesmith_plugins.commands.publish.card import find_license, render_model_card
 from tunesmith_plugins.commands.publish.hub import is_hub_name, require_hub_name
 from tunesmith_plugins.commands.publish.upload import Upload, choose_files, upload
@@ -94,9 +95,8 @@ def _collect(
     if problems := verify_folder(source):
         raise UsageError(f"{source}: {problems[0]}", hint="train or export it again")
     license = find_license(plan.found_model.tokenizer())  # downloads nothing
-    card = render_model_card(
-        report, folder.path, name=repository, base=base, license=license, form=form
-    )
+    view = ReportView(report, folder.path)
+    card = render_model_card(view, name=repository, base=base, license=license, form=form)
     return choose_files(source, card, base)
 
 

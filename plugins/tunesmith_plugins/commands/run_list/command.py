@@ -14,7 +14,7 @@ from tunesmith.storage import RunFolder, lock
 from tunesmith.text import format_bytes, format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
-from tunesmith_evidence.formats import format_number
+from tunesmith_evidence.number_text import format_number
 from tunesmith_plugins.commands.run_list.read_runs import RunSummary, measure_size, read_runs
 
 STATUSES = ("ok", "failed", "stopped", "running", "unfinished", "damaged")

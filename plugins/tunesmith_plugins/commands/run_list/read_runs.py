@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.events import JSON
-from tunesmith_evidence.report.status import is_running
+from tunesmith_evidence.report.ending import is_running
 
 TAIL_BYTES = 1 << 16
 """Read at the end of a log; a longer last line is read as a whole."""

@@ -18,7 +18,6 @@ from tunesmith.config.run_file import dotted_items
 from tunesmith.contracts import Dataset
 from tunesmith.errors import ConfigError, Problem
 from tunesmith.events import DataLoaded, FindingReported
-from tunesmith.execution.report import build_report
 from tunesmith.execution.run_data import DataParts, build_data_event
 from tunesmith.plan import Plan
 from tunesmith.plugins import missing_requirements
@@ -26,7 +25,7 @@ from tunesmith.terminal import supports_unicode
 from tunesmith.text import one_line, safe_text
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, set_option
-from tunesmith_plugins.commands.runs import view
+from tunesmith_plugins.commands.runs import show_report
 from tunesmith_plugins.commands.runs.check_data import check_data
 from tunesmith_plugins.commands.runs.record_view import choose_rows, split_by_training, summarize
 
@@ -86,8 +85,7 @@ def show(
     """Print the findings as text."""
     render.print_text(f"model: {one_line(plan.found_model.description, 200)}")
     render.print_text(f"technique: {plan.technique.offer.name}, {plan.technique.offer.summary}")
-    report = build_report([event, *found])
-    view.show_data(report)
+    show_report.show_data(event)
     evaluators = ", ".join(
         component.id for component in choose_evaluators(plan, catalog, parts.measured)
     )
@@ -96,7 +94,7 @@ def show(
     for finding in found:
         if finding.level == "info":
             render.print_text(f"info: {one_line(finding.source)}: {one_line(finding.text, 600)}")
-    view.show_findings(report)
+    show_report.show_findings(found)
     trains_on = plan.technique.offer.trains_on
     for line in summarize(parts.train, trains_on):
         render.print_text(f"train: {line}")

@@ -8,16 +8,14 @@ import click
 
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
-from tunesmith.execution.report import Report
 from tunesmith.storage import RunFolder
 from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, trust_option
-from tunesmith_evidence.formats import format_date
-from tunesmith_evidence.report.answers import read_answers
+from tunesmith_evidence.number_text import format_date
 from tunesmith_evidence.report.markdown import render_markdown
-from tunesmith_evidence.report.status import find_status
-from tunesmith_plugins.commands.runs import training_view, view
+from tunesmith_evidence.report.view import ReportView
+from tunesmith_plugins.commands.runs import show_report
 from tunesmith_plugins.commands.runs.replay import replay_events
 
 
@@ -68,19 +66,20 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     if report.finished is not None:
         # After a crash, report.json may be missing or belong to an earlier attempt.
         execute.write_report(folder, report)
+    view = ReportView(report, folder.path)
     if as_json:
-        render.print_json(view.to_json(folder.path, report))
+        render.print_json(show_report.to_json(view))
         return
     if card is not None:
-        write_card(report, folder, card)
+        write_card(view, card)
         return
     if as_markdown:
-        render.print_text(render_markdown(report, folder.path, failures).rstrip())
+        render.print_text(render_markdown(view, failures).rstrip())
         return
-    show(report, folder, failures)
+    show(view, folder.id, failures)
 
 
-def write_card(report: Report, folder: RunFolder, path: Path) -> None:
+def write_card(view: ReportView, path: Path) -> None:
     """Write the card to a new file, as Markdown or SVG by its name; ``-`` prints Markdown.
 
     Raises:
@@ -89,36 +88,36 @@ def write_card(report: Report, folder: RunFolder, path: Path) -> None:
     from tunesmith_evidence.report.card import render_card_markdown, render_card_svg
 
     if str(path) == "-":
-        render.print_text(render_card_markdown(report, folder.path).rstrip())
+        render.print_text(render_card_markdown(view).rstrip())
         return
     forms = {".md": render_card_markdown, ".svg": render_card_svg}
     if path.suffix.lower() not in forms:
         raise UsageError(f"--card {path}: not a name of a card", hint="use FILE.md or FILE.svg")
-    render.write_new(path, [forms[path.suffix.lower()](report, folder.path)])
+    render.write_new(path, [forms[path.suffix.lower()](view)])
     render.print_note(f"card: {path}")
 
 
-def show(report: Report, folder: RunFolder, failures: int) -> None:
-    """Print the report as text."""
-    started, finished = report.started, report.finished
+def show(view: ReportView, number: str, failures: int) -> None:
+    """Print the report of the run with this number as text."""
+    report, started = view.report, view.report.started
     when = f", started {format_date(started.started)}" if started else ""
-    status = find_status(folder.path, report)
-    render.print_text(f"{one_line(folder.id)}: {status}{when}", style="strong")
-    if finished is not None and finished.error and finished.verdict:
-        render.print_paragraph(f"{finished.status}: {finished.error}", style="bad")
-    view.show_ending(folder.path, report)
-    view.show_verdict(report)
-    view.show_data(report)
-    view.show_findings(report)
-    training_view.show_training(report)
-    training_view.show_forecast(report)
-    view.show_gates(report)
-    if report.measured:
+    render.print_text(f"{one_line(number)}: {view.status}{when}", style="strong")
+    if view.error:
+        render.print_paragraph(f"{report.status}: {view.error}", style="bad")
+    show_report.show_ending(view)
+    show_report.show_verdict(view)
+    if report.data is not None:
+        show_report.show_data(report.data)
+    show_report.show_findings(report.findings)
+    show_report.show_training(report)
+    show_report.show_forecast(view)
+    show_report.show_gates(report)
+    if view.metrics:
         render.print_text()
-        view.show_scores(report)
-    view.show_fit(folder.path, report)
-    answers = read_answers(folder.path, report) if failures else None
+        show_report.show_scores(view)
+    show_report.show_fit(view)
+    answers = view.answers if failures else None
     if answers is not None:
-        training_view.show_answers(answers, failures)
-    view.show_paths(folder.path, report)
-    view.show_next_commands(folder.path, report)
+        show_report.show_answers(answers, failures)
+    show_report.show_paths(view)
+    show_report.show_next_commands(view)

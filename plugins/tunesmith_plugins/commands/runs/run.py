@@ -15,7 +15,8 @@ from tunesmith.execution.report import Report
 from tunesmith.storage import RunFolder
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, start_options
-from tunesmith_plugins.commands.runs import view
+from tunesmith_evidence.report.view import ReportView
+from tunesmith_plugins.commands.runs import show_report
 from tunesmith_plugins.commands.runs.ignore_signals import ignore_stop_signals_after_error
 
 
@@ -65,12 +66,13 @@ def show_failed_run(folder: RunFolder, as_json: bool) -> Iterator[None]:
 
 def show(report: Report, folder: RunFolder, as_json: bool) -> None:
     """Print the result on stdout, as a table or as JSON."""
+    view = ReportView(report, folder.path)
     if as_json:
-        render.print_json(view.to_json(folder.path, report))
+        render.print_json(show_report.to_json(view))
         return
-    view.show_verdict(report)
-    view.show_gates(report)
-    view.show_scores(report)
-    view.show_fit(folder.path, report)
-    view.show_paths(folder.path, report)
-    view.show_next_commands(folder.path, report)
+    show_report.show_verdict(view)
+    show_report.show_gates(report)
+    show_report.show_scores(view)
+    show_report.show_fit(view)
+    show_report.show_paths(view)
+    show_report.show_next_commands(view)

@@ -23,14 +23,13 @@ from tunesmith.storage import RunFolder
 from tunesmith.text import one_line, redact_all
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, trust_option
-from tunesmith_evidence.formats import format_difference, format_estimate, format_number
+from tunesmith_evidence.number_text import format_difference, format_estimate, format_number
 from tunesmith_evidence.pairs import list_metrics
 from tunesmith_evidence.probes import plan_probe
 from tunesmith_plugins.commands.seeds.pool import (
     PooledSeeds,
     SeedRun,
     change_seed,
-    find_tuned,
     pool_seeds,
 )
 
@@ -56,8 +55,7 @@ def command(state: CliState, run: Path, count: int, as_json: bool) -> None:
         raise UsageError("seeds: runs in one process", hint="start it without torchrun")
     folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
     report = load_report(folder)
-    baseline, tuned = _find_baseline(report, folder), find_tuned(report)
-    assert tuned is not None
+    baseline = _find_baseline(report, folder)
     plan = state.apply_quiet(plan)
     _, parts = load_data(plan)
     if report.data is None or report.data.fingerprint != parts.fingerprint:
@@ -65,7 +63,7 @@ def command(state: CliState, run: Path, count: int, as_json: bool) -> None:
             f"{folder.path}: the data has changed since this run", hint="restore it, or run again"
         )
     seeds = [plan.run.seed + number for number in range(count)]
-    runs = [SeedRun(seeds[0], folder.path, tuned)]
+    runs = [SeedRun(seeds[0], folder.path, report.tuned[0])]
     runs += [_run_seed(plan, catalog, parts, seed, folder.path) for seed in seeds[1:]]
     pooled = pool_seeds(runs, baseline, folder.path, 0.95, list_metrics(catalog))
     if as_json:
@@ -80,10 +78,10 @@ def _find_baseline(report: Report, folder: RunFolder) -> Measured:
     Raises:
         UsageError: the run has no verdict about a baseline.
     """
-    verdict = report.finished.verdict if report.finished else {}
+    verdict = report.verdict
     key = (verdict.get("baseline"), verdict.get("evaluator"), verdict.get("metric"))
     found = next((e for k, e in report.measured.items() if k == key), None)
-    if found is None or find_tuned(report) is None:
+    if found is None or not report.tuned:
         raise UsageError(
             f"{folder.path}: the run has no verdict about a baseline",
             hint="finish it with tunesmith resume",
@@ -103,8 +101,7 @@ def _run_seed(plan: Plan, catalog: Catalog, parts: DataParts, seed: int, first: 
         report = load_report(RunFolder.open(path))
     else:
         report = execute.run(planned, catalog, api.create_run_folder(plan, path))
-    tuned = find_tuned(report)
-    if tuned is None:
+    if not report.tuned:
         raise UsageError(f"{path}: this run was not finished", hint="delete the folder")
     changes = _find_changes(report, planned)
     if changes:
@@ -112,7 +109,7 @@ def _run_seed(plan: Plan, catalog: Catalog, parts: DataParts, seed: int, first: 
             f"{path}: is no seed of this run: {'; '.join(changes)}",
             hint="move or delete the folder, so that this seed is trained",
         )
-    return SeedRun(seed, path, tuned)
+    return SeedRun(seed, path, report.tuned[0])
 
 
 def _find_changes(report: Report, planned: Plan) -> list[str]:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from tunesmith.events import TUNED, Measured
-from tunesmith.execution.report import Report
+from tunesmith.events import Measured
 from tunesmith.offers import Metric
 from tunesmith.plan import Plan
 from tunesmith.statistics import Interval
@@ -51,11 +50,6 @@ class PooledSeeds:
 def change_seed(plan: Plan, seed: int) -> Plan:
     """Return the plan with another seed."""
     return replace(plan, run=plan.run.model_copy(update={"seed": seed}))
-
-
-def find_tuned(report: Report) -> Measured | None:
-    """Return the tuned model's value of the metric that decides; None if it was not measured."""
-    return next((event for event in report.measured.values() if event.model == TUNED), None)
 
 
 def pool_seeds(

@@ -15,7 +15,6 @@ from tunesmith.contracts import Finding, Measurement, RunContext, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.plan import Plan
 from tunesmith.records import Prompt, Record, last_exchange
-from tunesmith_evidence.formats import format_share
 from tunesmith_evidence.judging.pairwise import (
     CRITERION,
     FEWEST_ANCHORS,
@@ -26,6 +25,7 @@ from tunesmith_evidence.judging.pairwise import (
     judge_pairs,
     plant_anchors,
 )
+from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.evaluators.judge.misplaced import CheckedWins, check_wins
 from tunesmith_torch.compare.judge_model import JudgedOptions, open_judge, review_endpoint
 from tunesmith_torch.compare.other_model import ComparingEvaluator, open_other_model

@@ -16,7 +16,7 @@ from tunesmith.errors import UsageError
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.plan import Plan
 from tunesmith.records import Record
-from tunesmith_evidence.formats import format_difference, format_share
+from tunesmith_evidence.number_text import format_difference, format_share
 from tunesmith_evidence.statistics.non_inferiority import (
     FEWEST_UNITS,
     NonInferiority,

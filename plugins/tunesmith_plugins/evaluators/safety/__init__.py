@@ -20,7 +20,8 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import DataPath
 from tunesmith.plan import Plan
 from tunesmith.records import Completion, Message, Record
-from tunesmith_evidence.formats import format_count, format_difference, format_share
+from tunesmith.text import format_count
+from tunesmith_evidence.number_text import format_difference, format_share
 from tunesmith_evidence.side_effects.text_rows import read_text_rows
 from tunesmith_evidence.statistics.non_inferiority import NonInferiority, compare_with_margin
 from tunesmith_plugins.evaluators.safety.judge_refusals import LABELS, judge_refusals

@@ -16,17 +16,14 @@ from tunesmith.events import (
     TrainingFinished,
     TrainingStarted,
 )
-from tunesmith.text import one_line, redact
-from tunesmith_evidence.formats import (
-    format_bytes,
-    format_count,
-    format_duration,
+from tunesmith.text import format_bytes, format_count, format_duration, one_line, redact
+from tunesmith_evidence.number_text import (
     format_duration_range,
     format_interval,
     format_number,
     format_rows,
 )
-from tunesmith_evidence.report.facts import describe_processes
+from tunesmith_evidence.report.facts import describe_data, describe_gate, describe_processes
 from tunesmith_plugins.reporters.console.progress import TrainingProgress
 
 STEP_METRICS = 3
@@ -66,9 +63,7 @@ def format_data(event: DataLoaded) -> str:
     """Format the number of rows by part."""
     unusable = sum(event.skipped.values())
     skipped = f", {format_count(unusable, 'unusable row')} skipped" if unusable else ""
-    train = format_count(event.train, "training row")
-    validation = f", {event.validation:,} for choices (validation)" if event.validation else ""
-    return f"{train}{validation}, {event.test:,} held out for evaluation{skipped}"
+    return f"{describe_data(event)}{skipped}"
 
 
 def format_training_start(event: TrainingStarted) -> str:
@@ -173,12 +168,9 @@ def format_sample(event: CompletionSampled) -> str:
 
 def format_gate(event: GateChecked) -> str:
     """Format the result of a gate."""
-    result = (
-        "passed" if event.passed else "not passed, accepted" if event.accepted else "not passed"
-    )
     label = format_label("gate", event.stage)
     message = one_line(redact(event.message), 500)
-    return f"{label}: {one_line(event.gate, 40)}: {result}; {message}"
+    return f"{label}: {one_line(event.gate, 40)}: {describe_gate(event)[0]}; {message}"
 
 
 def format_label(name: str, stage: str) -> str:

@@ -36,8 +36,8 @@ from tunesmith.events import (
     TrainingStarted,
 )
 from tunesmith.terminal import supports_color, supports_unicode
-from tunesmith.text import one_line, redact, safe_text
-from tunesmith_evidence.formats import format_duration, format_number
+from tunesmith.text import format_duration, one_line, redact, safe_text
+from tunesmith_evidence.number_text import format_number
 from tunesmith_plugins.reporters.console import event_text
 from tunesmith_plugins.reporters.console.event_text import TRAINING
 from tunesmith_plugins.reporters.console.progress import (

@@ -26,8 +26,8 @@ from tunesmith.events import (
     TrainingFinished,
     TrainingStarted,
 )
-from tunesmith.text import redact, safe_text
-from tunesmith_evidence.formats import format_duration, format_number, format_rate
+from tunesmith.text import format_duration, redact, safe_text
+from tunesmith_evidence.number_text import format_number, format_rate
 from tunesmith_plugins.reporters.console import event_text
 from tunesmith_plugins.reporters.console.event_text import TRAINING
 from tunesmith_plugins.reporters.console.progress import (

@@ -47,10 +47,11 @@ class HtmlReporter:
 
     def __exit__(self, *error: object) -> None:
         # Imported here, so that checking a run file does not import a template engine.
+        from tunesmith_evidence.report.view import ReportView
         from tunesmith_plugins.reporters.html.page import render_page
 
         report = build_report(read_known_events(self._folder.events))
-        page = render_page(report, self._folder.path, self._options.max_answers)
+        page = render_page(ReportView(report, self._folder.path), self._options.max_answers)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self._path, page)
 

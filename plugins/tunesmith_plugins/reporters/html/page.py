@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -15,36 +14,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from tunesmith.errors import IntegrityError
-from tunesmith.events import TUNED, CompletionSampled, Measured
+from tunesmith.events import CompletionSampled, FindingReported
+from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
-from tunesmith.text import one_line, redact, safe_text
-from tunesmith_evidence.fit import diagnose_fit, rate_fit
-from tunesmith_evidence.formats import (
-    format_count,
-    format_date,
-    format_duration,
-    format_interval,
-    format_number,
-    format_rows,
-)
-from tunesmith_evidence.report.answers import AnswerRow, Answers, read_answers
+from tunesmith.text import format_count, one_line, redact, safe_text
+from tunesmith_evidence.number_text import format_date, format_number
+from tunesmith_evidence.report.answers import AnswerRow
 from tunesmith_evidence.report.charts import IntervalBar, draw_curve, draw_intervals
 from tunesmith_evidence.report.curves import build_loss_curve, build_other_curves
-from tunesmith_evidence.report.ending import describe_ending
 from tunesmith_evidence.report.facts import (
+    describe_data,
+    describe_gate,
     describe_stage,
     format_reproduction,
-    list_predictions,
 )
 from tunesmith_evidence.report.first_batch import FirstBatch, read_first_batches
-from tunesmith_evidence.report.headline import (
-    find_headline,
-    group_by_metric,
-    list_comparisons,
-    rows_measured,
-)
-from tunesmith_evidence.report.status import find_status
-from tunesmith_plugins.reporters.html.findings import list_findings
+from tunesmith_evidence.report.view import MetricView, ReportView
 
 PACKAGE = "tunesmith_plugins.reporters.html"
 MAX_TEXT_CHARACTERS = 2_000
@@ -59,20 +44,9 @@ LOSS_POINTS, CURVE_POINTS = 500, 160
 """Points of the loss, and of every other curve."""
 MAX_CURVES = 16
 """Other curves of a stage that the page shows."""
-FIT_STYLES = {"good": "ok", "warning": "warning", "": ""}
-"""Style of the pill by the rating of the fit."""
-
-
-@dataclass(frozen=True)
-class MetricSection:
-    """One metric over all models that it was measured for."""
-
-    name: str
-    description: str
-    rows: str
-    """Rows that were measured: test rows or validation rows."""
-    chart: Markup
-    measurements: list[Measured]
+MAX_ROWS = 200
+"""Test rows that the page lists for a finding, by file and line."""
+LEVELS = ("error", "warning", "info")
 
 
 @dataclass(frozen=True)
@@ -95,40 +69,26 @@ class StageSection:
     """The first batch as the model saw it; None if the technique does not show it."""
 
 
-def render_page(report: Report, folder: Path, max_answers: int) -> str:
-    """Return the complete page as text.
-
-    Args:
-        report: the report of the run.
-        folder: the run's folder, which holds the values per record.
-        max_answers: most test rows whose answers are on the page.
-    """
-    verdict = report.finished.verdict if report.finished else {}
-    status = find_status(folder, report)
-    answers = _read_answers(folder, report)
+def render_page(view: ReportView, max_answers: int) -> str:
+    """Return the complete page as text, with the answers to at most so many test rows."""
+    answers = view.intact_answers
     shown = list(_limit_rows(answers.rows[:max_answers])) if answers else []
     template = _build_environment().get_template("page.html")
-    fit = diagnose_fit(folder, report)
     return template.render(
         css=Markup(files(PACKAGE).joinpath("page.css").read_text(encoding="utf-8")),  # noqa: S704
-        report=report,
-        status=status,
-        headline=find_headline(report, status),
-        ending=describe_ending(folder, report),
-        comparisons=list(list_comparisons(verdict)),
-        metrics=list(_metric_sections(report)),
-        gates=list(report.gates.values()),
-        fit=fit,
-        fit_style=FIT_STYLES[rate_fit(fit, report)] if fit else "",
-        predictions=list_predictions(report),
-        stages=list(_stage_sections(report, folder)),
+        view=view,
+        report=view.report,
+        headline=view.headline,
+        ending=view.ending,
+        fit=view.fit,
+        fit_style="ok" if view.fit_rating == "good" else view.fit_rating,
+        stages=list(_stage_sections(view)),
         answers=answers,
         models=answers.models if answers else (),
         shown_rows=shown,
-        findings=list_findings(report, folder),
-        plan=_plan_text(report),
-        command=format_reproduction(folder),
-        folder=folder,
+        findings=list_findings(view),
+        plan=_plan_text(view.report),
+        command=format_reproduction(view.folder),
     )
 
 
@@ -147,13 +107,11 @@ def _build_environment() -> Environment:
         cell=_shorten_cell,
         token=_show_token,
         date=lambda time: one_line(format_date(time)),
-        duration=format_duration,
         number=format_number,
         count=format_count,
         quote=shlex.quote,
     )
-    environment.globals["interval"] = format_interval
-    environment.globals["sample"] = format_rows
+    environment.globals.update(chart=_draw_metric, gate=describe_gate, data=describe_data)
     return environment
 
 
@@ -177,14 +135,6 @@ def _shorten_cell(value: str) -> str:
 
 def _show_token(value: str) -> str:
     return safe_text(value).replace("\n", "↵\n").replace("\t", "⇥\t")
-
-
-def _read_answers(folder: Path, report: Report) -> Answers | None:
-    """Return the answers; None also if a file is lost: `tunesmith verify` names it."""
-    try:
-        return read_answers(folder, report)
-    except IntegrityError:
-        return None
 
 
 def _limit_rows(rows: Sequence[AnswerRow]) -> Iterator[AnswerRow]:
@@ -214,23 +164,37 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def _metric_sections(report: Report) -> Iterator[MetricSection]:
-    notes = {event.baseline: event.variant for event in report.baselines.values()}
-    for events in group_by_metric(report):
-        name = report.metric_label(events[0].evaluator, events[0].metric)
-        better = "higher" if events[0].higher_is_better else "lower"
-        unit = f"{events[0].unit}, " if events[0].unit else ""
-        bars = [
-            IntervalBar(e.model, e.value, e.low, e.high, e.model == TUNED, notes.get(e.model, ""))
-            for e in events
-        ]
-        rows = rows_measured(events)
-        description = f"{unit}{better} is better"
-        yield MetricSection(name, description, rows, draw_intervals(bars, name), events)
+def _draw_metric(metric: MetricView) -> Markup:
+    return draw_intervals([IntervalBar.of(event) for event in metric.events], metric.label)
 
 
-def _stage_sections(report: Report, folder: Path) -> Iterator[StageSection]:
-    first_batches = read_first_batches(folder / "events.jsonl")
+def list_findings(view: ReportView) -> list[tuple[FindingReported, list[str]]]:
+    """Return the warnings and errors, and the infos about rows, the worst first.
+
+    Each has file and line of the test rows that it names, as far as they are known.
+    """
+    findings = [n for n in view.report.findings if n.level != "info" or n.count or n.examples]
+    findings.sort(key=lambda finding: LEVELS.index(finding.level))
+    sources = list(_test_sources(view)) if any(n.test_rows for n in findings) else []
+    return [
+        (finding, [sources[row] for row in finding.test_rows[:MAX_ROWS] if row < len(sources)])
+        for finding in findings
+    ]
+
+
+def _test_sources(view: ReportView) -> Iterator[str]:
+    """Yield file and line of each test row, from an evaluation of all of them."""
+    test = view.report.data.test if view.report.data else 0
+    event = next((e for e in view.report.measured.values() if e.n == test), None)
+    try:
+        for row in read_rows(view.folder / event.records, event.metric) if event else ():
+            yield str(row["source"])
+    except (IntegrityError, KeyError):
+        return
+
+
+def _stage_sections(view: ReportView) -> Iterator[StageSection]:
+    report, first_batches = view.report, read_first_batches(view.folder / "events.jsonl")
     for name, started in report.training_started.items():
         loss = build_loss_curve(report, name)
         others = build_other_curves(report, name)[:MAX_CURVES]

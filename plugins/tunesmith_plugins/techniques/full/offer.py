@@ -8,7 +8,7 @@ from tunesmith.contracts import Finding, Technique
 from tunesmith.offers import Promises, TechniqueOffer
 from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Preference, Text
-from tunesmith_evidence.formats import format_rate
+from tunesmith_evidence.number_text import format_rate
 from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_torch.memory_estimate import techniques
 from tunesmith_torch.options import checks

@@ -17,7 +17,7 @@ from tunesmith.events import Event, GateChecked, Measured
 from tunesmith.records import Preference
 from tunesmith.statistics import Interval
 from tunesmith.storage import write_atomic
-from tunesmith_evidence.formats import format_number
+from tunesmith_evidence.number_text import format_number
 from tunesmith_plugins.techniques.rlhf.reward_metrics import RewardReport, reward_report
 from tunesmith_torch.prefix.completion_groups import tokenize_pairs
 from tunesmith_torch.rlhf.reward_model import RewardModel

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunesmith.statistics import Interval, mean_interval
-from tunesmith_evidence.formats import (
+from tunesmith_evidence.number_text import (
     format_difference,
     format_estimate,
     format_number,

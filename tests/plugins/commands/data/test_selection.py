@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from clean_rows import clean_rows
 
+from tunesmith_data.vectors import embed
 from tunesmith_plugins.commands.data.selection import select_rows
-from tunesmith_plugins.commands.data.vectors import embed
 
 RARE = ("apply for a fishing license", "book a tennis court", "renew a library card")
 

@@ -11,16 +11,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 
-from tunesmith.text import format_bytes, format_count, format_duration
+from tunesmith.text import format_count, format_duration
 
 __all__ = [
-    "format_bytes",
     "format_confidence",
-    "format_count",
     "format_date",
     "format_deviation",
     "format_difference",
-    "format_duration",
     "format_duration_range",
     "format_estimate",
     "format_interval",

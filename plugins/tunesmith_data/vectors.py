@@ -1,12 +1,13 @@
-"""Vectors of texts with few dimensions: the main axes of their TF-IDF weights."""
+"""Vectors of texts: the TF-IDF weights of their character n-grams, or the main axes of these."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_matrix
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 
@@ -16,6 +17,20 @@ READ_CHARACTERS = 4_000
 """Characters at the start of a text that are read."""
 
 
+def weigh_grams(texts: Sequence[str], most: int, dtype: type[np.floating[Any]]) -> csr_matrix:
+    """Return the weights of the ``most`` frequent character 3- to 5-grams: (texts, grams).
+
+    Raises:
+        ValueError: no text has a gram.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(
+        analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, max_features=most, dtype=dtype
+    )
+    return vectorizer.fit_transform([text[:READ_CHARACTERS] for text in texts])
+
+
 def embed(texts: Sequence[str]) -> Vectors:
     """Return a vector of length 1 for each text; the same texts give the same vectors.
 
@@ -23,18 +38,10 @@ def embed(texts: Sequence[str]) -> Vectors:
     analysis: Deerwester and others, 1990). A text without a letter has a vector of zeros.
     """
     from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.preprocessing import normalize
 
-    vectorizer = TfidfVectorizer(
-        analyzer="char_wb",
-        ngram_range=(3, 5),
-        sublinear_tf=True,
-        max_features=MAX_GRAMS,
-        dtype=np.float32,
-    )
     try:
-        weights = vectorizer.fit_transform([text[:READ_CHARACTERS] for text in texts])
+        weights = weigh_grams(texts, MAX_GRAMS, np.float32)
     except ValueError:  # no text has a gram
         return np.zeros((len(texts), 1), np.float32)
     if min(weights.shape) <= DIMENSIONS:

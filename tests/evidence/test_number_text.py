@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith_evidence.formats import (
-    format_bytes,
+from tunesmith.text import format_bytes
+from tunesmith_evidence.number_text import (
     format_confidence,
     format_date,
     format_difference,

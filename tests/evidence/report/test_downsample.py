@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunesmith_evidence.statistics.downsample import downsample
+from tunesmith_evidence.report.curves import downsample
 
 
 def test_a_curve_has_at_most_the_width() -> None:

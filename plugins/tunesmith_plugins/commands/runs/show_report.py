@@ -1,0 +1,234 @@
+"""Print a report as text: data, scores, verdict, training, answers, paths, next commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tunesmith.events import DataLoaded, FindingReported
+from tunesmith.execution.report import Report
+from tunesmith.machine import expand_home
+from tunesmith.terminal import supports_unicode
+from tunesmith.text import format_count, one_line
+from tunesmith_cli import render
+from tunesmith_evidence.number_text import format_number
+from tunesmith_evidence.report.answers import Answers
+from tunesmith_evidence.report.curves import build_loss_curve
+from tunesmith_evidence.report.facts import describe_data, describe_gate, describe_stage
+from tunesmith_evidence.report.text_plot import ASCII, UNICODE, plot_curve
+from tunesmith_evidence.report.view import ReportView
+
+OUTCOME_STYLES = {"better": "good", "worse": "bad"}
+
+
+def show_scores(view: ReportView) -> None:
+    """Print the table of scores, one line per metric and model, and what evaluators found."""
+    rows = [
+        [row.model, f"{metric.label} ({metric.description})", row.value, row.interval, row.rows]
+        for metric in view.metrics
+        for score in metric.scores
+        for row in (score, score.leakage_free)
+        if row is not None
+    ]
+    if rows:
+        names = ["model", "metric", "value", "95 % interval", "n"]
+        render.print_table(names, rows, right=(2, 3, 4))
+    for metric in view.metrics[:1]:
+        if metric.cut:
+            render.print_paragraph(f"answers {metric.cut}")
+    for label, finding in view.findings:
+        render.print_paragraph(f"{one_line(label)}: {one_line(finding, 1000)}")
+
+
+def show_verdict(view: ReportView) -> None:
+    """Print the verdict: its word, its sentence, what would change it, and the baselines."""
+    verdict = view.report.verdict
+    if not verdict:
+        return
+    style = OUTCOME_STYLES.get(str(verdict.get("outcome")), "warning")
+    if verdict.get("word"):
+        render.print_text(one_line(str(verdict["word"])), style="strong")
+    render.print_paragraph(view.headline.sentence, style=style)
+    if view.headline.would_change:
+        text = f"it would change with: {view.headline.would_change}"
+        render.print_paragraph(text, style="dim")
+    rows = [
+        [
+            one_line(row.baseline),
+            row.value,
+            row.tuned,
+            f"{row.difference} {row.interval}",
+            f"{row.n:,}",
+            one_line(row.outcome),
+        ]
+        for row in view.comparisons
+    ]
+    if rows:
+        render.print_text()
+        render.print_table(
+            ["compared with", "baseline", "tuned", "difference", "n", "tuned is"],
+            rows,
+            right=(1, 2, 3, 4),
+        )
+    render.print_text()
+
+
+def show_training(report: Report) -> None:
+    """Print a summary line and a loss curve for each stage."""
+    marks = UNICODE if supports_unicode(sys.stdout) else ASCII
+    for stage in report.training_started:
+        facts = describe_stage(report, stage)
+        parts = [
+            f"{facts['technique']}{f' ({stage})' if stage else ''}: step {facts['steps']}",
+            facts["rows"],
+            f"trainable parameters {facts['trainable parameters']}",
+            *(facts.get(name, "") for name in ("processes", "time", "speed")),
+            f"peak memory {facts['peak memory']}" if "peak memory" in facts else "",
+        ]
+        render.print_text()
+        render.print_paragraph(", ".join(filter(None, parts)))
+        title, *lines = plot_curve(build_loss_curve(report, stage), marks=marks) or [""]
+        if title:
+            render.print_text(title)
+        for line in lines:
+            render.print_text(f"  {line}", style="dim")
+        _show_monitored(report, stage)
+
+
+def _show_monitored(report: Report, stage: str) -> None:
+    """Print a table of the evaluations on validation records during the training of a stage."""
+    events = report.monitored_of(stage)
+    if not events:
+        return
+    names = list(dict.fromkeys(name for event in events for name in event.metrics))
+    rows = [
+        [f"{event.step}{' best' if event.best else ''}"]
+        + [format_number(event.metrics[name]) if name in event.metrics else "" for name in names]
+        for event in events
+    ]
+    render.print_table(["step", *map(one_line, names)], rows, right=range(1, len(names) + 1))
+
+
+def show_forecast(view: ReportView) -> None:
+    """Print predicted memory and time, with the measured values if training has finished."""
+    for row in view.predictions:
+        text = f"predicted {row.quantity}: {row.predicted}"
+        text += f"; measured: {row.measured}, {row.judgement}" if row.judgement else ""
+        render.print_text(text, style="dim")
+
+
+def show_answers(answers: Answers, limit: int) -> None:
+    """Print the first rows that the tuned model did not get right, with prompts and answers."""
+    rows = [row for row in answers.rows if row.is_wrong or row.is_regressed]
+    if not rows:
+        return
+    render.print_text()
+    render.print_text(answers.summary, style="strong")
+    for row in rows[:limit]:
+        render.print_text()
+        style = "bad" if row.is_regressed else ""
+        mark = ", got worse" if row.is_regressed else ""
+        render.print_text(f"  {one_line(row.source)}{mark}", style=style)
+        for label, text in [*row.asked, *((a.model, a.shown) for a in row.answers)]:
+            line = f"{one_line(label, 16):<16} {one_line(text, 300)}"
+            render.print_paragraph(line, indent="    ")
+    if len(rows) > limit:
+        render.print_text()
+        render.print_text(f"{len(rows) - limit} more rows: --failures {len(rows)} shows all")
+
+
+def show_fit(view: ReportView) -> None:
+    """Print how well the training fits the data, and what that follows from."""
+    if view.fit is not None:
+        render.print_text()
+        render.print_paragraph(f"fit: {view.fit.state}; {view.fit.sentence}", style=view.fit_rating)
+
+
+def to_json(view: ReportView) -> dict[str, Any]:
+    """Return the report with the diagnosis of the fit, and the run folder."""
+    content = view.report.to_json()
+    content["run"]["status"] = view.status
+    fit = view.fit.to_json() if view.fit else {}
+    return {**content, "fit": fit, "folder": str(view.folder)}
+
+
+def show_gates(report: Report) -> None:
+    """Print the results of the gates that the technique checked during training."""
+    for gate in report.gates.values():
+        result, style = describe_gate(gate)
+        render.print_text()
+        text = f"gate {one_line(gate.stage)}, {one_line(gate.gate)}: {result}; "
+        render.print_paragraph(text + one_line(gate.message, 1000), style=style)
+
+
+def show_data(data: DataLoaded) -> None:
+    """Print the number of rows, and the rows that could not be used by cause."""
+    source = f" ({one_line(data.description, 200)})" if data.description else ""
+    render.print_paragraph(f"data: {describe_data(data)}{source}")
+    for cause, count in data.skipped.items():
+        first = next((e for e in data.examples if e.get("cause") == cause), {})
+        where = f", first {one_line(str(first['where']))}" if "where" in first else ""
+        render.print_text(f"  skipped: {format_count(count, 'row')}, {one_line(cause)}{where}")
+
+
+def show_paths(view: ReportView) -> None:
+    """Print the paths of the run folder, the trained model and the report pages."""
+    folder, report = view.folder.absolute(), view.report
+    render.print_text()
+    render.print_text(f"run folder: {folder}")
+    trained = report.training_finished.get("")
+    if trained is not None:
+        render.print_text(f"{trained.format}: {folder / trained.artifact}")
+    for page in find_report_pages(folder, report):
+        render.print_text(f"report page: {page}")
+
+
+def find_report_pages(folder: Path, report: Report) -> list[Path]:
+    """Find the pages that the run's reporters wrote: by convention, their option ``path``."""
+    reporters = report.started.plan.get("reporters", []) if report.started else []
+    paths = (reporter.get("path") for reporter in reporters)
+    pages = (folder / expand_home(path) for path in paths if isinstance(path, str) and path)
+    return [page for page in pages if page.suffix == ".html" and page.is_file()]
+
+
+def show_ending(view: ReportView) -> None:
+    """Print why a run has no result, in which part of it that happened, and what to do."""
+    ending = view.ending
+    if ending is None:
+        return
+    style = "bad" if view.report.status == "failed" else "warning"
+    for line in ending.what.splitlines():
+        render.print_paragraph(line, style=style)
+    render.print_paragraph(f"where: {ending.where}")
+    for number, line in enumerate(ending.hint.splitlines()):
+        if number:
+            render.print_paragraph(line.strip(), indent="  ", style="strong")
+        else:
+            render.print_paragraph(f"to do: {line}", style="strong")
+    render.print_text(f"then: {ending.format_command(render.shell_path(view.folder))}\n")
+
+
+def show_next_commands(view: ReportView) -> None:
+    """Print the commands that a user probably needs next."""
+    run, report = render.shell_path(view.folder), view.report
+    commands = []
+    if view.ending is not None and report.status != "stopped":  # its message has the command
+        commands.append(view.ending.format_command(run))
+    if report.training_finished.get("") is not None:
+        commands += [f"tunesmith chat {run} --compare base", f"tunesmith report {run}"]
+        if report.verdict.get("winner"):
+            commands.insert(0, f"tunesmith chat {run} --winner")
+    if commands:
+        render.print_note("\nnext commands:")
+    for command in commands:
+        render.print_note(f"  {command}")
+
+
+def show_findings(findings: Iterable[FindingReported]) -> None:
+    """Print the warnings and errors among the findings of reviews."""
+    for finding in findings:
+        if finding.level != "info":
+            text = f"{finding.level}: {one_line(finding.source)}: {one_line(finding.text, 600)}"
+            render.print_paragraph(text, style="bad" if finding.level == "error" else "warning")
