@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
+__all__ = ["READ_CHARACTERS", "Vectors", "embed"]
+
 Vectors: TypeAlias = npt.NDArray[np.float32]
 
 DIMENSIONS = 128

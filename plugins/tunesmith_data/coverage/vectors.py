@@ -16,6 +16,8 @@ import numpy.typing as npt
 from tunesmith_data.near_duplicates.boilerplate import GRAM_SHARE, LEAST_ROWS
 from tunesmith_data.near_duplicates.features import Floats, Hashes, Indices, Sets, read_grams
 
+__all__ = ["sample_rows"]
+
 Vectors: TypeAlias = npt.NDArray[np.float32]
 
 GRAM_LENGTHS = (3, 4, 5)

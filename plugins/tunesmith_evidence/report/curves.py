@@ -10,7 +10,7 @@ from itertools import pairwise
 from tunesmith.execution.report import Report
 from tunesmith_evidence.fit.course import VALIDATION_LOSS
 
-__all__ = ["Curve", "build_loss_curve", "build_other_curves"]
+__all__ = ["Curve", "build_loss_curve", "build_other_curves", "downsample"]
 
 Points = Sequence[tuple[int, float]]
 """Steps and values, all of them finite."""

@@ -20,7 +20,7 @@ from tunesmith.storage import LockHolder, read_known_events
 from tunesmith.text import format_duration
 from tunesmith_evidence.number_text import format_date
 
-__all__ = ["Ending", "describe_ending"]
+__all__ = ["Ending", "describe_ending", "is_running"]
 
 SKIPPED_EVENTS = (
     "step-finished", "stepped", "phase-started", "phase-advanced", "phase-ended", "first-batch",

@@ -16,6 +16,8 @@ Rating = Literal["good", "warning", "bad"]
 
 __all__ = [
     "Prediction",
+    "describe_data",
+    "describe_gate",
     "describe_processes",
     "describe_stage",
     "format_reproduction",

@@ -27,6 +27,8 @@ from tunesmith_evidence.report.headline import (
     list_comparisons,
 )
 
+__all__ = ["MetricView", "ReportView", "ScoreRow", "describe_unit"]
+
 
 @dataclass(frozen=True)
 class ScoreRow:

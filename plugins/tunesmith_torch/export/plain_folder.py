@@ -22,7 +22,7 @@ from tunesmith_torch.models.loading import no_progress_bars
 from tunesmith_torch.models.model_folder import weight_files
 from tunesmith_torch.untrusted.foreign_code import refuse_foreign_code
 
-__all__ = ["PlainTransformers", "copy_model", "open_plain"]
+__all__ = ["PlainTransformers", "copy_files", "copy_model", "open_plain"]
 
 INDEX = "model.safetensors.index.json"
 

@@ -11,7 +11,7 @@ from tunesmith.contracts import Finding
 from tunesmith_torch.options.adaptation import AdapterOptions
 from tunesmith_torch.options.training import ScheduleOptions, TrainingOptions
 
-__all__ = ["LEAST_RATE", "check_optimizer", "find_inert_options"]
+__all__ = ["LEAST_RATE", "check_optimizer", "find_inert_options", "find_sharded"]
 
 LEAST_RATE = 1e-7
 """Learning rate below which bf16 and fp32 weights hardly change in a usual number of steps."""

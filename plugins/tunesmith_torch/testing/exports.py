@@ -38,10 +38,15 @@ from tunesmith_torch.training.supervised import SupervisedTask
 __all__ = [
     "LEARNING_FULL",
     "LEARNING_LORA",
+    "check_answers",
+    "check_export",
+    "check_fault",
     "damage_export",
     "edit_json",
     "edit_template",
+    "run_readme",
     "train_for_export",
+    "train_tiny",
 ]
 
 LEARNING = {"epochs": 24.0, "batch_size": 4, "precision": "fp32"}

@@ -42,6 +42,8 @@ from tunesmith_torch.optim.master_weights import UpdateTransform
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.memory import is_out_of_memory
 
+__all__ = ["AdditionContext", "Additions", "TrainingAddition", "Update"]
+
 Item = tuple[int, Any]
 """Something that a term is computed over: the tokens of its forward pass, 0 without one; and it."""
 

@@ -1,4 +1,4 @@
-"""``tunesmith seeds``: is a small difference that of the training, or of its seed?"""
+"""Command ``seeds``: tell a small difference of the training from one of its seed."""
 
 from __future__ import annotations
 
