@@ -314,7 +314,7 @@ def own_libraries(project: Path) -> set[str]:
     groups = table.get("optional-dependencies", {})
     texts = [
         *table["dependencies"],
-        *(t for name in groups if name != "validation" for t in groups[name]),
+        *(t for name in groups if name != "dev" for t in groups[name]),
     ]
     names = {re.split(r"[^A-Za-z0-9._-]", text)[0].replace("-", "_") for text in texts}
     return names - {"tunesmith"}
