@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 EXACT = {
+    "ladder": "baselines",
     "Notice": "FindingReported",
     "to_notice": "to_event",
     "LeftOut": "SkippedRow",

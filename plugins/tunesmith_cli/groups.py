@@ -11,6 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from tunesmith.errors import UsageError
+from tunesmith.renamed import present_name
 from tunesmith.text import format_count, one_line, suggest_name
 from tunesmith_cli.common import CliState, common_options
 
@@ -153,7 +154,8 @@ class OfferGroup(click.Group):
                 )
         lines = self.help_lines(ctx)
         hint = f"`tunesmith {self.prefix}--help` lists the commands"
-        if guess := suggest_name(name, lines):
+        renamed = present_name(name)
+        if guess := renamed if renamed in lines else suggest_name(name, lines):
             hint = f"did you mean {self.prefix}{guess}?"
         elif guess := _find_by_summary(name, lines):
             hint = f"did you mean {self.prefix}{guess}? {lines[guess]}"

@@ -5,10 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from tunesmith import plugins
+from tunesmith import api, plugins
+from tunesmith.errors import ConfigError
 from tunesmith.renamed import explain_renaming, present_name
+from tunesmith_cli.app import app
 
+RENAMED_KEYS = {
+    "data.heldout": "test",
+    "data.dev": "validation",
+    "data.holdout": "test_size",
+    "data.max_left_out": "max_skipped",
+    "split.dev": "validation_size",
+    "technique.max_left_out": "max_skipped",
+}
 IMPORT = "from tunesmith.hookspecs import hookimpl\n"
 OLD_PLUGINS = {
     "from tunesmith.offers import RivalOffer": "RivalOffer is now BaselineOffer",
@@ -42,3 +53,35 @@ def test_parts_of_a_name_are_renamed_and_other_words_are_not() -> None:
     now = "needs_validation test_split max_skipped BaselineTask BASELINES validation_score"
     assert [*map(present_name, names.split())] == [*now.split(), "device", "arrival"]
     assert explain_renaming("'int' object has no attribute 'device'") == ""
+
+
+RUN_FILE = """
+[model]
+base = "ngram:empty"
+[data]
+train = "rows.jsonl"
+heldout = "more.jsonl"
+dev = "others.jsonl"
+holdout = 0.1
+max_left_out = 0.5
+[split]
+dev = 12
+[technique]
+use = "full"
+max_left_out = 0.5
+"""
+
+
+def test_keys_of_a_run_file_are_refused_with_both_names(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(RUN_FILE)
+    with pytest.raises(ConfigError) as caught:
+        api.load_plan(tmp_path / "run.toml")
+    found = {problem.where: problem.what for problem in caught.value.problems}
+    assert {where: found[where] for where in RENAMED_KEYS} == {
+        where: f'was renamed to "{new}"' for where, new in RENAMED_KEYS.items()
+    }
+
+
+def test_a_command_that_was_renamed_is_named() -> None:
+    done = CliRunner().invoke(app, ["ladder", "run.toml"])
+    assert done.exit_code == 2 and "did you mean baselines?" in done.stderr

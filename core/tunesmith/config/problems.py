@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from tunesmith.errors import Problem
 from tunesmith.options import earlier_keys, fields_by_key, nested_options, table_options
+from tunesmith.renamed import present_name
 from tunesmith.text import suggest_name
 
 _UNION_BRANCHES = {"float", "int", "str", "bool", "constrained-float", "constrained-int"}
@@ -42,8 +43,7 @@ def convert_problems(
 
 def _unknown_key(where: str, key: str, options: type[BaseModel]) -> Problem:
     """Return the problem of an unknown key, with its present or its probable name."""
-    present = earlier_keys(options).get(key)
-    if present is not None:
+    if present := earlier_keys(options).get(key) or _find_renamed(key, options):
         return Problem(where, f'was renamed to "{present}"')
     guess = suggest_name(key, fields_by_key(options))
     if guess is None:  # perhaps the key of a table in this table
@@ -51,6 +51,13 @@ def _unknown_key(where: str, key: str, options: type[BaseModel]) -> Problem:
         guess = inner.get(suggest_name(key, inner) or "")
     known = f"keys: {', '.join(fields_by_key(options))}"
     return Problem(where, "unknown key", f'did you mean "{guess}"?' if guess else known)
+
+
+def _find_renamed(key: str, options: type[BaseModel]) -> str | None:
+    """Return the present key for one that had another name before version 0.1."""
+    name = present_name(key)
+    keys = {*fields_by_key(options), "test_size"}  # the core's key in the table of a data loader
+    return next((k for k in (name, f"{name}_size") if k != key and k in keys), None)
 
 
 def _not_a_table(where: str, value: object, options: type[BaseModel]) -> Problem:
