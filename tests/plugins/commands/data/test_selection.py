@@ -11,7 +11,7 @@ from clean_rows import clean_rows
 from tunesmith_data.vectors import embed
 from tunesmith_plugins.commands.data.selection import select_rows
 
-RARE = ("apply for a fishing license", "book a tennis court", "renew a library card")
+RARE = ("apply for a fishing licence", "book a tennis court", "renew a library card")
 
 
 def prompts() -> list[str]:
