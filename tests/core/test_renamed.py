@@ -35,6 +35,17 @@ OLD_PLUGINS = {
     "from tunesmith.contracts import Dataset\nDataset(train=[], dev=[], description='')": (
         "dev is now validation"
     ),
+    "from tunesmith_data.splits.sizes import dev_rows": "dev_rows is now count_validation_rows",
+    "from tunesmith_data.splits.sizes import holdout_rows": "holdout_rows is now count_test_rows",
+    "from tunesmith.offers import Promises\nPromises(mergeable=True)": (
+        "'mergeable'; leave it out"
+    ),
+    "from tunesmith.offers import TableOffer\nTableOffer(earlier_names=())": (
+        "'earlier_names'; leave it out"
+    ),
+    "plan = type('Plan', (), {'baselines': ()})\nplan.baselines.use": (
+        "Plan.baselines.use is Plan.baseline_options.use now"
+    ),
 }
 
 
