@@ -7,15 +7,16 @@ still uses an old one says both.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 EXACT = {
-    "ladder": "baselines",
     "Notice": "FindingReported",
     "to_notice": "to_event",
     "LeftOut": "SkippedRow",
     "Rung": "MeasuredBaseline",
     "NotProvenError": "NotVerifiedError",
-    "tunesmith_evidence.ladder": "tunesmith_evidence.baselines",
+    "dev_rows": "count_validation_rows",
+    "holdout_rows": "count_test_rows",
 }
 PARTS = {
     "rival": "baseline",
@@ -29,7 +30,15 @@ PARTS = {
     "twin_free": "leakage_free",
     "memorisation": "memorization",
     "proven": "verified",
+    "ladder": "baselines",
+    "rungs": "baselines",
 }
+PYTHON_SAYS = {
+    "Promises.__init__() got an unexpected keyword argument 'mergeable'": "leave it out",
+    "TableOffer.__init__() got an unexpected keyword argument 'earlier_names'": "leave it out",
+    "'tuple' object has no attribute 'use'": "Plan.baselines.use is Plan.baseline_options.use now",
+}
+"""What to do about messages that begin so, where the names alone do not say it."""
 _WORDS = [form(part) for part in PARTS for form in (str.lower, str.upper, str.capitalize)]
 _PART = re.compile(rf"(?<![a-z])({'|'.join(sorted(_WORDS, key=len, reverse=True))})(?![a-z])")
 _QUOTED = re.compile(r"""['"`]([A-Za-z_][\w.]*)['"`]""")
@@ -47,12 +56,21 @@ def present_name(name: str) -> str:
     return _PART.sub(replace_part, name)
 
 
+def find_present_name(name: str, known: Collection[str]) -> str | None:
+    """Return which of the known names an old one has become; ``dev`` also ``validation_size``."""
+    new = present_name(name)
+    return next((key for key in (new, f"{new}_size") if key != name and key in known), None)
+
+
 def explain_renaming(message: str) -> str:
     """Return a clause such as ``; RivalOffer is now BaselineOffer`` for an error of Python.
 
     Python's messages about an unknown import, attribute or argument quote its name. Empty if no
     name in the message has been renamed.
     """
+    for start, what in PYTHON_SAYS.items():
+        if message.startswith(start):
+            return f"; {what}"
     names = dict.fromkeys(_QUOTED.findall(message))
     new = [f"{name} is now {present_name(name)}" for name in names if present_name(name) != name]
     return f"; {', '.join(new)}" if new else ""

@@ -12,12 +12,19 @@ import click
 
 from tunesmith.errors import ConfigError, EnvironmentProblem, RunStopped, TunesmithError
 from tunesmith.machine import explain_machine_error
+from tunesmith.renamed import explain_renaming, find_present_name
 from tunesmith.terminal import supports_color
 from tunesmith.text import redact, safe_text
 from tunesmith_cli.common import CliState
 from tunesmith_cli.streams import find_failure
 
 INTERRUPTED = 130
+PIP_COMMANDS = {
+    "plugins uninstall": "pip uninstall NAME",
+    "plugins outdated": "pip list --outdated",
+    "plugins install --dry-run": "pip install --dry-run REQUIREMENT",
+}
+"""What takes the place of commands and options that pip has too."""
 
 
 def exit_code_of(work: Callable[[], object], state: CliState) -> int:
@@ -97,10 +104,30 @@ def _print_error(error: TunesmithError) -> None:
 
 
 def _print_click_error(error: click.ClickException) -> None:
-    message = error.format_message().rstrip(".")
+    message = _explain_renamed_option(error) or error.format_message().rstrip(".")
     _print_label("error", message[:1].lower() + message[1:])
     if isinstance(error, click.UsageError) and error.ctx is not None:
         _print_hint(f"see `{error.ctx.command_path} --help`")
+
+
+def _explain_renamed_option(error: click.ClickException) -> str:
+    """Return a message with both names of an option or of its value; empty if it has one name."""
+    match error:
+        case click.NoSuchOption(option_name=name, ctx=click.Context() as context):
+            options = {_key_of(o): o for param in context.command.params for o in param.opts}
+            if new := find_present_name(_key_of(name), options):
+                return f"{name} was renamed to {options[new]}"
+            for old, instead in PIP_COMMANDS.items():
+                if f"{context.command_path} {name}".endswith(f" {old}"):
+                    return f"no such option '{name}': use `{instead}`"
+        case click.BadParameter(param=click.Parameter(type=click.Choice())):
+            message = error.format_message().rstrip(".")
+            return f"{message}{explain_renaming(message)}"
+    return ""
+
+
+def _key_of(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
 
 
 def _print_label(label: str, message: str) -> None:
@@ -146,8 +173,12 @@ def explain_import_error(error: BaseException) -> EnvironmentProblem | None:
             f"{error.name} is not installed, and {where} needs it",
             hint="`tunesmith plugins list` names the requirements that each component lacks",
         )
+    text = " ".join(str(error).split())
+    renamed = explain_renaming(text)
     return EnvironmentProblem(
-        f"{where}: cannot be imported, {type(error).__name__}: {' '.join(str(error).split())}",
-        hint="install that package again, with pip install --force-reinstall NAME; "
+        f"{where}: cannot be imported, {type(error).__name__}: {text}{renamed}",
+        hint=None
+        if renamed
+        else "install that package again, with pip install --force-reinstall NAME; "
         "`python -c 'import sys; print(sys.path)'` shows where packages come from",
     )

@@ -11,9 +11,10 @@ import click
 from click.shell_completion import CompletionItem
 
 from tunesmith.errors import UsageError
-from tunesmith.renamed import present_name
+from tunesmith.renamed import find_present_name
 from tunesmith.text import format_count, one_line, suggest_name
 from tunesmith_cli.common import CliState, common_options
+from tunesmith_cli.exit_codes import PIP_COMMANDS
 
 if TYPE_CHECKING:
     from tunesmith.offers import CommandOffer, Offered
@@ -154,8 +155,9 @@ class OfferGroup(click.Group):
                 )
         lines = self.help_lines(ctx)
         hint = f"`tunesmith {self.prefix}--help` lists the commands"
-        renamed = present_name(name)
-        if guess := renamed if renamed in lines else suggest_name(name, lines):
+        if full in PIP_COMMANDS:
+            hint = f"use `{PIP_COMMANDS[full]}`"
+        elif guess := find_present_name(name, lines) or suggest_name(name, lines):
             hint = f"did you mean {self.prefix}{guess}?"
         elif guess := _find_by_summary(name, lines):
             hint = f"did you mean {self.prefix}{guess}? {lines[guess]}"

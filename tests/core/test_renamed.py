@@ -35,6 +35,17 @@ OLD_PLUGINS = {
     "from tunesmith.contracts import Dataset\nDataset(train=[], dev=[], description='')": (
         "dev is now validation"
     ),
+    "from tunesmith_data.splits.sizes import dev_rows": "dev_rows is now count_validation_rows",
+    "from tunesmith_data.splits.sizes import holdout_rows": "holdout_rows is now count_test_rows",
+    "from tunesmith.offers import Promises\nPromises(mergeable=True)": (
+        "'mergeable'; leave it out"
+    ),
+    "from tunesmith.offers import TableOffer\nTableOffer(earlier_names=())": (
+        "'earlier_names'; leave it out"
+    ),
+    "plan = type('Plan', (), {'baselines': ()})\nplan.baselines.use": (
+        "Plan.baselines.use is Plan.baseline_options.use now"
+    ),
 }
 
 
@@ -82,6 +93,64 @@ def test_keys_of_a_run_file_are_refused_with_both_names(tmp_path: Path) -> None:
     }
 
 
-def test_a_command_that_was_renamed_is_named() -> None:
-    done = CliRunner().invoke(app, ["ladder", "run.toml"])
-    assert done.exit_code == 2 and "did you mean baselines?" in done.stderr
+COMMANDS = {
+    "ladder run.toml": "did you mean baselines?",
+    "plugins uninstall x": "pip uninstall NAME",
+    "plugins outdated": "pip list --outdated",
+    "plugins install x --dry-run": "pip install --dry-run",
+    "plugins new x --kind rival": "did you mean baseline?",
+    "data split {file} --out parts --holdout 0.2": "--holdout was renamed to --test-size",
+    "data split {file} --out parts --dev=10": "--dev was renamed to --validation-size",
+    "data check {file} --heldout {file}": "--heldout was renamed to --test",
+    "data show {file} --left-out": "--left-out was renamed to --skipped",
+    "data show {file} --part heldout": "heldout is now test",
+    "data split {file} --devices 2": "no such option '--devices'",
+    "explain split.dev": "did you mean split.validation_size?",
+}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_option_or_key_that_was_renamed_is_named(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n')
+    done = CliRunner().invoke(app, [word.format(file=file) for word in line.split()])
+    assert done.exit_code == 2 and COMMANDS[line] in done.stderr
+
+
+OLD_COMPONENTS = f"""{IMPORT}from tunesmith.events import DataLoaded
+from tunesmith.offers import CommandOffer, ReporterOffer
+from tunesmith.options import Options
+
+class Old:
+    def __init__(self, options, folder): pass
+    def __enter__(self): return self
+    def __exit__(self, *error): return None
+    def report(self, event):
+        if isinstance(event, DataLoaded): event.heldout
+
+def load():
+    import tunesmith_evidence.ladder
+
+@hookimpl
+def tunesmith_reporters():
+    return [ReporterOffer(name="old", summary="old", config=Options, build=Old)]
+
+@hookimpl
+def tunesmith_commands(): return [CommandOffer(name="two", summary="Two.", load=load)]
+"""
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("two", "tunesmith_evidence.ladder is now tunesmith_evidence.baselines"),
+        ("plugins check old", "heldout is now test"),
+    ],
+)
+def test_a_component_that_fails_when_it_is_used_is_told_both_names(
+    line: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "old.py").write_text(OLD_COMPONENTS)
+    done = CliRunner().invoke(app, ["--plugin", str(tmp_path / "old.py"), *line.split()])
+    assert done.exit_code and said in done.output
+    assert "force-reinstall" not in done.output

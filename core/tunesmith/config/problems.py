@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from tunesmith.errors import Problem
 from tunesmith.options import earlier_keys, fields_by_key, nested_options, table_options
-from tunesmith.renamed import present_name
+from tunesmith.renamed import find_present_name
 from tunesmith.text import suggest_name
 
 _UNION_BRANCHES = {"float", "int", "str", "bool", "constrained-float", "constrained-int"}
@@ -55,9 +55,8 @@ def _unknown_key(where: str, key: str, options: type[BaseModel]) -> Problem:
 
 def _find_renamed(key: str, options: type[BaseModel]) -> str | None:
     """Return the present key for one that had another name before version 0.1."""
-    name = present_name(key)
-    keys = {*fields_by_key(options), "test_size"}  # the core's key in the table of a data loader
-    return next((k for k in (name, f"{name}_size") if k != key and k in keys), None)
+    # test_size: the core's key in the table of a data loader
+    return find_present_name(key, {*fields_by_key(options), "test_size"})
 
 
 def _not_a_table(where: str, value: object, options: type[BaseModel]) -> Problem:

@@ -22,6 +22,7 @@ from typing import Any
 
 from tunesmith.contracts import Reporter
 from tunesmith.events import EVENT_TYPES, Event
+from tunesmith.fence import describe_error
 from tunesmith.records import Message
 from tunesmith.storage import RunFolder
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
@@ -81,9 +82,7 @@ def accepts_every_event(subject: Subject) -> None:
                             f"its service cannot be reached ({error}): start one on this machine "
                             "for the check, and give its address as an option"
                         ) from None
-                    raise AssertionError(
-                        f"{event.kind} raises {type(error).__name__}: {error}"
-                    ) from None
+                    raise AssertionError(f"{event.kind} raises {describe_error(error)}") from None
 
 
 def lacks_service(error: BaseException | None) -> bool:

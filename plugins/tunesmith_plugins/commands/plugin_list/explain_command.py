@@ -6,6 +6,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from tunesmith.errors import UsageError
+from tunesmith.renamed import find_present_name
 from tunesmith.text import one_line, suggest_name
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
@@ -88,7 +89,7 @@ def _shorten(owners: tuple[str, ...]) -> str:
 
 def _hint(keys: list[Key], word: str) -> str:
     known = {key.key for key in keys} | {key.key.rpartition(".")[2] for key in keys}
-    guess = suggest_name(word, known | error_classes().keys())
+    guess = find_present_name(word, known) or suggest_name(word, known | error_classes().keys())
     return (
         f"did you mean {guess}?"
         if guess

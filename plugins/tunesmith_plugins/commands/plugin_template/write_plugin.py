@@ -16,6 +16,7 @@ from string import Template
 from tunesmith import __version__
 from tunesmith.errors import UsageError
 from tunesmith.offers import BaselineOffer
+from tunesmith.renamed import find_present_name
 from tunesmith.storage import write_atomic
 from tunesmith.text import suggest_name
 from tunesmith_plugins.commands.plugin_template.kinds import KINDS, Kind
@@ -84,7 +85,7 @@ def write_file(path: Path, name: str, kind: str) -> Path:
 def _prepare(name: str, kind: str) -> tuple[Kind, dict[str, str]]:
     """Return the kind, and the values of the placeholders."""
     if kind not in KINDS:
-        guess = suggest_name(kind, KINDS)
+        guess = find_present_name(kind, KINDS) or suggest_name(kind, KINDS)
         hint = f"did you mean {guess}?" if guess else f"kinds: {', '.join(KINDS)}"
         raise UsageError(f"{kind}: no such kind of plugin", hint=hint)
     if not _NAME.fullmatch(name):
