@@ -13,8 +13,6 @@ from bench import RIGHT, ROWS, ZERO_SHOT, Bench, RowsOptions, bench_plugin, offe
 from pictures import PICTURES
 from tunesmith_echo.offer import ECHO
 from tunesmith_echo.technique import Echo
-from tunesmith_plugins.evaluators.exact_match.offer import EXACT_MATCH
-from tunesmith_plugins.evaluators.loss.offer import LOSS
 
 from tunesmith.catalog import Catalog
 from tunesmith.contracts import Dataset
@@ -25,6 +23,8 @@ from tunesmith.offers import EvaluatorOffer
 from tunesmith.testing.fakes import perfect_model
 from tunesmith.testing.modules import load_modules
 from tunesmith_evidence.winner import save_winner
+from tunesmith_plugins.evaluators.exact_match import EXACT_MATCH
+from tunesmith_plugins.evaluators.loss import LOSS
 
 
 class Pictures:

@@ -10,6 +10,7 @@ from export_cases import as_export
 
 from tunesmith.errors import GateError
 from tunesmith_plugins.exporters.safetensors.exporter import SafetensorsExporter
+from tunesmith_plugins.exporters.safetensors.offer import SafetensorsOptions
 from tunesmith_torch.testing.exports import (
     check_answers,
     check_export,
@@ -20,8 +21,8 @@ from tunesmith_torch.testing.exports import (
     train_tiny,
 )
 
-EXPORT = as_export(SafetensorsExporter("float32"))
-ROUNDED = as_export(SafetensorsExporter("bfloat16"), tolerance=None)
+EXPORT = as_export(SafetensorsExporter(SafetensorsOptions(dtype="float32")))
+ROUNDED = as_export(SafetensorsExporter(SafetensorsOptions(dtype="bfloat16")), tolerance=None)
 DAMAGE = edit_json("config.json", lambda config: config.update(rope_theta=5000.0))
 
 

@@ -1,7 +1,7 @@
 """Generate the rows of this example: ``python generate.py`` writes train.jsonl and test.jsonl.
 
 A row is a message of a tenant and the work order that the house management makes of it. The
-problems, the people and some ways to name a time are different in the two files: held-out rows
+problems, the people and some ways to name a time are different in the two files: test rows
 show if a model has learned how to write a work order, and not these sentences.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-TRAIN_ROWS, HELDOUT_ROWS = 320, 100
+TRAIN_ROWS, TEST_ROWS = 320, 100
 SEED = 1
 
 TEAMS = {
@@ -79,7 +79,7 @@ TEAMS = {
     ),
 }
 """Possible faults, by the code of the team that repairs them."""
-HELDOUT_TEAMS = {
+TEST_TEAMS = {
     "HTG": (
         "none of the radiators gets warm",
         "the heating works for an hour and then it is cold again",
@@ -129,7 +129,7 @@ TIMES = {
     "AM": ("morning", "before noon", "before lunch", "at 9", "between 8 and 10", "until 11"),
     "PM": ("afternoon", "after lunch", "evening", "at 3 pm", "from 4 pm", "after work"),
 }
-HELDOUT_TIMES = {
+TEST_TIMES = {
     "AM": ("at 10", "early in the morning"),
     "PM": ("late in the afternoon", "at 5 pm"),
 }
@@ -171,13 +171,13 @@ SURNAMES = list_words(
     Mora Navarro Pinto Rojas Sala Theis Vos Wendt Zanetti
     """
 )
-HELDOUT_FIRST_NAMES = list_words(
+TEST_FIRST_NAMES = list_words(
     """
     Aisha Boris Celia Dario Eva Felix Gina Heiko Ida Jakob Kira Luca Maya Nils Olga Philip Ruth
     Sven Thea Ugo Vera Wanda
     """
 )
-HELDOUT_SURNAMES = list_words(
+TEST_SURNAMES = list_words(
     """
     Albrecht Bergman Castro Demir Eriksen Fontana Gomez Hoffman Ito Jacobs Kovacs Larsen Mendez
     Nowak Orlov Pereira Ramos Silva Thomsen Usman Vidal Winter Yusuf Ziegler Arslan Bianchi
@@ -198,11 +198,11 @@ class Words:
 
 
 TRAIN = Words(TEAMS, TIMES, FIRST_NAMES, SURNAMES)
-HELDOUT = Words(
-    HELDOUT_TEAMS,
-    {half: (*TIMES[half], *HELDOUT_TIMES[half]) for half in TIMES},
-    HELDOUT_FIRST_NAMES,
-    HELDOUT_SURNAMES,
+TEST = Words(
+    TEST_TEAMS,
+    {half: (*TIMES[half], *TEST_TIMES[half]) for half in TIMES},
+    TEST_FIRST_NAMES,
+    TEST_SURNAMES,
 )
 
 
@@ -281,7 +281,7 @@ def generate_rows(words: Words, count: int, rng: random.Random) -> list[dict[str
 def main() -> None:
     """Write both files beside this one."""
     rng = random.Random(SEED)
-    parts = {"train": (TRAIN, TRAIN_ROWS), "heldout": (HELDOUT, HELDOUT_ROWS)}
+    parts = {"train": (TRAIN, TRAIN_ROWS), "test": (TEST, TEST_ROWS)}
     for name, (words, count) in parts.items():
         rows = generate_rows(words, count, rng)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
