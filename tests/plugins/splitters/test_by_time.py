@@ -24,7 +24,7 @@ def rows(times: list[str]) -> list[Completion]:
 
 def split(times: list[str], *, validation: float | int | None = None, **request: object) -> Split:
     records = rows(times)
-    splitter = BY_TIME.build(build(ByTimeOptions, column="created", validation=validation))
+    splitter = BY_TIME.build(build(ByTimeOptions, column="created", validation_size=validation))
     return splitter.split(iter(records), request_for(records, **request))  # type: ignore[arg-type]
 
 
@@ -128,7 +128,7 @@ def test_fractions_of_a_second_and_long_numbers_are_exact() -> None:
 def test_a_row_without_a_time_is_refused() -> None:
     records = rows(["1", "2"])
     records.append(Completion(source="r:2", prompt="p", completion="c"))
-    splitter = BY_TIME.build(build(ByTimeOptions, column="created", validation=None))
+    splitter = BY_TIME.build(build(ByTimeOptions, column="created", validation_size=None))
     with pytest.raises(DataError, match=r"r:2: has no time") as caught:
         splitter.split(iter(records), request_for(records))
     assert caught.value.hint == "give each row a time, or remove those without one"
