@@ -41,7 +41,9 @@ def test_advise_measures_baselines_and_probes(
     rows = "".join(f"say w{n}\tSAY W{n}\n" for n in range(104))
     (tmp_path / "data.tsv").write_text(rows)
     with (tmp_path / "run.toml").open("a") as file:
-        file.write("[split]\ndev = 0\n[advise]\nvolume = 10\nknowledge_changes = 'weekly'\n")
+        file.write(
+            "[split]\nvalidation_size = 0\n[advise]\nvolume = 10\nknowledge_changes = 'weekly'\n"
+        )
     done = tunesmith("advise", "run.toml", "--out", "advice", "--json")
     assert done.exit_code == 0, done.output
     found: dict[str, Any] = json.loads(done.stdout)

@@ -15,6 +15,6 @@ def review_data(
     dataset: Dataset, train: Sequence[Record], validation: Sequence[Record], test: Sequence[Record]
 ) -> list[Finding]:
     """Compare the parts of the data with each other."""
-    parts = {"validation_size": dataset.validation, "test": dataset.test}
+    parts = {"validation": dataset.validation, "test": dataset.test}
     given = [name for name, part in parts.items() if part is not None]
     return review.review(train, validation, test, given=given)

@@ -95,7 +95,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
 
 def collect_findings(opened: OpenedData) -> list[Finding]:
     """Return the findings of the installed checks, errors first."""
-    parts = {"validation_size": (), "test": (), **opened.parts}
+    parts = {"validation": (), "test": (), **opened.parts}
     plan, catalog = opened.plan, opened.catalog
     evaluators = plan.evaluators or default_evaluators(catalog, parts["test"]) if plan else ()
     found = catalog.review_data(opened.dataset, plan, evaluators, **parts)

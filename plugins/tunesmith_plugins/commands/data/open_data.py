@@ -66,7 +66,7 @@ def open_data(path: Path, state: CliState, sets: Sequence[str] = ()) -> OpenedDa
     catalog = state.catalog()
     dataset = load_file(path, catalog, {"max_skipped": 1.0})  # to show what is usable
     parts = {"train": dataset.train}
-    named = {"validation_size": dataset.validation, "test": dataset.test}
+    named = {"validation": dataset.validation, "test": dataset.test}
     parts |= {name: part for name, part in named.items() if part is not None}
     return OpenedData(dataset, parts, None, catalog)
 

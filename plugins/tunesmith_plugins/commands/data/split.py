@@ -43,7 +43,7 @@ def command(
     data: Path,
     out: Path,
     test_size: str | None,
-    validation: str | None,
+    validation_size: str | None,
     as_json: bool,
 ) -> None:
     """Split a file of rows into training, validation and test rows without leaks.
@@ -66,7 +66,7 @@ def command(
     )
     file = out / SPLIT_FILE
     split = split_records(
-        iter(records), request, validation=_size(validation, "--validation-size"), file=file
+        iter(records), request, validation=_size(validation_size, "--validation-size"), file=file
     )
     counts = {part: _write_part(out, part, getattr(split, part), records) for part in PARTS}
     _write_clusters(out, split, records)
