@@ -119,7 +119,7 @@ class Served(SafetensorsExporter):
 def tunesmith_exporters():
     return [ExporterOffer(
         name="served", summary="a served folder", config=SafetensorsOptions,
-        build=lambda options: Served(options.dtype), tolerance=lambda options: 1e-4,
+        build=Served, tolerance=lambda options: 1e-4,
     )]
 """
 
