@@ -412,7 +412,7 @@ def test_a_table_of_a_plugin_is_shown(tunesmith: Tunesmith, owner: tuple[str, st
     assert "color" in tunesmith(*owner, "plugins", "list").stdout
     checked = tunesmith(*owner, "check", "run.toml", "--origin", "--set", "color.hue=3")
     assert ["color.hue", "3", "--set"] in [line.split() for line in checked.stdout.splitlines()]
-    refused = tunesmith(*owner, "check", "run.toml", "--set", "color.hue=3")
+    refused = tunesmith(*owner, "check", "run.toml", "--set", "colr.hue=3")
     assert refused.exit_code == 2 and "did you mean [color]?" in refused.stderr
 
 

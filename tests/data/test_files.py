@@ -71,7 +71,7 @@ def test_test_files_are_read(folder: Path) -> None:
     assert answers(dataset) == ["a", "b"]
     assert dataset.test is not None
     assert [r.source for r in dataset.test] == ["c.jsonl:1"]
-    assert "held out: c.jsonl: 1 rows" in dataset.description
+    assert "test: c.jsonl: 1 rows" in dataset.description
     assert load("a.jsonl").test is None
 
 

@@ -255,7 +255,7 @@ def test_validation_rows_that_are_skipped_by_default_are_reported() -> None:
     assert (len(split.test), len(split.validation), len(split.folds)) == (64, 0, 5)
     (finding,) = split.findings
     assert finding.message.startswith(
-        "no validation rows: 96 rows are not held out, and below 100 none"
+        "no validation rows: 96 rows are not test rows, and below 100 none"
     )
 
 
@@ -421,7 +421,7 @@ def test_validation_rows_are_apart_from_all_others() -> None:
         records, request_for(records, test=False), near_duplicates=False, validation=48
     )
     assert (len(given.train), len(given.validation), len(given.test)) == (352, 48, 0)
-    with pytest.raises(DataError, match=r"split\.validation: leaves nothing to train on"):
+    with pytest.raises(DataError, match=r"split\.validation_size: leaves nothing to train on"):
         split_records(records, request_for(records), near_duplicates=False, validation=320)
 
 
