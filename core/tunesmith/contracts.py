@@ -99,7 +99,7 @@ class Split:
     clusters: Sequence[int] = ()
     """The cluster of each record, which is in one part as a whole; empty: not known."""
     folds: Sequence[Sequence[int]] = ()
-    """Training records that are skipped in turn, to choose by where there are no validation
+    """Training records that are left out in turn, to choose by where there are no validation
     records."""
     findings: Sequence[Finding] = ()
 

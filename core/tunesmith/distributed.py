@@ -215,7 +215,7 @@ class RankZero:
         while not _is_unlocked(self._fd):
             if done.wait(POLL_SECONDS):
                 return
-        if not done.wait(1.0):  # ranks that are in training finding and report it within that time
+        if not done.wait(1.0):  # ranks that are in training notice and report it within that time
             end_process(
                 int(has_several_machines())
             )  # without a failure, a torchrun does not restart

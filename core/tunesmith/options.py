@@ -209,7 +209,7 @@ class PluginsOptions(Options):
     """Table ``[plugins]``: plugins that the run requires, adds or disables."""
 
     require: list[str] = Field([], description='Requirements, such as "tunesmith-mlflow>=0.2".')
-    disable: list[str] = Field([], description="Plugins to skip, by name.")
+    disable: list[str] = Field([], description="Plugins to leave out, by name.")
     files: list[str] = Field(
         [], description="Single-file plugins to load.", json_schema_extra={"path": True}
     )

@@ -159,7 +159,7 @@ class Plan:
     def to_toml(self) -> str:
         """Return the plan as a run file that gives the same plan again.
 
-        TOML has no null, so unset options and tables without any other option are skipped.
+        TOML has no null, so unset options and tables without any other option are omitted.
         """
         import tomli_w
 

@@ -126,7 +126,7 @@ def describe(
 ) -> Iterator[str]:
     """Yield the section of a function or a class: signature, docstring, fields and methods.
 
-    With the level 0 there is no heading, and methods are skipped. ``texts``: those of fields
+    With the level 0 there is no heading, and methods are omitted. ``texts``: those of fields
     without one in the source.
     """
     name = f"{owner}.{node.name}" if owner else node.name

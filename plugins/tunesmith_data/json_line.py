@@ -60,7 +60,7 @@ def _parse_plain(raw: bytes) -> dict[str, Any] | None:
 
     orjson is several times faster than Python's decoder, but keeps the last of two equal keys and
     rounds large integers. So a row is plain only if it has as many keys as colons, those in texts
-    skipped if that is simple, and no number that became a float.
+    left out if that is simple, and no number that became a float.
     """
     value = _parse_fast(raw)
     if type(value) is not dict:

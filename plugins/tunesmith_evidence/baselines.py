@@ -1,7 +1,7 @@
 """Measure the baselines of a run, and stop before the training.
 
-A baselines is a run that is stopped: ``tunesmith resume`` trains in its folder, and does not
-measure again what the baselines has measured.
+They are measured in a run that is stopped: ``tunesmith resume`` trains in its folder, and does
+not measure them again.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class MeasuredBaseline:
 
 
 def list_overrides(rows: int, budget: str | None, only: Sequence[str]) -> list[str]:
-    """Return the overrides of a run file with which its baselines is measured."""
+    """Return the overrides of a run file with which its baselines are measured."""
     overrides = [f"baselines.rows={rows}", f'baselines.budget="{budget or NO_LIMIT}"']
     return [*overrides, *([f"baselines.use={json.dumps([*only])}"] if only else [])]
 

@@ -47,7 +47,7 @@ DAYS = (
 )
 """No day after the twelfth, which could not be a month."""
 GOODS = (
-    *("hammers", "baselines", "buckets", "brushes", "gloves", "helmets", "cables", "lamps"),
+    *("hammers", "ladders", "buckets", "brushes", "gloves", "helmets", "cables", "lamps"),
     *("shovels", "ropes", "tarps", "drills", "pumps", "valves", "hinges", "locks"),
 )
 ORDERS = (

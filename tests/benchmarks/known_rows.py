@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 from tunesmith_plugins.commands.starter.repairs.generate import (
     FIRST_NAMES,
-    HELDOUT,
     SURNAMES,
+    TEST,
     TRAIN,
     generate_rows,
 )
@@ -105,7 +105,7 @@ def generate_formats(rng: random.Random, count: int) -> Rows:
 
 def generate_work_orders(rng: random.Random, train: int, heldout: int) -> tuple[Rows, Rows]:
     """Return the rows of the example ``repairs``, with other random choices."""
-    parts = [generate_rows(words, n, rng) for words, n in ((TRAIN, train), (HELDOUT, heldout))]
+    parts = [generate_rows(words, n, rng) for words, n in ((TRAIN, train), (TEST, heldout))]
     first, second = ([(row["prompt"], row["completion"]) for row in rows] for rows in parts)
     return first, second
 

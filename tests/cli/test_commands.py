@@ -134,7 +134,7 @@ def test_quiet_prints_only_results_and_the_run_folder(tunesmith: Tunesmith, here
     done = tunesmith("-q", "run", "run.toml")
     assert "tuned" in done.stdout
     assert f"run folder: {only_run(here)}" in done.stdout.splitlines()
-    assert "report page: " in done.stdout, "only progress is skipped"
+    assert "report page: " in done.stdout, "only progress is left out"
     assert (only_run(here) / "report.html").is_file()
     assert done.stderr == ""
 

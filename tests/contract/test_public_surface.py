@@ -423,7 +423,7 @@ def import_graph(sources: Mapping[str, ast.Module]) -> dict[str, set[str]]:
     """Return for every module the modules that it imports, anywhere in its source.
 
     ``from package import name`` is an import of the module ``package.name`` where there is one,
-    else of the package. That Python also runs the packages above a module is skipped: a package
+    else of the package. That Python also runs the packages above a module is left out: a package
     that re-exports its own modules would be a circle of every two of them.
     """
     graph: dict[str, set[str]] = {}

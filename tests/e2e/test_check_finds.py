@@ -135,5 +135,5 @@ def test_training_rows_that_are_skipped_are_not_measured_either(
     assert tunesmith("run", run_file, "--out", tmp_path / "run").code == 0
     measured = (tmp_path / "run" / "evaluations" / "training-rows.loss.jsonl").read_text()
     assert measured and "rows.jsonl:8" not in measured
-    skipped = (tmp_path / "run" / "skipped.jsonl").read_text()
+    skipped = (tmp_path / "run" / "skipped-in-training.jsonl").read_text()
     assert len(skipped.splitlines()) == 1 and "rows.jsonl:8" in skipped

@@ -38,7 +38,7 @@ use = ["zero-shot", "random-shots"]
 
 # Colors that a made-up company gives to words: no model can know them before training.
 COLOURS = {
-    "baselines": "teal",
+    "ladder": "teal",
     "kettle": "mauve",
     "violin": "ochre",
     "anchor": "teal",

@@ -46,7 +46,7 @@ def test_the_run_is_continued_by_its_training(bench: Bench) -> None:
 
 
 def test_the_training_is_predicted_where_it_happens(bench: Bench) -> None:
-    """A baselines prints no forecast of a training, and the run that goes on is reviewed."""
+    """Baselines alone print no forecast of a training, and the run that goes on is reviewed."""
     (bench.root / "base" / "config.json").write_text('{"width": 3}', encoding="utf-8")
     reviews: list[Any] = []
     reviewer = plugin(review_model=lambda review: reviews.append(review) or [])

@@ -115,7 +115,7 @@ def read_answers(folder: Path, baseline: str) -> list[str]:
     return [json.loads(line)["output"] for line in path.read_text().splitlines()]
 
 
-def prompts_of(bench: Bench, **changes: Any) -> list[Any]:
+def prompts_of_test_rows(bench: Bench, **changes: Any) -> list[Any]:
     _, parts = load_data(bench.plan(**changes))
     return [last_exchange(record)[0] for record in parts.test]
 
@@ -134,7 +134,7 @@ def test_a_winner_answers_as_in_the_run(tmp_path: Path, baseline: str) -> None:
     report = bench.run(**changes)
     verdict = report.finished.verdict  # type: ignore[union-attr]
     assert (verdict["baseline"], verdict["winner"]) == (baseline, "winner"), verdict
-    prompts, plan = prompts_of(bench, **changes), bench.plan(**changes)
+    prompts, plan = prompts_of_test_rows(bench, **changes), bench.plan(**changes)
     for name in ("rows.jsonl", "answers.json"):
         (tmp_path / name).unlink()
     run = RunFolder(tmp_path / "out")

@@ -139,7 +139,7 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
         run_ip("link", "add", f"v{names[0]}", "netns", names[0], "type", "veth",
                "peer", "name", f"v{names[1]}", "netns", names[1])  # fmt: skip
         for number, name in enumerate(names):
-            run_ip("-n", name, "addr", "add", f"10.119.0.{number + 1}/24", "validation", f"v{name}")
+            run_ip("-n", name, "addr", "add", f"10.119.0.{number + 1}/24", "dev", f"v{name}")
             run_ip("-n", name, "link", "set", f"v{name}", "up")
             run_ip("-n", name, "link", "set", "lo", "up")
     except (OSError, subprocess.CalledProcessError) as error:

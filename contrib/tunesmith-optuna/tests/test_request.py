@@ -13,7 +13,7 @@ from tunesmith.errors import ConfigError, DataError, UsageError
 from tunesmith.execution.run_data import load_data
 from tunesmith_cli.app import app
 from tunesmith_cli.common import CliState
-from tunesmith_optuna import tunesmith_commands
+from tunesmith_optuna import PLUGIN
 from tunesmith_optuna.command import command
 from tunesmith_optuna.launchers import ClusterLauncher
 from tunesmith_optuna.request import PLAN, open_study, read_request
@@ -32,7 +32,7 @@ def refuse(*arguments: str | Path) -> str:
 
 
 def test_the_offer_loads_the_command() -> None:
-    (offer,) = tunesmith_commands()
+    (offer,) = PLUGIN.tunesmith_commands()
     assert offer.load() is command
 
 

@@ -55,12 +55,12 @@ def test_a_search_finds_options_that_a_run_then_verifies(run_file: Path, tmp_pat
     # An ordinary run folder, without a model's answer to a test row.
     report = json.loads(succeed(run_file, "report", study / "trial-000", "--json"))
     assert report["run"]["status"] == "ok"
-    assert report["data"]["test_size"] == report["data"]["validation"] == 20
+    assert report["data"]["test"] == report["data"]["validation"] == 20
     # The run file's gate asks for the impossible: code 6, after the test rows were scored.
     done = tunesmith(run_file, "run", study / "best.toml", "--out", "best", "--json", "--quiet")
     assert done.returncode == 6, done.stderr
     best = json.loads(done.stdout)
-    assert best["data"]["test_size"] == 26 and best["training"]["rows"] == 84
+    assert best["data"]["test"] == 26 and best["training"]["rows"] == 84
 
 
 def test_a_killed_search_continues_with_its_unfinished_trial(

@@ -11,12 +11,12 @@ import click
 import pytest
 
 from tunesmith import api
-from tunesmith_ray import tunesmith_commands
+from tunesmith_ray import PLUGIN
 from tunesmith_ray.options import RayOptions
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT.parents[1] / "docs" / "how-to" / "ray.md"]
-COMMANDS = {offer.name.removeprefix("ray "): offer.load() for offer in tunesmith_commands()}
+COMMANDS = {offer.name.removeprefix("ray "): offer.load() for offer in PLUGIN.tunesmith_commands()}
 
 
 def blocks(page: Path, language: str) -> list[str]:

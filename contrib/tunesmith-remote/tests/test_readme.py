@@ -11,12 +11,14 @@ import click
 import pytest
 
 from tunesmith import api
-from tunesmith_remote import tunesmith_commands
+from tunesmith_remote import PLUGIN
 from tunesmith_remote.options import RemoteOptions
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT.parents[1] / "docs" / "how-to" / "object-storage.md"]
-COMMANDS = {offer.name.removeprefix("remote "): offer.load() for offer in tunesmith_commands()}
+COMMANDS = {
+    offer.name.removeprefix("remote "): offer.load() for offer in PLUGIN.tunesmith_commands()
+}
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -12,7 +12,7 @@ from fake_slurm import FakeSlurm
 
 from tunesmith import api
 from tunesmith_cli.app import app
-from tunesmith_slurm import submit, tunesmith_commands
+from tunesmith_slurm import PLUGIN, submit
 from tunesmith_slurm.job_file import find_job
 from tunesmith_slurm.launcher import describe_time
 from tunesmith_slurm.programs import JobState
@@ -36,7 +36,7 @@ def refuse(*arguments: str | Path) -> str:
 
 def test_each_offer_loads_its_command() -> None:
     names = ["submit", "status", "logs", "cancel"]
-    loaded = [offer.load() for offer in tunesmith_commands()]
+    loaded = [offer.load() for offer in PLUGIN.tunesmith_commands()]
     assert [command.name for command in loaded] == names and loaded[0] is submit.command
 
 

@@ -169,7 +169,7 @@ class Report:
             "description": self.data.description,
             "train": self.data.train,
             "validation": self.data.validation,
-            "test_size": self.data.test,
+            "test": self.data.test,
             "skipped": self.data.skipped,
             "skipped_examples": self.data.examples,
             "fingerprint": self.data.fingerprint,

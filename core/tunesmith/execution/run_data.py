@@ -40,7 +40,7 @@ class DataParts:
     fingerprint: str
     findings: Sequence[Finding] = ()
     folds: Sequence[Sequence[int]] = ()
-    """Numbers of the training records that are skipped in turn, where there are no validation
+    """Numbers of the training records that are left out in turn, where there are no validation
     records."""
 
     @property

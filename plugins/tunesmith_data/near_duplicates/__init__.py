@@ -14,7 +14,7 @@ beyond that, MinHash proposes pairs, 99 % of those above the threshold, and each
 exactly. The result does not depend on the order of the texts, nor on a seed. Texts without any
 character match nothing.
 
-What many rows share, such as an instruction, is skipped of the comparison: see
+What many rows share, such as an instruction, is left out of the comparison: see
 :mod:`tunesmith_data.near_duplicates.boilerplate`. Texts from one template may be less similar than
 near duplicates, as their values differ; :mod:`tunesmith_data.near_duplicates.templates` finds them.
 """

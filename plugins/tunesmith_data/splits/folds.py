@@ -1,4 +1,4 @@
-"""Folds: parts of few training rows, of which each is skipped once to choose by."""
+"""Folds: parts of few training rows, of which each is left out once, to choose by."""
 
 from __future__ import annotations
 

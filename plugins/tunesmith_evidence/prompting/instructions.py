@@ -10,7 +10,7 @@ from tunesmith_evidence.tasks.json_answers import Fields, Path, find_order, pars
 from tunesmith_evidence.tasks.kinds import TaskKind, list_labels
 
 MAX_LISTED_CHARACTERS = 8_000
-"""Longer lists of labels are skipped."""
+"""Longer lists of labels are left out."""
 MAX_LISTED_VALUES = 30
 MAX_SHORT_WORDS = 30
 """Answers up to this length are called short."""
@@ -58,7 +58,7 @@ def _describe_key(path: Path, objects: Sequence[Fields]) -> str:
     else:
         kind = f"{_name_type(values[0])}, such as {values[0]}"
     where = " inside ".join(json.dumps(key, ensure_ascii=False) for key in reversed(path))
-    optional = "; skipped if there is none" if counts.total() < len(objects) else ""
+    optional = "; left out if there is none" if counts.total() < len(objects) else ""
     return f"- {where}: {kind}{optional}"
 
 

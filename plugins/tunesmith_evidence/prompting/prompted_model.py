@@ -88,7 +88,7 @@ class PromptedModel(WrappedModel):
     """A text model that puts instructions and worked examples before every prompt.
 
     Of more examples than leave room for the answer, the last found ones are skipped. If there is
-    no room without examples either, the description is skipped instead.
+    no room without examples either, the description is left out instead.
     """
 
     system: str | None = None

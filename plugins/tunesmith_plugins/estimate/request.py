@@ -129,7 +129,7 @@ def transfer_options(technique: Technique, chosen: BaseModel) -> BaseModel:
         except ValidationError as error:
             problems = [(item["type"], _find_path(table, item["loc"])) for item in error.errors()]
             kept = _without(table, [path for kind, path in problems if kind != "missing"])
-            if kept == table:  # a table that lacks a required option is skipped as a whole
+            if kept == table:  # a table that lacks a required option is left out as a whole
                 kept = _without(table, [path for _, path in problems])
             if kept == table:
                 raise

@@ -187,7 +187,7 @@ def _other_techniques_that_fit(
 def _untracked_bytes(estimate: Estimate, device: Device) -> int:
     """Return the estimated bytes that the measured peak will not include.
 
-    On a GPU the allocator's counter skips some components; on a CPU the resident memory of
+    On a GPU the allocator's counter omits some components; on a CPU the resident memory of
     the process includes all of them.
     """
     if device.type == "cpu":

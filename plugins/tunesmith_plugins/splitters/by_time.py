@@ -120,8 +120,8 @@ class ByTimeOptions(Options):
     validation_size: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=0)] | None = (
         Field(
             None,
-            description="Rows for everything that chooses, the newest that are not held out: as in "
-            "`grouped`.",
+            description="Rows for everything that chooses, the newest that are not test rows: as "
+            "in `grouped`.",
         )
     )
 

@@ -86,7 +86,7 @@ class Case:
         return self.numbers.is_share and self.tuned.higher_is_better
 
     def proof(self, comparison: PairedComparison) -> float:
-        """Return the level at which a baseline is verified to be enough before any other is."""
+        """Return the level at which a baseline is shown to be enough before any other is."""
         is_first = comparison.name in (c.name for c in rank_on_validation(self.solutions)[:1])
         count = 1 if is_first else max(1, len(self.solutions))
         return verification_level(count, self.options.confidence)

@@ -110,7 +110,7 @@ class PairedComparison:
         return standard_error(sample) if sample.units > 1 else math.inf
 
     def is_below(self, margin: float, confidence: float | None = None) -> bool:
-        """Return True if the tuned model is verified to be less than ``margin`` better.
+        """Return True if the tuned model is shown to be less than ``margin`` better.
 
         If all differences are equal and the metric has no bounds, the interval has no width,
         however few the rows are: it shows nothing.
@@ -208,7 +208,7 @@ def rank_on_validation(comparisons: Sequence[PairedComparison]) -> list[PairedCo
 def find_sufficient(
     comparisons: Sequence[PairedComparison], margin: float, confidence: float
 ) -> list[PairedComparison]:
-    """Return the baselines that the tuned model is verified to be less than ``margin`` better than.
+    """Return the baselines that the tuned model is shown to be less than ``margin`` better than.
 
     Each interval, at ``confidence``, lies below the margin. The cheapest of several is looked for,
     so two procedures keep the probability of one false proof or more at most at ``1 - confidence``,
@@ -216,7 +216,7 @@ def find_sufficient(
     the test rows did not make, up to the first one that fails (fixed sequence; Maurer, Hothorn and
     Lehmacher, 1995). Holm's procedure finds those that come late in this order.
     """
-    verified = [*takewhile(lambda c: c.is_below(margin), rank_on_validation(comparisons))]
+    enough = [*takewhile(lambda c: c.is_below(margin), rank_on_validation(comparisons))]
     names, left = set[str](), len(comparisons)
     while left:
         level = verification_level(left, confidence)
@@ -226,7 +226,7 @@ def find_sufficient(
             break
         names |= found
         left -= len(found)
-    names |= {comparison.name for comparison in verified}
+    names |= {comparison.name for comparison in enough}
     return [comparison for comparison in comparisons if comparison.name in names]
 
 

@@ -1,6 +1,6 @@
 """Lengths of a text from which a model computes in another way, which short rows do not show.
 
-An engine may skip the window of the attention, or the scaling of the rope of long texts: it
+An engine may omit the window of the attention, or the scaling of the rope of long texts: it
 computes the same as the trained model until a text is longer.
 """
 

@@ -13,7 +13,7 @@ length. Three rows of 6, 3 and 5 tokens, before the step that writes slot 8::
                  start              end
 
 Slots in front of a row's first one are masked by a bias of -inf. Columns in front of ``start`` are
-not used by any row and are skipped of the returned keys and values. A new row is copied so that it
+not used by any row and are left out of the returned keys and values. A new row is copied so that it
 ends at ``end``; when a row is removed, the last row moves into its place. If the slots are used up,
 the tensors are reallocated and the unused columns dropped.
 

@@ -70,7 +70,7 @@ class AdapterTargets:
             raise UsageError(
                 f"technique.adapter.{option}: PEFT cannot do this with {chosen_text(weights)} of a "
                 f"{model.config.model_type}",
-                hint=f"skip adapter.{option}, or name other modules in adapter.target_modules",
+                hint=f"leave out adapter.{option}, or name other modules in adapter.target_modules",
             )
         return cls(
             modules=_shortest_names(model, direct, options),

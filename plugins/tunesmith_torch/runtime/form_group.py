@@ -1,6 +1,6 @@
 """Form the group of the ranks of torchrun, and end this one if the machine of another is lost.
 
-The end of a process closes its connections, and the other ranks finding at once. A machine without
+The end of a process closes its connections, and the other ranks notice at once. A machine without
 power or network closes nothing: an exchange with it would wait for hours. So each rank of several
 machines counts up a number in the store of the ranks, and watches those of the others. torchrun
 starts a process that has ended for this again, and waits until there are enough machines.

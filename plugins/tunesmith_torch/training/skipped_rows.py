@@ -23,8 +23,8 @@ from tunesmith_torch.runtime import distributed
 
 __all__ = ["count_causes", "describe_remedy"]
 
-SKIPPED_FILE = "skipped.jsonl"
-"""File in a job's folder with the rows that gave no example."""
+SKIPPED_FILE = "skipped-in-training.jsonl"
+"""File in a job's folder with the rows that gave no example; ``skipped.jsonl`` is the loader's."""
 
 
 def count_affected(tokenized: TokenizedRecords | StreamedExamples) -> dict[str, int]:

@@ -132,7 +132,7 @@ def test_stages_have_their_own_metrics() -> None:
 def test_the_data_of_a_report() -> None:
     data = DataLoaded(description="d", train=8, test=2, skipped={"c": 1}, fingerprint="f")
     assert build_report([data]).to_json()["data"] == {
-        "description": "d", "train": 8, "validation": 0, "test_size": 2, "skipped": {"c": 1},
+        "description": "d", "train": 8, "validation": 0, "test": 2, "skipped": {"c": 1},
         "skipped_examples": [], "fingerprint": "f",
     }  # fmt: skip
 

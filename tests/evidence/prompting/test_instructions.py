@@ -33,7 +33,7 @@ def test_keys_are_described_in_their_order() -> None:
     assert lines[2] == '- "kind": one of "a", "b"'
     assert lines[3] == '- "price": a number, such as 1.5'
     assert lines[4] == '- "name" inside "by": a text, such as "N"'
-    assert lines[5] == '- "x": true or false, such as true; skipped if there is none'
+    assert lines[5] == '- "x": true or false, such as true; left out if there is none'
     assert lines[-1] == answers[3]
     assert describe_objects(["no object"]) == ""
 

@@ -41,7 +41,7 @@ def test_the_newest_rows_are_test_and_those_before_are_for_choices() -> None:
 def test_without_validation_rows_the_newest_training_rows_are_a_fold() -> None:
     result = split([str(n) for n in range(40)], test_size=10)
     assert (len(result.train), [*map(list, result.folds)]) == (30, [[*range(24, 30)]])
-    assert split(["1", "2", "3"], test_size=1).folds == [], "no row can be skipped of two"
+    assert split(["1", "2", "3"], test_size=1).folds == [], "no row can be left out of two"
     assert split([str(n) for n in range(200)]).folds == [], "there are validation rows"
     assert split([str(n) for n in range(1500)], validation=0).folds == []
 

@@ -231,7 +231,7 @@ def test_baselines_are_tested_in_the_order_of_their_validation_scores(case: Case
 
 
 def test_without_an_order_more_baselines_need_more_rows(case: Case) -> None:
-    """Holm: of four baselines, the first must be verified at a level of 98.75 %."""
+    """Holm: of four baselines, the first must be shown at a level of 98.75 %."""
     scores = (None, None, None, None)
     undecided = judge_alike(case.folder, 200, scores)
     assert undecided["word"] == "NOT ENOUGH EVIDENCE"
@@ -346,7 +346,7 @@ def test_p_values_are_adjusted_for_the_number_of_baselines(case: Case) -> None:
 
 
 def test_after_one_that_is_not_verified_the_others_need_a_correction(case: Case) -> None:
-    """The strongest on the validation rows ends the sequence if it is not verified to be enough."""
+    """The strongest on the validation rows ends the sequence if it is not shown to be enough."""
     case.baseline("zero-shot", right(0.8, 190), 0.8)
     case.model("tuned", right(0.8, 190))
     assert case.judge()["word"] == "PROMPT"

@@ -53,6 +53,15 @@ def messages(events: list[Event]) -> list[str]:
     return [event.message for event in events if isinstance(event, FindingReported)]
 
 
+def test_the_rows_that_the_loader_skipped_are_kept(tmp_path: Path) -> None:
+    """The core writes them to a file of the same folder."""
+    path = tmp_path / "skipped.jsonl"
+    path.write_text("a row\n")
+    report_skipped(job(tmp_path, []), LONG)
+    report_skipped(job(tmp_path, []), [])
+    assert path.read_text() == "a row\n"
+
+
 def test_rows_are_reported_by_cause_and_written_to_a_file(tmp_path: Path) -> None:
     events: list[Event] = []
     report_skipped(job(tmp_path, events), [*LONG, REFUSED])

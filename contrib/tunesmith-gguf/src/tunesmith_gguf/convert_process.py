@@ -3,7 +3,7 @@
 The arguments are the folder, the file to write, its format, and the name of the pre-tokenizer, or
 an empty one. The converter chooses a class by the architecture; it is extended: the
 name of the pre-tokenizer can be given, every token that ends an answer is written, a tokenizer
-without a SentencePiece file is taken, and keys that transformers 5 skips are kept.
+without a SentencePiece file is taken, and keys that transformers 5 leaves out are kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _EARLIER = ("rotary_pct", "rotary_emb_base")
-"""Keys of GPT-NeoX that the converter needs, and that transformers 5 skips when it reads."""
+"""Keys of GPT-NeoX that the converter needs, and that transformers 5 leaves out."""
 
 
 def main() -> None:

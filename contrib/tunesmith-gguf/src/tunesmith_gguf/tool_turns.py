@@ -28,7 +28,9 @@ class ToolsSkippedError(Exception):
     """Ollama's templates cannot express what the chat template writes for tools."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"tools are skipped of the template, because of the chat template: {what}")
+        super().__init__(
+            f"tools are left out of the template, because of the chat template: {what}"
+        )
 
 
 _ARGUMENTS = {"qzxkeyxzq": "qzxvaluexzq"}

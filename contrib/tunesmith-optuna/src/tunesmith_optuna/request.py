@@ -162,7 +162,7 @@ def review_data(plan: Plan, catalog: Catalog, load: Callable[[Sequence[str]], Pl
         DataError: there are no validation rows.
     """
     dataset, parts = load_data(plan)
-    if not parts.validation and plan.split.config.model_dump().get("validation", 0) is None:
+    if not parts.validation and plan.split.config.model_dump().get("validation_size", 0) is None:
         plan = load([f"split.validation_size={VALIDATION_SHARE}"])
         dataset, parts = load_data(plan)
         render.print_note(

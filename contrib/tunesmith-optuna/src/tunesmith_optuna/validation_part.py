@@ -57,7 +57,9 @@ class ValidationPart:
         dataset, parts = load_data(plan)
         if not parts.validation:
             raise DataError(f"{path}:1", NO_VALIDATION_ROWS, hint=VALIDATION_HINT)
-        description = f"{dataset.description}; test skipped rows, scores are of validation rows"
+        description = (
+            f"{dataset.description}; test rows are left out, scores are of validation rows"
+        )
         return replace(
             dataset,
             train=parts.train,

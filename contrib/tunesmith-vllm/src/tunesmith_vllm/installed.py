@@ -1,4 +1,4 @@
-"""Find the vLLM that shows exports: in this environment, or in one that the options name."""
+"""Find the vLLM that verifies exports: in this environment, or in one that the options name."""
 
 from __future__ import annotations
 

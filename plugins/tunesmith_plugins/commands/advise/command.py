@@ -49,7 +49,7 @@ def command(
 ) -> None:
     """Advise whether to tune, by baselines and by trainings on 10, 20 and 40 % of the rows.
 
-    The baselines of baselines is measured first. The scores of the three trainings are extrapolated
+    The baselines are measured first. The scores of the three trainings are then extrapolated
     to all training rows, and compared with each baseline on all test rows. [advise] in the run file
     says how the model will be used.
     """

@@ -41,7 +41,7 @@ class PhaseProgress:
     """The finished part of a phase, and its speed.
 
     What comes before the first unit is done takes longer than a unit: caches are filled, code is
-    compiled, and other units are begun. It is skipped of the speed.
+    compiled, and other units are begun. It is left out of the speed.
     """
 
     total: int | None

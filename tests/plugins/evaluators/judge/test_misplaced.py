@@ -10,7 +10,7 @@ from tunesmith_plugins.evaluators.judge.misplaced import check_wins
 
 REFERENCES = [
     (f"where is the {noun}", f"the {noun} stands beside the door")
-    for noun in ("lamp", "desk", "rack", "sofa", "vase", "sink", "oven", "bed", "inject", "chair")
+    for noun in ("lamp", "desk", "rack", "sofa", "vase", "sink", "oven", "bed", "plant", "chair")
 ]
 RIGHT = dict(REFERENCES)
 TEXTS = re.compile(r"\[(\w+) (request|answer A|answer B)\]\n(.*?)\n\[\1 end of \2\]", re.DOTALL)
