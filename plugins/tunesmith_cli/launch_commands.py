@@ -48,7 +48,7 @@ class JobStatus:
 
 
 @dataclass(frozen=True)
-class Launcher(Generic[JobT]):
+class JobCommands(Generic[JobT]):
     """A launcher, by what its commands do with the newest job of a run."""
 
     name: str

@@ -33,6 +33,7 @@ from tunesmith import api
 from tunesmith.catalog import OfferNotFound
 from tunesmith.errors import GateError, TunesmithError
 from tunesmith_plugins.commands.export.trained import find_trained
+from tunesmith_torch.export.checks import Gate, check_engine, check_files
 from tunesmith_torch.export.contract import Engine
 from tunesmith_torch.export.export_run import (
     Export,
@@ -42,7 +43,6 @@ from tunesmith_torch.export.export_run import (
     prepare_model,
     write_model,
 )
-from tunesmith_torch.export.gate import Gate, check_engine, check_files
 from tunesmith_torch.export.merge_by_tensor import write_merged
 from tunesmith_torch.models.artifacts import artifact_format
 from tunesmith_torch.models.model_folder import weight_files

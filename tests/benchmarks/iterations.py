@@ -185,7 +185,7 @@ def read_score(folder: Path) -> str:
 
 
 def iterate(out: Path, seed: int) -> None:
-    """Run the first run and its iterations; print what each has repaired."""
+    """Run the first run and its iterations; print what each has improved."""
     folder = out / "iteration-0"
     if not folder.exists():
         write_first(folder, seed, SETTINGS, by_validation=False)

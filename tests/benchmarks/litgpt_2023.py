@@ -226,7 +226,7 @@ def _trace_layers(shape: ModelShape, row: PublishedRow, layers: int) -> StepTrac
                     recorder.record_existing(tensor, "weights")
             track_layers(list(model.layers), recorder)
             _run_step(model, trained, ids_BT, recorder)
-    return StepTrace(recorder.timeline.with_labels(recorder.labels), 0, 0)
+    return StepTrace(recorder.timeline.with_block_labels(recorder.labels), 0, 0)
 
 
 def _run_step(

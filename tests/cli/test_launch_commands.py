@@ -15,7 +15,7 @@ from tunesmith.storage import EventLog, RunFolder
 from tunesmith.testing import sample_run
 from tunesmith_cli.common import CliState
 from tunesmith_cli.launch import given_flags
-from tunesmith_cli.launch_commands import JobStatus, Launcher, submit_options
+from tunesmith_cli.launch_commands import JobCommands, JobStatus, submit_options
 
 FAILED = JobStatus(False, {"state": "failed", "reason": ""}, {"is_active": False}, rank=2)
 
@@ -24,7 +24,7 @@ def find_log(folder: Path, job: str, rank: int) -> Path:
     return folder / f"{job}-{rank}.log"
 
 
-LAUNCHER: Launcher[str] = Launcher(
+LAUNCHER: JobCommands[str] = JobCommands(
     "there",
     lambda folder: "job" if (folder / "submitted").exists() else None,
     lambda folder, job: FAILED,

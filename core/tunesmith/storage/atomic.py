@@ -232,7 +232,7 @@ def _move_to_trash(path: Path, disk: Disk) -> Path:
     return trash
 
 
-def repair_replacements(folder: Path, disk: Disk = DISK) -> None:
+def recover_replacements(folder: Path, disk: Disk = DISK) -> None:
     """Finish or undo the replacements in ``folder`` that a crash interrupted; may raise OSError."""
     for old in sorted(folder.glob(f"{REPLACED}*")):
         target = old.with_name(old.name.removeprefix(REPLACED))

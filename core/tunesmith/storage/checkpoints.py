@@ -1,7 +1,7 @@
 """Save, verify and rotate the checkpoints of a run.
 
 A checkpoint is committed atomically by :mod:`tunesmith.storage.manifest` and verified before it is
-used. One that fails verification is renamed (quarantined), and the next older one is used.
+used. One that fails verification is renamed, and the next older one is used.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Checkpoints:
     """The checkpoints of a run or of one of its stages: folders such as ``step-00000040``.
 
     Only the process that holds the run's lock may call ``save`` and ``newest``; others call
-    ``newest(repair=False)``. ``on_problem`` receives one sentence about each checkpoint that is
+    ``newest(recover=False)``. ``on_problem`` receives one sentence about each checkpoint that is
     damaged or could not be deleted; by default it is issued as a warning. With ``owned`` false
     this process never changes the folder.
     """
@@ -118,30 +118,30 @@ class Checkpoints:
         found = (_STEP.fullmatch(path.name) for path in self.folder.iterdir() if is_folder(path))
         return sorted(int(name[1]) for name in found if name)
 
-    def newest(self, *, repair: bool = True) -> Checkpoint | None:
+    def newest(self, *, recover: bool = True) -> Checkpoint | None:
         """Return the newest checkpoint that passes verification; None if there is none.
 
         One that fails is reported, renamed to ``.bad-step-...`` and ignored from then on, and the
-        next older one is tried. ``repair=False`` renames nothing.
+        next older one is tried. ``recover=False`` renames nothing.
 
         Raises:
             EnvironmentProblem: the folder could not be read.
         """
-        repair = repair and self.owned
-        if repair and self.folder.is_dir():
+        recover = recover and self.owned
+        if recover and self.folder.is_dir():
             with atomic.explained(self.folder):
-                atomic.repair_replacements(self.folder, self._disk)
-        return self._first_valid(reversed(self.steps()), repair)
+                atomic.recover_replacements(self.folder, self._disk)
+        return self._first_valid(reversed(self.steps()), recover)
 
     def best(self) -> Checkpoint | None:
         """Return the checkpoint last saved as best, verified; None if there is none."""
         marked = [step for step in self.steps() if self._is_marked_best(step)]
-        return self._first_valid(reversed(marked), repair=False)
+        return self._first_valid(reversed(marked), recover=False)
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
 
-    def _first_valid(self, steps: Iterable[int], repair: bool) -> Checkpoint | None:
+    def _first_valid(self, steps: Iterable[int], recover: bool) -> Checkpoint | None:
         for step in steps:
             path = self._path(step)
             problems = verify_folder(path, disk=self._disk)
@@ -149,14 +149,14 @@ class Checkpoints:
                 found = read_manifest(path, disk=self._disk)
                 return Checkpoint(path, step, found.meta, found.files, found.best)
             if path.exists():  # else the run that holds the lock has deleted it meanwhile
-                self._quarantine(path, problems, repair)
+                self._set_aside(path, problems, recover)
         return None
 
-    def _quarantine(self, path: Path, problems: list[FileProblem], repair: bool) -> None:
-        """Report a damaged checkpoint and, with ``repair``, rename it (quarantine)."""
+    def _set_aside(self, path: Path, problems: list[FileProblem], recover: bool) -> None:
+        """Report a damaged checkpoint and, with ``recover``, rename it."""
         listed = "; ".join(map(str, problems[:5])) + ("; ..." if len(problems) > 5 else "")
         result = "an older one is used"
-        if repair:
+        if recover:
             bad = path.with_name(f".bad-{path.name}")
             while bad.exists():
                 bad = path.with_name(f".bad-{path.name}-{secrets.token_hex(2)}")

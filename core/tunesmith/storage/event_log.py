@@ -31,7 +31,7 @@ class EventLog:
         with atomic.explained(path):
             self._fd = disk.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
             try:
-                self._repair_tail()
+                self._recover_tail()
                 atomic.sync_folder(path.parent, disk)
             except BaseException:
                 self.close()
@@ -61,7 +61,7 @@ class EventLog:
                 self._disk.truncate(self._fd, os.fstat(self._fd).st_size - written)
             raise
 
-    def _repair_tail(self) -> None:
+    def _recover_tail(self) -> None:
         """Remove an incomplete last line, or add its missing line end."""
         end = os.fstat(self._fd).st_size
         tail, start = b"", end

@@ -297,7 +297,7 @@ def commit_with_manifest(
     staging = target.with_name(atomic.temporary_name(STAGING))
     try:
         atomic.make_folder(target.parent, disk)
-        atomic.repair_replacements(target.parent, disk)
+        atomic.recover_replacements(target.parent, disk)
         disk.mkdir(staging)
         write(staging)
         _finish_staging(staging, manifest, disk)
@@ -330,7 +330,7 @@ def _is_full(path: Path) -> bool:
 def _explain_failure(
     error: BaseException, full: bool, target: Path, needed: int
 ) -> EnvironmentProblem | None:
-    """Recognize an error of the machine, also one that a library hides; None if it is not one.
+    """FindLoader an error of the machine, also one that a library hides; None if it is not one.
 
     ``torch.save`` reports a full disk as ``RuntimeError: unexpected pos 576 vs 534``; safetensors
     raises another error, after it has freed the space again.
@@ -374,7 +374,7 @@ def _rename_into_place(staging: Path, target: Path, disk: Disk) -> None:
     """Rename to the final name; keep the old folder as ``.old-NAME`` until the name is durable.
 
     A folder with content cannot be replaced by one rename, so there is a moment without ``target``.
-    If a crash hits it, :func:`tunesmith.storage.atomic.repair_replacements` renames the old one
+    If a crash hits it, :func:`tunesmith.storage.atomic.recover_replacements` renames the old one
     back.
     """
     old = target.with_name(REPLACED + target.name)
@@ -390,5 +390,5 @@ def _rename_into_place(staging: Path, target: Path, disk: Disk) -> None:
         raise
     atomic.sync_folder(target.parent, disk)
     if replacing:
-        with suppress(OSError):  # `repair_replacements` removes the rest of it
+        with suppress(OSError):  # `recover_replacements` removes the rest of it
             atomic.delete_folder(old, disk)

@@ -294,7 +294,7 @@ def _in_use_error(folder: Path) -> RunInUseError:
 
 def _remove_leftovers(folder: Path, disk: Disk) -> None:
     """Remove what crashed processes left behind, in all folders that are not committed."""
-    atomic.repair_replacements(folder, disk)
+    atomic.recover_replacements(folder, disk)
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith((STAGING, TRASH)):
             atomic.try_remove(entry, disk)

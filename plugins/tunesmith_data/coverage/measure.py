@@ -23,7 +23,7 @@ from tunesmith_data.near_duplicates import Texts, cluster_texts, find_nearest
 from tunesmith_data.near_duplicates.features import Floats, Indices
 
 MAX_REFERENCE = 2_000
-MAX_PROBES = 4_000
+MAX_QUERIES = 4_000
 """Rows that are compared with the training rows; of more rows, a random sample is."""
 LEAST_ALONE = 0.2
 """Share of the clusters below which rows without near duplicates stand for too few rows."""
@@ -83,16 +83,16 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
     rng = np.random.default_rng(seed)
     clusters = cluster_texts(train).astype(np.int64)
     sample = sample_rows(rng, _choose_reference(clusters), MAX_REFERENCE)
-    probes = sample_rows(rng, np.arange(len(production)), MAX_PROBES)
+    queries = sample_rows(rng, np.arange(len(production)), MAX_QUERIES)
     if len(sample) < LEAST_REFERENCE:
         hint = f"coverage needs {LEAST_REFERENCE} training rows that are no near duplicates"
         raise DataError("training rows", f"only {len(sample)} differ from each other", hint=hint)
-    if not len(probes):
+    if not len(queries):
         raise DataError("production rows", "there are none to compare")
-    texts = [production[int(row)] for row in probes]
+    texts = [production[int(row)] for row in queries]
     vectorizer = Vectorizer(train, texts)
     search = _Search(vectorizer.vectors([*(train[int(row)] for row in sample), *texts]))
-    own = np.concatenate([clusters[sample], np.full(len(probes), -1)])
+    own = np.concatenate([clusters[sample], np.full(len(queries), -1)])
     search.run(vectorizer, train, clusters, own)
     reference, distances = np.split(search.distances(), [len(sample)])
     groups = _join_pairs(clusters[sample], clusters[search.rows[: len(sample)]])
@@ -102,7 +102,10 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
     chosen, counts = _choose(search.vectors[len(sample) :][outside], distances[outside])
     rows = [
         FarRow(
-            int(probes[i]), int(search.rows[len(sample) + i]), 1 - float(distances[i]), float(p[i]),
+            int(queries[i]),
+            int(search.rows[len(sample) + i]),
+            1 - float(distances[i]),
+            float(p[i]),
             count,
         )
         for i, count in zip(outside[chosen].tolist(), counts, strict=True)
@@ -111,7 +114,7 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
     return Coverage(
         train_rows=len(train),
         rows=len(production),
-        compared_rows=len(probes),
+        compared_rows=len(queries),
         near_duplicates=int(covered.sum()),
         outside=len(outside),
         share=estimate_share(distances, covered, Reference(reference, groups)),

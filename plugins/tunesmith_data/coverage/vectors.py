@@ -22,8 +22,8 @@ Vectors: TypeAlias = npt.NDArray[np.float32]
 
 GRAM_LENGTHS = (3, 4, 5)
 COLUMNS = 2_048
-PROBE_SHARE = 0.8
-"""Share of the probes above which a gram of theirs is a template rather than a topic."""
+QUERY_SHARE = 0.8
+"""Share of the queries above which a gram of theirs is a template rather than a topic."""
 _BLOCK_ROWS = 512
 _TABLE_BITS = 22
 _ROW_BITS = np.uint64(32)
@@ -33,17 +33,17 @@ class Vectorizer:
     """Turns texts into vectors of length 1, with the weights of the training texts.
 
     Skipped are grams that more than a fifth of the training texts share, as near duplicates leave
-    them out, and those that nearly all probes share, such as an instruction that only they have. A
+    them out, and those that nearly all queries share, such as an instruction that only they have. A
     text of nothing else has a vector of zeros.
     """
 
-    def __init__(self, train: Iterable[str], probes: Iterable[str]) -> None:
+    def __init__(self, train: Iterable[str], queries: Iterable[str]) -> None:
         self._train, train_rows = _count_rows(train)
-        self._probes, probe_rows = _count_rows(probes)
-        self._all_rows = train_rows + probe_rows
+        self._queries, query_rows = _count_rows(queries)
+        self._all_rows = train_rows + query_rows
         self._limits = (
             max(LEAST_ROWS, GRAM_SHARE * train_rows),
-            max(LEAST_ROWS, PROBE_SHARE * probe_rows),
+            max(LEAST_ROWS, QUERY_SHARE * query_rows),
         )
 
     def blocks(self, texts: Iterable[str]) -> Iterator[Vectors]:
@@ -75,11 +75,11 @@ class Vectorizer:
 
     def _weights(self, grams: npt.NDArray[np.uint32]) -> Floats:
         places = _table_index(grams)
-        counts, probe_counts = self._train[places], self._probes[places]
-        # Probes are counted too: if only training texts were, what a single text has would weigh
-        # less in these than in a probe, and probes would look farther away than they are.
-        weights = np.log((self._all_rows + 1) / (counts + probe_counts + 1))
-        weights[(counts > self._limits[0]) | (probe_counts > self._limits[1])] = 0
+        counts, query_counts = self._train[places], self._queries[places]
+        # Queries are counted too: if only training texts were, what a single text has would weigh
+        # less in these than in a query, and queries would look farther away than they are.
+        weights = np.log((self._all_rows + 1) / (counts + query_counts + 1))
+        weights[(counts > self._limits[0]) | (query_counts > self._limits[1])] = 0
         return weights
 
 

@@ -34,42 +34,42 @@ def similar_pairs(
     first_known = 0
     for number, known in enumerate(blocks):
         index = _BlockIndex(known)
-        first_probe = first_known
-        for probes in blocks[number:]:
-            for start, characters, words in index.compare(probes):
+        first_query = first_known
+        for queries in blocks[number:]:
+            for start, characters, words in index.compare(queries):
                 similar = threshold.accepts(characters, words)
                 for row in np.flatnonzero(similar.any(axis=1)).tolist():
                     others = first_known + np.flatnonzero(similar[row])
-                    probe = first_probe + start + row
-                    others = others[others < probe]
-                    yield others, np.full(len(others), probe)
-            first_probe += len(probes.keys)
+                    query = first_query + start + row
+                    others = others[others < query]
+                    yield others, np.full(len(others), query)
+            first_query += len(queries.keys)
         first_known += len(known.keys)
 
 
 def nearest(
     known: Iterable[str],
-    probes: Iterable[str],
+    queries: Iterable[str],
     boilerplate: Boilerplate,
     threshold: Threshold | None,
 ) -> tuple[Floats, Floats, Indices]:
-    """Return the similarities of each probe's most similar known text, and its position.
+    """Return the similarities of each query's most similar known text, and its position.
 
     The 5-grams decide, of equal ones the words, of equal ones the first text. The position is -1
-    if no known text shares a 5-gram, or none reaches the threshold. ``probes`` is read again for
+    if no known text shares a 5-gram, or none reaches the threshold. ``queries`` is read again for
     each 262,144 characters of ``known``.
     """
     best = _Best()
     first_known = 0
     for block in read_blocks(known, boilerplate):
         index = _BlockIndex(_distinct(block))
-        first_probe = 0
-        for other in read_blocks(probes, boilerplate):
+        first_query = 0
+        for other in read_blocks(queries, boilerplate):
             for start, characters, words in index.compare(_distinct(other)):
                 if threshold is not None:
                     characters = np.where(threshold.accepts(characters, words), characters, 0)
-                best.update(first_probe + start, characters, words, first_known)
-            first_probe += len(other.keys)
+                best.update(first_query + start, characters, words, first_known)
+            first_query += len(other.keys)
         first_known += len(block.keys)
     return best.characters, best.words, best.rows
 
@@ -79,7 +79,7 @@ def _distinct(block: Block) -> Block:
 
 
 class _Best:
-    """The best similarities so far of each probe."""
+    """The best similarities so far of each query."""
 
     def __init__(self) -> None:
         self.characters = np.zeros(0)
@@ -87,7 +87,7 @@ class _Best:
         self.rows = np.zeros(0, dtype=np.int64)
 
     def update(self, start: int, characters: Floats, words: Floats, first_known: int) -> None:
-        """Compare the probes from ``start`` on with known texts from ``first_known`` on."""
+        """Compare the queries from ``start`` on with known texts from ``first_known`` on."""
         stop = start + len(characters)
         if stop > len(self.rows):
             self.characters = np.append(self.characters, np.zeros(stop - len(self.rows)))

@@ -81,19 +81,19 @@ def propose_within(
     return best.rows()
 
 
-def propose_between(known: Sketches, probes: Sketches, ranks: Rows, threshold: Threshold) -> Rows:
-    """Return up to four known texts for each probe, best first, -1 for none."""
-    best = _Best(len(probes))
+def propose_between(known: Sketches, queries: Sketches, ranks: Rows, threshold: Threshold) -> Rows:
+    """Return up to four known texts for each query, best first, -1 for none."""
+    best = _Best(len(queries))
     for band in range(MINIMA // BAND):
         keys, rows = _sorted(_keys(known, band), ranks)
-        probe_keys = _keys(probes, band)
-        starts = np.searchsorted(keys, probe_keys)
-        counts = np.searchsorted(keys, probe_keys, side="right") - starts
+        query_keys = _keys(queries, band)
+        starts = np.searchsorted(keys, query_keys)
+        counts = np.searchsorted(keys, query_keys, side="right") - starts
         for distance in range(min(WINDOW, int(counts.max(initial=0)))):
-            probe_rows = np.flatnonzero(counts > distance)
-            known_rows = rows[starts[probe_rows] + distance]
-            scores = _score(known, known_rows, probes, probe_rows, threshold)
-            best.add(probe_rows, known_rows, scores)
+            query_rows = np.flatnonzero(counts > distance)
+            known_rows = rows[starts[query_rows] + distance]
+            scores = _score(known, known_rows, queries, query_rows, threshold)
+            best.add(query_rows, known_rows, scores)
     return best.rows()
 
 

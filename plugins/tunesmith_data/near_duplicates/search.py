@@ -47,7 +47,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The known text at position ``known`` that is most similar to a probe."""
+    """The known text at position ``known`` that is most similar to a query."""
 
     known: int
     characters: float
@@ -159,70 +159,70 @@ def cluster_texts(texts: Texts, *, threshold: Threshold = DEFAULT_THRESHOLD) -> 
 
 def find_nearest(
     known: Texts,
-    probes: Texts,
+    queries: Texts,
     *,
     threshold: Threshold | None = DEFAULT_THRESHOLD,
 ) -> list[Match | None]:
-    """Return for each probe the most similar known text, None if none reaches the threshold.
+    """Return for each query the most similar known text, None if none reaches the threshold.
 
-    The similarity of 5-grams decides, then that of words. Without a threshold, every probe that
+    The similarity of 5-grams decides, then that of words. Without a threshold, every query that
     shares a 5-gram with a known text has a match; all are compared with all then, which takes
     about a second for 10,000 times 10,000 short texts.
     """
     keys = read_keys(known)
     groups = _Groups(keys)
-    probe_keys = read_keys(probes)
-    matches: list[Match | None] = [None] * len(probes)
-    identical = groups.find(keys, probe_keys)
+    query_keys = read_keys(queries)
+    matches: list[Match | None] = [None] * len(queries)
+    identical = groups.find(keys, query_keys)
     del keys
-    for probe in np.flatnonzero(identical >= 0).tolist():
-        matches[probe] = Match(int(identical[probe]), 1.0, 1.0, identical=True)
-    probe_rows = np.flatnonzero((identical < 0) & (probe_keys > 0))
-    if not len(probe_rows) or not len(groups.rows):
+    for query in np.flatnonzero(identical >= 0).tolist():
+        matches[query] = Match(int(identical[query]), 1.0, 1.0, identical=True)
+    query_rows = np.flatnonzero((identical < 0) & (query_keys > 0))
+    if not len(query_rows) or not len(groups.rows):
         return matches
     boilerplate = _sampled_boilerplate(known, groups)
-    texts, others = _Rows(known, groups.rows), _Rows(probes, probe_rows)
+    texts, others = _Rows(known, groups.rows), _Rows(queries, query_rows)
     if threshold is None or _is_small(len(texts), len(others), boilerplate):
         found = inverted_index.nearest(texts, others, boilerplate, threshold)
     else:
         found = _nearest_proposed(texts, others, groups.ranks, boilerplate, threshold)
-    for probe, characters, words, row in zip(probe_rows.tolist(), *found, strict=True):
+    for query, characters, words, row in zip(query_rows.tolist(), *found, strict=True):
         if row >= 0:
-            matches[probe] = Match(int(groups.rows[row]), float(characters), float(words))
+            matches[query] = Match(int(groups.rows[row]), float(characters), float(words))
     return matches
 
 
 def _nearest_proposed(
-    known: _Rows, probes: _Rows, ranks: Rows, boilerplate: Boilerplate, threshold: Threshold
+    known: _Rows, queries: _Rows, ranks: Rows, boilerplate: Boilerplate, threshold: Threshold
 ) -> tuple[Floats, Floats, Indices]:
     """Return what :func:`inverted_index.nearest` does, of the texts that MinHash proposes."""
     proposed = minhash.propose_between(
         minhash.sketch(known, len(known), boilerplate),
-        minhash.sketch(probes, len(probes), boilerplate),
+        minhash.sketch(queries, len(queries), boilerplate),
         ranks,
         threshold,
     )
-    best = np.zeros((2, len(probes)))
-    nearest = np.full(len(probes), -1)
+    best = np.zeros((2, len(queries)))
+    nearest = np.full(len(queries), -1)
     for column in proposed.T:
-        probe_rows = np.flatnonzero(column >= 0)
-        rows = column[probe_rows]
-        found = np.stack(compare_pairs(known, rows, probes, probe_rows, boilerplate))
-        old = best[:, probe_rows]
+        query_rows = np.flatnonzero(column >= 0)
+        rows = column[query_rows]
+        found = np.stack(compare_pairs(known, rows, queries, query_rows, boilerplate))
+        old = best[:, query_rows]
         better = threshold.accepts(*found) & (
             (found[0] > old[0])
             | (found[0] == old[0])
-            & ((found[1] > old[1]) | (found[1] == old[1]) & (rows < nearest[probe_rows]))
+            & ((found[1] > old[1]) | (found[1] == old[1]) & (rows < nearest[query_rows]))
         )
-        best[:, probe_rows[better]] = found[:, better]
-        nearest[probe_rows[better]] = rows[better]
+        best[:, query_rows[better]] = found[:, better]
+        nearest[query_rows[better]] = rows[better]
     return best[0], best[1], nearest
 
 
-def _is_small(known: int, probes: int, boilerplate: Boilerplate) -> bool:
-    if max(known, probes) > EXACT_TEXTS:
+def _is_small(known: int, queries: int, boilerplate: Boilerplate) -> bool:
+    if max(known, queries) > EXACT_TEXTS:
         return False
-    return known * probes * (1 + boilerplate.shared_grams) <= EXACT_STEPS
+    return known * queries * (1 + boilerplate.shared_grams) <= EXACT_STEPS
 
 
 def _sampled_boilerplate(texts: Texts, groups: _Groups) -> Boilerplate:

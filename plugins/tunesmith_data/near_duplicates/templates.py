@@ -6,7 +6,7 @@ have it. The words that are left are the text's skeleton. Two texts are from one
 skeletons are equal, or if they are equal without one word of each, so that a slot may also hold a
 word that many texts have.
 
-Skeletons are compared by hashes; the memory grows with the probes only. The pairs that are found
+Skeletons are compared by hashes; the memory grows with the queries only. The pairs that are found
 must be compared word by word, which is what :func:`compare_words` is for.
 """
 
@@ -56,15 +56,15 @@ _WORD = re.compile(r"[^\W_]+")
 _NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z][^\W_]*")
 
 
-def find_template_duplicates(known: Texts, probes: Texts) -> Iterator[tuple[int, int]]:
-    """Yield pairs of a probe and a known text that may be from one template, by their positions.
+def find_template_duplicates(known: Texts, queries: Texts) -> Iterator[tuple[int, int]]:
+    """Yield pairs of a query and a known text that may be from one template, by their positions.
 
-    There are at most 16 for each probe, the first ones.
+    There are at most 16 for each query, the first ones.
     """
     step = max(1, len(known) // SAMPLE_ROWS)
     sample = [known[row] for row in range(0, len(known), step)]
     frequent = _find_frequent(sample)
-    parts = [(np.zeros(0, np.uint64), np.zeros(0, np.int64)), *_read_keys(probes, frequent)]
+    parts = [(np.zeros(0, np.uint64), np.zeros(0, np.int64)), *_read_keys(queries, frequent)]
     keys, rows = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     order = np.argsort(keys, kind="stable")
     keys, rows = keys[order], rows[order]
@@ -77,11 +77,11 @@ def find_template_duplicates(known: Texts, probes: Texts) -> Iterator[tuple[int,
         last = np.searchsorted(keys, their_keys[likely], side="right")
         for place in np.flatnonzero(last > first).tolist():
             row = int(their_rows[likely[place]])
-            for probe in rows[first[place] : last[place]].tolist():
-                duplicates = found.setdefault(probe, set())
+            for query in rows[first[place] : last[place]].tolist():
+                duplicates = found.setdefault(query, set())
                 if len(duplicates) < MAX_CANDIDATES and row not in duplicates:
                     duplicates.add(row)
-                    yield probe, row
+                    yield query, row
 
 
 @dataclass(frozen=True, slots=True)

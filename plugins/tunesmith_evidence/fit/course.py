@@ -17,9 +17,9 @@ from tunesmith.events import StepFinished
 from tunesmith.execution.report import Report
 from tunesmith.statistics.distributions import student_quantile
 
-TAIL = 1 / 3
+TAIL_SHARE = 1 / 3
 """The last part of a training, as a share of the learning rate that is spent in all."""
-LAST_PART = 1 - TAIL - 1e-9
+LAST_PART = 1 - TAIL_SHARE - 1e-9
 """Where it begins, in spite of rounding."""
 MIN_TAIL_STEPS = 6
 """Steps in the last part below which their losses, each of other rows, show nothing."""
@@ -146,12 +146,12 @@ def _validation_fall(validation: Points, losses: Points) -> Fall | None:
     earlier = [point for point in validation[:-1] if low <= point[0] <= high]
     if not earlier:
         return None
-    share, before = min(earlier, key=lambda point: abs(point[0] - (1 - TAIL)))
+    share, before = min(earlier, key=lambda point: abs(point[0] - (1 - TAIL_SHARE)))
     last_share, last = validation[-1]
     if last_share <= share or min(before, last) <= 0:
         return None
     # Between the two the loss is taken to fall by equal factors.
-    start = last * (before / last) ** (TAIL / (last_share - share))
+    start = last * (before / last) ** (TAIL_SHARE / (last_share - share))
     first = validation[0] if validation[0][0] == 0 else losses[0]
     fall = start - last
     return Fall(fall, fall, fall, start, is_validation=True, total=first[1] - last)
@@ -174,9 +174,9 @@ def _steps_fall(losses: Points) -> Fall | None:
     residuals = (y - mean - slope * (x - x_mean) for x, y in tail)
     error = math.sqrt(math.fsum(r * r for r in residuals) / (n - 2) / spread)
     reach = student_quantile(0.975, n - 2) * error
-    start = math.exp(mean - slope * TAIL / 2)
+    start = math.exp(mean - slope * TAIL_SHARE / 2)
     low, value, high = (
-        -start * math.expm1(TAIL * x) for x in (slope + reach, slope, slope - reach)
+        -start * math.expm1(TAIL_SHARE * x) for x in (slope + reach, slope, slope - reach)
     )
     return Fall(value, low, high, start, is_validation=False, total=losses[0][1] - start + value)
 

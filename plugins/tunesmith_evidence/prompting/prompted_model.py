@@ -69,7 +69,7 @@ def _fits_by_length(prompt: Prompt, extra_tokens: int) -> bool:
     return len(prompt_text(prompt)) // CHARACTERS_PER_TOKEN + extra_tokens <= UNKNOWN_CONTEXT
 
 
-def to_messages(examples: Sequence[Example]) -> tuple[Message, ...]:
+def write_example_turns(examples: Sequence[Example]) -> tuple[Message, ...]:
     """Return worked examples as turns of the user and of the assistant."""
     turns = [(Message("user", e.question), Message("assistant", e.answer)) for e in examples]
     return tuple(message for turn in turns for message in turn)
@@ -155,7 +155,7 @@ class PromptedModel(WrappedModel):
         found = list(self.find(prompt_text(prompt)))
         fits = find_limit(self.model)
         while True:
-            built, is_text = self._add(prompt, to_messages(found[::-1])), False
+            built, is_text = self._add(prompt, write_example_turns(found[::-1])), False
             try:
                 has_room = fits(built, extra_tokens)
             except DataError:

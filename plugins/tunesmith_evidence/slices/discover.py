@@ -80,7 +80,7 @@ def split_in_halves(rows: Sequence[ScoredRow], seed: int = 0) -> tuple[list[int]
     """Return the positions of two halves; the rows of a group are in one of them.
 
     A row stays in its half whatever rows are added or removed, because its content decides: else
-    rows that were looked at to collect others would be among those that show the repair.
+    rows that were looked at to collect others would be among those that show the improvement.
     """
     halves: tuple[list[int], list[int]] = ([], [])
     for position, row in enumerate(rows):

@@ -99,7 +99,7 @@ def _check_torch() -> Iterator[Check]:
     if importlib.util.find_spec("torch") is None:
         yield Check("fail", "torch", "not installed: pip install torch")
         return
-    found = probe_torch()
+    found = try_torch()
     if "error" in found:
         yield Check("fail", "torch", f"cannot be used: {found['error']}")
         return
@@ -112,7 +112,7 @@ def _check_torch() -> Iterator[Check]:
         yield Check("warn", "device", "no GPU found: training on the CPU is slow for large models")
 
 
-def probe_torch(code: str = PROBE) -> dict[str, Any]:
+def try_torch(code: str = PROBE) -> dict[str, Any]:
     """Run ``code`` in a child process and return its JSON; with key ``error`` if it failed."""
     try:
         child = subprocess.run(

@@ -28,9 +28,15 @@ from tunesmith.storage.manifest import MANIFEST
 from tunesmith_evidence.number_text import format_estimate, format_number
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_torch.data.templates import Template
+from tunesmith_torch.export.checks import (
+    ExportChecks,
+    check_engine,
+    check_files,
+    check_merge,
+    require,
+)
 from tunesmith_torch.export.contract import AdapterExporter, Exporter, ServedExporter
 from tunesmith_torch.export.engine_model import EngineModel
-from tunesmith_torch.export.gate import Gate, check_engine, check_files, check_merge, require
 from tunesmith_torch.export.merge_by_tensor import write_merged
 from tunesmith_torch.export.reference import Reference, score_rows
 from tunesmith_torch.generation.text_model import TorchTextModel
@@ -181,7 +187,7 @@ def prepare_model(
     problems = verify_folder(trained.artifact)
     if problems:
         raise IntegrityError(f"{trained.artifact}: {problems[0]}")
-    gate = Gate()
+    checks = ExportChecks()
     template = Template.from_tokenizer(load_tokenizer(trained.artifact))
     announce("observing the trained model on test rows")
     model = load_trained(trained)
@@ -197,25 +203,25 @@ def prepare_model(
     with _full_disk(folder):
         write_model(trained, folder, merge or write_config)
     if is_merged:
-        check_merged_folder(gate, trained, folder, reference)
+        check_merged_folder(checks, trained, folder, reference)
     return PreparedModel(
         trained=trained,
         template=template,
         folder=folder,
         reference=reference,
         expected=expected,
-        merge_checks=gate.passed,
+        merge_checks=checks.passed,
     )
 
 
 def check_merged_folder(
-    gate: Gate, trained: TrainedModel, folder: Path, reference: Reference
+    checks: ExportChecks, trained: TrainedModel, folder: Path, reference: Reference
 ) -> None:
     """Read a merged model back, and compare it with the trained one."""
     template = Template.from_tokenizer(load_tokenizer(trained.artifact))
     merged = load_base(folder, device=trained.merge.device, dtype=torch.float32).model
     rows = score_rows(TorchTextModel(merged, template, trained.merge.device), trained.test)
-    check_merge(gate, reference, rows)
+    check_merge(checks, reference, rows)
     del merged
     release_memory()
 
@@ -277,31 +283,31 @@ def _engine_errors(name: str) -> Iterator[None]:
 def _write_and_check(
     prepared: PreparedModel, export: Export, out: Path, announce: Announce
 ) -> dict[str, Any]:
-    gate, trained = Gate(passed=dict(prepared.merge_checks)), prepared.trained
+    checks, trained = ExportChecks(passed=dict(prepared.merge_checks)), prepared.trained
     announce(f"writing {export.name}")
     if isinstance(export.exporter, AdapterExporter):
         export.exporter.export_adapter(trained.base, trained.artifact, out)
     else:
         export.exporter.export(prepared.folder, out)
     announce("loading it, and comparing it with the trained model")
-    check_files(gate, export.exporter, out, prepared.folder)
+    check_files(checks, export.exporter, out, prepared.folder)
     metric = None
     with export.exporter.open(out) as engine:
-        check_engine(gate, engine, prepared.reference, export.tolerance)
+        check_engine(checks, engine, prepared.reference, export.tolerance)
         if export.tolerance is None and prepared.expected is not None and trained.measure:
             found = trained.measure(EngineModel(engine, prepared.template))
             groups = [row.group for row in trained.test[: len(found[0].values)]]
             metric = compare_metric(prepared.expected[0], found[0], groups)
             check = partial(_check_metric, metric, trained.higher_is_better)
-            gate.check("metric", check)
+            checks.check("metric", check)
     return {
         "schema": SCHEMA,
         "exporter": export.name,
         "options": export.options,
         "rows": len(prepared.reference.rows),
-        "checks": gate.passed,
-        "not_verified": gate.not_verified,
-        **gate.measured,
+        "checks": checks.passed,
+        "not_verified": checks.not_verified,
+        **checks.measured,
         **({"metric": metric} if metric else {}),
     }
 

@@ -10,7 +10,7 @@ query, key and value projections; the two halves of a gated MLP) share one such 
     x --> v_proj(x)   returns the cached v; now the cache is empty
     z --> k_proj(z)   another tensor: k_proj leaves the group and computes alone from now on
 
-:func:`enable_fused_lora` makes PEFT build its adapters from :class:`FusedLoraLinear`, through
+:func:`register_fused_lora` makes PEFT build its adapters from :class:`FusedLoraLinear`, through
 PEFT's own table of custom layers. What this layer does not support (dropout in training, DoRA, an
 adapter that is disabled or merged) runs in PEFT's own forward, which it inherits.
 
@@ -35,7 +35,7 @@ SHARED_INPUT_NAMES = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of sibling layers that read the same input. A wrong guess costs one product, no error."""
 
 
-def enable_fused_lora(config: LoraConfig, model: nn.Module) -> None:
+def register_fused_lora(config: LoraConfig, model: nn.Module) -> None:
     """Build the adapters of ``config`` from :class:`FusedLoraLinear` if all layers are plain.
 
     PEFT picks custom layers by ``isinstance``, and quantized layers are subclasses of

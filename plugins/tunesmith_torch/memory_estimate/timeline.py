@@ -110,7 +110,7 @@ class Timeline:
             by_label[label] = by_label.get(label, 0) + size
         return by_label
 
-    def with_labels(self, labels: Mapping[int, str]) -> Timeline:
+    def with_block_labels(self, labels: Mapping[int, str]) -> Timeline:
         """Return the timeline with a label for every block: the given one, or one by its lifetime.
 
         A block that a forward pass leaves for the backward pass is an activation or, outside of

@@ -106,7 +106,7 @@ def trace_layers(setting: EstimateSetting, layers: int, *, steps: int = 1) -> St
                 recorder, model, unwrap_peft(model), adapters=setting.method != "full"
             )
             run_steps(steps, setting, adapted, micro_batch, recorder)
-    timeline = recorder.timeline.with_labels(recorder.labels)
+    timeline = recorder.timeline.with_block_labels(recorder.labels)
     if steps == 1:
         timeline = timeline.repeat_step("0.", "1.")
     if setting.moment_bytes != FP32_MOMENT_BYTES:

@@ -154,7 +154,7 @@ def build_lora_config(
         bias="none",
     )
     if fused_kernels:
-        fused_lora.enable_fused_lora(config, model)
+        fused_lora.register_fused_lora(config, model)
     return config
 
 

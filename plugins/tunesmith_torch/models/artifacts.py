@@ -100,7 +100,7 @@ def attach_adapter(base: LoadedBase, folder: Path, *, fused_kernels: bool = True
     with ignore_deprecation(), peft_import.without_unused_bitsandbytes(), adapter_errors(folder):
         config = PeftConfig.from_pretrained(str(folder))
         if fused_kernels and isinstance(config, LoraConfig):
-            fused_lora.enable_fused_lora(config, base.model)
+            fused_lora.register_fused_lora(config, base.model)
         model = PeftModel.from_pretrained(
             base.model,
             str(folder),

@@ -13,7 +13,7 @@ from tunesmith_torch.options.training import VALIDATION_HELP, ValidationOptions
 __all__ = ["PairOptions", "PreferenceLossOptions", "PreferenceLossType", "RewardLossOptions"]
 
 PreferenceLossType = Literal["dpo", "ipo", "kto", "orpo", "simpo"]
-DEFAULT_BETA: dict[str, float] = {"dpo": 0.1, "ipo": 0.1, "kto": 0.1, "orpo": 0.1, "simpo": 2.0}
+DEFAULT_BETAS: dict[str, float] = {"dpo": 0.1, "ipo": 0.1, "kto": 0.1, "orpo": 0.1, "simpo": 2.0}
 
 _TYPE_OF_KEY = {
     "label_smoothing": "dpo",
@@ -75,7 +75,7 @@ class PreferenceLossOptions(Options):
     @property
     def effective_beta(self) -> float:
         """``beta``, or the default of the loss."""
-        return DEFAULT_BETA[self.type] if self.beta is None else self.beta
+        return DEFAULT_BETAS[self.type] if self.beta is None else self.beta
 
     @property
     def needs_reference(self) -> bool:

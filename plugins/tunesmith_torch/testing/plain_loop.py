@@ -86,7 +86,7 @@ def trace_layers(config: Mapping[str, Any], loop: LoopConfig, layers: int) -> St
         for handle in handles:
             handle.remove()
     return StepTrace(
-        recorder.timeline.with_labels(recorder.labels),
+        recorder.timeline.with_block_labels(recorder.labels),
         sum(p.numel() for p in model.parameters()),
         sum(p.numel() for p in trained),
     )

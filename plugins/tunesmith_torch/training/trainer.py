@@ -69,7 +69,11 @@ from tunesmith_torch.training.loop import BatchCounts, Objective, RunLoop, run_t
 from tunesmith_torch.training.monitor import NO_MONITOR, TrainingMonitor
 from tunesmith_torch.training.row_losses import RowObjective
 from tunesmith_torch.training.token_digest import Row, check_tokens
-from tunesmith_torch.training.validation import VALIDATION, ValidationMonitor, sample_parts
+from tunesmith_torch.training.validation import (
+    VALIDATION,
+    ValidationMonitor,
+    sample_validation_and_train,
+)
 from tunesmith_torch.untrusted.foreign_code import read_object
 
 __all__ = ["Prepared", "Session", "TrainingTask", "train"]
@@ -315,7 +319,7 @@ def _add_validation(
     job = session.job
     if not task.has_row_losses or job.config.validation.every == 0:
         return prepared
-    validation_records, train_records = sample_parts(job)
+    validation_records, train_records = sample_validation_and_train(job)
     problem, validation, train = "no validation rows", None, None
     try:
         if validation_records:

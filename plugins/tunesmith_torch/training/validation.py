@@ -47,7 +47,7 @@ _STATE = ("best", "last", "last_step", "without_gain")
 """Keys without which a validation cannot be resumed."""
 
 
-def sample_parts(job: Job[Any]) -> tuple[list[Record], list[Record]]:
+def sample_validation_and_train(job: Job[Any]) -> tuple[list[Record], list[Record]]:
     """Return the validation records to evaluate, and as many training records; always the same."""
     validation = _sample(job.validation, MAX_ROWS, f"{job.seed}/validation/dev")
     return validation, _sample(job.train, len(validation), f"{job.seed}/validation/train")

@@ -646,7 +646,7 @@ def damaged(path: Path, change: str) -> None:
 
 @pytest.mark.parametrize("change", [*CHANGES, "delete", "link"])
 @pytest.mark.parametrize("name", EVERY_FILE)
-def test_a_damaged_checkpoint_is_quarantined_and_the_older_one_used(
+def test_a_damaged_checkpoint_is_set_aside_and_the_older_one_used(
     tmp_path: Path, name: str, change: str
 ) -> None:
     checkpoints, problems = two_checkpoints(tmp_path)
@@ -778,7 +778,7 @@ def test_a_read_error_is_retried_then_named(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["optimizer.pt", MANIFEST])
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES])
-def test_a_machine_error_does_not_quarantine_an_intact_checkpoint(
+def test_a_machine_error_does_not_set_aside_an_intact_checkpoint(
     tmp_path: Path, name: str, number: int
 ) -> None:
     checkpoints, problems = two_checkpoints(tmp_path)
@@ -903,7 +903,7 @@ def test_hidden_folders_files_and_links_are_no_checkpoints(tmp_path: Path) -> No
 def test_reading_without_the_lock_renames_nothing(tmp_path: Path) -> None:
     checkpoints, problems = two_checkpoints(tmp_path)
     damaged(checkpoints.folder / "step-00000040" / "optimizer.pt", "flip last")
-    found = checkpoints.newest(repair=False)
+    found = checkpoints.newest(recover=False)
     assert found is not None
     assert found.step == 20
     assert checkpoints.steps() == [20, 40]
@@ -920,13 +920,13 @@ def test_a_checkpoint_deleted_while_it_is_read_is_no_damage(tmp_path: Path) -> N
             return super().open(path, flags)
 
     reader = Checkpoints(checkpoints.folder, on_problem=problems.append, disk=Rotated())
-    found = reader.newest(repair=False)
+    found = reader.newest(recover=False)
     assert found is not None
     assert found.step == 20
     assert problems == []
 
 
-def test_all_checkpoints_can_be_quarantined(tmp_path: Path) -> None:
+def test_all_checkpoints_can_be_set_aside(tmp_path: Path) -> None:
     problems: list[str] = []
     checkpoints = Checkpoints(tmp_path, on_problem=problems.append)
     for _ in range(2):

@@ -147,7 +147,7 @@ def test_too_few_rows_are_refused() -> None:
 
 
 def test_of_many_rows_a_sample_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunesmith_data.coverage.measure.MAX_PROBES", 50)
+    monkeypatch.setattr("tunesmith_data.coverage.measure.MAX_QUERIES", 50)
     found = draw(2, 0.5, 400)
     assert (found.rows, found.compared_rows) == (400, 50)
     assert found.share.low < 0.5 < found.share.high

@@ -77,9 +77,9 @@ def test_blanks_keep_the_length_and_the_key(text: str) -> None:
 def test_equal_keys_have_equal_features() -> None:
     """Else the first of two equal texts would decide what resembles them, and so the order."""
     texts = ["Pay pal is down", "paypal is down", "PayPal is down!"]
-    for probe in ("pal is down now", "paypal is down now"):
+    for query in ("pal is down now", "paypal is down now"):
         found = {
-            match and match.words for text in texts[1:] for match in find_nearest([text], [probe])
+            match and match.words for text in texts[1:] for match in find_nearest([text], [query])
         }
         assert len(found) == 1
     assert key(texts[0]) != key(texts[1]) == key(texts[2])

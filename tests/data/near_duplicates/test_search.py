@@ -148,15 +148,15 @@ def test_minhash_finds_nearly_all_pairs(by_minhash: None) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_the_nearest_text_equals_a_plain_comparison(seed: int) -> None:
     texts = random_texts(Random(seed), 60)
-    known, probes = texts[:40], texts[40:]
+    known, queries = texts[:40], texts[40:]
     similarities = plain_similarities(texts, sample=known)
-    matches = find_nearest(known, probes)
-    all_matches = find_nearest(known, probes, threshold=None)
-    for probe in range(len(probes)):
-        scores = [(*similarities[row, 40 + probe], -row) for row in range(40)]
+    matches = find_nearest(known, queries)
+    all_matches = find_nearest(known, queries, threshold=None)
+    for query in range(len(queries)):
+        scores = [(*similarities[row, 40 + query], -row) for row in range(40)]
         for match, expected in (
-            (all_matches[probe], max(scores)),
-            (matches[probe], max(filter(is_similar, scores), default=(0.0, 0.0, 0))),
+            (all_matches[query], max(scores)),
+            (matches[query], max(filter(is_similar, scores), default=(0.0, 0.0, 0))),
         ):
             if expected[0] == 0:
                 assert match is None

@@ -58,10 +58,10 @@ def test_names_are_values_however_frequent_they_are() -> None:
 
 def test_short_and_unrelated_texts_have_no_duplicates() -> None:
     known = [*sentences(Random(6), 80), "baler comont 5", "Anna 12", ""]
-    probes = [*sentences(Random(7), 80), "baler comont 6", "Peter 13", ""]
-    assert list(find_template_duplicates(known, probes)) == []
+    queries = [*sentences(Random(7), 80), "baler comont 6", "Peter 13", ""]
+    assert list(find_template_duplicates(known, queries)) == []
     assert (
-        list(find_template_duplicates([], probes))
+        list(find_template_duplicates([], queries))
         == list(find_template_duplicates(known, []))
         == []
     )
@@ -70,7 +70,7 @@ def test_short_and_unrelated_texts_have_no_duplicates() -> None:
 def test_there_are_at_most_so_many_duplicates() -> None:
     known = [f"baler comont distic fuler gamont number {n}" for n in range(100)]
     found = list(find_template_duplicates(known, known[:2]))
-    assert found == [(probe, n) for n in range(MAX_CANDIDATES) for probe in (0, 1)]
+    assert found == [(query, n) for n in range(MAX_CANDIDATES) for query in (0, 1)]
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ from click.testing import Result
 from tunesmith.events import BaselineChosen, Measured
 from tunesmith.testing import sample_event
 from tunesmith_evidence.baselines import MeasuredBaseline
-from tunesmith_evidence.probes import RowValue
+from tunesmith_evidence.pilots import RowValue
 from tunesmith_plugins.commands.advise.advice import (
     Costs,
     Difference,
-    Probe,
+    Pilot,
     compare,
     decide,
-    extrapolate_probes,
+    extrapolate_pilots,
     list_arguments,
     list_missing,
 )
@@ -34,7 +34,7 @@ from tunesmith_plugins.verdict.offer import VERDICT, VerdictOptions
 Tunesmith = Callable[..., Result]
 
 
-def test_advise_measures_baselines_and_probes(
+def test_advise_measures_baselines_and_pilots(
     tunesmith: Tunesmith, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUNESMITH_PLUGINS", "fake_plugin,zero-shot,advise")
@@ -47,7 +47,7 @@ def test_advise_measures_baselines_and_probes(
     assert done.exit_code == 0, done.output
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["schema"] == "tunesmith.advice/1"
-    assert [probe["rows"] for probe in found["probes"]] == [10, 20, 40]
+    assert [pilot["rows"] for pilot in found["pilots"]] == [10, 20, 40]
     assert "zero-shot" in [baseline["baseline"] for baseline in found["baselines"]]
     assert "did not reduce" in found["expected"]["reason"]
     assert found["word"] == "FINE-TUNE", found
@@ -69,35 +69,35 @@ def test_the_margin_is_that_of_the_verdict() -> None:
     assert find_margin(plan(advice)) == 0.02
 
 
-def probe_of(rows: int, right: Any) -> Probe:
-    """Return a probe that got these rows right."""
+def probe_of(rows: int, right: Any) -> Pilot:
+    """Return a pilot that got these rows right."""
     values = {row: RowValue(float(is_right)) for row, is_right in enumerate(right)}
     score = float(np.mean(right))
-    return Probe(rows, sample_event(Measured, metric="m", value=score, n=len(right)), values, 1.0)
+    return Pilot(rows, sample_event(Measured, metric="m", value=score, n=len(right)), values, 1.0)
 
 
-def probe(rows: int, right: int, of: int = 96) -> Probe:
-    """Return a probe after this many rows, with this many answers right."""
+def pilot(rows: int, right: int, of: int = 96) -> Pilot:
+    """Return a pilot after this many rows, with this many answers right."""
     values = {row: RowValue(float(row < right)) for row in range(of)}
     measured = sample_event(Measured, metric="exact-match", value=right / of, n=of)
-    return Probe(rows, measured, values, 1.0)
+    return Pilot(rows, measured, values, 1.0)
 
 
 def test_nothing_is_extrapolated_from_probes_that_have_not_begun_to_learn() -> None:
     """The last of three is on its way up: a power law through all of them would be far too low."""
     majority = sample_event(Measured, model="majority", value=12 / 96)
-    late = [probe(10, 0), probe(20, 12), probe(40, 20)]
-    found = extrapolate_probes(late, 100, majority)
+    late = [pilot(10, 0), pilot(20, 12), pilot(40, 20)]
+    found = extrapolate_pilots(late, 100, majority)
     assert found.reason == "after 10 and 20 rows it is no better than majority"
-    assert extrapolate_probes(late, 100).reason == (
+    assert extrapolate_pilots(late, 100).reason == (
         "after 10 rows it is no better than a model that gets nothing right"
     )
-    early = [probe(10, 20), probe(20, 40), probe(40, 60)]
-    assert not extrapolate_probes(early, 100, majority).reason
+    early = [pilot(10, 20), pilot(20, 40), pilot(40, 60)]
+    assert not extrapolate_pilots(early, 100, majority).reason
 
 
 BASELINE = MeasuredBaseline(BaselineChosen(baseline="linear", solution="classifier", cost=20), None)
-NO_FORECAST = Extrapolation(100, reason="fewer than 3 probes")
+NO_FORECAST = Extrapolation(100, reason="fewer than 3 pilots")
 
 
 def test_rows_weigh_as_in_the_scores() -> None:
@@ -108,26 +108,26 @@ def test_rows_weigh_as_in_the_scores() -> None:
         return {n: RowValue(short if w == 1 else long, w) for n, w in enumerate(weights)}
 
     measured = sample_event(Measured, metric="loss", unit="nats/token", higher_is_better=False)
-    probes = [Probe(n, measured, losses(1.0, 40 / n), 1.0) for n in (10, 20, 40)]
+    pilots = [Pilot(n, measured, losses(1.0, 40 / n), 1.0) for n in (10, 20, 40)]
     baseline = losses(9.0, 0.5)
-    found = compare(BASELINE, baseline, NO_FORECAST, probes[-1])
+    found = compare(BASELINE, baseline, NO_FORECAST, pilots[-1])
     assert found is not None and found.value == pytest.approx(0.01 * 8 - 0.99 * 0.5)
-    expected = extrapolate_probes(probes, 80)
+    expected = extrapolate_pilots(pilots, 80)
     assert expected.error == pytest.approx(0.5, rel=0.02)
-    forecast = compare(BASELINE, baseline, expected, probes[-1])
+    forecast = compare(BASELINE, baseline, expected, pilots[-1])
     assert forecast is not None
     assert forecast.value == pytest.approx(0.01 * 9 + 0.99 * 0.5 - expected.error)
     assert forecast.low < forecast.value < forecast.high
-    assert compare(BASELINE, {0: RowValue(1.0)}, expected, probes[-1]) is None
+    assert compare(BASELINE, {0: RowValue(1.0)}, expected, pilots[-1]) is None
 
 
 @pytest.mark.parametrize(("rows", "word"), [(10, "NOT ENOUGH EVIDENCE"), (200, "SMALL CLASSIFIER")])
 def test_a_baseline_that_is_always_right_is_enough_on_enough_rows(rows: int, word: str) -> None:
     shares = {10: 0.5, 20: 0.7, 40: 0.9}
-    probes = [probe(n, round(rows * share), rows) for n, share in shares.items()]
-    expected = extrapolate_probes(probes, 100)
+    pilots = [pilot(n, round(rows * share), rows) for n, share in shares.items()]
+    expected = extrapolate_pilots(pilots, 100)
     assert not expected.reason
-    found = compare(BASELINE, {row: RowValue(1.0) for row in range(rows)}, expected, probes[-1])
+    found = compare(BASELINE, {row: RowValue(1.0) for row in range(rows)}, expected, pilots[-1])
     assert found is not None
     assert decide([found], 0.02, True)[0] == word
 
@@ -137,7 +137,7 @@ def test_equal_values_between_the_bounds_are_not_enough_on_few_rows() -> None:
     measured = sample_event(Measured, metric="m", value=0.75, lowest=0.0, highest=1.0)
     values = {row: RowValue(0.75) for row in range(10)}
     expected = Extrapolation(100, 0.25, (0.25,) * 2000)
-    found = compare(BASELINE, values, expected, Probe(40, measured, values, 1.0))
+    found = compare(BASELINE, values, expected, Pilot(40, measured, values, 1.0))
     assert found is not None and found.value == 0
     assert decide([found], 0.02, True)[0] == "NOT ENOUGH EVIDENCE"
 
@@ -149,10 +149,10 @@ def test_few_baselines_are_called_enough_that_are_not(rows: int, baseline: float
     final = 1 - baseline - 0.02
     for _ in range(cases):
         hardness = draws.random(rows)
-        probes = [probe_of(n, hardness >= final * (100 / n) ** 0.5) for n in (10, 20, 40)]
-        expected = extrapolate_probes(probes, 100)
+        pilots = [probe_of(n, hardness >= final * (100 / n) ** 0.5) for n in (10, 20, 40)]
+        expected = extrapolate_pilots(pilots, 100)
         values = {n: RowValue(float(draws.random() < baseline)) for n in range(rows)}
-        found = compare(BASELINE, values, expected, probes[-1])
+        found = compare(BASELINE, values, expected, pilots[-1])
         assert found is not None
         wrong += decide([found], 0.02, not expected.reason)[0] == "SMALL CLASSIFIER"
     assert wrong <= 0.05 * cases

@@ -26,8 +26,8 @@ from tunesmith.records import (
     UnpairedPreference,
 )
 from tunesmith_data import parse_row
+from tunesmith_plugins.commands.data.fixes import Fixer
 from tunesmith_plugins.commands.data.open_data import text_parts
-from tunesmith_plugins.commands.data.repairs import Repairer
 from tunesmith_plugins.commands.data.tokens import create_tokenize
 from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_torch.testing.tiny_model import CHATML, save_tiny_model
@@ -258,7 +258,7 @@ def test_fix_repairs_what_keeps_its_meaning(tunesmith: Tunesmith, tmp_path: Path
     )
     before = path.read_bytes()
     shown = tunesmith("data", "fix", "rows.jsonl")
-    assert "can be repaired: removed trailing commas, lines 1" in shown.stdout
+    assert "can be fixed: removed trailing commas, lines 1" in shown.stdout
     done = tunesmith("data", "fix", "rows.jsonl", "--out", "new.jsonl")
     assert done.exit_code == 3
     assert path.read_bytes() == before
@@ -269,14 +269,14 @@ def test_fix_repairs_what_keeps_its_meaning(tunesmith: Tunesmith, tmp_path: Path
         b"{'a': 1, 'a': 2}\n"
         b'{"a": "cut off'
     )
-    assert "repaired: removed the byte-order mark" in done.stdout
-    assert "repaired: converted from Python's repr to JSON, lines 4" in done.stdout
+    assert "fixed: removed the byte-order mark" in done.stdout
+    assert "fixed: converted from Python's repr to JSON, lines 4" in done.stdout
     assert "line 6: not JSON (cut off" in done.stdout
     report = json.loads(tunesmith("data", "fix", "rows.jsonl", "--json").stdout)
     assert [item["line"] for item in report["unusable"]] == [5, 6]
     assert tunesmith("data", "fix", "rows.jsonl", "--out", "new.jsonl").exit_code == 2
     done = tunesmith("data", "fix", "new.jsonl", "--out", "again.jsonl")
-    assert done.exit_code == 3 and "repaired" not in done.stdout
+    assert done.exit_code == 3 and "fixed" not in done.stdout
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "new.jsonl").read_bytes()
 
 
@@ -286,7 +286,7 @@ def test_fix_converts_tables_too(tunesmith: Tunesmith, tmp_path: Path, encoding:
     assert tunesmith("data", "fix", "rows.csv", "--out", "new.csv").exit_code == 0
     assert (tmp_path / "new.csv").read_text(encoding="utf-8") == "prompt,completion\npé,c\n"
     done = tunesmith("data", "fix", "new.csv", "--out", "again.csv")
-    assert done.stdout == "nothing to repair\n"
+    assert done.stdout == "nothing to fix\n"
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "new.csv").read_bytes()
 
 
@@ -304,7 +304,7 @@ def test_fix_knows_rows_that_are_no_lines(
     (tmp_path / "rows.jsonl").write_text(content)
     assert json.loads(tunesmith("data", "stats", "rows.jsonl", "--json").stdout)["skipped"] == {}
     (tmp_path / "marked.jsonl").write_bytes(b"\xef\xbb\xbf" + content.encode())
-    for name, done in (("rows", "nothing to repair"), ("marked", "removed the byte-order mark")):
+    for name, done in (("rows", "nothing to fix"), ("marked", "removed the byte-order mark")):
         fixed = tunesmith("data", "fix", f"{name}.jsonl", "--out", f"new-{name}.jsonl")
         assert fixed.exit_code == 0 and done in fixed.stdout, fixed.output
         assert (tmp_path / f"new-{name}.jsonl").read_text() == content
@@ -314,7 +314,7 @@ def test_fix_leaves_a_clean_file_as_it_is(tunesmith: Tunesmith, tmp_path: Path) 
     data = b'{"a": "\xc3\xa9 \\u00e9",  "b": 1.50}\r\n\n{"c": null}'
     (tmp_path / "rows.jsonl").write_bytes(data)
     done = tunesmith("data", "fix", "rows.jsonl", "--out", "new.jsonl")
-    assert (done.exit_code, done.stdout) == (0, "nothing to repair\n")
+    assert (done.exit_code, done.stdout) == (0, "nothing to fix\n")
     assert (tmp_path / "new.jsonl").read_bytes() == data
     (tmp_path / "rows.gz").write_bytes(gzip.compress(data))
     assert "unpack it first" in tunesmith("data", "fix", "rows.gz").stderr
@@ -334,13 +334,13 @@ def test_repairs_keep_the_meaning_of_every_row(row: dict[str, object], write: ob
     assert callable(write)
     text = str(write(row)).replace("\n", " ")
     data = text.encode("utf-8", "surrogatepass")
-    repairer = Repairer()
-    repaired = b"".join(repairer.json_lines(data))
-    again = Repairer()
-    assert b"".join(again.json_lines(repaired)) == repaired and not again.repairs
-    if repairer.unusable:
-        assert repaired == data
+    fixer = Fixer()
+    fixed = b"".join(fixer.json_lines(data))
+    again = Fixer()
+    assert b"".join(again.json_lines(fixed)) == fixed and not again.fixes
+    if fixer.unusable:
+        assert fixed == data
     else:
-        assert parse_row(repaired) == row
+        assert parse_row(fixed) == row
     if write is json.dumps:
-        assert repaired == data
+        assert fixed == data

@@ -91,7 +91,7 @@ def test_corrected_rows_of_the_export_move_to_training(
     row = {"messages": turns, "expected": late["expected"], "reasons": []}
     (tmp_path / "late.jsonl").write_text(json.dumps(row) + "\n")
     refused = tunesmith("next", "parent", "--add", "late.jsonl", "--out", "other")
-    assert refused.exit_code == 2 and "is to show the repair" in refused.output
+    assert refused.exit_code == 2 and "is to show the improvement" in refused.output
     assert not (tmp_path / "other").exists()
 
 

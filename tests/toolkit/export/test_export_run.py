@@ -24,7 +24,7 @@ from tunesmith.storage import verify_folder
 from tunesmith.storage.manifest import MANIFEST
 from tunesmith_plugins.exporters.safetensors.exporter import SafetensorsExporter
 from tunesmith_plugins.exporters.safetensors.offer import SafetensorsOptions
-from tunesmith_torch.export import engine_model, gate
+from tunesmith_torch.export import checks, engine_model
 from tunesmith_torch.export.contract import NotVerifiedError
 from tunesmith_torch.export.export_run import CERTIFICATE, TrainedModel, export_run
 from tunesmith_torch.export.folder_facts import read_added_tokens
@@ -398,4 +398,4 @@ def test_rounding_must_not_make_the_metric_worse(
     assert metric["difference"] == pytest.approx(0.0)
     assert metric["before"] == metric["after"] == pytest.approx(0.9885)
     assert "share 0.989, exported 0.989, difference 0.000" in certificate["checks"]["metric"]
-    assert 0 < certificate["mean_kl_nats"] < gate.MAX_KL["rounded"]
+    assert 0 < certificate["mean_kl_nats"] < checks.MAX_KL["rounded"]

@@ -21,7 +21,7 @@ def adapted(dtype: torch.dtype = torch.float32, adapters: int = 1) -> PeftModel:
         torch.manual_seed(0)
         base = tiny_model().to(dtype).eval()
         config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
-        fused_lora.enable_fused_lora(config, base)
+        fused_lora.register_fused_lora(config, base)
         model: PeftModel = get_peft_model(base, config)
         for number in range(1, adapters):
             model.add_adapter(f"more {number}", config)

@@ -37,7 +37,7 @@ def with_adapters(model: nn.Module, fused: bool, **changes: Any) -> PeftModel:
     targets = changes.pop("target_modules", ["up", "down"])
     config = LoraConfig(r=4, lora_alpha=7, target_modules=targets, **changes)
     if fused:
-        fused_lora.enable_fused_lora(config, model)
+        fused_lora.register_fused_lora(config, model)
     torch.manual_seed(5)
     peft_model = get_peft_model(copy.deepcopy(model), config).train()
     for name, parameter in peft_model.named_parameters():

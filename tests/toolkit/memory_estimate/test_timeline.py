@@ -72,14 +72,14 @@ def test_too_few_layers_are_refused() -> None:
 
 
 def test_the_peak_is_split_by_label() -> None:
-    timeline = _model(5).with_labels({})
+    timeline = _model(5).with_block_labels({})
     assert timeline.peak_bytes() == sum(timeline.peak_by_label().values())
     assert timeline.peak_by_label()["weights"] == 500
     assert timeline.peak_by_label()["activations"] == 50  # the last one, at the end of backward
 
 
 def test_a_block_exists_in_the_phases_that_are_named() -> None:
-    timeline = _model(5).with_labels({})
+    timeline = _model(5).with_block_labels({})
     for part, grows in (("0.", 1000), (".backward", 1000), ("weights", 0)):
         with_block = timeline.with_block("gathered", 1000 if grows else 10, part)
         assert with_block.peak_bytes() == timeline.peak_bytes() + grows, part
@@ -94,5 +94,5 @@ def test_a_block_exists_in_the_phases_that_are_named() -> None:
 
 
 def test_a_label_can_be_scaled() -> None:
-    timeline = _model(5).with_labels({})
+    timeline = _model(5).with_block_labels({})
     assert timeline.scale_label("weights", 0.5).peak_bytes() == timeline.peak_bytes() - 250

@@ -159,7 +159,7 @@ def test_a_step_on_real_tensors_allocates_the_same(
             recorder, adapted.model, unwrap_peft(adapted.model), adapters=method == "lora"
         )
         trace.run_steps(2, setting, adapted, trace._largest_micro_batch(setting), recorder)
-    real = recorder.timeline.with_labels(recorder.labels)
+    real = recorder.timeline.with_block_labels(recorder.labels)
     traced = _trace(setting).timeline
     assert _peaks_by_phase(traced) == pytest.approx(
         _peaks_by_phase(real), rel=1e-2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tunesmith_cli.launch_commands import JobStatus, Launcher
+from tunesmith_cli.launch_commands import JobCommands, JobStatus
 from tunesmith_ray.follow import lose
 from tunesmith_ray.job_file import Job, find_job, is_silent, request_cancel
 from tunesmith_ray.worker import log_path
@@ -59,7 +59,7 @@ def cancel(folder: Path, job: Job) -> str:
     return "the run stops after this step"
 
 
-LAUNCHER = Launcher(
+LAUNCHER = JobCommands(
     "ray", find_job, query, cancel, lambda folder, job, rank: log_path(folder, rank), has_ranks=True
 )
 STATUS, LOGS, CANCEL = (

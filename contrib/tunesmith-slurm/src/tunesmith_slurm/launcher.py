@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tunesmith_cli.launch_commands import JobStatus, Launcher
+from tunesmith_cli.launch_commands import JobCommands, JobStatus
 from tunesmith_slurm import programs
 from tunesmith_slurm.job_file import SubmittedJob, find_job
 from tunesmith_slurm.programs import JobState
@@ -46,7 +46,7 @@ def cancel(folder: Path, job: SubmittedJob) -> str:
     return f"job {job.job} is cancelled"
 
 
-LAUNCHER = Launcher("slurm", find_job, query, cancel, lambda folder, job, rank: job.log(folder))
+LAUNCHER = JobCommands("slurm", find_job, query, cancel, lambda folder, job, rank: job.log(folder))
 STATUS, LOGS, CANCEL = (
     LAUNCHER.status_command(),
     LAUNCHER.logs_command(),

@@ -14,10 +14,10 @@ import torch
 from transformers import GenerationConfig
 
 from tunesmith.storage.manifest import MANIFEST
+from tunesmith_torch.export.checks import require
 from tunesmith_torch.export.contract import Engine, NotVerifiedError
 from tunesmith_torch.export.folder_facts import read_added_tokens, read_folder_facts
 from tunesmith_torch.export.folder_tokenizer import open_tokenizer
-from tunesmith_torch.export.gate import require
 from tunesmith_torch.export.plain_folder import PlainTransformers, copy_model, open_plain
 from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS, attach_adapter
 from tunesmith_torch.models.loading import load_base

@@ -55,9 +55,9 @@ class Leak:
 
 
 def find_duplicates(
-    known: Sequence[Record], probes: Sequence[Record], *, templates: bool = True
+    known: Sequence[Record], queries: Sequence[Record], *, templates: bool = True
 ) -> Iterator[Leak]:
-    """Yield a leak for each probe with the prompt of a known record, or nearly so.
+    """Yield a leak for each query with the prompt of a known record, or nearly so.
 
     Exact: the same words and symbols. Near: similar 5-grams and words. Template: the same words
     in the same order but for values. If the answers are labels, rows with different ones are only
@@ -65,13 +65,13 @@ def find_duplicates(
     their texts are made when they are read. Without ``templates``, only similar prompts are
     compared.
     """
-    texts, asked = PromptTexts(known), PromptTexts(probes)
+    texts, asked = PromptTexts(known), PromptTexts(queries)
     has_labels = _has_labels(known)
     others = []
     for row, match in enumerate(find_nearest(texts, asked)):
         if match is not None and match.identical:
             yield Leak("exact", row, match.known, match)
-        elif match is None or (has_labels and _differ(known[match.known], probes[row])):
+        elif match is None or (has_labels and _differ(known[match.known], queries[row])):
             others.append(row)
         else:
             words = compare_words(texts[match.known], asked[row])
@@ -81,22 +81,22 @@ def find_duplicates(
     found = set()
     for number, other in find_template_duplicates(texts, _Chosen(asked, others)):
         row = others[number]
-        if row in found or (has_labels and _differ(known[other], probes[row])):
+        if row in found or (has_labels and _differ(known[other], queries[row])):
             continue
         if _is_one_template(compare_words(texts[other], asked[row]), has_labels):
             found.add(row)
             yield Leak("template", row, other)
 
 
-def find_shared_turns(known: Sequence[Record], probes: Sequence[Record]) -> Iterator[Leak]:
-    """Yield a leak for each probe of a conversation that a known record is of, too.
+def find_shared_turns(known: Sequence[Record], queries: Sequence[Record]) -> Iterator[Leak]:
+    """Yield a leak for each query of a conversation that a known record is of, too.
 
-    Inside: the probe is the beginning of a longer record, all answers of which are trained.
-    Continued: an answer before the last one of the probe is trained, to the same turns.
+    Inside: the query is the beginning of a longer record, all answers of which are trained.
+    Continued: an answer before the last one of the query is trained, to the same turns.
     """
-    if not any(map(has_earlier_exchanges, chain(probes, known))):
+    if not any(map(has_earlier_exchanges, chain(queries, known))):
         return
-    seen, asked = read_exchanges(known), read_exchanges(probes)
+    seen, asked = read_exchanges(known), read_exchanges(queries)
     most = max(LEAST_COMMON, int(COMMON_SHARE * len(known)))
     longer = _first_rows(seen.contexts, seen.rows, ~seen.is_last, asked.contexts[asked.is_last])
     shorter = _first_rows(seen.ends, seen.rows, seen.is_answer, asked.ends[~asked.is_last], most)
@@ -121,15 +121,15 @@ def _first_rows(
     return dict(zip(values[usual].tolist(), rows[found][firsts[usual]].tolist(), strict=True))
 
 
-def find_shared_groups(known: Sequence[Record], probes: Sequence[Record]) -> Iterator[Leak]:
-    """Yield a leak for each probe of a group that a known record has."""
-    groups = {record.group for record in probes} - {None}
+def find_shared_groups(known: Sequence[Record], queries: Sequence[Record]) -> Iterator[Leak]:
+    """Yield a leak for each query of a group that a known record has."""
+    groups = {record.group for record in queries} - {None}
     if groups:
         first: dict[str, int] = {}
         for row, record in enumerate(known):
             if record.group in groups:
                 first.setdefault(str(record.group), row)
-        for row, record in enumerate(probes):
+        for row, record in enumerate(queries):
             if record.group in first:
                 yield Leak("group", row, first[record.group])
 

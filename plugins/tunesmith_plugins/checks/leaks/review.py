@@ -70,7 +70,7 @@ class Parts:
     """Two parts of the data, the second of which must not know the first, and their names."""
 
     known: Sequence[Record]
-    probes: Sequence[Record]
+    queries: Sequence[Record]
     names: tuple[str, str]
     are_given: bool
     """True if the split of tunesmith is not what made them."""
@@ -106,24 +106,24 @@ def review(
 
 def _review_parts(
     known: Sequence[Record],
-    probes: Mapping[str, Sequence[Record]],
+    queries: Mapping[str, Sequence[Record]],
     name: str,
     given: Collection[str],
     *,
     templates: bool = True,
 ) -> Iterator[Finding]:
-    """Yield the findings about each part of the probes; the known records are read once for all."""
-    joined = Joined([*probes.values()])
+    """Yield the findings about each part; the known records are read once for all."""
+    joined = Joined([*queries.values()])
     if not known or not joined:
         return
     duplicates = list(find_duplicates(known, joined, templates=templates))
     exact = {leak.row for leak in duplicates if leak.kind == "exact"}
     turns = {x.row: x for x in find_shared_turns(known, joined) if x.row not in exact}
     duplicates = [leak for leak in duplicates if leak.row not in turns]
-    loaded = Joined([*map(as_loaded, probes.values())])
+    loaded = Joined([*map(as_loaded, queries.values())])
     leaks = [*duplicates, *turns.values(), *find_shared_groups(as_loaded(known), loaded)]
     start = 0
-    for other, records in probes.items():
+    for other, records in queries.items():
         rows = range(start, start + len(records))
         own = [replace(leak, row=leak.row - start) for leak in leaks if leak.row in rows]
         are_given = name in given or other in given
@@ -146,13 +146,13 @@ def _review_answers(train: Sequence[Record], test: Sequence[Record]) -> Iterator
 
 
 def _build_finding(leaks: Sequence[Leak], parts: Parts) -> Finding:
-    kind, share = leaks[0].kind, len(leaks) / len(parts.probes)
+    kind, share = leaks[0].kind, len(leaks) / len(parts.queries)
     other, name = parts.names
     is_design = kind == "template" and (share >= BY_DESIGN or not parts.are_given)
     level: Literal["info", "warning", "error"] = "info" if is_design else "warning"
     if kind in CERTAIN and share > TOLERATED and parts.is_decisive and parts.are_given:
         level = "error"
-    rows = f"{len(leaks):,} of {len(parts.probes):,} ({format_share(share)}) {name} rows"
+    rows = f"{len(leaks):,} of {len(parts.queries):,} ({format_share(share)}) {name} rows"
     return Finding(
         level=level,
         where="data leaks",
@@ -167,7 +167,7 @@ def _build_finding(leaks: Sequence[Leak], parts: Parts) -> Finding:
 def _describe(leak: Leak, parts: Parts) -> str:
     """Return the sources and the beginnings of both rows, the more similar the rows the shorter."""
     other, name = parts.names
-    row = parts.probes[leak.row]
+    row = parts.queries[leak.row]
     text = f"{row.source} ({name}) {_quote(row)}"
     if leak.known < 0:
         return text

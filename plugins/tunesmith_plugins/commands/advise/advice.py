@@ -12,7 +12,7 @@ from tunesmith.events import BaselineChosen, Measured
 from tunesmith.text import format_duration
 from tunesmith_evidence.baselines import MeasuredBaseline
 from tunesmith_evidence.number_text import format_estimate, format_rate
-from tunesmith_evidence.probes import RowValue
+from tunesmith_evidence.pilots import RowValue
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_plugins.commands.advise.learning_curve import Extrapolation, average, extrapolate
 from tunesmith_plugins.commands.advise.offer import AdviseOptions
@@ -23,7 +23,7 @@ RETRAININGS = {"never": 0, "monthly": 1, "weekly": 4.35, "daily": 30.4}
 
 
 @dataclass(frozen=True)
-class Probe:
+class Pilot:
     """The technique after a number of training rows."""
 
     rows: int
@@ -47,27 +47,27 @@ class Difference:
         return format_estimate(self.value, self.low, self.high, signed=True)
 
 
-def extrapolate_probes(
-    probes: Sequence[Probe], rows: int, trivial: Measured | None = None
+def extrapolate_pilots(
+    pilots: Sequence[Pilot], rows: int, trivial: Measured | None = None
 ) -> Extrapolation:
     """Predict the mean error of the technique after ``rows`` training rows.
 
-    ``trivial``: one answer to everything. A probe that is no better has not begun to learn the
+    ``trivial``: one answer to everything. A pilot that is no better has not begun to learn the
     task: how fast the errors fall later is not in its score.
     """
-    first = probes[0].measured
+    first = pilots[0].measured
     if first.higher_is_better and first.unit:
         return Extrapolation(rows, reason=f"{first.metric} has no known best value")
     sign, floor = (1, 0.0) if first.higher_is_better else (-1, math.inf)
     floor = floor if trivial is None else trivial.value
-    early = [f"{p.rows:,}" for p in probes if sign * p.measured.value <= sign * floor]
+    early = [f"{p.rows:,}" for p in pilots if sign * p.measured.value <= sign * floor]
     if early:
         what = trivial.model if trivial else "a model that gets nothing right"
         reason = f"after {' and '.join(early)} rows it is no better than {what}"
         return Extrapolation(rows, reason=reason)
-    _, weights, groups = _columns(probes[0].values)
-    errors = [[_error(first, value) for value in _columns(p.values)[0]] for p in probes]
-    return extrapolate([probe.rows for probe in probes], errors, rows, weights, groups)
+    _, weights, groups = _columns(pilots[0].values)
+    errors = [[_error(first, value) for value in _columns(p.values)[0]] for p in pilots]
+    return extrapolate([pilot.rows for pilot in pilots], errors, rows, weights, groups)
 
 
 def to_score(measured: Measured, error: float) -> float:
@@ -79,12 +79,12 @@ def compare(
     baseline: MeasuredBaseline,
     values: Mapping[int, RowValue],
     expected: Extrapolation,
-    tuned: Probe,
+    tuned: Pilot,
 ) -> Difference | None:
     """Compare a baseline with what is expected of tuning; None if it was measured on other rows.
 
-    Without an extrapolation the largest probe is compared. With one, the interval is that of the
-    resamples, but each end is at least as far from the difference as for the largest probe: what
+    Without an extrapolation the largest pilot is compared. With one, the interval is that of the
+    resamples, but each end is at least as far from the difference as for the largest pilot: what
     is expected is no better known than what was measured on the same rows. Resamples of a baseline
     that is right on all of a few rows are all alike; a score interval is wide there.
     """
@@ -137,7 +137,7 @@ def decide(
         return "NOT ENOUGH EVIDENCE", f"{text}{missing}"
     worst = min(differences, key=lambda d: d.value)
     name = worst.baseline.chosen.baseline
-    what = "expected after all rows" if extrapolated else "measured on the largest probe"
+    what = "expected after all rows" if extrapolated else "measured on the largest pilot"
     numbers = f"difference {what} {worst.text}"
     if worst.value >= margin and min(d.low for d in differences) > 0:
         if skipped:
@@ -180,10 +180,10 @@ class Costs:
 
 
 def compute_costs(
-    strongest: MeasuredBaseline, probes: Sequence[Probe], rows: int, price: float | None
+    strongest: MeasuredBaseline, pilots: Sequence[Pilot], rows: int, price: float | None
 ) -> Costs:
     """Compute the costs of the strongest baseline and of tuning."""
-    largest = probes[-1]
+    largest = pilots[-1]
     baseline = strongest.measured
     return Costs(
         baseline.seconds / baseline.n if baseline else 0.0,

@@ -19,13 +19,13 @@ from tunesmith_cli import render
 from tunesmith_cli.common import CliState, start_options
 from tunesmith_evidence.baselines import list_baselines, list_overrides, measure_baselines
 from tunesmith_evidence.number_text import format_interval, format_number
-from tunesmith_evidence.probes import read_values, run_probe
+from tunesmith_evidence.pilots import read_values, run_pilot
 from tunesmith_plugins.commands.advise import advice
 from tunesmith_plugins.commands.advise.offer import AdviseOptions
 from tunesmith_plugins.commands.advise.tokens import count_request_tokens
 
 SHARES = (10, 20, 40)
-"""Percentages of the training rows that the probes learn from."""
+"""Percentages of the training rows that the pilots learn from."""
 FEWEST_ROWS = 8
 MARGIN = 0.02
 """Margin if no verdict is installed."""
@@ -77,28 +77,28 @@ def find_margin(plan: Plan) -> float:
 
 
 def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str, Any]:
-    """Measure baselines and probes below ``root``; return the advice as JSON."""
+    """Measure baselines and pilots below ``root``; return the advice as JSON."""
     baseline_run = api.create_run_folder(plan, root / "baselines")
     report = measure_baselines(plan, catalog, baseline_run)
     chosen, baselines = report.baselines.values(), list_baselines(report)
     _, parts = load_data(plan)
     total = len(parts.train)
-    probes = []
+    pilots = []
     for share in SHARES:
         if total * share // 100 >= FEWEST_ROWS:
-            folder = api.create_run_folder(plan, root / f"probe-{share}")
-            report = run_probe(plan, catalog, parts, total * share // 100, folder)
+            folder = api.create_run_folder(plan, root / f"pilot-{share}")
+            report = run_pilot(plan, catalog, parts, total * share // 100, folder)
             measured = report.tuned[0]
             values = read_values(folder.path, measured)
-            probes.append(
-                advice.Probe(total * share // 100, measured, values, report.training_seconds)
+            pilots.append(
+                advice.Pilot(total * share // 100, measured, values, report.training_seconds)
             )
-    if not probes:
+    if not pilots:
         raise UsageError(
-            f"{total} training rows are too few for probes", hint="train: tunesmith run"
+            f"{total} training rows are too few for pilots", hint="train: tunesmith run"
         )
-    metric = probes[0].measured.metric
-    sign = 1 if probes[0].measured.higher_is_better else -1
+    metric = pilots[0].measured.metric
+    sign = 1 if pilots[0].measured.higher_is_better else -1
     trivial = max(
         (
             r.measured
@@ -108,12 +108,12 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
         key=lambda measured: sign * measured.value,
         default=None,
     )
-    expected = advice.extrapolate_probes(probes, total, trivial)
+    expected = advice.extrapolate_pilots(pilots, total, trivial)
     found = []
     for baseline in baselines:
         if baseline.measured and baseline.measured.metric == metric:
             values = read_values(baseline_run.path, baseline.measured)
-            found.append(advice.compare(baseline, values, expected, probes[-1]))
+            found.append(advice.compare(baseline, values, expected, pilots[-1]))
     differences = [difference for difference in found if difference is not None]
     missing = advice.list_missing(chosen, {d.baseline.chosen.baseline for d in differences})
     word, sentence = advice.decide(differences, margin, not expected.reason, missing)
@@ -122,20 +122,20 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
     costs, tokens, arguments = None, None, []
     if solutions:
         strongest = min(solutions, key=lambda d: d.value).baseline
-        costs = advice.compute_costs(strongest, probes, total, options.price_per_hour)
+        costs = advice.compute_costs(strongest, pilots, total, options.price_per_hour)
         tokens = count_request_tokens(baseline_run, plan, parts.train, parts.test, strongest)
         arguments = advice.list_arguments(options, costs)
-    first = probes[0].measured
+    first = pilots[0].measured
     return {
         "schema": "tunesmith.advice/1",
         "word": word,
         "sentence": sentence,
         "metric": first.metric,
         "baselines": [baseline.to_json() for baseline in baselines if baseline.measured],
-        "probes": [
+        "pilots": [
             {"rows": p.rows, "value": p.measured.value, "low": p.measured.low,
              "high": p.measured.high, "training_seconds": p.training_seconds}
-            for p in probes
+            for p in pilots
         ],
         "expected": _expected_to_json(first, expected),
         "costs": None if costs is None else {
@@ -164,7 +164,7 @@ def show(found: dict[str, Any]) -> None:
         for r in found["baselines"]
     ]
     lines += [
-        (f"tuned, {p['rows']:,} rows", p["value"], p["low"], p["high"]) for p in found["probes"]
+        (f"tuned, {p['rows']:,} rows", p["value"], p["low"], p["high"]) for p in found["pilots"]
     ]
     expected = found["expected"]
     if not expected["reason"]:

@@ -2,7 +2,7 @@
 
 The error after n rows is modeled as ``a * n ** -b`` (Hestness et al. 2017, section 2). The
 interval resamples the test rows, the same ones for each number of training rows. It does not
-contain the chance of the training's seed. Shapes: P probes, N test rows, R resamples.
+contain the chance of the training's seed. Shapes: P pilots, N test rows, R resamples.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def extrapolate(
         groups: of the test rows; those of one group are drawn together.
     """
     if len(set(rows)) < FEWEST_POINTS:
-        return Extrapolation(target, reason=f"fewer than {FEWEST_POINTS} probes were measured")
+        return Extrapolation(target, reason=f"fewer than {FEWEST_POINTS} pilots were measured")
     units = {label_unit(group, row) for row, group in enumerate(groups or [None] * len(errors[0]))}
     if len(units) < 2:
         return Extrapolation(target, reason="the test rows are a single row or group")
@@ -73,7 +73,7 @@ def extrapolate(
     if slopes[0] >= 0:
         return Extrapolation(target, reason="more training rows did not reduce the errors")
     if (slopes[1:] >= 0).mean() > MAX_UNCLEAR:
-        return Extrapolation(target, reason="the probes differ too little to show a trend")
+        return Extrapolation(target, reason="the pilots differ too little to show a trend")
     return Extrapolation(
         target, float(predicted[0]), tuple(map(float, predicted[1:])), -float(slopes[0])
     )

@@ -28,9 +28,9 @@ from tunesmith_evidence.comparison import (
     list_changed_rows,
     list_differences,
 )
+from tunesmith_evidence.improvement import REST, SliceChange, compare_with_parent
 from tunesmith_evidence.number_text import format_number, format_p_value
 from tunesmith_evidence.pairs import list_metrics
-from tunesmith_evidence.repair import REST, SliceChange, compare_with_parent
 from tunesmith_plugins.commands.compare.difference import RunDifference
 from tunesmith_plugins.commands.compare.overview import (
     STYLES,
@@ -260,7 +260,7 @@ def show_moved(moved: int, this: str, first: str) -> None:
 
 
 def show_slices(changes: Sequence[SliceChange]) -> None:
-    """Print which slices are repaired, better or worse on rows that were not collected."""
+    """Print which slices are improved, better or worse on rows that were not collected."""
     render.print_text()
     render.print_text("slices, on the half of the rows that was not collected", style="strong")
     targets = [change for change in changes if change.is_target]
@@ -281,7 +281,7 @@ def show_slices(changes: Sequence[SliceChange]) -> None:
         right=(1, 2, 3, 4),
     )
     if not targets:
-        render.print_text("no slice looked weak, so none can be repaired")
+        render.print_text("no slice looked weak, so none can be improved")
     hidden = len(changes) - len(targets) - len(others)
     if hidden:
         render.print_text(f"no change is shown in {format_count(hidden, 'other slice')}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith_evidence.comparison import ChangedRow, MetricDifference, RunResults
-from tunesmith_evidence.repair import SliceChange
+from tunesmith_evidence.improvement import SliceChange
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tunesmith_evidence.number_text import (
 )
 from tunesmith_plugins.commands.compare.difference import RunDifference
 
-STYLES = {"better": "good", "repaired": "good", "worse": "bad"}
+STYLES = {"better": "good", "improved": "good", "worse": "bad"}
 NAME_LENGTH = 40
 MAX_KEYS = 3
 """Keys of the run files that have a column; more would not fit a terminal."""

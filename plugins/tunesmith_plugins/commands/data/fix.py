@@ -1,4 +1,4 @@
-"""``tunesmith data fix``: repair a data file, and print what was done."""
+"""``tunesmith data fix``: fix a data file, and print what was done."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunesmith_cli import render
 from tunesmith_cli.common import common_options, json_option
 from tunesmith_data import is_multi_line
 from tunesmith_data.files import HEAD_BYTES
-from tunesmith_plugins.commands.data.repairs import Repairer
+from tunesmith_plugins.commands.data.fixes import Fixer
 
 MAX_BYTES = 2_000_000_000
 SHOWN = 20
@@ -27,32 +27,32 @@ UNUSABLE_ROWS = 3
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File to write. Without it, print what would be repaired.",
+    help="File to write. Without it, print what would be fixed.",
 )
 @json_option
 @common_options
 def command(file: Path, out: Path | None, as_json: bool) -> int:
-    """Repair a file of rows without changing their meaning, and write it as a new file.
+    """Fix a file of rows without changing their meaning, and write it as a new file.
 
     Converts UTF-16 to UTF-8, removes a byte-order mark, and makes carriage returns line ends. In
     JSON Lines, it removes trailing commas and converts rows of Python's repr. All other bytes stay
-    as they are, as do the rows of an array and rows of several lines. Rows that it cannot repair
+    as they are, as do the rows of an array and rows of several lines. Rows that it cannot fix
     are listed, and the exit code is 3.
     """
     if out is not None and out.exists():
         raise UsageError(f"{out}: exists already", hint="name another file")
     data = _read(file)
-    repairer = Repairer()
-    content = repairer.decode(data)
+    fixer = Fixer()
+    content = fixer.decode(data)
     if _has_rows_in_lines(content, file):
-        content = b"".join(repairer.json_lines(content))
+        content = b"".join(fixer.json_lines(content))
     if out is not None:
         write_atomic(out, content)
     if as_json:
-        _print_json(repairer, out)
+        _print_json(fixer, out)
     else:
-        _print(repairer, out)
-    return UNUSABLE_ROWS if repairer.unusable else 0
+        _print(fixer, out)
+    return UNUSABLE_ROWS if fixer.unusable else 0
 
 
 def _has_rows_in_lines(content: bytes, file: Path) -> bool:
@@ -76,33 +76,33 @@ def _read(file: Path) -> bytes:
     return data
 
 
-def _print(repairer: Repairer, out: Path | None) -> None:
-    done = "repaired" if out is not None else "can be repaired"
-    counts = Counter(repair.text for repair in repairer.repairs)
+def _print(fixer: Fixer, out: Path | None) -> None:
+    done = "fixed" if out is not None else "can be fixed"
+    counts = Counter(fix.text for fix in fixer.fixes)
     for text, count in counts.items():
-        lines = [str(repair.line) for repair in repairer.repairs if repair.text == text]
+        lines = [str(fix.line) for fix in fixer.fixes if fix.text == text]
         where = f", lines {', '.join(lines[:SHOWN])}" if lines != ["0"] else ""
         more = f" and {count - SHOWN:,} more" if count > SHOWN else ""
         render.print_text(f"{done}: {text}{where}{more}", style="good")
-    for number, error in repairer.unusable[:SHOWN]:
+    for number, error in fixer.unusable[:SHOWN]:
         detail = f" ({one_line(error.detail)})" if error.detail else ""
         render.print_text(f"line {number}: {error.cause}{detail}", style="bad")
-    if len(repairer.unusable) > SHOWN:
-        render.print_text(f"and {len(repairer.unusable) - SHOWN:,} more lines", style="bad")
-    if not repairer.repairs and not repairer.unusable:
-        render.print_text("nothing to repair")
+    if len(fixer.unusable) > SHOWN:
+        render.print_text(f"and {len(fixer.unusable) - SHOWN:,} more lines", style="bad")
+    if not fixer.fixes and not fixer.unusable:
+        render.print_text("nothing to fix")
     if out is not None:
         render.print_note(f"wrote {out}")
 
 
-def _print_json(repairer: Repairer, out: Path | None) -> None:
+def _print_json(fixer: Fixer, out: Path | None) -> None:
     render.print_json(
         {
             "schema": "tunesmith.data-fix/1",
             "out": None if out is None else str(out),
-            "repairs": [{"line": r.line, "what": r.text} for r in repairer.repairs],
+            "fixes": [{"line": r.line, "what": r.text} for r in fixer.fixes],
             "unusable": [
-                {"line": n, "cause": e.cause, "detail": e.detail} for n, e in repairer.unusable
+                {"line": n, "cause": e.cause, "detail": e.detail} for n, e in fixer.unusable
             ],
         }
     )

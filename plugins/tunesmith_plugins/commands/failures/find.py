@@ -126,7 +126,7 @@ def export_rows(failures: Failures, for_next: bool = False) -> Iterator[JSON]:
 
     Args:
         for_next: only rows of the half on which slices are discovered, so that the other half can
-            show a repair.
+            show a improvement.
     """
     reasons: dict[int, list[str]] = {row.number: [] for row in failures.wrong}
     places = {row.number: place for place, row in enumerate(failures.rows)}

@@ -15,7 +15,7 @@ from tunesmith.fence import fence
 from tunesmith.plan import Plan
 from tunesmith.records import ROLES, Chat, Completion, Message, Record
 from tunesmith.storage import RunFolder
-from tunesmith_evidence.repair import choose_metric
+from tunesmith_evidence.improvement import choose_metric
 from tunesmith_evidence.slices.discover import split_in_halves
 from tunesmith_evidence.slices.rows import to_rows
 

@@ -41,7 +41,7 @@ def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> 
     """Write the run file of the next iteration of RUN: its training rows and those of --add.
 
     Options and test rows stay the same, so that `tunesmith compare` can say if the slices for
-    which rows were collected are repaired. Rows of --add that are held out are moved to training;
+    which rows were collected are improved. Rows of --add that are held out are moved to training;
     only those that `tunesmith failures RUN --export FILE --for-next` has written may be.
     """
     folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
@@ -54,7 +54,7 @@ def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> 
         where = parts.test[late[0]].source
         raise UsageError(
             f"{add}: {format_count(len(late), 'row')} of the half of the test rows that is to "
-            f"show the repair, such as {where}",
+            f"show the improvement, such as {where}",
             hint=f"write the rows to correct with `tunesmith failures {run} --export FILE "
             "--for-next`, and add rows like them",
         )

@@ -12,7 +12,7 @@ class LineageOptions(Options):
     """Table ``[lineage]``: what a run was made from, as ``tunesmith next`` writes it."""
 
     parent: DataPath | None = Field(
-        None, description="Folder of the run whose weak slices this run is to repair."
+        None, description="Folder of the run whose weak slices this run is to improve."
     )
 
 

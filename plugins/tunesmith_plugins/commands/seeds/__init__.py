@@ -25,7 +25,7 @@ from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, trust_option
 from tunesmith_evidence.number_text import format_difference, format_estimate, format_number
 from tunesmith_evidence.pairs import list_metrics
-from tunesmith_evidence.probes import plan_probe
+from tunesmith_evidence.pilots import plan_pilot
 from tunesmith_plugins.commands.seeds.pool import (
     PooledSeeds,
     SeedRun,
@@ -96,7 +96,7 @@ def _run_seed(plan: Plan, catalog: Catalog, parts: DataParts, seed: int, first: 
         UsageError: an earlier attempt was not finished, or had other data or options.
     """
     path = first.with_name(f"{first.name}-seed-{seed}")
-    planned = change_seed(plan_probe(plan, parts, len(parts.train)), seed)
+    planned = change_seed(plan_pilot(plan, parts, len(parts.train)), seed)
     if path.is_dir():
         report = load_report(RunFolder.open(path))
     else:

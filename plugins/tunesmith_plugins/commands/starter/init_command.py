@@ -22,8 +22,8 @@ from tunesmith_plugins.commands.starter.examples import copy_example
 
 if TYPE_CHECKING:
     from tunesmith_plugins.commands.starter.translate.translation import (
+        FindLoader,
         Outcome,
-        Recognize,
     )
 
 
@@ -82,7 +82,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     render.print_note(f"  tunesmith run {render.shell_path(target.absolute())}")
 
 
-def write_translation(configuration: Path, target: Path, recognize: Recognize) -> None:
+def write_translation(configuration: Path, target: Path, recognize: FindLoader) -> None:
     """Write the run file that a configuration of another tool becomes; print every key's outcome.
 
     Raises:

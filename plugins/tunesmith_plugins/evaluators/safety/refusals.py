@@ -1,4 +1,4 @@
-"""Recognize refusals by how they begin.
+"""FindLoader refusals by how they begin.
 
 A rule that everybody can read, in seven languages. It finds phrases with which models decline, in
 the first sentence or two of an answer. It does not judge: an answer that declines in other words

@@ -50,13 +50,13 @@ def test_what_cannot_be_extrapolated(
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_forecast_of_equal_probes_equals_them(seed: int) -> None:
-    """Of probes that differ by next to nothing, on rows that weigh unequally."""
+    """Of pilots that differ by next to nothing, on rows that weigh unequally."""
     draws = np.random.default_rng(seed)
     errors = draws.integers(0, 2, 60) if seed % 2 else draws.gamma(2.0, size=60)
     weights = draws.integers(1, 500, 60)
     mean = float((weights * errors).sum() / weights.sum())
-    probes = [[(1 - 1e-9 * n) * error for error in errors] for n in range(3)]
-    found = extrapolate(ROWS, probes, 1000, weights.tolist())
+    pilots = [[(1 - 1e-9 * n) * error for error in errors] for n in range(3)]
+    found = extrapolate(ROWS, pilots, 1000, weights.tolist())
     assert found.error == pytest.approx(mean, rel=1e-6)
     low, high = found.interval()
     assert low < mean < high

@@ -7,8 +7,8 @@ from typing import Any
 
 from tunesmith_plugins.commands.starter.translate import shared
 from tunesmith_plugins.commands.starter.translate.translation import (
+    FindLoader,
     Outcome,
-    Recognize,
     Translation,
     exists,
     is_off,
@@ -93,7 +93,7 @@ REFUSED = {
 
 
 def translate(
-    source: dict[str, Any], folder: Path, recognize: Recognize
+    source: dict[str, Any], folder: Path, recognize: FindLoader
 ) -> tuple[dict[str, Any], list[Outcome]]:
     """Return the keys of the run file, and the outcome of each key of the configuration."""
     t = Translation(source)
@@ -233,7 +233,7 @@ FORMATS = {
 _PLAIN = {"path", "type", "split", "name", "revision", "data_files", "ds_type", "chat_template"}
 
 
-def _translate_data(t: Translation, folder: Path, recognize: Recognize) -> None:
+def _translate_data(t: Translation, folder: Path, recognize: FindLoader) -> None:
     _translate_sets(t, folder, recognize)
     tests = t.get("test_datasets", [])
     if isinstance(tests, list) and len(tests) == 1 and isinstance(tests[0], dict):
@@ -249,7 +249,7 @@ def _translate_data(t: Translation, folder: Path, recognize: Recognize) -> None:
         t.set("val_set_size", "data.test_size", size if size < 1 else int(size))
 
 
-def _translate_sets(t: Translation, folder: Path, recognize: Recognize) -> None:
+def _translate_sets(t: Translation, folder: Path, recognize: FindLoader) -> None:
     """Translate the datasets; those after the first need its data loader, type and columns."""
     sets = t.get("datasets", [])
     sets = [item for item in sets if isinstance(item, dict)] if isinstance(sets, list) else []

@@ -8,8 +8,8 @@ from typing import Any
 
 from tunesmith_plugins.commands.starter.translate import shared
 from tunesmith_plugins.commands.starter.translate.translation import (
+    FindLoader,
     Outcome,
-    Recognize,
     Translation,
     exists,
     split_names,
@@ -71,7 +71,7 @@ REFUSED = {
 
 
 def translate(
-    source: dict[str, Any], folder: Path, recognize: Recognize
+    source: dict[str, Any], folder: Path, recognize: FindLoader
 ) -> tuple[dict[str, Any], list[Outcome]]:
     """Return the keys of the run file, and the outcome of each key of the configuration."""
     t = Translation(source)
@@ -167,7 +167,7 @@ def _translate_loss(t: Translation, stage: str) -> None:
 # --------------------------------------------------------------------------- data
 
 
-def _translate_data(t: Translation, folder: Path, recognize: Recognize) -> None:
+def _translate_data(t: Translation, folder: Path, recognize: FindLoader) -> None:
     known = _read_known(folder, str(t.get("dataset_dir", "data")))
     names = split_names(t.get("dataset", ""))
     train = _find_files(t, "dataset", names, known, folder)

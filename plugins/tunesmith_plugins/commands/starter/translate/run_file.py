@@ -12,14 +12,14 @@ import yaml
 from tunesmith.errors import UsageError
 from tunesmith.text import one_line
 from tunesmith_plugins.commands.starter.translate import axolotl, llamafactory
-from tunesmith_plugins.commands.starter.translate.translation import Outcome, Recognize
+from tunesmith_plugins.commands.starter.translate.translation import FindLoader, Outcome
 
 LARGEST_FILE = 1_000_000
 TABLES = ("run", "model", "data", "technique")
 """Tables of the run file, in their order."""
 
 
-def translate_file(path: Path, recognize: Recognize) -> tuple[str, dict[str, Any], list[Outcome]]:
+def translate_file(path: Path, recognize: FindLoader) -> tuple[str, dict[str, Any], list[Outcome]]:
     """Return the name of the tool, the tables of the run file, and an outcome for each key.
 
     Raises:

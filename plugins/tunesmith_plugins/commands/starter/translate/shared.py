@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tunesmith_plugins.commands.starter.translate.translation import Recognize, Translation
+from tunesmith_plugins.commands.starter.translate.translation import FindLoader, Translation
 
 OPTIMIZERS = {
     "adamw_torch": "adamw",
@@ -175,7 +175,7 @@ def translate_precision(t: Translation, *, default: str) -> None:
         t.keys["technique.precision"] = "auto"
 
 
-def choose_loader(files: Sequence[str], recognize: Recognize) -> str | None:
+def choose_loader(files: Sequence[str], recognize: FindLoader) -> str | None:
     """Return the data loader of files of rows, by their endings; None if they need several."""
     used = {"table" if recognize([file]) == "table" else "jsonl" for file in files}
     return used.pop() if len(used) == 1 else None

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 from tunesmith.text import one_line, redact
 
 _SECRET_ENDINGS = ("token", "key", "secret", "password")
-Recognize: TypeAlias = Callable[[Sequence[str]], str | None]
+FindLoader: TypeAlias = Callable[[Sequence[str]], str | None]
 """Returns the data loader that knows all of some files."""
 OFF = (None, False, 0, "", "none", "no", "null", "false")
 """Values by which a key is switched off."""

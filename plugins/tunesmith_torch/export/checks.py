@@ -1,4 +1,4 @@
-"""The gate of an export: checks in the engine itself, in order; the first that fails ends it.
+"""The checks of an export, in the engine itself, in order; the first that fails ends it.
 
 Shapes: N scored positions, V vocabulary.
 """
@@ -47,7 +47,7 @@ MAX_MERGE_NATS = 1e-4
 
 
 @dataclass
-class Gate:
+class ExportChecks:
     """Runs checks and keeps their results for the certificate."""
 
     passed: dict[str, str] = field(default_factory=dict)
@@ -81,7 +81,7 @@ def require(condition: bool, message: str) -> None:
         raise AssertionError(message)
 
 
-def check_merge(gate: Gate, reference: Reference, merged: Sequence[ScoredRow]) -> None:
+def check_merge(checks: ExportChecks, reference: Reference, merged: Sequence[ScoredRow]) -> None:
     """Compare the merged model folder, read back, with the trained model."""
 
     def compare() -> str:
@@ -97,10 +97,12 @@ def check_merge(gate: Gate, reference: Reference, merged: Sequence[ScoredRow]) -
         )
         return f"{format_deviation(nats)} nats"
 
-    gate.check("merge", compare)
+    checks.check("merge", compare)
 
 
-def check_files(gate: Gate, exporter: Exporter | AdapterExporter, out: Path, model: Path) -> None:
+def check_files(
+    checks: ExportChecks, exporter: Exporter | AdapterExporter, out: Path, model: Path
+) -> None:
     """Compare what the exported files say with the model folder."""
     facts: dict[str, Any] = {}
 
@@ -110,12 +112,12 @@ def check_files(gate: Gate, exporter: Exporter | AdapterExporter, out: Path, mod
         size = format_bytes(sum(file.stat().st_size for file in files))
         return f"{format_count(len(files), 'file')}, {size}"
 
-    gate.check("files", read)
+    checks.check("files", read)
     for name, function in _fact_checks(facts, model):
-        gate.check(name, function)
+        checks.check(name, function)
     if isinstance(exporter, ServedExporter):
         for name, function in exporter.own_checks(out):
-            gate.check(name, function)
+            checks.check(name, function)
 
 
 def _fact_checks(facts: dict[str, Any], model: Path) -> Iterator[tuple[str, Callable[[], str]]]:
@@ -164,19 +166,21 @@ def _check_added_tokens(found: dict[str, int], model: Path) -> str:
     return f"{len(expected)} tokens"
 
 
-def check_engine(gate: Gate, engine: Engine, reference: Reference, tolerance: float | None) -> None:
+def check_engine(
+    checks: ExportChecks, engine: Engine, reference: Reference, tolerance: float | None
+) -> None:
     """Compare what the engine computes with the trained model."""
     for kind in ("prompt", "system prompt"):
         chosen = [rendered for rendered in reference.prompts if rendered.kind == kind]
         if chosen:
             check = partial(_check_texts, engine, chosen, reference.bos)
-            gate.check(f"rendered {kind}", check)
-    gate.check("BOS", lambda: _check_bos(engine, reference))
-    gate.check("token ids", lambda: _check_ids(engine, reference))
-    gate.check("stop", lambda: _check_stops(engine, reference))
-    gate.check("log-probabilities", lambda: _check_logprobs(gate, engine, reference, tolerance))
+            checks.check(f"rendered {kind}", check)
+    checks.check("BOS", lambda: _check_bos(engine, reference))
+    checks.check("token ids", lambda: _check_ids(engine, reference))
+    checks.check("stop", lambda: _check_stops(engine, reference))
+    checks.check("log-probabilities", lambda: _check_logprobs(checks, engine, reference, tolerance))
     if reference.limits:
-        gate.check("long texts", lambda: _check_long_texts(gate, engine, reference, tolerance))
+        checks.check("long texts", lambda: _check_long_texts(checks, engine, reference, tolerance))
 
 
 def _check_texts(engine: Engine, prompts: list[RenderedPrompt], bos: str) -> str:
@@ -250,18 +254,18 @@ def _is_ended(answer: Generation) -> bool:
 
 
 def _check_logprobs(
-    gate: Gate, engine: Engine, reference: Reference, tolerance: float | None
+    checks: ExportChecks, engine: Engine, reference: Reference, tolerance: float | None
 ) -> str:
     nats, divergences = _compare(engine, reference.rows)
     kl = max(float(np.concatenate(divergences).mean()), 0.0)  # rounding may leave it below 0
-    gate.measured.update(max_logprob_difference_nats=nats, mean_kl_nats=kl)
+    checks.measured.update(max_logprob_difference_nats=nats, mean_kl_nats=kl)
     found = _judge(nats, kl, tolerance)
     tokens = format_count(sum(map(len, divergences)), "token")
     return f"{found}, {tokens}"
 
 
 def _check_long_texts(
-    gate: Gate, engine: Engine, reference: Reference, tolerance: float | None
+    checks: ExportChecks, engine: Engine, reference: Reference, tolerance: float | None
 ) -> str:
     """Compare a text that is longer than the windows; one that is too large is not verified.
 
@@ -276,7 +280,7 @@ def _check_long_texts(
         kl = max(float(divergence_N.mean()), 0.0)
         found = _judge(nats, kl, None if tolerance is None else max(tolerance, MAX_LONG_NATS))
         text = f"texts of {format_count(len(row.ids), 'token')}"
-        short = gate.measured["mean_kl_nats"]
+        short = checks.measured["mean_kl_nats"]
         if kl > MAX_LONGER_KL * short + MIN_KL:
             raise NotVerifiedError(
                 f"KL of {format_deviation(kl)} nats in {text}, {format_deviation(short)} in short "

@@ -19,35 +19,35 @@ _TRAILING_COMMA = re.compile(r'("[^"\\]*+(?:\\.[^"\\]*+)*+")|,(\s*[\]}])', re.DO
 
 
 @dataclass(frozen=True)
-class Repair:
-    """A repair: the line, from 1 (0: the entire file), and what was done."""
+class Fix:
+    """A fix: the line, from 1 (0: the entire file), and what was done."""
 
     line: int
     text: str
 
 
-class Repairer:
-    """Repairs the lines of a file; it collects what it did, and the rows that it cannot repair."""
+class Fixer:
+    """Fixes the lines of a file; it collects what it did, and the rows that it cannot fix."""
 
     def __init__(self) -> None:
-        self.repairs: list[Repair] = []
+        self.fixes: list[Fix] = []
         self.unusable: list[tuple[int, RowError]] = []
 
     def decode(self, data: bytes) -> bytes:
         """Return a file as UTF-8 without a byte-order mark and without bare carriage returns."""
         if data.startswith(UTF16_BOMS):
             data = data.decode("utf-16").encode("utf-8", "surrogatepass")
-            self.repairs.append(Repair(0, "converted from UTF-16 to UTF-8"))
+            self.fixes.append(Fix(0, "converted from UTF-16 to UTF-8"))
         if data.startswith(UTF8_BOM):
             data = data.removeprefix(UTF8_BOM)
-            self.repairs.append(Repair(0, "removed the byte-order mark"))
+            self.fixes.append(Fix(0, "removed the byte-order mark"))
         if b"\n" not in data and b"\r" in data.rstrip():
             data = data.replace(b"\r", b"\n")
-            self.repairs.append(Repair(0, "line ends are line feeds, not carriage returns"))
+            self.fixes.append(Fix(0, "line ends are line feeds, not carriage returns"))
         return data
 
     def json_lines(self, data: bytes) -> Iterator[bytes]:
-        """Yield the lines of a JSON Lines file, each repaired if that is possible."""
+        """Yield the lines of a JSON Lines file, each fixed if that is possible."""
         for number, line in enumerate(data.splitlines(keepends=True), 1):
             body = line.rstrip(b"\r\n")
             if not body.strip():
@@ -57,21 +57,21 @@ class Repairer:
                 parse_row(body)
                 yield line
             except RowError as error:
-                repaired = self._repair(number, body)
-                if repaired is None:
+                fixed = self._fix(number, body)
+                if fixed is None:
                     self.unusable.append((number, error))
-                yield line if repaired is None else repaired + line[len(body) :]
+                yield line if fixed is None else fixed + line[len(body) :]
 
-    def _repair(self, number: int, body: bytes) -> bytes | None:
-        for text, repair in _REPAIRS.items():
-            repaired = repair(body)
-            if repaired is not None and repaired != body:
+    def _fix(self, number: int, body: bytes) -> bytes | None:
+        for text, fix in _FIXES.items():
+            fixed = fix(body)
+            if fixed is not None and fixed != body:
                 try:
-                    parse_row(repaired)
+                    parse_row(fixed)
                 except RowError:
                     continue
-                self.repairs.append(Repair(number, text))
-                return repaired
+                self.fixes.append(Fix(number, text))
+                return fixed
         return None
 
 
@@ -117,7 +117,7 @@ def _is_json(value: Any) -> bool:
     return isinstance(value, str | int | float | None)
 
 
-_REPAIRS: dict[str, Callable[[bytes], bytes | None]] = {
+_FIXES: dict[str, Callable[[bytes], bytes | None]] = {
     "removed trailing commas": _remove_trailing_commas,
     "converted from Python's repr to JSON": _convert_repr,
 }

@@ -1,4 +1,4 @@
-"""Probes train on fewer rows, and are measured on the same test rows."""
+"""Pilots train on fewer rows, and are measured on the same test rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunesmith.errors import IntegrityError
 from tunesmith.events import Measured
 from tunesmith.execution.run_data import load_data
 from tunesmith.testing import sample_event
-from tunesmith_evidence.probes import RowValue, read_values, run_probe
+from tunesmith_evidence.pilots import RowValue, read_values, run_pilot
 
 
 def test_a_probe_learns_from_fewer_rows(tmp_path: Path) -> None:
@@ -20,8 +20,8 @@ def test_a_probe_learns_from_fewer_rows(tmp_path: Path) -> None:
     plan = bench.plan()
     _, parts = load_data(plan)
     for count in (10, 20):
-        folder = bench.folder(f"probe-{count}")
-        report = run_probe(plan, bench.catalog, parts, count, folder)
+        folder = bench.folder(f"pilot-{count}")
+        report = run_pilot(plan, bench.catalog, parts, count, folder)
         assert report.training_started[""].rows == count
         assert {model for model, _, _ in report.measured} == {"tuned"}
         (measured,) = report.measured.values()

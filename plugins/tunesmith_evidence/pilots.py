@@ -1,4 +1,4 @@
-"""Probes: the technique of a run on a part of its training rows."""
+"""Pilots: the technique of a run on a part of its training rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tunesmith.options import GateOptions
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 
-__all__ = ["RowValue", "plan_probe", "read_values", "run_probe"]
+__all__ = ["RowValue", "plan_pilot", "read_values", "run_pilot"]
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,17 @@ class RowValue:
     """Rows of one group depend on each other; None: the row is independent of all others."""
 
 
-def run_probe(
+def run_pilot(
     plan: Plan, catalog: Catalog, parts: DataParts, count: int, folder: RunFolder
 ) -> Report:
     """Train on ``count`` random training rows, and evaluate on the test rows of ``parts``."""
-    return execute.run(plan_probe(plan, parts, count), catalog, folder)
+    return execute.run(plan_pilot(plan, parts, count), catalog, folder)
 
 
-def plan_probe(plan: Plan, parts: DataParts, count: int) -> Plan:
+def plan_pilot(plan: Plan, parts: DataParts, count: int) -> Plan:
     """Return the plan of a training on ``count`` random training rows, without baselines and gate.
 
-    The rows of a smaller probe are among those of a larger one.
+    The rows of a smaller pilot are among those of a larger one.
     """
     order = list(range(len(parts.train)))
     random.Random(f"{plan.run.seed}/probe").shuffle(order)

@@ -1,10 +1,10 @@
-"""Is a weak slice repaired by the next run, and did another one get worse?
+"""Is a weak slice improved by the next run, and did another one get worse?
 
 Rows are collected for what failed on one half of the test rows; the other half, which nobody
 looked at, decides. There the slices are tested that were chosen on the first half alone: whether
 they also looked weak on the second half plays no part, or a slice that was weak by bad luck would
-seem to be repaired by good luck. A slice that is better, but still worse than the other rows, is
-not repaired.
+seem to be improved by good luck. A slice that is better, but still worse than the other rows, is
+not improved.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class SliceChange:
     """Upper bound of the difference, likewise."""
     p_value: float
     """Adjusted by Holm for all slices that are tested."""
-    outcome: Literal["repaired", "better", "worse", "unclear"]
+    outcome: Literal["improved", "better", "worse", "unclear"]
 
 
 def list_targets(rows: Sequence[ScoredRow], higher_is_better: bool) -> list[Slice]:
@@ -64,7 +64,7 @@ def list_targets(rows: Sequence[ScoredRow], higher_is_better: bool) -> list[Slic
     return [weak.slice for weak in find_weak_slices(rows, higher_is_better)]
 
 
-def judge_repair(
+def judge_improvement(
     before: Sequence[ScoredRow],
     after: Mapping[int, float],
     higher_is_better: bool,
@@ -117,7 +117,7 @@ def judge_repair(
     ]
     return [
         replace(change, outcome="better")
-        if change.outcome == "repaired" and compute_weakness(child, usable, part, sign) < ALPHA
+        if change.outcome == "improved" and compute_weakness(child, usable, part, sign) < ALPHA
         else change
         for change, (part, _, _) in zip(changes, tested, strict=True)
     ]
@@ -131,9 +131,9 @@ def _describe(
     found: Comparison,
     p_value: float,
 ) -> SliceChange:
-    outcome: Literal["repaired", "better", "worse", "unclear"] = "unclear"
+    outcome: Literal["improved", "better", "worse", "unclear"] = "unclear"
     if p_value < ALPHA and found.outcome != "unclear":
-        outcome = "repaired" if is_target and found.outcome == "better" else found.outcome
+        outcome = "improved" if is_target and found.outcome == "better" else found.outcome
     mass = math.fsum(before[i].weight for i in members)
     old = math.fsum(before[i].weight * before[i].value for i in members) / mass
     return SliceChange(
@@ -174,4 +174,4 @@ def compare_with_parent(parent: RunResults, child: RunResults) -> list[SliceChan
     numbers = [int(row["row"]) for row in pairs.baseline]
     after = dict(zip(numbers, pairs.tuned_values, strict=True))
     before = to_rows(read_rows(parent.folder / old.records, old.metric), old.metric)
-    return judge_repair(before, after, old.higher_is_better, bounds=old.bounds)
+    return judge_improvement(before, after, old.higher_is_better, bounds=old.bounds)
