@@ -62,7 +62,7 @@ def _definition_of(offer: Any) -> Any:
     """Return the function or class whose source is shown for an offer."""
     match offer:
         case CommandOffer():
-            return offer.load().callback
+            return getattr(offer.load(), "callback", offer.load)
         case ComponentOffer():
             return offer.build.load() if isinstance(offer.build, ImportString) else offer.build
         case _:
