@@ -164,7 +164,8 @@ def find_refusals() -> Iterator[str]:
     """Yield the functions that raise a reported error, as module and name."""
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
-            module = ".".join(path.relative_to(ROOT).with_suffix("").parts[2:]).removesuffix(".__init__")
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts[2:])
+            module = module.removesuffix(".__init__")
             for name in _list_raising(ast.parse(path.read_text(encoding="utf-8")), ""):
                 yield f"{module}:{name}"
 

@@ -148,7 +148,7 @@ class WrongStop(SafetensorsExporter):
     """An exporter whose engine stops at another token than the files say."""
 
     def __init__(self, stop: int) -> None:
-        super().__init__("float32")
+        super().__init__(SafetensorsOptions(dtype="float32"))
         self.stop = stop
 
     @contextmanager
@@ -363,7 +363,9 @@ def test_there_is_exactly_one_bos(tmp_path: Path) -> None:
     certificate = export_run(trained, as_export(EXPORTER), tmp_path / "out")
     assert certificate["checks"]["BOS"] == "1 at the start"
     with pytest.raises(GateError, match="export, BOS: 2 BOS tokens, not 1"):
-        export_run(trained, as_export(DoublesBos("float32")), tmp_path / "wrong")
+        export_run(
+            trained, as_export(DoublesBos(SafetensorsOptions(dtype="float32"))), tmp_path / "wrong"
+        )
 
 
 def test_an_adapter_whose_files_changed_is_not_exported(
