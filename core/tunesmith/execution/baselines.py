@@ -54,6 +54,7 @@ Refused = (ConfigError, DataError, UsageError)
 ROUNDS = (10, 20, 40, 80)
 """Rows by which variants that ask the base model have been compared after each round."""
 NEVER_TRIED = "[baselines] budget was used up"
+NO_ROWS = "there are no validation rows to compare it by"
 
 
 _Scored = tuple[Sequence[BaselineVariant], Sequence[Record]]
@@ -230,8 +231,10 @@ class BaselineChoice:
             for ones in (contender.tried, contender.left):
                 ones[:] = [other for other in ones if other is not one]
         else:
-            if not one.values:  # there are no rows to choose by
+            if not one.values:  # no rows to choose by, or the evaluator measures later
                 contender.unscored = contender.unscored or one.variant
+                if not scored:
+                    contender.give_up(NO_ROWS)
                 contender.untried.clear()
             elif one not in contender.tried:
                 contender.tried.append(one)

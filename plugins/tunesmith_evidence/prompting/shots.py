@@ -10,7 +10,7 @@ from dataclasses import replace
 from tunesmith.records import Message
 from tunesmith_evidence.prompting.bm25 import BM25
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
-from tunesmith_evidence.tasks.examples import Example, random_order
+from tunesmith_evidence.tasks.examples import Example, random_order, take_each_answer_first
 
 __all__ = ["Retriever", "choose_shots", "count_fitting"]
 
@@ -38,13 +38,7 @@ def choose_shots(examples: Sequence[Example], count: int, seed: int) -> list[Exa
         for part in (by_length[:half], by_length[half:])
         for example in sorted(part, key=lambda e: random_order(e, seed))
     ]
-    uses: Counter[str] = Counter()
-    ranked = []
-    for position, example in enumerate(ordered):
-        label = example.answer.strip()
-        ranked.append((uses[label], position))
-        uses[label] += 1
-    return [ordered[position] for _, position in sorted(ranked)[:count]]
+    return take_each_answer_first(ordered, count)
 
 
 class Retriever:

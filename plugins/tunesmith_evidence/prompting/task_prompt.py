@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +11,12 @@ from tunesmith_evidence.prompting.choice_model import ChoiceModel
 from tunesmith_evidence.prompting.instructions import describe_answers
 from tunesmith_evidence.prompting.json_model import can_constrain, constrain_to_schema
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
-from tunesmith_evidence.tasks.examples import Example, random_order, read_examples
+from tunesmith_evidence.tasks.examples import (
+    Example,
+    random_order,
+    read_examples,
+    take_each_answer_first,
+)
 from tunesmith_evidence.tasks.json_answers import find_style
 from tunesmith_evidence.tasks.json_schema import derive_schema
 from tunesmith_evidence.tasks.kinds import TaskKind, list_labels, task_kind
@@ -96,12 +100,7 @@ def _choose_calibration(examples: Sequence[Example], seed: int) -> tuple[Prompt,
     Worked examples are taken from its beginning: a prompt that is answered above says nothing.
     """
     ordered = sorted(examples, key=lambda e: random_order(e, seed), reverse=True)
-    uses: Counter[str] = Counter()
-    ranked = []
-    for position, example in enumerate(ordered):
-        ranked.append((uses[example.answer.strip()], position))
-        uses[example.answer.strip()] += 1
-    chosen = [ordered[position] for _, position in sorted(ranked)[:CALIBRATION_PROMPTS]]
+    chosen = take_each_answer_first(ordered, CALIBRATION_PROMPTS)
     return tuple((Message("user", example.question),) for example in chosen)
 
 

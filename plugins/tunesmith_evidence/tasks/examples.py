@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -80,3 +81,14 @@ def last_question(prompt: Prompt) -> str:
 def has_examples(records: Iterable[Record]) -> bool:
     """Return True if a record can be shown as a worked example."""
     return any(True for _ in _all_examples(records))
+
+
+def take_each_answer_first(ordered: Sequence[Example], count: int) -> list[Example]:
+    """Return ``count`` examples in their order, each answer once before any is used twice."""
+    uses: Counter[str] = Counter()
+    ranked = []
+    for position, example in enumerate(ordered):
+        answer = example.answer.strip()
+        ranked.append((uses[answer], position))
+        uses[answer] += 1
+    return [ordered[position] for _, position in sorted(ranked)[:count]]

@@ -93,6 +93,8 @@ def describe_remedy(evidence: Evidence, gaps: Sequence[Gap]) -> str:
         remedies.append("name them in [baselines] use")
     if any("budget" in gap.reason for gap in gaps):
         remedies.append(f"a larger [baselines] budget than {options.budget}")
+    if any("validation rows" in gap.reason for gap in gaps):
+        remedies.append("[split] validation_size = 20")
     if any("test rows" in gap.reason for gap in gaps):
         remedies.append(f"[baselines] rows = {ENOUGH_ROWS}")
     return " and ".join(remedies) or "measure these baselines"

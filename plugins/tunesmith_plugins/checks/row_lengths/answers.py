@@ -15,7 +15,7 @@ from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.plan import Plan
 from tunesmith.records import Record, Text, last_exchange
 from tunesmith.text import format_count
-from tunesmith_evidence.answers.generate import MAX_NEW_TOKENS, with_reasoning
+from tunesmith_evidence.answers.generate import with_reasoning
 from tunesmith_torch.data.large_data import sample_evenly
 
 if TYPE_CHECKING:
@@ -32,9 +32,8 @@ def review_answers(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
     """
     count = cache(lambda: _count_tokens(plan))
     for number, evaluator in enumerate(plan.evaluators):
-        limit = getattr(evaluator.config, "max_new_tokens", None)
-        limit = MAX_NEW_TOKENS if limit == "auto" else limit
-        if isinstance(limit, int) and not evaluator.offer.metrics[0].is_descriptive:
+        limit = evaluator.offer.answer_limit(evaluator.config, test)
+        if limit and not evaluator.offer.metrics[0].is_descriptive:
             where = f"evaluators.{number}.max_new_tokens"
             yield from _compare(where, evaluator.id, limit, test, count)
 
