@@ -1,14 +1,14 @@
-"""The conditions of ``[checks]`` are checked, and everything that was not met is named."""
+"""The conditions of ``[gate]`` are checked, and everything that was not met is named."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
-from tunesmith.execution.checks import check_gate
 
 from tunesmith.errors import GateError
 from tunesmith.events import TUNED, Measured
+from tunesmith.execution.gate import check_gate
 from tunesmith.options import GateOptions
 
 
@@ -19,7 +19,7 @@ def measured(metric: str, value: float, *, higher: bool = True) -> Measured:
     )  # fmt: skip
 
 
-def checks(**options: object) -> None:
+def gate(**options: object) -> None:
     higher = measured("score", 0.8)
     lower = measured("loss", 0.6, higher=False)
     verdict = {"comparisons": {"base": {"outcome": "better"}, "few-shot": {"outcome": "unclear"}}}
@@ -36,7 +36,7 @@ def checks(**options: object) -> None:
     ],
 )
 def test_a_gate_that_is_met(options: dict[str, object]) -> None:
-    checks(**options)
+    gate(**options)
 
 
 @pytest.mark.parametrize(
@@ -44,16 +44,16 @@ def test_a_gate_that_is_met(options: dict[str, object]) -> None:
     [
         (
             {"must_beat": ["few-shot"]},
-            'checks.must_beat: tuned must be better than few-shot, but is "unclear"',
+            'gate.must_beat: tuned must be better than few-shot, but is "unclear"',
         ),
-        ({"at_least": {"score": 0.81}}, "checks.at_least.score: must be at least 0.81, got 0.800"),
-        ({"at_least": {"loss": 0.59}}, "checks.at_least.loss: must be at most 0.59, got 0.600"),
-        ({"at_least": {"bleu": 0.1}}, "checks.at_least.bleu: the metric was not measured"),
+        ({"at_least": {"score": 0.81}}, "gate.at_least.score: must be at least 0.81, got 0.800"),
+        ({"at_least": {"loss": 0.59}}, "gate.at_least.loss: must be at most 0.59, got 0.600"),
+        ({"at_least": {"bleu": 0.1}}, "gate.at_least.bleu: the metric was not measured"),
     ],
 )
 def test_a_gate_that_is_not_met(options: dict[str, object], message: str) -> None:
     with pytest.raises(GateError) as caught:
-        checks(**options)
+        gate(**options)
     assert caught.value.message == message
 
 
@@ -61,8 +61,8 @@ def test_a_gate_that_is_not_met(options: dict[str, object], message: str) -> Non
     ("holds", "bound", "message"),
     [
         (True, 0.05, ""),
-        (False, 0.05, "checks.at_least.harm: must be at most 0.05, got 0.020; not enough texts"),
-        (True, 0.01, "checks.at_least.harm: must be at most 0.01, got 0.020; not enough texts"),
+        (False, 0.05, "gate.at_least.harm: must be at most 0.05, got 0.020; not enough texts"),
+        (True, 0.01, "gate.at_least.harm: must be at most 0.01, got 0.020; not enough texts"),
     ],
 )
 def test_the_test_of_a_margin_must_hold_too(holds: bool, bound: float, message: str) -> None:
@@ -79,7 +79,7 @@ def test_the_test_of_a_margin_must_hold_too(holds: bool, bound: float, message: 
 
 def test_everything_that_was_not_met_is_named() -> None:
     with pytest.raises(GateError) as caught:
-        checks(must_beat=["few-shot"], at_least={"score": 0.9, "loss": 0.1})
+        gate(must_beat=["few-shot"], at_least={"score": 0.9, "loss": 0.1})
     assert len(caught.value.message.splitlines()) == 3
 
 
