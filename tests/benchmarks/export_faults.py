@@ -33,7 +33,7 @@ from tunesmith import api
 from tunesmith.catalog import OfferNotFound
 from tunesmith.errors import GateError, TunesmithError
 from tunesmith_plugins.commands.export.trained import find_trained
-from tunesmith_torch.export.checks import Gate, check_engine, check_files
+from tunesmith_torch.export.checks import ExportChecks, check_engine, check_files
 from tunesmith_torch.export.contract import Engine
 from tunesmith_torch.export.export_run import (
     Export,
@@ -290,7 +290,7 @@ def _list_merge_faults(trained: TrainedModel) -> list[str]:
 
 
 def _merge_with(intact: PreparedModel, fault: str, folder: Path) -> Found:
-    trained, gate = intact.trained, Gate()
+    trained, gate = intact.trained, ExportChecks()
     folder.mkdir()
     write_model(trained, folder, MERGE_FAULTS[fault])
     check = partial(check_merged_folder, gate, trained, folder, intact.reference)
@@ -303,9 +303,9 @@ def _export_with_faults(
     intact: PreparedModel, export: Export, other: Export, work: Path
 ) -> Iterator[Found]:
     """Export whole and with each fault; ``other`` splits texts in another way, if it can."""
-    whole, facts = Gate(), dict[str, Any]()
+    whole, facts = ExportChecks(), dict[str, Any]()
     for fault in (WHOLE, *FAULTS):
-        gate = whole if fault is WHOLE else Gate()
+        gate = whole if fault is WHOLE else ExportChecks()
         chosen = other if fault.splits_differently else export
         show = partial(_verify, intact, fault, chosen, work, gate, facts)
         expected = OTHER_CHECK.get((export.name, fault.name), fault.check)
@@ -323,7 +323,7 @@ def _verify(
     fault: Fault,
     export: Export,
     work: Path,
-    gate: Gate,
+    gate: ExportChecks,
     facts: dict[str, Any],
 ) -> None:
     """Export the model with a fault, and run the checks; keep the facts of the whole one."""
@@ -355,7 +355,7 @@ def copy_files(source: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
-def _observe(fault: str, expected: str, show: Callable[[], object], gate: Gate) -> Found:
+def _observe(fault: str, expected: str, show: Callable[[], object], gate: ExportChecks) -> Found:
     """Run the checks, and return the name of the one that fails."""
     try:
         show()
