@@ -168,7 +168,7 @@ def test_a_new_plugin_from_the_command_line(third_party: Environment, tmp_path: 
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "tunesmith-first-word" / "src" / "tunesmith_first_word").is_dir()
     offer = tmp_path / "tunesmith-first-word" / "pyproject.toml"
-    assert '"first-word" = "tunesmith_first_word"' in offer.read_text(encoding="utf-8")
+    assert '"first-word" = "tunesmith_first_word:PLUGIN"' in offer.read_text(encoding="utf-8")
 
 
 def test_the_conformance_kit_runs_from_the_command_line(

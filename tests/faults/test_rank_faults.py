@@ -100,7 +100,7 @@ def test_ctrl_c_in_the_real_torchrun(
     output, _ = started.communicate(timeout=100)
     assert started.returncode != 0, output
     assert output.count("stopped by SIGINT") == 1, output
-    newest = Checkpoints(run / "checkpoints").newest(repair=False)
+    newest = Checkpoints(run / "checkpoints").newest(recover=False)
     assert newest is not None
     assert newest.step == real.events(run, "step-finished")[-1]["step"]
     assert_resumes_to(real, run, complete_run)
@@ -155,7 +155,7 @@ def test_a_rank_killed_while_a_checkpoint_is_written(
     kill = torchrun.on_rank(rank, real.before_call(owner, "save", 2, faults.die))
     done = torchrun.run_command("run", workshop.run_file(setting), "--out", run, prepare=kill)
     assert done.codes[rank] == real.KILLED, done.output
-    newest = Checkpoints(run / "checkpoints").newest(repair=False)
+    newest = Checkpoints(run / "checkpoints").newest(recover=False)
     assert newest is not None
     assert newest.step == {0: 2, 1: 4}[rank]
     assert verify_folder(newest.path) == []
@@ -223,7 +223,7 @@ def test_a_signal_ends_all_ranks_after_the_step(
     assert done.codes[0] == code, done.output
     assert done.codes[1] in ENDED_BY_OTHERS, done.output
     assert done.output[1] == ""
-    newest = Checkpoints(run / "checkpoints").newest(repair=False)
+    newest = Checkpoints(run / "checkpoints").newest(recover=False)
     assert newest is not None
     assert newest.step == real.events(run, "step-finished")[-1]["step"]
     assert_resumes_to(real, run, complete_run)

@@ -232,7 +232,7 @@ def test_a_disk_that_fills_up_in_a_save(
     assert end.code == 4, end.output
     assert "the disk is full" in end.output
     assert "free, at least" in end.output
-    newest = Checkpoints(run / "checkpoints").newest(repair=False)
+    newest = Checkpoints(run / "checkpoints").newest(recover=False)
     assert newest is not None
     assert newest.step == 4
     assert verify_folder(newest.path) == []

@@ -193,7 +193,7 @@ def test_kill_at_every_call_of_a_real_save(
         run = workshop.copy(half)
         end = real.run_command("resume", run, prepare=real.kill_during_save(number))
         problems: list[str] = []
-        newest = Checkpoints(run / "checkpoints", on_problem=problems.append).newest(repair=False)
+        newest = Checkpoints(run / "checkpoints", on_problem=problems.append).newest(recover=False)
         assert newest is not None
         assert newest.step in (4, 6)
         assert problems == []

@@ -69,7 +69,7 @@ def test_a_signal_in_any_phase(
     assert end.code == code, end.output
     assert "stopping after this step" in end.output
     steps = [event["step"] for event in real.events(run, "step-finished")]
-    newest = Checkpoints(run / "checkpoints").newest(repair=False)
+    newest = Checkpoints(run / "checkpoints").newest(recover=False)
     if code != 130 or len(numbers) == 1:
         assert f"resume with: tunesmith resume {run}" in end.output
         assert (newest.step if newest else 0) == (steps[-1] if steps else 0)

@@ -57,7 +57,7 @@ def new_run_folder(workshop: Any, name: str) -> Path:
 
 
 def newest_step(run: Path) -> int:
-    newest = Checkpoints(run / "checkpoints").newest(repair=False)
+    newest = Checkpoints(run / "checkpoints").newest(recover=False)
     assert newest is not None and verify_folder(newest.path) == []
     return newest.step
 
@@ -214,7 +214,7 @@ def kill_and_resume(
     kill = torchrun.on_rank(rank, kill_during_save(real, number))
     end = torchrun.run_command("resume", run, prepare=kill)
     problems: list[str] = []
-    newest = Checkpoints(run / "checkpoints", on_problem=problems.append).newest(repair=False)
+    newest = Checkpoints(run / "checkpoints", on_problem=problems.append).newest(recover=False)
     assert newest is not None and problems == []
     assert verify_folder(newest.path) == []
     assert newest.step in (4, 6)

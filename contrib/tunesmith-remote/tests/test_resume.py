@@ -72,7 +72,7 @@ def test_a_killed_run_is_continued_from_the_bucket(s3: str, project: Path, tmp_p
 
     found = tmp_path / "another machine" / "run"
     printed += call(project, "remote", "pull", f"{URL}/tickets", str(found))
-    newest = Checkpoints(found / "checkpoints").newest(repair=False)
+    newest = Checkpoints(found / "checkpoints").newest(recover=False)
     assert newest and f"step-{newest.step:08d}" == steps[-1] and 16 <= newest.step < 64
     assert f"newest checkpoint: step {newest.step}" in printed
     printed += call(project, "resume", str(found), "--quiet")

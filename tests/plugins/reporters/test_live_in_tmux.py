@@ -32,9 +32,9 @@ def events():
     yield sample_event(DataLoaded)
     yield sample_event(Forecast, seconds=[60.0, 90.0])
     yield sample_event(ModelResolved)
+    variant = "a long variant of the prompt"
     for baseline in ("majority", "zero-shot"):
-        yield sample_event(BaselineChosen, baseline=baseline, variant="a long variant of the
-        prompt")
+        yield sample_event(BaselineChosen, baseline=baseline, variant=variant)
     yield PhaseStarted(phase="zero-shot: exact-match", total=4000, unit="prompts")
     for done in range(0, 2001, 100):
         yield PhaseAdvanced(phase="zero-shot: exact-match", done=done)
