@@ -14,6 +14,9 @@ from tunesmith.options import Options
 from tunesmith.plan import Plan
 from tunesmith.records import Record
 
+SAMPLE = 200
+"""Training rows by which JSON answers are recognized."""
+
 
 class ZeroShotOptions(Options):
     """Options of ``zero-shot``."""
@@ -67,10 +70,6 @@ ZERO_SHOT = BaselineOffer(
     is_reference=True,
     suits=lambda records: True,
 )
-
-
-SAMPLE = 200
-"""Training rows by which JSON answers are recognized."""
 
 
 def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:

@@ -73,7 +73,7 @@ def find_few_rows(comparisons: Sequence[PairedComparison], total: int, margin: f
 def find_blocking(evidence: Evidence, gaps: Sequence[Gap]) -> list[Gap]:
     """Return the gaps for which FINE-TUNE cannot be said.
 
-    A baseline that the run file skips is missed only if no other one of its kind is complete.
+    A baseline that the run file leaves out is missed only if no other one of its kind is complete.
     """
     incomplete = {gap.baseline for gap in gaps}
     complete = {event.solution for event in evidence.baselines if event.baseline not in incomplete}

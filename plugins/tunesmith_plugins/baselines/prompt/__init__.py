@@ -45,11 +45,13 @@ class PromptBaseline:
         from tunesmith_evidence.prompting.task_prompt import read_task
         from tunesmith_plugins.baselines.prompt.prompt_file import read_prompts
 
-        for name, prompt in read_prompts(self.options.files).items():
+        prompts = read_prompts(self.options.files)
+        rows = read_task(task) if prompts and self.options.constrain else None
+        for name, prompt in prompts.items():
             model = prompt.apply_to(task.base())
             yield BaselineVariant(name=name, model=model)
-            if self.options.constrain:
-                yield from read_task(task).constrained(model, name, calibrate=True)
+            if rows is not None:
+                yield from rows.constrained(model, name, calibrate=True)
 
 
 def build(options: PromptOptions) -> Baseline:

@@ -109,7 +109,7 @@ def compare(
 def list_missing(baselines: Collection[BaselineChosen], compared: Container[str]) -> list[str]:
     """Return the baselines that tuning was not compared with, each with the reason.
 
-    One that the run file skips is missed only if no other one of its kind was compared.
+    One that the run file leaves out is missed only if no other one of its kind was compared.
     """
     kinds = {chosen.solution for chosen in baselines if chosen.baseline in compared}
     return [
