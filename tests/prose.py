@@ -20,7 +20,7 @@ NOT_PROSE = re.compile(r"```.*?^\s*```|~~~.*?^\s*~~~|<!--.*?-->|^---\n.*?^---\n"
 CODE = re.compile(r"``[^`]+``|`[^`]+`")
 LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+>|#├│└]|\d+\.) ?)|\s\|\s|\|$", re.M)
-SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[`*_]*[A-Z0-9{])|(?<=:)\s*\n")
+SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[*_]*[A-Z0-9{`])|(?<=:)\s*\n")
 ABBREVIATION = re.compile(r"\b(e\.g|i\.e|cf|vs|etc|al|Sec|Fig|Eq|Eqs|approx|resp)\.")
 WORD = re.compile(r"[^\W_][\w'’.,/:%+*=-]*", re.UNICODE)
 
@@ -47,7 +47,8 @@ INSTEAD = {
     r"so-called": "(nothing)",
     r"an? (?:one|1) answer to everything": "majority-class baseline",
     r"(?:proven?|proves|proofs?|proved|proving)": "verify, confirm, show",
-    r"(?:is|are|was|were) no (?!longer|more|less|better|worse|one|need|way|room|such|matter|doubt)"
+    r"(?<!there )(?:is|are|was|were) no "
+    r"(?!longer|more|less|better|worse|one|need|way|room|such|matter|doubt)"
     r"[a-z]+(?: [a-z]+)?(?=[.,;:)]|$)": "is not",
     r"(?:recogni|quanti|memori|generali|tokeni|normali|optimi|initiali|seriali|summari)s"
     r"(?:e|es|ed|ing|ation|er)": "American spelling (-ize)",

@@ -305,12 +305,12 @@ def test_toml_blocks_are_run_files(page: Path, tiny: Path, tmp_path: Path) -> No
 
 @pytest.mark.processes
 @pytest.mark.parametrize(
-    ("page", "first"),
-    [(DOCS / "tutorials" / "first-run.md", "init"), (ROOT / "README.md", "check")],
-    ids=lambda value: getattr(value, "name", value),
+    "page",
+    [DOCS / "tutorials" / "first-run.md", ROOT / "README.md"],
+    ids=lambda page: page.name,
 )
 def test_the_commands_of_a_page_run_in_order(
-    page: Path, first: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They run as printed; the tiny model has a short context, so the prompts are short."""
     from click.testing import CliRunner
@@ -323,9 +323,8 @@ def test_the_commands_of_a_page_run_in_order(
     monkeypatch.setenv("TUNESMITH__BASELINES__SYSTEM_PROMPT", "Name the queue.")
     rows = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(12)]
     (tmp_path / "tickets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "run.toml").write_text(blocks(ROOT / "README.md", "toml")[0])
     lines = [words[1:] for words in commands(page) if words[0] == "tunesmith"]
-    assert lines[0][0] == first
+    assert lines[0][0] == "init"
     folder = "RUN"
     for words in lines:
         arguments = [folder if word == "RUN" else word for word in words]
