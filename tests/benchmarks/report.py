@@ -100,9 +100,7 @@ def _training(result: dict[str, Any]) -> str:
 
 def _date_and_load(results: dict[str, Any]) -> str:
     """Return the date of a table, and the machine's load just before."""
-    return (
-        f", on {results['date']} after a load of {results['load'][0]}" if "date" in results else ""
-    )
+    return f", on {results['date']}, load average {results['load'][0]}" if "date" in results else ""
 
 
 def _comparison(result: dict[str, Any]) -> str:
