@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -113,7 +114,8 @@ def render(stored: Mapping[str, Any]) -> str:
         if counts[name] or name in VERDICTS[:4]
     )
     if stored["checked"]:
-        lines.append("Also measured, with the same verdicts: " + "; ".join(stored["checked"]) + ".")
+        checked = "\n".join(f"- {text}" for text in stored["checked"])
+        lines.append(f"Also measured, with the same verdicts:\n\n{checked}")
     lines.append(table([r for r in results if r["verdict"] == "exact"]))
     lines.append(fallbacks(results))
     for verdict in VERDICTS[1:]:
@@ -129,7 +131,7 @@ def table(results: Sequence[Summary]) -> str:
         "## Exact",
         "",
         "| architecture | loss | gradient norm | test loss | equal answers | rows | "
-        "common prefix | speed |",
+        "shared prefix | speed |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
@@ -143,19 +145,45 @@ def table(results: Sequence[Summary]) -> str:
             str(result.get("speed", "")),
         ]
         rows.append(f"| {' | '.join(cells)} |")
-    rows += ["", "\\* Within what changing the last bit of each weight does, see above."]
+    rows += ["", "\\* Within five times the effect of changing each weight's last bit; see above."]
     return "\n".join(rows)
 
 
 def fallbacks(results: Sequence[Summary]) -> str:
-    """Return the reasons why rows are not packed."""
-    rows = ["## Rows that are not packed", "", "| architecture | what a run says |", "|---|---|"]
-    rows += [
-        f"| `{result['name']}` | {' '.join(result['why'].split())} |"
-        for result in results
-        if result["why"]
-    ]
+    """Return the reasons why rows are not packed, each with its architectures."""
+    rows = ["## Rows that are not packed", "", "| rows | reason | architectures |", "|---|---|---|"]
+    names: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        if result["why"]:
+            layout, _, reason = " ".join(result["why"].split()).partition(": ")
+            kind, text = "padded", describe(reason)
+            if "one at a time" in layout:  # the reason is about padding, which was tried last
+                kind, text = "alone", text.replace("packed rows", "padded rows")
+            names.setdefault((kind, text), []).append(f"`{result['name']}`")
+    for (kind, reason), members in sorted(names.items(), key=lambda item: -len(item[1])):
+        rows.append(f"| {kind} | {reason} | {', '.join(members)} |")
     return "\n".join(rows)
+
+
+REASONS = (
+    ("rows of .* would change each other", "packed rows would influence each other"),
+    ("would change log-probabilities of", "packed rows get other log-probabilities than alone"),
+    ("another width than its keys", "keys and values differ in width"),
+    ("mask is not causal within", "the model's mask is not causal within packed rows"),
+    ("`s_aux`", "attention sinks (`s_aux`) are not supported in packed rows"),
+    ("its mask has sliding window", "mask and attention disagree on the window"),
+    ("without `flash-linear-attention`", "linear attention needs flash-linear-attention"),
+    ("LazyMask", "the model computes with its attention mask"),
+    ("only a plain linear head", "the head is not a plain linear layer"),
+    ("index out of range|must match the size|broadcast shape|unexpected keyword",
+     "the model's code fails on packed rows"),
+)  # fmt: skip
+"""Patterns in the message of a run, and what they mean."""
+
+
+def describe(message: str) -> str:
+    """Return what a message about rows means; the message itself if that is not known."""
+    return next((text for pattern, text in REASONS if re.search(pattern, message)), message)
 
 
 TITLES = {
@@ -179,21 +207,25 @@ HEAD = """# Models
 
 <!-- Written by `python -m tests.architectures --write` from models.json. -->
 
-Every causal language model of transformers is measured with random weights: {layers} layers of
+Every causal language model of transformers is measured with random weights: {layers} layers,
 width {hidden}, a context of {context} tokens, sliding windows of {window}, chunks of {chunk}, and
-an original context of {original_context} of scaled rotary embeddings; seed {seed}; {versions}.
-Conversations of about {words} words, with and without a common system prompt, are trained on for
-three steps and evaluated: full fine-tuning and LoRA, with the default options and with
-`packing = false`.
+scaled rotary embeddings with an original context of {original_context}. Seed {seed}; {versions}.
+Each model trains for three steps on conversations of {words} words, with and without a shared
+system prompt, and is then evaluated. Full fine-tuning and LoRA are measured, with the default
+options and with `packing = false`.
 
-Each number is compared with an independent computation with plain transformers and PEFT: fp32,
-eager attention, one row at a time, each answer generated alone. *Exact* means: losses differ by
-at most {tolerance} of their value, gradient norms by at most {norm}, and greedy answers are equal
-up to the first token that leads the second best by less than {tie}. Where gradients amplify
-rounding, five times the change that the last bit of each weight makes is accepted; such
-architectures are marked. The columns hold the largest relative difference over all runs.
+Each number is compared with an independent computation in plain transformers and PEFT: fp32,
+eager attention, one row at a time. A model is *exact* if
 
-*Rows* is the layout that the default options lead to: packed, padded, or alone, where only the
-model's own forward pass over one row is exact. *Common prefix* says whether rows that begin alike
-share that part. *Speed* is tokens per second with the default options divided by those with
-`packing = false`, on tiny models and a busy machine: an indication only."""
+- losses differ by at most {tolerance} of their value
+- gradient norms differ by at most {norm}
+- greedy answers are equal up to the first token whose lead over the second is below {tie}
+
+Where gradients amplify rounding, five times the effect of changing each weight's last bit is
+accepted; such architectures are marked. The columns show the largest relative difference over all
+runs.
+
+*Rows* is the layout with the default options: packed, padded, or alone (one row at a time).
+*Shared prefix* shows whether rows with the same start compute it once. *Speed* is tokens per second
+with the default options divided by those with `packing = false`. Tiny models on a busy machine give
+only an indication."""

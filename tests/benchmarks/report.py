@@ -39,12 +39,13 @@ def render_page(results: dict[str, Any], raw: str) -> str:
 
 HEAD = """# Benchmarks
 
-Written by `make bench`; the raw numbers are in `{raw}`. All programs get the same rows in the same
-order: log-normal lengths (median 180 tokens, 24 to 512), 35 % of the tokens trained. They run in
-turn, each training in a separate process. The numbers are medians, with the lowest and the highest
-in brackets. The first step of a training is not counted. "Times" is tunesmith's speed divided by
-the other's, for each round; "memory" is tunesmith's peak divided by the other's, including imported
-libraries. Each table has the date of its measurement."""
+Written by `make bench`; the raw numbers are in `{raw}`. All programs train on the same rows in the
+same order: log-normal lengths (median 180 tokens, 24 to 512), 35 % of the tokens trained. They take
+turns, each training in a separate process. Numbers are medians, with the lowest and highest in
+brackets; the first step is not counted.
+
+- *times*: tunesmith's speed divided by the other's, per round
+- *memory*: tunesmith's peak divided by the other's, including imported libraries"""
 
 
 def _machine(machine: dict[str, Any]) -> str:
@@ -52,7 +53,8 @@ def _machine(machine: dict[str, Any]) -> str:
     lines = [
         f"* {machine['cpu']}, {machine['cores']} cores, {', '.join(machine['flags'])}",
         *([f"* {machine['gpu']}"] if machine.get("gpu") else []),
-        f"* {machine['date']}, load before and after: {machine['load']}, {machine['load_after']}",
+        f"* {machine['date']}, load average before and after: {machine['load']}, "
+        f"{machine['load_after']}",
         f"* Python {machine['python']}, {versions}",
     ]
     if rates := machine.get("matrix_rate"):
@@ -63,8 +65,8 @@ def _machine(machine: dict[str, Any]) -> str:
         lines.append(f"* matrix products, 1e9 operations per second: {text}")
     if "bfloat16" not in machine.get("matrix_rate", {"bfloat16": 0}):
         lines.append(
-            "* this processor has no bfloat16 arithmetic, so all programs compute in float32; "
-            "TRL's default, bf16, would be emulated"
+            "* this processor has no bfloat16 arithmetic, so all programs compute in float32 "
+            "(bf16, TRL's default, would be emulated)"
         )
     if machine.get("quick"):
         lines.append("* a quick run: fewer steps and rounds, so the numbers are rough")
@@ -98,9 +100,7 @@ def _training(result: dict[str, Any]) -> str:
 
 def _date_and_load(results: dict[str, Any]) -> str:
     """Return the date of a table, and the machine's load just before."""
-    return (
-        f", on {results['date']} after a load of {results['load'][0]}" if "date" in results else ""
-    )
+    return f", on {results['date']}, load average {results['load'][0]}" if "date" in results else ""
 
 
 def _comparison(result: dict[str, Any]) -> str:
@@ -114,8 +114,7 @@ def _comparison(result: dict[str, Any]) -> str:
                 for trainer in ("tunesmith", "trl")
             )
             return (
-                "Tokens are those of completions. "
-                f"Median rewards, tunesmith's and TRL's: {rewards}."
+                f"Only tokens of completions count. Median rewards of tunesmith and TRL: {rewards}."
             )
         case "first":
             return (
@@ -163,8 +162,8 @@ def _utilization(results: dict[str, Any]) -> str:
     return (
         "## Distance from the arithmetic limit\n\n"
         f"Full fine-tuning of the 40M Llama does {results['gflops']:.0f}e9 useful operations per "
-        f"second, measured before and after: {results['share']:.2f} of the best rate of plain "
-        f"{results['format']} matrix products, {results['share_of_usual']:.2f} of the usual one."
+        f"second. That is {results['share']:.2f} of the best rate of plain {results['format']} "
+        f"matrix products, and {results['share_of_usual']:.2f} of the usual one."
     )
 
 
@@ -185,10 +184,10 @@ def _overhead(results: dict[str, Any]) -> str:
     head = ["toy Llama", "tunesmith's loop, ms", "plain loop, ms", "difference, ms"]
     return (
         "## Overhead of the training loop\n\n"
-        "CPU time of one step on one thread, beside a plain PyTorch loop over the same batches, "
-        "which are laid out before. The plain loop runs forward, backward, clipping and AdamW, and "
-        "reads loss and norm. With fused kernels it calls the toolkit's loss; without, the model's "
-        f"own forward pass. Blocks of {results['steps']} steps in turn in one process"
+        "CPU time of one step on one thread, compared with a plain PyTorch loop over the same "
+        "prepared batches. The plain loop runs forward, backward, clipping and AdamW, and reads "
+        "loss and norm. With fused kernels it calls the toolkit's loss, otherwise the model's "
+        f"forward pass. The loops alternate in one process, {results['steps']} steps at a time"
         f"{_date_and_load(results)}.\n\n{_table(head, rows)}"
     )
 
@@ -204,8 +203,8 @@ def _first_step(results: dict[str, Any]) -> str:
     ]
     return (
         "## First step\n\n"
-        "From the command to the end of the first step of LoRA on a toy Llama, without baselines, "
-        "beside a program that only imports the libraries; each in a new process, in turn"
+        "From the command to the end of the first LoRA step on a toy Llama, without baselines, "
+        "compared with a program that only imports the libraries; each in a new process, in turn"
         f"{_date_and_load(results)}.\n\n{_table(['', 'CPU seconds', 'seconds'], rows)}"
     )
 
@@ -223,9 +222,9 @@ def _preparation(results: dict[str, Any]) -> str:
     head = ["", "MB/s", "times", "MB per CPU second", "times"]
     return (
         "## Preparation of rows\n\n"
-        f"{results['rows']:,} rows of English text, prompts and completions, are written with the "
-        "chat template of SmolLM2, tokenized, and packed into rows of 2048 tokens, in turn by both "
-        f"programs in one process{_date_and_load(results)}.\n\n{_table(head, rows)}"
+        f"{results['rows']:,} prompts and completions in English are rendered with the chat "
+        "template of SmolLM2, tokenized, and packed into rows of 2048 tokens. Both programs take "
+        f"turns in one process{_date_and_load(results)}.\n\n{_table(head, rows)}"
     )
 
 
@@ -242,8 +241,8 @@ def _large_data(results: dict[str, Any]) -> str:
     head += ["seconds to the first step", "CPU seconds"]
     return (
         "## Large data\n\n"
-        f"A complete run with a file of {results['bytes'] / 1e9:g} GB ({results['rows']:,} rows of "
-        "English words, prompts and completions) beside one with 100 of these rows"
+        f"A complete run with a file of {results['bytes'] / 1e9:g} GB ({results['rows']:,} prompts "
+        "and completions of English words), compared with one of 100 of these rows"
         f"{_date_and_load(results)}.\n\n{_table(head, rows)}"
     )
 
@@ -253,8 +252,8 @@ def _imports(results: dict[str, dict[str, float]]) -> str:
         [name, f"{one['seconds']:.2f}", f"{one['peak_mb']:.0f}"] for name, one in results.items()
     ]
     return (
-        "## Start-up\n\nTime and memory of importing the libraries, without a model; "
-        f"the memory is part of every peak above.\n\n{_table(['imports', 'seconds', 'MB'], rows)}"
+        "## Start-up\n\nTime and memory of importing the libraries, without a model. "
+        f"Every peak above includes this memory.\n\n{_table(['imports', 'seconds', 'MB'], rows)}"
     )
 
 
@@ -277,7 +276,7 @@ def _peers(results: dict[str, Any]) -> str:
     few, many = results["rows"]
     return (
         "## Other tools, LoRA, 40M Llama\n\n"
-        "Each runs through its own command line, in a separate environment, on the same weights "
-        f"and rows. Speed is the difference between runs of {many} and of {few} rows, so start-up "
+        "Each tool runs through its command line, in a separate environment, on the same weights "
+        f"and rows. Speed is the difference between runs of {many} and {few} rows, so start-up "
         f"does not count.\n\n{_table(head, rows)}"
     )
