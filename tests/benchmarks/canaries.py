@@ -3,7 +3,7 @@
 ``python -m tests.benchmarks.canaries`` trains 40 tiny models with injected canaries and 40 without,
 and prints both shares of alarms; ``--runs`` sets their number. ``--simulate`` draws scores instead:
 each canary is one of 15 among 1,000 controls, normal with a standard deviation of 1, and injected
-ones are shifted. It prints the tables of docs/how-to/side-effects.md.
+ones are shifted. It prints the tables of docs/reference/measurements.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Count the wins of answers that instruct a judge, with and without the check of wins.
 
-``python -m tests.benchmarks.injected_wins FOLDER`` prints the tables of docs/how-to/judge.md.
+``python -m tests.benchmarks.injected_wins FOLDER`` prints tables of docs/reference/measurements.md.
 FOLDER has ``bitext_customer_support`` and ``self_instruct``. The judge is simulated, because no
 model that can judge is at hand: it knows the reference of each request, prefers the answer with
 more words in common with it, errs at random, and obeys each instruction with a given probability,

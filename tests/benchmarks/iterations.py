@@ -2,9 +2,9 @@
 
 ``python -m tests.benchmarks.iterations --out FOLDER`` trains SmolLM2-135M-Instruct on generated
 orders and repeats: ``tunesmith failures``, rows like the failed ones, ``tunesmith next``,
-``tunesmith run``, ``tunesmith compare``. It prints the tables of docs/how-to/iterate.md. A finished
-run is not repeated. ``--choose`` compares learning rates on validation rows instead, which is how
-the one in :data:`SETTINGS` was chosen.
+``tunesmith run``, ``tunesmith compare``. It prints the table of
+docs/reference/measurements.md. A finished run is not repeated. ``--choose`` compares learning rates
+on validation rows instead, which is how the one in :data:`SETTINGS` was chosen.
 
 An order names goods, a number and a date, and the answer is a line of a form. What day 04/03 is
 depends on the market; dates that are spoken are in words. Test rows have as many of each market

@@ -5,7 +5,7 @@ about 20 requests whose better answer is known (its anchors), and about the same
 injection in the worse answer. It also counts how many of twenty other injections are recognized,
 which were written before the defense was read (``fresh_injections.py``). With ``--run FOLDER``, a
 run with this base model, it is asked through ``tunesmith serve FOLDER`` as well. It prints
-the table of docs/how-to/judge.md.
+the table of docs/reference/measurements.md.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 ``python -m tests.benchmarks.selection FOLDER`` reads banking77 (PolyAI, CC BY 4.0) and the intents
 of Bitext's smaller customer support set (CDLA-Sharing 1.0) in FOLDER. On the chosen and on the
 random rows, it trains a classifier (TF-IDF and logistic regression) and prints its accuracy on
-other rows: the table of ``docs/how-to/select.md``. Bitext has no test part: each seed holds
-1,000 rows out; the intents are imbalanced as published.
+other rows: the table of ``docs/reference/measurements.md``. Bitext has no test part: each seed
+holds 1,000 rows out; the intents are imbalanced as published.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Measure how often weak slices are found, and how often one is reported where there is none.
 
-``python -m tests.benchmarks.slices`` prints the tables of docs/how-to/failures.md. Texts, columns
-and labels are made up; the outcome of each row is drawn at random. An injected slice is the rows of
-one column value, one label, or one topic, with another share of right answers.
+``python -m tests.benchmarks.slices`` prints the tables of docs/reference/measurements.md. Texts,
+columns and labels are made up; the outcome of each row is drawn at random. An injected slice is the
+rows of one column value, one label, or one topic, with another share of right answers.
 """
 
 from __future__ import annotations
