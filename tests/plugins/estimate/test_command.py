@@ -173,7 +173,7 @@ def test_a_failing_estimate_of_the_chosen_technique_names_its_plugin(plan: Plan)
 def test_a_technique_without_estimate_is_named(plan: Plan) -> None:
     result = plan("--set", "technique.use=by-heart", "--quick")
     assert result.exit_code == 0, result.output
-    assert "by-heart has no estimate of memory and time" in result.stdout
+    assert "by-heart provides no estimate of memory and time" in result.stdout
     assert "saving" in result.stdout
 
 
@@ -267,7 +267,7 @@ def test_a_price_of_an_unknown_gpu_is_refused(plan: Plan, here: Path, name: str,
     )
     result = plan("--set", "estimate.prices=ours.toml", "--quick")
     assert result.exit_code == 2
-    assert f"ours.toml: prices.1.gpu: no GPU `{name}`" in result.output and hint in result.output
+    assert f"ours.toml: prices.1.gpu: unknown GPU `{name}`" in result.output and hint in result.output
     gpu = (
         f'[[gpus]]\nname = "{name}"\nclass = 80\ntotal_gib = 79.0\nbf16_tflops = 300\n'
         'utilization = [0.2, 0.5]\nsource = "x"\ndate = "y"\n'
