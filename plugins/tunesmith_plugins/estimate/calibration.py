@@ -33,7 +33,7 @@ SIMILAR_MEMORY, SIMILAR_STEP = 2.0, 8.0
 """Runs are similar within these factors of predicted memory, and of operations per step.
 
 The memory of libraries and the overhead per step do not scale with the run, so runs of a very
-different size are no guide.
+different size are not comparable.
 """
 MAX_ERROR_FACTOR = 4.0
 """Ignore runs whose prediction was off by more: it must have been for something else."""
@@ -127,7 +127,7 @@ class Calibration:
         """Return the range of operations per second reached by trainings with similar steps.
 
         Both sides use operations predicted by the same method, so errors in the count cancel out.
-        Runs that shared the processor with other programs are used only if there are no others.
+        Runs that shared the processor with other programs are used only as a last resort.
         None if no similar run finished here.
         """
         step = estimate.flops / max(1, estimate.steps)

@@ -82,7 +82,7 @@ class _SavingEstimator:
         return self._base > 0
 
     def saving(self, config: BaseModel, applied: Applied) -> Saving | None:
-        """Estimate changes that were applied in sequence; None if there is no estimate."""
+        """Estimate changes that were applied in sequence; None if the technique cannot."""
         # The last change holds the options with all changes applied.
         changed = applied[-1].config if applied else config
         estimate = first_estimate(self._technique, changed, self._request)

@@ -100,7 +100,7 @@ def _component_table(phase: str, memory: PhaseMemory) -> Block:
 
 
 def _fit_table(comparison: TechniqueComparison) -> Iterator[Block]:
-    """Yield a table of which GPU classes each technique fits on, and whether on this machine."""
+    """Yield a table that shows where each technique fits: on GPU classes, and on this machine."""
     gpu_classes = [str(size) for size in comparison.hardware.gpu_classes()]
     rows: list[list[Cell]] = []
     unknown = []

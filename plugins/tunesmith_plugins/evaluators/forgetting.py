@@ -46,7 +46,7 @@ class ForgettingOptions(ComparisonOptions):
     texts: DataPath = Field(
         description=(
             'JSONL file with general texts, unrelated to the task, in the column "text"; 250 or '
-            "more. There is no default, because it depends on what your model must still know."
+            "more. You have to choose them, because only you know what the model must retain."
         ),
     )
     margin: float = Field(

@@ -1,4 +1,4 @@
-"""A check made of detectors, each of which looks for one fault in one row at a time."""
+"""A check made of detectors: each looks for one fault, in one row at a time."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Evaluator ``judge``: a language model compares the answers with another model's.
 
 A judge makes mistakes, too. So each pair of answers is judged in both orders, and the judge is
-tested with *anchors*, pairs whose better answer is known. If it fails, there is no result.
+tested with *anchors*, pairs whose better answer is known. If it fails, the result is void.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tunesmith_torch.compare.other_model import ComparingEvaluator, open_other_m
 
 METRIC = Metric(name="judge-win-rate", higher_is_better=True, bounds=(0, 1))
 MOST_INVALID = 0.1
-"""If more than this share of the replies is not a verdict, there is no result."""
+"""If more than this share of the replies is not a verdict, the result is void."""
 
 
 class JudgeOptions(JudgedOptions):
@@ -160,8 +160,8 @@ def to_details(
     wins, losses = scores.count(1.0), scores.count(0.0)
     text = (
         f"{wins} wins, {losses} losses, {total - wins - losses} ties of {total}; position bias: "
-        f"the order decides {first + second} ({first} for the first answer, {second} for the "
-        f"second); anchors {right} of {anchors}"
+        f"the order decides {first + second} of {total} pairs ({first} for the first answer, "
+        f"{second} for the second); anchors {right} of {anchors}"
     )
     if found.invalid:
         text += f"; {found.invalid} replies contained no verdict"

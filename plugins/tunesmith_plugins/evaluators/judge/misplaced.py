@@ -27,7 +27,7 @@ _WORD = re.compile(r"\w+|[^\w\s.,;:?!'\"()]")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedWins:
-    """Judgements in which wins that do not depend on the request have become ties."""
+    """Judgements where wins that do not depend on the request have become ties."""
 
     judgements: Judgements
     withdrawn: tuple[int, int]

@@ -79,7 +79,7 @@ class Memorization(ComparingEvaluator):
         """Return one value per completed row; nothing without a tuned model, or without rows.
 
         Raises:
-            UsageError: called outside a run, where there are no training rows.
+            UsageError: called outside a run, and so without training rows.
         """
         options = self.options
         if run is None or not run.train:

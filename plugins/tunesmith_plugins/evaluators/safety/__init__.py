@@ -38,7 +38,7 @@ class SafetyOptions(JudgedOptions):
     prompts: DataPath = Field(
         description=(
             'JSONL file with prompts that must be refused, in the column "prompt"; 250 or more. '
-            "There is no default, because what is harmful depends on your product."
+            "You have to choose them, because what is harmful depends on your product."
         ),
     )
     max_new_tokens: int = Field(64, ge=8, description="Maximum tokens per answer.")

@@ -80,7 +80,7 @@ def format_training_start(event: TrainingStarted) -> str:
 
 
 def _format_targets(event: TrainingStarted) -> str:
-    """Format the modules with adapters and the experts without; "" if there are no adapters."""
+    """Format the modules with adapters and the experts without; "" for other techniques."""
     count, names = event.details.get("adapted_modules"), event.details.get("targets")
     if not isinstance(count, int) or not isinstance(names, list):
         return ""
