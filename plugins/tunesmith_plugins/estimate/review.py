@@ -131,7 +131,7 @@ def _refusal(
     device: Device,
     if_forced: Finding,
 ) -> Finding:
-    """Return the error of a run that cannot fit, with the changes that would help."""
+    """Build the error for a run that cannot fit, with the changes that would help."""
     estimate, peak, _ = decision
     limit = device.memory or 0
     choices = [note for note in estimate.notes if note.startswith(AUTO_CHOICE)]

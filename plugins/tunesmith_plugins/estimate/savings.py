@@ -32,7 +32,7 @@ class Saving:
     saves: int
     peak: MemoryPeak
     enough: bool
-    """True if the run fits into the limit after the changes."""
+    """True if the run is within the memory limit after the changes."""
 
 
 def find_savings(

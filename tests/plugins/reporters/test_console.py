@@ -312,7 +312,7 @@ def test_a_run_is_shown_between_its_phases(terminal: Terminal) -> None:
         assert render(live).strip() == ""
         live.report(sample_event(RunStarted))
         live.report(sample_event(DataLoaded))
-        assert "run: checks of the data" in render(live)
+        assert "run: data checks" in render(live)
         live.report(sample_event(RunFinished))
         assert render(live).strip() == ""
 

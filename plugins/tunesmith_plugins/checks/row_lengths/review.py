@@ -51,7 +51,7 @@ def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
         if len(sample) < len(train):
             allowed += 4 * math.sqrt(allowed) + 1  # four standard deviations: this is a sample
         limit = int(min(options.max_length, context))
-        if isinstance(options, PolicyOptions):  # a completion has to follow
+        if isinstance(options, PolicyOptions):  # leave room for a completion
             limit -= options.generation.max_new_tokens
         found = _find_long_rows(options, rows, limit, math.floor(allowed) + 1, plan)
         if len(found) > allowed:
@@ -77,7 +77,7 @@ def _describe(
     limit: int,
     context: float,
 ) -> Finding:
-    """Return the error about rows of more than ``limit`` tokens."""
+    """Build the error for rows with more than ``limit`` tokens."""
     from tunesmith_torch.training.skipped_rows import describe_remedy
 
     is_context, key = context < options.max_length, f"{where}.max_length"

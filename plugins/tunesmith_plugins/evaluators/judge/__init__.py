@@ -114,7 +114,7 @@ class Judge(ComparingEvaluator):
         ]
 
     def open(self, run: RunContext | None) -> Ask:
-        """Return the function that asks the judge."""
+        """Return a function that sends prompts to the judge and returns its replies."""
         return open_judge(self.options.model, self.options, VERDICTS, run, "evaluators.model")
 
 

@@ -162,7 +162,7 @@ class Answered:
     base: Sequence[float]
     tuned: Sequence[float]
     units: Sequence[str | None] | None = None
-    """The unit of each prompt; None: each is independent of all others."""
+    """For each prompt, the unit of dependent prompts it belongs to; None: all are independent."""
 
     @property
     def losses(self) -> tuple[float, ...]:

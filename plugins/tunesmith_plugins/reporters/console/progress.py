@@ -161,7 +161,7 @@ def restore_progress(log: Path, started: TrainingStarted) -> TrainingProgress:
 class RunProgress:
     """Tracks which part of the run is running, and estimates the time until its end.
 
-    The parts are: data, checks of the data, baselines, training (in stages), and evaluation of the
+    The parts are: data, data checks, baselines, training (in stages), and evaluation of the
     tuned model. The estimate combines three sources:
 
     * the forecast of the training time,
@@ -204,7 +204,7 @@ class RunProgress:
                 self._rows = find_baseline_rows(event.plan)
                 self._trains = event.trains
             case DataLoaded():
-                self._test, self.part = event.test, "checks of the data"
+                self._test, self.part = event.test, "data checks"
             case ModelResolved():
                 self.part = "baselines"
             case RunFinished():

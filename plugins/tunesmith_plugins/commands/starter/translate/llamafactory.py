@@ -44,7 +44,7 @@ WITHOUT_EFFECT = {
 }  # fmt: skip
 REFUSED = {
     **shared.REFUSED,
-    "train_on_prompt": "only answers are trained; for plain text the data loader is text",
+    "train_on_prompt": "only answers are trained; for plain text use the data loader text",
     "mask_history": "every answer of a conversation is trained",
     "max_samples": "all rows are read: cut the file yourself",
     "template": "the chat template of the model is used: compare with tunesmith data show --tokens",
@@ -111,7 +111,7 @@ def _translate_method(t: Translation) -> None:
     if stage in STAGES:
         t.set("stage", "technique.use", technique)
     else:
-        t.refuse("stage", f"the stage {stage} is not translated: see technique rlhf")
+        t.refuse("stage", f"the stage {stage} is not translated: see the technique rlhf")
     if technique == "preference":
         t.keys["technique.adapt"] = adapt
         _translate_loss(t, stage)
