@@ -103,7 +103,7 @@ def test_a_job_leaves_an_ordinary_run(cluster: Cluster, project: Path, uninterru
     assert (status["state"], status["run"], status["step"]) == ("COMPLETED", "ok", status["steps"])
     report = json.loads(tunesmith(cluster, project, "report", run, "--json"))
     assert (report["run"]["status"], report["run"]["exit_code"]) == ("ok", 0)
-    assert "run finished: ok" in tunesmith(cluster, project, "slurm", "logs", run)
+    assert "\nfinished in " in tunesmith(cluster, project, "slurm", "logs", run)
     assert restarts(cluster, status["job"]) == 0
 
 

@@ -1,4 +1,4 @@
-"""Built-in checks of the data, before any model is read."""
+"""Built-in checks of the data, which run before a model is loaded."""
 
 from tunesmith.hookspecs import lazy_plugin
 

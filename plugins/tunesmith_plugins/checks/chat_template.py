@@ -1,16 +1,17 @@
-"""Find rows and baselines that the chat template cannot write, and those that have none.
+"""Find rows and baselines that need a chat template the model does not have, or that it refuses.
 
-A base model without a chat template takes plain text: one user message, or a text to go on from. A
-conversation with a system prompt or with several turns has no form for it, and neither has a
-few-shot baseline, which puts earlier turns before the question. Without this check a run would find
-that out after it has read the weights.
+A base model without a chat template takes plain text: one user message, or a text to continue.
+Conversations with a system prompt or several turns cannot be written for such a model. Without this
+check, a run would fail only after it has loaded the weights.
 
-With a template every row is rendered, as training will; of large data, a sample. Rows that would
-be skipped are reported; the run is refused if the template contradicts a row, drops a part of it,
-or runs without end. The prompts of some rows must have the ids that the saved files will give.
+If there is a template, every row is rendered as in training (a sample, if there are many rows):
 
-Only techniques with the options of the toolkit are checked, because others may write conversations
-in their own way. Of a model that is not on this machine nothing is known yet.
+* Rows that training would skip are reported.
+* The run is refused if the template contradicts a row, drops a part of it, or does not terminate.
+* The run is refused if the saved tokenizer files would encode a prompt differently.
+
+The check covers only techniques with the toolkit's options, because others may write conversations
+in their own way. It is silent about models that are not on this machine yet.
 """
 
 from __future__ import annotations
@@ -40,25 +41,24 @@ _REMEDY = (
     "or use the instruction-tuned variant of the model"
 )
 _HINTS = {
-    HAS_REASONING: "set technique.chat_template.kwargs to what turns reasoning on in this template "
-    "(enable_thinking or thinking = true), or remove the reasoning from these rows",
-    DROPS_MESSAGE: "set technique.chat_template.source to a file with a template that writes this "
-    'role, or to "chatml" for tools, or move its text into the user message',
-    REFUSED: "change the rows, or set technique.chat_template.source to a file with another "
-    "template",
+    HAS_REASONING: "turn reasoning on in technique.chat_template.kwargs (enable_thinking or "
+    "thinking = true, depending on the template), or remove the reasoning from these rows",
+    DROPS_MESSAGE: "set technique.chat_template.source to a template file that supports this role "
+    '(for tools, "chatml" does), or move its text into the user message',
+    REFUSED: "change the rows, or set technique.chat_template.source to another template file",
 }
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
 
 
 def review(plan: Plan, train: Sequence[Record], test: Sequence[Record]) -> list[Finding]:
-    """Return an error for each part of the run that needs a chat template and has none."""
+    """Return findings about chat templates: missing, unreadable, or refusing rows."""
     stages = dict(list_stages(plan.technique.config))
     named = [
         Finding(
             level="info",
             where=f"{where}.chat_template",
-            message=f'rows are written with the template "{options.chat_template.source}" of '
-            "tunesmith, which is saved with the model",
+            message="rows are formatted with tunesmith's built-in chat template "
+            f'"{options.chat_template.source}", which is saved with the model',
         )
         for where, options in stages.items()
         if options.chat_template.source in CHAT_TEMPLATE_NAMES
@@ -77,7 +77,7 @@ def _find_problems(
         for where, options in stages.items()
         if (problem := _problem_of_file(options.chat_template.source))
     ]
-    # A model that `from` names may bring a template, and a file replaces the one of the model.
+    # The model named in `from` may have its own template, and a file replaces the model's.
     lacking = [
         where
         for where, options in stages.items()
@@ -90,7 +90,7 @@ def _find_problems(
         return list(_find_rendering_problems(folder, stages, train, test))
     for where, what, other_remedy in _parts_that_need_a_template(plan, train, test):
         key = where or f"{lacking[0]}.chat_template"
-        message = f"the base model has no chat template, and {what}: {other_remedy}, {_REMEDY}"
+        message = f"the base model has no chat template, but {what}: {other_remedy}, {_REMEDY}"
         findings.append(Finding(level="error", where=key, message=message))
     return findings
 
@@ -101,7 +101,7 @@ def _find_rendering_problems(
     train: Sequence[Record],
     test: Sequence[Record],
 ) -> Iterator[Finding]:
-    """Yield a finding for each reason why rows cannot be written with the template of a stage."""
+    """Yield a finding for each reason why a stage's template cannot render rows."""
     from tunesmith_torch.data.saved_template import check_saved_template
     from tunesmith_torch.data.templates import Template
     from tunesmith_torch.models.loading import load_tokenizer
@@ -117,7 +117,7 @@ def _find_rendering_problems(
             problems = list(template.find_problems(rows))
             check_saved_template(template, train)
         except EnvironmentProblem:
-            return  # the message about that comes when the model is loaded
+            return  # loading the model will report it
         except UsageError as error:
             yield Finding(
                 level="error",
@@ -135,7 +135,7 @@ def _find_rendering_problems(
 
 
 def _summarize(problems: Sequence[SkippedRow], where: str, rows: int) -> Iterator[Finding]:
-    """Yield one finding per cause, with the number of rows and the first of them."""
+    """Yield one finding per cause, with the number of rows and the first one."""
     for cause, count in Counter(problem.cause for problem in problems).items():
         first = next(problem for problem in problems if problem.cause == cause)
         text = f"{cause}, {first.detail} ({format_count(count, 'row')}, the first is {first.where})"
@@ -143,13 +143,13 @@ def _summarize(problems: Sequence[SkippedRow], where: str, rows: int) -> Iterato
         yield Finding(
             level="error" if refused else "warning",
             where=where,
-            message=text if refused else f"{text}: left out of training",
+            message=text if refused else f"{text}: skipped in training",
             hint=_HINTS.get(cause, "") if refused else "",
         )
 
 
 def has_chat_template(folder: Path) -> bool:
-    """Return True if the tokenizer in this folder has a chat template, or cannot be read."""
+    """Return True if the tokenizer in this folder has a chat template, or is unreadable."""
     if any((folder / name).exists() for name in _TEMPLATE_FILES):
         return True
     try:
@@ -157,39 +157,39 @@ def has_chat_template(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, ValueError, RecursionError):
-        return True  # damaged: the message about that comes when it is loaded
+        return True  # damaged: loading it will report that
     return not isinstance(config, dict) or bool(config.get("chat_template"))
 
 
 def _problem_of_file(path: str | None) -> str:
-    """Return the reason why a template file cannot be used; empty if it can, or there is none."""
+    """Return why a template file cannot be used; "" if it can be, or none is named."""
     if path in CHAT_TEMPLATE_NAMES:
         return ""
     try:
         text = "x" if path is None else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        return f"cannot be read, {error}"
-    return "" if text.strip() else f"the file is empty, {path}"
+        return f"cannot read the template file: {error}"
+    return "" if text.strip() else f"the template file {path} is empty"
 
 
 def _parts_that_need_a_template(
     plan: Plan, train: Sequence[Record], test: Sequence[Record]
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield the key (empty: that of the template), what needs it, and what else would help."""
+    """Yield what needs a template: its key ("": the template's own), the need, another remedy."""
     sources = (record.source for record in chain(train, test) if _is_conversation(record))
     if first := next(sources, None):
         count = format_count(1 + sum(1 for _ in sources), "row")
         what = f"there are conversations ({count}, the first is {first})"
-        yield "", what, "write rows with `prompt` and `completion`"
+        yield "", what, "write rows with `prompt` and `completion` instead"
     if all(isinstance(record, Text) for record in train):
         return
     if plan.baseline_options.system_prompt is not None and plan.baselines:
         what = "the baselines have a system prompt"
-        yield "baselines.system_prompt", what, "leave it out"
+        yield "baselines.system_prompt", what, "remove it"
 
 
 def _is_conversation(record: Record) -> bool:
-    """Return True if the model is asked with more than one user message, or with another role."""
+    """Return True if a prompt of the record is more than a single user message."""
     return not isinstance(record, Completion | Text) and any(
         not isinstance(prompt, str) and [message.role for message in prompt] != ["user"]
         for prompt, _ in exchanges(record)

@@ -1,7 +1,7 @@
-"""Find evaluators of the run file that cannot measure the test rows.
+"""Find evaluators in the run file that cannot measure the test rows.
 
-Without this check a run would find that out after it has loaded the base model. Evaluators that the
-run file does not name are chosen for the rows, so they are not checked.
+Without this check, a run would fail only after it has loaded the base model. Default evaluators are
+chosen to fit the rows, so they need no check.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tunesmith.records import Record
 
 
 def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
-    """Yield an error for each evaluator that does not accept a kind of the test rows."""
+    """Yield an error for each evaluator and each kind of test rows that it does not accept."""
     first = {type(record): record.source for record in reversed(test)}
     for number, evaluator in enumerate(plan.evaluators):
         accepts = evaluator.offer.accepts
@@ -23,8 +23,8 @@ def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
         for kind in sorted(first.keys() - accepts, key=lambda kind: kind.__name__):
             known = ", ".join(sorted(accepted.__name__ for accepted in accepts))
             message = (
-                f"{evaluator.id} cannot measure {kind.__name__} records, such as {first[kind]}; it "
-                f"measures {known}: remove it, and without any [[evaluators]] those that fit the "
-                "rows are used"
+                f"{evaluator.id} cannot measure {kind.__name__} records, such as {first[kind]}, "
+                f"only {known}: remove it; a run file without [[evaluators]] gets those that fit "
+                "the rows"
             )
             yield Finding(level="error", where=f"evaluators.{number}.use", message=message)

@@ -1,9 +1,10 @@
-"""Plugin ``estimate``: the memory, time and cost of a run before it starts.
+"""Plugin ``estimate``: predict memory, time and cost of a run before it starts.
 
-It has the command ``tunesmith plan``, a review that refuses a run that cannot fit, a reporter that
-calibrates predictions by finished runs, and the table ``[estimate]``. Techniques predict memory and
-operations (``TechniqueOffer.estimate``). This plugin compares them with a table of hardware and
-with this machine. It imports no tensor library.
+It provides the command ``tunesmith plan``, a review that refuses runs that cannot fit in memory, a
+reporter that records finished runs to calibrate predictions, and the table ``[estimate]``.
+
+Techniques predict memory and operations (``TechniqueOffer.estimate``). This plugin compares them
+with a table of hardware and with this machine, without importing a tensor library.
 """
 
 from tunesmith.hookspecs import lazy_plugin

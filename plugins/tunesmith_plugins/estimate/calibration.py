@@ -1,8 +1,8 @@
-"""Calibrate predictions of memory and time by the runs that finished on this device.
+"""Calibrate predictions of memory and time with the runs that finished on this device.
 
-Each training that finished adds one line to ``calibration.jsonl`` in the user's state directory:
-its predicted and its measured memory and time. The file holds nothing about the training data and
-never leaves the machine. ``TUNESMITH_CALIBRATION=0`` turns reading and writing off.
+Each finished training adds a line to ``calibration.jsonl`` in the user's state directory, with
+predicted and measured memory and time. The file contains nothing about the training data and never
+leaves the machine. ``TUNESMITH_CALIBRATION=0`` turns off reading and writing.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from tunesmith_torch.runtime.machine import Device
 
 ENABLED_VARIABLE = "TUNESMITH_CALIBRATION"
 MAX_ENTRIES = 50
-"""Number of newest runs that are used. Older ones ran with other drivers and libraries."""
+"""Use only this many of the newest runs; older ones ran with other drivers and libraries."""
 MIN_OWN_ENTRIES = 3
-"""Number of runs of the same technique from which on runs of other techniques are ignored."""
+"""With this many runs of the same technique, runs of other techniques are ignored."""
 MIN_WIDTH = 0.3
-"""Smallest share of the predicted interval's width that is kept, however many runs agree."""
+"""Keep at least this share of the predicted interval's width, however many runs agree."""
 SIMILAR_MEMORY, SIMILAR_STEP = 2.0, 8.0
-"""Factors within which runs are similar: in predicted memory, and in operations per step.
+"""Runs are similar within these factors of predicted memory, and of operations per step.
 
-The memory of libraries and the overhead of steps do not scale with a run, so that a run of another
-size shows nothing.
+The memory of libraries and the overhead per step do not scale with the run, so runs of a very
+different size are not comparable.
 """
 MAX_ERROR_FACTOR = 4.0
-"""Error factor beyond which an entry is ignored: the prediction was for something else."""
+"""Ignore runs whose prediction was off by more: it must have been for something else."""
 MARGIN = 0.02
-"""Share by which the corrected interval reaches beyond the lowest and highest measured peak."""
+"""The corrected interval extends beyond the measured peaks by this share."""
 MIN_SECONDS = 1.0
-"""Seconds of training below which the throughput of a run is not used."""
+"""Ignore the throughput of trainings that took fewer seconds."""
 MIN_CPU_SHARE = 0.75
-"""Share of its CPU time that a training must get for its throughput to be the machine's own."""
+"""A training with a smaller share of CPU time was slowed down by other programs."""
 _SIGMA = 1.4826
-"""Standard deviation of a normal distribution in units of its median absolute deviation."""
+"""Standard deviation of a normal distribution divided by its median absolute deviation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationEntry:
-    """The prediction and the measurement of one training that finished."""
+    """The prediction and the measurement of one finished training."""
 
     time: str
     device: str
@@ -63,15 +63,15 @@ class CalibrationEntry:
     steps: int
     seconds: float
     cpu_share: float | None = None
-    """CPU time that the training got, as a share of what its threads could use; None: not known.
+    """CPU time of the training, as a share of what its threads could have used.
 
-    It is low where other programs used the processor. Not measured for a GPU.
+    It is low if other programs used the processor. None if unknown, as on a GPU.
     """
 
 
 @dataclass(frozen=True)
 class Correction:
-    """Ratios of measured to predicted memory in similar runs, without outliers."""
+    """The ratio of measured to predicted memory in similar runs, without outliers."""
 
     ratio: float
     """The median ratio."""
@@ -80,9 +80,9 @@ class Correction:
     runs: int
 
     def apply(self, memory: PhaseMemory) -> PhaseMemory:
-        """Scale the interval by the median ratio and narrow it by the number of runs.
+        """Scale the interval by the median ratio, and narrow it the more runs there are.
 
-        The result always includes the peaks that were measured.
+        The result always includes the measured peaks.
         """
         width = max(MIN_WIDTH, 1 / math.sqrt(self.runs)) * self.ratio
         middle = memory.expected * self.ratio
@@ -90,7 +90,7 @@ class Correction:
         high = middle + width * (memory.high - memory.expected)
         components = {name: int(size * self.ratio) for name, size in memory.components.items()}
         if components:
-            # Rounding leaves a few bytes: the largest component takes them, so that the sum fits.
+            # Rounding leaves a few bytes; give them to the largest component to keep the sum right.
             largest = max(components, key=lambda name: components[name])
             components[largest] += int(middle) - sum(components.values())
         return PhaseMemory(
@@ -103,7 +103,7 @@ class Correction:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The entries that are used for one device."""
+    """The calibration entries of one device."""
 
     runs: tuple[CalibrationEntry, ...] = ()
 
@@ -124,11 +124,11 @@ class Calibration:
         return Correction(median(ratios), min(ratios), max(ratios), len(ratios))
 
     def throughput(self, technique: str, estimate: Estimate) -> Range | None:
-        """Return the operations per second that trainings with similar steps reached.
+        """Return the range of operations per second reached by trainings with similar steps.
 
-        The operations are predicted ones, made by the same method as those of ``estimate``: an
-        error in their count cancels out. Runs during which other programs used the processor
-        count only if there are no others. None if no similar run finished here.
+        Both sides use operations predicted by the same method, so errors in the count cancel out.
+        Runs that shared the processor with other programs are used only as a last resort.
+        None if no similar run finished here.
         """
         step = estimate.flops / max(1, estimate.steps)
         timed = [
@@ -150,11 +150,11 @@ class Calibration:
         return min(low, *throughputs), max(high, *throughputs)
 
     def correction(self, estimate: Estimate, technique: str) -> Correction | None:
-        """Return the correction for the memory of an estimate; None if there is none."""
+        """Return the correction for an estimate's memory; None if no similar run finished here."""
         return self.memory_correction(technique, estimate.method, compute_peak(estimate).expected)
 
     def correct(self, estimate: Estimate, technique: str) -> Estimate:
-        """Return the estimate with its memory corrected by earlier runs."""
+        """Return the estimate with its memory corrected using earlier runs."""
         correction = self.correction(estimate, technique)
         if correction is None:
             return estimate
@@ -182,7 +182,7 @@ def read_calibration(device: Device, environment: Mapping[str, str] | None = Non
 def append_entry(entry: CalibrationEntry, environment: Mapping[str, str] | None = None) -> bool:
     """Append an entry to the calibration file; return True if it was written.
 
-    It never raises: a run must not fail for its calibration entry.
+    It does not raise if the file cannot be written: that must not fail a run.
     """
     variables = os.environ if environment is None else environment
     if not is_enabled(variables):
@@ -203,14 +203,14 @@ def device_key(device: Device) -> str:
 
 
 def is_enabled(environment: Mapping[str, str]) -> bool:
-    """Return True if calibration is read and written."""
+    """Return True if calibration is turned on."""
     return environment.get(ENABLED_VARIABLE, "").strip().lower() not in ("0", "off", "no", "false")
 
 
 def calibration_file(environment: Mapping[str, str]) -> Path:
-    """Return the path: ``$XDG_STATE_HOME/tunesmith/calibration.jsonl``.
+    """Return the path of the calibration file: ``$XDG_STATE_HOME/tunesmith/calibration.jsonl``.
 
-    Without ``XDG_STATE_HOME``, ``~/.local/state/tunesmith/calibration.jsonl``.
+    ``XDG_STATE_HOME`` defaults to ``~/.local/state``.
     """
     return user_folder("XDG_STATE_HOME", "~/.local/state", environment) / "calibration.jsonl"
 
@@ -234,13 +234,13 @@ def _is_within_factor(one: float, other: float, factor: float) -> bool:
 def _prefer_same_technique(
     runs: Sequence[CalibrationEntry], technique: str
 ) -> Sequence[CalibrationEntry]:
-    """Return the runs of the technique if there are enough of them, otherwise all runs."""
+    """Return the technique's own runs if there are enough, otherwise all runs."""
     own = [run for run in runs if run.technique == technique]
     return own if len(own) >= MIN_OWN_ENTRIES else runs
 
 
 def _drop_outliers(values: list[float]) -> list[float]:
-    """Drop values far from all others: the machine was busy with something else then."""
+    """Drop values far from the median: the machine was probably busy with something else."""
     if not values:
         return []
     middle = median(values)

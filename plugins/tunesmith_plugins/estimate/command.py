@@ -1,4 +1,4 @@
-"""``tunesmith plan``: estimate memory, time and cost of a run, and the devices it fits on."""
+"""``tunesmith plan``: estimate memory, time and cost of a run, and which devices it fits on."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ EXAMPLE = "--assume sequence=1024,rows=10000"
     "--quick",
     "mode",
     flag_value="quick",
-    help="Only the analytic estimate; trace no training step.",
+    help="Print only the analytic estimate; do not trace the training step.",
 )
 @click.option(
     "--resolved",
@@ -56,7 +56,7 @@ EXAMPLE = "--assume sequence=1024,rows=10000"
     type=click.IntRange(1, 4096),
     default=1,
     show_default=True,
-    help="Processes that train together (torchrun --nproc-per-node): memory is that of each.",
+    help="Number of processes (torchrun --nproc-per-node); memory is shown per process.",
 )
 @result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
@@ -70,9 +70,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 ) -> None:
     """Estimate memory, time and cost of a run before training, and list the GPUs it fits on.
 
-    Reads the model's config.json and the data, but no weights; needs no GPU and no network. An
-    analytic estimate is printed at once. Then the training step is traced without computing it,
-    for a better estimate.
+    It reads the model's config.json and the data, but no weights, and needs neither a GPU nor a
+    network. It prints an analytic estimate at once, then traces the training step (without
+    computing it) for a better one.
     """
     assumed = parse_assumptions(assumptions)
     plan, catalog = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
@@ -89,7 +89,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 def show(
     first: TechniqueComparison, better: Iterator[TechniqueComparison], quick: bool, as_json: bool
 ) -> None:
-    """Print the analytic estimate at once, and replace it by the traced one."""
+    """Print the analytic estimate at once, then replace it with the traced one."""
     if as_json:
         *_, last = first, *(iter(()) if quick else better)
         render.print_json(view.to_json(last))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from tunesmith.errors import TunesmithError
 from tunesmith.estimates import Assumptions, Estimate, EstimateRequest
 from tunesmith.offers import TechniqueOffer
 from tunesmith.plan import Plan
-from tunesmith.records import Record
+from tunesmith.records import Chat, Completion, Preference, Record, Text, UnpairedPreference
 from tunesmith_plugins.estimate.calibration import Calibration, read_calibration
 from tunesmith_plugins.estimate.hardware import Gpu, Hardware, Range
 from tunesmith_plugins.estimate.memory_peak import (
@@ -36,9 +36,17 @@ from tunesmith_plugins.estimate.request import (
 from tunesmith_plugins.estimate.savings import Saving, find_savings
 from tunesmith_torch.runtime.machine import Device, DeviceType, Machine
 
+KIND_NAMES: dict[type[Record], str] = {
+    Chat: "conversations",
+    Completion: "prompts with completions",
+    Preference: "chosen/rejected pairs",
+    Text: "plain texts",
+    UnpairedPreference: "labeled answers",
+}
+"""Kinds of records in words, as users know them."""
 THIS_MACHINE = "this machine"
 TRACING_SECONDS = 8.0
-"""Seconds after which no further technique is traced; the chosen one is always traced."""
+"""After this time, no further technique is traced; the chosen one always is."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class PlannedLaunch:
     processes: int = 1
 
     def device(self, device_type: DeviceType, here: Device) -> Device:
-        """Return this machine's device, or one of the type of which nothing else is known."""
+        """Return this machine's device if it has the type, otherwise a device of unknown memory."""
         if device_type == here.type:
             return here
         return Device(type=device_type, name=device_type, memory=None)
@@ -57,16 +65,16 @@ class PlannedLaunch:
 
 @dataclass
 class TechniqueRow:
-    """A technique with its options and its estimates by type of device."""
+    """A technique with its options and its estimates for each type of device."""
 
     technique: Technique
     chosen: bool
     config: BaseModel | None = None
     problem: str = ""
-    """The reason why there is no estimate."""
+    """Why the technique could not be estimated; "" if it could."""
     estimates: dict[DeviceType, Estimate] = field(default_factory=dict)
     pending: dict[DeviceType, Iterator[Estimate]] = field(default_factory=dict)
-    """Iterators over better estimates, which take time."""
+    """Iterators over better estimates, which take time to compute."""
 
     @property
     def name(self) -> str:
@@ -75,17 +83,17 @@ class TechniqueRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TechniqueComparison:
-    """The estimates of all techniques for one plan; they improve as techniques are traced."""
+    """The estimates of all techniques for one plan, which improve as techniques are traced."""
 
     plan: Plan
     hardware: Hardware
     this_device: Device
-    """The device of this machine that the plan would use, with the memory of one process."""
+    """The device of this machine that the plan would use, with the memory for one process."""
     processes: int
-    """Processes that train together; memory is that of each."""
+    """Number of processes that train together; memory is per process."""
     calibration: Calibration
     target_type: DeviceType
-    """The type of device that the plan is for."""
+    """The type of device the plan is for."""
     requests: Mapping[DeviceType, EstimateRequest]
     rows: Sequence[TechniqueRow]
 
@@ -94,18 +102,18 @@ class TechniqueComparison:
         return next(row for row in self.rows if row.chosen)
 
     def estimate(self, row: TechniqueRow) -> Estimate | None:
-        """Return the estimate for the type of device that the plan is for."""
+        """Return the estimate for the type of device the plan is for."""
         if self.this_device.type == self.target_type:
             return self.estimate_on_this_machine(row)
         return row.estimates.get(self.target_type)
 
     def estimate_on_this_machine(self, row: TechniqueRow) -> Estimate | None:
-        """Return the estimate for this machine, corrected by earlier runs."""
+        """Return the estimate for this machine, corrected using earlier runs."""
         estimate = row.estimates.get(self.this_device.type)
         return None if estimate is None else self.calibration.correct(estimate, row.name)
 
     def fits(self, row: TechniqueRow) -> dict[str, Fit]:
-        """Return by class of GPU, and for this machine, if the run fits."""
+        """Return whether the run fits, for each class of GPUs and for this machine."""
         fits: dict[str, Fit] = {}
         rented = row.estimates.get("cuda")
         if rented is not None:
@@ -118,7 +126,7 @@ class TechniqueComparison:
         return fits
 
     def times(self, row: TechniqueRow) -> dict[str, Range]:
-        """Return the seconds of training by GPU that it may fit on, and on this machine."""
+        """Return the seconds of training on each GPU it may fit on, and on this machine."""
         times = {}
         rented = row.estimates.get("cuda")
         if rented is not None:
@@ -131,12 +139,12 @@ class TechniqueComparison:
                 self.this_device, row.name, own, self.hardware, self.calibration
             )
             if throughput is not None:
-                # Without the overhead of steps: a measured throughput includes it.
+                # No overhead per step is added, because measured throughputs include it.
                 times[THIS_MACHINE] = estimate_seconds(own.flops, throughput)
         return times
 
     def costs(self, row: TechniqueRow) -> dict[str, Range]:
-        """Return the cost of training in US dollars by GPU that it may fit on."""
+        """Return the cost of training in US dollars on each GPU it may fit on."""
         times = self.times(row)
         return {
             gpu.name: estimate_cost(times[gpu.name], gpu.hourly_price)
@@ -145,7 +153,7 @@ class TechniqueComparison:
         }
 
     def cheapest(self, row: TechniqueRow) -> Gpu | None:
-        """Return the cheapest GPU that the run fits on; without one, one that it may fit on."""
+        """Return the cheapest GPU the run fits on; if there is none, one it may fit on."""
         rented, costs = row.estimates.get("cuda"), self.costs(row)
         if rented is None:
             return None
@@ -154,11 +162,11 @@ class TechniqueComparison:
         return min(sure or priced, key=lambda gpu: sum(costs[gpu.name]), default=None)
 
     def limit(self) -> int | None:
-        """Return the bytes that the run may use; None if the plan is not for this machine."""
+        """Return the bytes the run may use; None if the plan is not for this machine."""
         return self.this_device.memory if self.this_device.type == self.target_type else None
 
     def find_savings(self) -> list[Saving]:
-        """Return the cheapest changes of the chosen technique's options that save memory."""
+        """Return changes to the chosen technique's options that save memory."""
         row = self.chosen
         estimate = self.estimate(row)
         if estimate is None or row.config is None:
@@ -167,7 +175,7 @@ class TechniqueComparison:
         return find_savings(row.technique, row.config, request, peak, self.limit())
 
     def smallest_class_for(self, peak: MemoryPeak) -> int | None:
-        """Return the gigabytes of the smallest class of GPUs that ``peak`` fits into."""
+        """Return the gigabytes of the smallest class of GPUs on which ``peak`` fits."""
         for size, gpus in self.hardware.gpu_classes().items():
             if check_fit(peak, min(gpu.usable for gpu in gpus)) == "yes":
                 return size
@@ -224,7 +232,7 @@ def _build_requests(
     data: tuple[Sequence[Record], Sequence[Record]],
     assumed: Assumptions | None,
 ) -> dict[DeviceType, EstimateRequest]:
-    """Build a request for each type of device; none if the chosen technique cannot estimate.
+    """Build a request for each type of device; empty if the chosen technique has no estimate.
 
     Raises:
         EnvironmentProblem: the model's config.json is not on this machine.
@@ -238,10 +246,10 @@ def _build_requests(
 
 
 def _target_device_type(plan: Plan, here: Device, assumed: Assumptions | None) -> DeviceType:
-    """Return the type of device that the plan is for.
+    """Return the type of device the plan is for.
 
-    ``auto`` means this machine. A run that cannot start here, with assumed data or a model without
-    weights, is planned for a GPU.
+    ``auto`` means this machine, or a GPU if the run cannot start here: its data are assumed, or the
+    model has no weights.
     """
     cannot_run = assumed is not None or bool(plan.found_model.missing)
     return "cuda" if plan.run.device == "auto" and cannot_run else _type_of(plan.run.device, here)
@@ -254,16 +262,16 @@ def _type_of(device: str, here: Device) -> DeviceType:
 def _build_row(
     technique: Technique, plan: Plan, requests: Mapping[DeviceType, EstimateRequest]
 ) -> TechniqueRow:
-    """Build a row with the technique's first estimates, or with the reason why it has none."""
+    """Build a row with the technique's first estimates, or with the reason why there are none."""
     row = TechniqueRow(technique, technique.full_name == plan.technique.offered.full_name)
     if technique.offer.estimate is None:
-        return replace(row, problem="has no estimate of memory and time")
+        return replace(row, problem="provides no estimate of memory and time")
     chosen = plan.technique.config
     try:
         row.config = chosen if row.chosen else transfer_options(technique, chosen)
     except ValidationError as error:
         keys = ", ".join(".".join(map(str, item["loc"])) for item in error.errors() if item["loc"])
-        return replace(row, problem=f"requires options that the run file lacks: {keys}")
+        return replace(row, problem=f"requires options missing from the run file: {keys}")
     for device_type, request in requests.items():
         problem = _explain_unfit_data(technique.offer, request)
         if problem:
@@ -282,11 +290,18 @@ def _build_row(
 
 
 def _explain_unfit_data(offer: TechniqueOffer[Any], request: EstimateRequest) -> str:
-    """Return the reason why the technique cannot train on the data; empty if it can."""
-    if {type(record) for record in request.train} <= offer.accepts:
+    """Return why the technique cannot train on the data; "" if it can."""
+    refused = {type(record) for record in request.train} - offer.accepts
+    if not refused:
         return ""
-    kinds = ", ".join(sorted(kind.__name__ for kind in offer.accepts))
-    return f"trains on {kinds} records, which the data does not have"
+    return f"needs {_name_kinds(offer.accepts, 'or')}; the data has {_name_kinds(refused, 'and')}"
+
+
+def _name_kinds(kinds: Collection[type[Record]], conjunction: str) -> str:
+    """Return kinds of records in words: ``chosen/rejected pairs or labeled answers``."""
+    names = sorted(KIND_NAMES.get(kind, f"{kind.__name__} records") for kind in kinds)
+    *first, last = names
+    return f"{', '.join(first)} {conjunction} {last}" if first else last
 
 
 def _tracing_order(
@@ -294,7 +309,7 @@ def _tracing_order(
 ) -> Iterator[tuple[TechniqueRow, DeviceType]]:
     """Yield the rows to trace: the chosen technique, then the others, on the plan's device type.
 
-    On other types of device only the chosen technique is traced, and only if it is not decided
+    On other types of device, only the chosen technique is traced, and only if it is still unclear
     whether it fits on this machine.
     """
     for device_type in device_types:

@@ -1,6 +1,6 @@
-"""Load the table of hardware: GPUs for rent with their memory, throughput and prices.
+"""Load the hardware table: GPUs with their memory, throughput and rental prices, and processors.
 
-The table is ``hardware.toml`` in this folder. Rows of a user's file replace its rows.
+The table is ``hardware.toml`` in this folder. Rows in the user's files replace its rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tunesmith.text import suggest_name
 GIB = 1 << 30
 
 Range = tuple[float, float]
-"""The lowest and the highest value of a quantity."""
+"""The lowest and highest value of a quantity."""
 
 
 class _GpuRow(Options):
@@ -69,13 +69,13 @@ class Price:
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A kind of GPU."""
+    """A model of GPU."""
 
     name: str
     gigabytes: int
     """Nominal memory; GPUs with the same number form a class."""
     usable: int
-    """Bytes that a process can allocate. Estimates include the driver's context."""
+    """Bytes a process can allocate. Estimates include the driver's context."""
     throughput: Range
     """Floating-point operations per second that training reaches."""
     source: str
@@ -84,7 +84,7 @@ class Gpu:
 
     @property
     def hourly_price(self) -> Range | None:
-        """Lowest and highest price of an hour; None if no price is known."""
+        """Lowest and highest price per hour, in US dollars; None if no price is known."""
         asked = [price.usd for price in self.prices]
         return (min(asked), max(asked)) if asked else None
 
@@ -95,27 +95,27 @@ class Processor:
 
     flag: str
     throughput: Range
-    """Floating-point operations per second and core that training reaches."""
+    """Floating-point operations per second that training reaches on one core."""
     source: str
     date: str
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """The table of GPUs and processors, with the user's rows."""
+    """The table of GPUs and processors, including the user's rows."""
 
     gpus: tuple[Gpu, ...]
     processors: tuple[Processor, ...]
     files: tuple[str, ...] = ()
-    """The user's files whose rows were added to the packaged table."""
+    """The user's files whose rows extend or replace those of the packaged table."""
 
     def gpu_classes(self) -> dict[int, list[Gpu]]:
-        """Group the GPUs by nominal gigabytes, the smallest first."""
+        """Group the GPUs by nominal gigabytes, smallest first."""
         sizes = sorted({gpu.gigabytes for gpu in self.gpus})
         return {size: [gpu for gpu in self.gpus if gpu.gigabytes == size] for size in sizes}
 
     def find_gpu(self, name: str) -> Gpu | None:
-        """Find the GPU by the name that its driver reports: "NVIDIA A100-SXM4-80GB"."""
+        """Find a GPU by the name its driver reports, such as "NVIDIA A100-SXM4-80GB"."""
         reported = _alphanumeric(name)
         matching = [
             gpu
@@ -125,7 +125,7 @@ class Hardware:
         return max(matching, key=lambda gpu: len(gpu.name), default=None)
 
     def find_processor(self, flags: frozenset[str]) -> Processor:
-        """Find the first processor of the table whose flag the CPU has."""
+        """Find the first processor in the table whose flag the CPU has."""
         return next(p for p in self.processors if not p.flag or p.flag in flags)
 
     def price_dates(self) -> tuple[str, str]:
@@ -137,14 +137,14 @@ class Hardware:
 def load_hardware(
     prices: str | None = None, environment: Mapping[str, str] | None = None
 ) -> Hardware:
-    """Load the packaged table and replace its rows by those of the user's files.
+    """Load the packaged table and replace its rows with those of the user's files.
 
-    The files are ``prices.toml`` of the configuration folder, then ``prices``, the path that the
-    run file names.
+    The files are ``prices.toml`` in the configuration folder, then ``prices``, the path named in
+    the run file.
 
     Raises:
-        ConfigError: a user's file is missing, is not TOML, has unknown keys or wrong values, or the
-            price of a GPU that is in neither table.
+        ConfigError: a user's file is missing, is not TOML, has unknown keys or wrong values, or has
+            a price for an unknown GPU.
     """
     own = config_folder(environment) / "prices.toml"
     files = [own] if own.is_file() else []
@@ -158,24 +158,24 @@ def load_hardware(
 
 
 def load_hardware_of_run(prices: str | None) -> tuple[Hardware, list[str]]:
-    """Load the table as :func:`load_hardware` does; return it with notes.
+    """Load the table like :func:`load_hardware`; return it with notes about problems.
 
-    A run does not depend on the user's own file. If that is damaged, the note says so.
+    A damaged ``prices.toml`` in the configuration folder must not stop a run, so it becomes a note.
 
     Raises:
-        ConfigError: the file that the run file names is wrong.
+        ConfigError: the file named in the run file is wrong.
     """
     try:
         return load_hardware(prices), []
     except ConfigError as error:
         table = load_hardware(prices, {"XDG_CONFIG_HOME": str(NO_HOME)})
-        return table, [f"{error.message}; without it, the packaged prices count"]
+        return table, [f"{error.message}; ignored, so the packaged prices apply"]
 
 
 def config_folder(environment: Mapping[str, str] | None = None) -> Path:
-    """Return the user's settings folder: ``$XDG_CONFIG_HOME/tunesmith``.
+    """Return the user's configuration folder: ``$XDG_CONFIG_HOME/tunesmith``.
 
-    Without ``XDG_CONFIG_HOME``, ``~/.config/tunesmith``.
+    ``XDG_CONFIG_HOME`` defaults to ``~/.config``.
     """
     return user_folder("XDG_CONFIG_HOME", "~/.config", environment)
 
@@ -192,7 +192,7 @@ def _read(file: Path) -> _Table:
     except ValidationError as error:
         raise ConfigError([_problem(file, item) for item in error.errors()]) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError([Problem(str(file), f"cannot be read as TOML, {error}")]) from None
+        raise ConfigError([Problem(str(file), f"cannot be read as TOML: {error}")]) from None
 
 
 def _problem(file: Path, item: Any) -> Problem:
@@ -201,7 +201,7 @@ def _problem(file: Path, item: Any) -> Problem:
 
 
 def _override(table: _Table, user: _Table) -> _Table:
-    """Return the table with a user's rows in place of the packaged rows for the same GPUs."""
+    """Return the table with the user's rows replacing packaged rows for the same GPUs."""
     names = {gpu.name for gpu in user.gpus}
     priced = {price.gpu for price in user.prices}
     return _Table(
@@ -212,17 +212,18 @@ def _override(table: _Table, user: _Table) -> _Table:
 
 
 def _refuse_unknown_gpus(prices: Sequence[_PriceRow], known: Sequence[str], file: Path) -> None:
-    """Refuse a user's prices of GPUs that are unknown or misspelled: nothing would use them.
+    """Refuse the user's prices for unknown or misspelled GPUs, which nothing would use.
 
     Raises:
-        ConfigError: with every such price.
+        ConfigError: some GPUs are unknown; it lists all of them.
     """
     problems = []
     for number, price in enumerate(prices):
         if price.gpu not in known:
             guess = suggest_name(price.gpu, known)
-            hint = f'did you mean "{guess}"?' if guess else f"GPUs: {', '.join(known)}"
-            problems.append(Problem(f"{file}: prices.{number}.gpu", f"no GPU `{price.gpu}`", hint))
+            hint = f'did you mean "{guess}"?' if guess else f"known GPUs: {', '.join(known)}"
+            what = f"unknown GPU `{price.gpu}`"
+            problems.append(Problem(f"{file}: prices.{number}.gpu", what, hint))
     if problems:
         raise ConfigError(problems)
 

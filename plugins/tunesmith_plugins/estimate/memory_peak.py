@@ -1,4 +1,4 @@
-"""Compute the peak memory of a run, and check if it fits into a device."""
+"""Compute the peak memory of a run, and check whether it fits on a device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Fit = Literal["yes", "maybe", "no"]
 
 @dataclass(frozen=True)
 class MemoryPeak:
-    """The peak memory over all phases, in bytes, and the phase that is expected to reach it."""
+    """The peak memory over all phases, in bytes, and the phase expected to reach it."""
 
     low: int
     expected: int
@@ -30,18 +30,18 @@ class MemoryPeak:
 
 
 RANK_0_PHASE = "evaluate by rank 0"
-"""Phase of one of several processes on a CPU: the memory of all is free for it by then."""
+"""Evaluation on a CPU after multi-process training: rank 0 alone can use the memory of all."""
 
 
 def memory_of_process(device: Device, processes: int) -> int | None:
-    """Return the bytes that each process may take: its own GPU's, or its share of the memory."""
+    """Return the bytes each process may use: its GPU's memory, or its share of main memory."""
     if device.memory is None or device.type == "cuda":
         return device.memory
     return device.memory // processes
 
 
 def compute_peak(estimate: Estimate) -> MemoryPeak:
-    """Compute the peak of a run, or of each of its processes, over all phases."""
+    """Compute the peak over all phases of a run, or of each of its processes."""
     phases = {name: m for name, m in estimate.memory.items() if name != RANK_0_PHASE}
     phases = phases or dict(estimate.memory)
     binding = max(phases, key=lambda name: phases[name].expected)
@@ -54,10 +54,10 @@ def compute_peak(estimate: Estimate) -> MemoryPeak:
 
 
 def check_fit(peak: MemoryPeak, smallest: int, largest: int | None = None) -> Fit:
-    """Compare a peak with the memory of a device, or of a class of devices, in bytes.
+    """Compare a peak with the memory in bytes of a device, or of a class of devices.
 
-    "yes": the high estimate fits into the smallest device. "no": the low estimate does not fit
-    into the largest one. Otherwise "maybe".
+    Return "yes" if the high estimate fits on the smallest device, "no" if even the low estimate
+    does not fit on the largest one, and otherwise "maybe".
     """
     if peak.high <= smallest:
         return "yes"

@@ -1,4 +1,4 @@
-"""The offers of the plugin: the table ``[estimate]`` and the reporter ``calibration``."""
+"""The table ``[estimate]`` and the reporter ``calibration``."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from tunesmith_plugins.estimate.recorder import CalibrationRecorder
 
 
 class EstimateOptions(Options):
-    """Table ``[estimate]``: settings of the planner; they do not change the run."""
+    """Table ``[estimate]``: settings of the planner, without effect on the run."""
 
     prices: DataPath | None = Field(
         None,
         description=(
-            "A TOML file with GPUs and prices that override the packaged table. Unset: "
+            "TOML file with GPUs and prices that override the packaged table. Unset: "
             "prices.toml in the configuration directory, if it exists."
         ),
     )
 
 
 class CalibrationOptions(Options):
-    """The reporter has no options: ``TUNESMITH_CALIBRATION=0`` turns it off."""
+    """``calibration`` has no options; ``TUNESMITH_CALIBRATION=0`` turns it off."""
 
 
 ESTIMATE = TableOffer(
@@ -32,7 +32,7 @@ ESTIMATE = TableOffer(
 )
 CALIBRATION = ReporterOffer(
     name="calibration",
-    summary="stores predicted and measured memory, to correct later predictions",
+    summary="stores predicted and measured memory and time to correct later predictions",
     config=CalibrationOptions,
     build=lambda options, folder: CalibrationRecorder(folder),
     always=True,

@@ -1,4 +1,4 @@
-"""Request estimates from techniques and convert them to time and cost."""
+"""Request estimates from techniques, and convert them to time and cost."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def build_request(  # noqa: PLR0913 - the last two are for special cases
     assumed: Assumptions | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> EstimateRequest:
-    """Build the request with everything that a technique needs for an estimate.
+    """Build the request with everything a technique needs for an estimate.
 
-    ``device``: of unknown memory, if it is not of this machine. ``config`` is the model's
-    config.json, where it is not known from the plan.
+    ``device`` has unknown memory if it is not in this machine. ``config`` is the model's
+    config.json, for models whose plan does not include it.
 
     Raises:
         EnvironmentProblem: the model's config.json is not on this machine.
@@ -45,7 +45,7 @@ def build_request(  # noqa: PLR0913 - the last two are for special cases
         raise EnvironmentProblem(
             f"model.base: the config.json of {plan.found_model.reference} is not on this machine",
             hint=f"run `hf download {plan.found_model.reference} config.json tokenizer.json`, "
-            "or set model.base to a folder with a config.json; planning needs no weights",
+            "or set model.base to a folder with a config.json (planning needs no weights)",
         )
     return EstimateRequest(
         config=model_config,
@@ -71,8 +71,8 @@ def iterate_estimates(
 ) -> Iterator[Estimate]:
     """Yield the technique's estimates, each better than the one before.
 
-    If a later one fails, the last good one is yielded again with a note. A technique without an
-    estimate function yields none.
+    If a later estimate fails, the last good one is yielded again with a note. A technique without
+    an estimate function yields nothing.
 
     Raises:
         TunesmithError: the first estimate failed.
@@ -97,7 +97,7 @@ def iterate_estimates(
 
 
 def _name_phases(estimate: Estimate, request: EstimateRequest) -> Estimate:
-    """Return the estimate of several processes on a CPU with the phase of one of them named so."""
+    """Rename the evaluation phase if several processes train on a CPU: only rank 0 evaluates."""
     if request.processes == 1 or request.device != "cpu":
         return estimate
     names = {"evaluate": RANK_0_PHASE}
@@ -108,18 +108,18 @@ def _name_phases(estimate: Estimate, request: EstimateRequest) -> Estimate:
 def first_estimate(
     technique: Technique, config: BaseModel, request: EstimateRequest
 ) -> Estimate | None:
-    """Return the first estimate, which is analytic and costs no time; None if there is none."""
+    """Return the first estimate, which is analytic and fast; None if there is none."""
     return next(iterate_estimates(technique, config, request), None)
 
 
 def transfer_options(technique: Technique, chosen: BaseModel) -> BaseModel:
-    """Build another technique's options from those of the run file, for the keys that both have.
+    """Build another technique's options from the run file's, for the keys that both have.
 
-    Nested tables are transferred key by key. Keys that the technique does not have and values that
-    it refuses are skipped, so that they have their defaults.
+    Nested tables are transferred key by key. Keys that the technique does not have, and values that
+    it refuses, are dropped; the defaults apply.
 
     Raises:
-        ValidationError: the technique requires an option that the run file does not have.
+        ValidationError: the technique requires an option that is missing from the run file.
     """
     table = chosen.model_dump(mode="json", exclude_unset=True, by_alias=True)
     while True:
@@ -129,7 +129,7 @@ def transfer_options(technique: Technique, chosen: BaseModel) -> BaseModel:
         except ValidationError as error:
             problems = [(item["type"], _find_path(table, item["loc"])) for item in error.errors()]
             kept = _without(table, [path for kind, path in problems if kind != "missing"])
-            if kept == table:  # a table that lacks a required option is left out as a whole
+            if kept == table:  # drop a whole table if a required option in it is missing
                 kept = _without(table, [path for _, path in problems])
             if kept == table:
                 raise
@@ -139,7 +139,7 @@ def transfer_options(technique: Technique, chosen: BaseModel) -> BaseModel:
 def _without(
     table: Mapping[str, Any], refused: Sequence[tuple[str, ...]], above: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Return the table without the keys at the refused paths, and without tables emptied by it."""
+    """Return the table without the keys at refused paths, and without tables that become empty."""
     kept = {}
     for key, value in table.items():
         path = (*above, key)
@@ -150,10 +150,10 @@ def _without(
 
 
 def _find_path(table: Mapping[str, Any], location: Sequence[str | int]) -> tuple[str, ...]:
-    """Return the keys through nested tables to pydantic's location of an error.
+    """Return the keys that lead to pydantic's location of an error in nested tables.
 
-    Parts of the location that are not keys are passed over: the branches of a union, and the
-    positions in a list, which is refused as a whole.
+    Parts of the location that are not keys are skipped: branches of a union, and positions in a
+    list, which is refused as a whole.
     """
     path: list[str] = []
     node: Any = table
@@ -171,9 +171,9 @@ def estimate_throughput(
     hardware: Hardware,
     calibration: Calibration,
 ) -> Range | None:
-    """Return the operations per second that training reaches on a device of this machine.
+    """Return the range of operations per second that training reaches on a device of this machine.
 
-    Earlier runs decide; without any, the table of hardware. None for a GPU that it does not list.
+    It comes from earlier runs, otherwise from the hardware table. None for a GPU not listed there.
     """
     measured = calibration.throughput(technique, estimate)
     if measured is not None:
@@ -186,15 +186,15 @@ def estimate_throughput(
 
 
 STEP_OVERHEAD = (0.01, 0.1)
-"""Lowest and highest overhead of a step in seconds: kernel launches and Python code.
+"""Lowest and highest overhead per step in seconds, from kernel launches and Python code.
 
-A small model on a large GPU spends most of its time here; the overhead of a Trainer alone is 5 to
+A small model on a large GPU spends most of its time there; the overhead of a Trainer alone is 5 to
 10 ms.
 """
 
 
 def estimate_seconds(flops: float, throughput: Range, steps: int = 0) -> Range:
-    """Return the shortest and the longest time of ``flops`` operations in ``steps`` steps.
+    """Return the shortest and longest time in seconds for ``flops`` operations in ``steps`` steps.
 
     ``throughput`` is in operations per second.
     """
@@ -203,5 +203,5 @@ def estimate_seconds(flops: float, throughput: Range, steps: int = 0) -> Range:
 
 
 def estimate_cost(time: Range, hourly_price: Range) -> Range:
-    """Return the lowest and the highest cost of ``time`` seconds, in the price's currency."""
+    """Return the lowest and highest cost of ``time`` seconds, in the price's currency."""
     return time[0] / 3600 * hourly_price[0], time[1] / 3600 * hourly_price[1]

@@ -1,7 +1,7 @@
 """Predict the memory of a run before training: refuse a run that cannot fit, warn if it may not.
 
-The analytic estimate costs nothing and usually decides. Only where it cannot, the training step is
-traced.
+The analytic estimate takes no time and usually decides. The training step is traced only if it does
+not.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from tunesmith_torch.runtime import machine
 from tunesmith_torch.runtime.machine import Device
 
 AUTO_CHOICE = 'parallel = "auto"'
-"""Beginning of the note of an estimate that has chosen the way in which processes train."""
+"""Start of an estimate's note about how it chose to distribute training over processes."""
 UNTRACKED_COMPONENTS = ("framework", "fragmentation")
-"""Components of an estimate that a GPU's counter of allocated memory does not include."""
+"""Components of an estimate that the GPU allocator's counter does not include."""
 
 
 def review_memory(review: ModelReview) -> ReviewResult:
     """Return the forecast of a run, with an error if it cannot fit and a warning if it may not.
 
-    It is empty if the technique has no estimate; a failed estimate is only an information.
+    The result is empty if the technique has no estimate. If the estimate fails, it is a note.
     """
     plan = review.plan
     if plan.technique.offer.estimate is None:
@@ -82,9 +82,9 @@ def review_memory(review: ModelReview) -> ReviewResult:
 def _decide_fit(
     plan: Plan, request: EstimateRequest, device: Device
 ) -> tuple[Estimate, MemoryPeak, Fit] | None:
-    """Return the estimate that decides, its calibrated peak, and if that fits the device.
+    """Return the estimate that decides, its calibrated peak, and whether that fits on the device.
 
-    Better estimates are requested only as long as the answer is "maybe".
+    Better estimates are requested only while the answer is "maybe".
     """
     component = plan.technique
     calibration = read_calibration(device)
@@ -131,7 +131,7 @@ def _refusal(
     device: Device,
     if_forced: Finding,
 ) -> Finding:
-    """Return the error of a run that cannot fit, with the changes that would help."""
+    """Build the error for a run that cannot fit, with the changes that would help."""
     estimate, peak, _ = decision
     limit = device.memory or 0
     choices = [note for note in estimate.notes if note.startswith(AUTO_CHOICE)]
@@ -139,11 +139,11 @@ def _refusal(
     savings = find_savings(component.offered, component.config, request, peak, limit)
     changes = [_describe_saving(saving) for saving in savings]
     changes += _other_techniques_that_fit(review, request, limit)
-    title = "no change of the run file is known to help"
+    title = "no change to the run file is known to help"
     if changes:
-        title = "changes of the run file that would help:"
+        title = "changes to the run file that would help:"
         if savings and not any(saving.enough for saving in savings):
-            title = "changes of the run file that would help, but are not enough together either:"
+            title = "changes to the run file that would help, but are not enough even together:"
     return Finding(
         level="error",
         where="",
@@ -154,7 +154,7 @@ def _refusal(
                 *choices,
                 title,
                 *changes,
-                "`tunesmith plan RUN.toml` shows which GPUs it fits on; "
+                "`tunesmith plan RUN.toml` shows which GPUs the run fits on; "
                 "`tunesmith run --force` or `tunesmith resume --force` starts it anyway",
             ]
         ),
@@ -165,7 +165,7 @@ def _refusal(
 def _other_techniques_that_fit(
     review: ModelReview, request: EstimateRequest, limit: int
 ) -> list[str]:
-    """Describe the other techniques that accept the data and fit into ``limit`` bytes."""
+    """Describe other techniques that accept the data and fit in ``limit`` bytes."""
     chosen = review.plan.technique
     found = []
     for technique in review.techniques:
@@ -187,8 +187,8 @@ def _other_techniques_that_fit(
 def _untracked_bytes(estimate: Estimate, device: Device) -> int:
     """Return the estimated bytes that the measured peak will not include.
 
-    On a GPU the allocator's counter omits some components; on a CPU the resident memory of
-    the process includes all of them.
+    On a GPU, the allocator's counter omits some components. On a CPU, the resident memory of the
+    process includes all of them.
     """
     if device.type == "cpu":
         return 0
@@ -201,7 +201,7 @@ def _describe_need(peak: MemoryPeak, device: Device, processes: int, fit: Fit) -
     if fit == "no":
         need = f"needs at least {_size(peak.low)}"
         need = need if processes == 1 else f"{who} {need}"
-        return f"not enough memory, started by --force: {need}; {free}"
+        return f"not enough memory, but started with --force: {need}; {free}"
     return (
         f"memory may run out: {who} needs {_size(peak.low)} to {_size(peak.high)}, probably "
         f"{_size(peak.expected)}; {free}"

@@ -1,4 +1,4 @@
-"""Find changes of the options that save memory, and estimate how much each one saves."""
+"""Find changes to the options that save memory, and estimate how much each one saves."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tunesmith_plugins.estimate.memory_peak import MemoryPeak, compute_peak
 from tunesmith_plugins.estimate.request import Technique, first_estimate
 
 MAX_SHOWN = 3
-"""Number of savings that are returned at most."""
+"""Maximum number of savings to return."""
 MAX_COMBINED = 16
-"""Number of changes that are combined at most to make a run fit."""
+"""Maximum number of changes to combine to make a run fit."""
 
 Applied: TypeAlias = tuple[MemorySaving[BaseModel], ...]
-"""Changes, each of the options with all changes before it."""
+"""Changes in order; each one's options include all changes before it."""
 
 
 @dataclass(frozen=True)
 class Saving:
-    """One or several changes of the run file, and the peak memory after them."""
+    """One or more changes to the run file, and the peak memory after them."""
 
     changes: tuple[str, ...]
     costs: tuple[str, ...]
@@ -32,7 +32,7 @@ class Saving:
     saves: int
     peak: MemoryPeak
     enough: bool
-    """True if the run fits into the limit after the changes."""
+    """True if the run is within the memory limit after the changes."""
 
 
 def find_savings(
@@ -42,11 +42,11 @@ def find_savings(
     current: MemoryPeak,
     limit: int | None,
 ) -> list[Saving]:
-    """Find up to three changes that save memory, the cheapest first.
+    """Find up to three changes that save memory, those with the smallest disadvantage first.
 
-    If the run exceeds ``limit`` bytes, only changes that make it fit are returned. Where no single
-    change does, the first result combines as few as it can, and the largest single savings follow.
-    ``current`` is the best known peak. Savings are estimated analytically and scaled to it.
+    If the run exceeds ``limit`` bytes, only changes that make it fit are returned. If no single
+    change does, the first result combines as few as possible, followed by the largest single
+    savings. Savings are estimated analytically and scaled to ``current``, the best known peak.
     """
     estimator = _SavingEstimator(technique, request, current, limit)
     if not estimator.set_base(config):
@@ -82,8 +82,8 @@ class _SavingEstimator:
         return self._base > 0
 
     def saving(self, config: BaseModel, applied: Applied) -> Saving | None:
-        """Estimate changes that were applied one after the other; None without an estimate."""
-        # Each change holds the options with all changes before it: the last has them all.
+        """Estimate changes that were applied in sequence; None if the technique cannot."""
+        # The last change holds the options with all changes applied.
         changed = applied[-1].config if applied else config
         estimate = first_estimate(self._technique, changed, self._request)
         if estimate is None:
@@ -100,10 +100,10 @@ class _SavingEstimator:
 
 
 def _combine(technique: Technique, config: BaseModel, estimator: _SavingEstimator) -> Saving | None:
-    """Apply changes one after the other, the cheapest first, until the run fits.
+    """Apply changes in sequence, smallest disadvantage first, until the run fits.
 
-    A change that saves nothing so far is applied last: the peak may be that of several phases, each
-    with a change of its own. None if the run does not fit after all of them.
+    Changes that save nothing yet come last. They may help later, because several phases can have
+    nearly the same peak, and each may need its own change. None if the run never fits.
     """
     applied: Applied = ()
     saves = 0
@@ -125,8 +125,8 @@ def _combine(technique: Technique, config: BaseModel, estimator: _SavingEstimato
 def _drop_needless(
     technique: Technique, config: BaseModel, estimator: _SavingEstimator, applied: Applied
 ) -> Saving | None:
-    """Return the saving of these changes without those that the run fits without."""
-    # From the end: the last changes have the highest cost, or continue earlier ones.
+    """Return the saving of these changes, without changes that are not needed to fit."""
+    # From the end: the last changes have the largest disadvantage, or continue earlier ones.
     for number in reversed(range(len(applied))):
         fewer = _apply(technique, config, [*applied[:number], *applied[number + 1 :]])
         saving = estimator.saving(config, fewer) if fewer else None
@@ -138,7 +138,7 @@ def _drop_needless(
 def _apply(
     technique: Technique, config: BaseModel, wanted: Sequence[MemorySaving[BaseModel]]
 ) -> Applied:
-    """Apply changes one after the other; empty if one of them cannot be applied to the others."""
+    """Apply changes in sequence; empty if one is no longer offered after the ones before it."""
     applied: Applied = ()
     for change in wanted:
         offered = {each.changes: each for each in _changes(technique, config)}
@@ -150,7 +150,7 @@ def _apply(
 
 
 def _drop_superseded(applied: Applied) -> Applied:
-    """Leave out changes whose keys all have another value by a later change."""
+    """Drop changes whose keys are all overwritten by later changes."""
     kept: Applied = ()
     keys: set[str] = set()
     for change in reversed(applied):
@@ -162,7 +162,7 @@ def _drop_superseded(applied: Applied) -> Applied:
 
 
 def _changes(technique: Technique, config: BaseModel) -> Iterator[MemorySaving[BaseModel]]:
-    """Yield the changes that the technique offers for these options, the cheapest first."""
+    """Yield the changes the technique offers for these options, smallest disadvantage first."""
     if technique.offer.memory_savings is None:
         return
     yield from ask(technique, "memory_savings", technique.offer.memory_savings, config)

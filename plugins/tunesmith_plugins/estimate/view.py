@@ -1,4 +1,4 @@
-"""Format a comparison of techniques: as lines and tables, and as JSON."""
+"""Format a comparison of techniques as lines and tables, and as JSON."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _title_text(comparison: TechniqueComparison, estimate: Estimate | None) -> s
 
 def _work_text(estimate: Estimate, processes: int) -> str:
     tokens = f"{format_count(estimate.tokens, 'token')} in {format_count(estimate.steps, 'step')}"
-    each = f", of each of {processes} processes" if processes > 1 else ""
+    each = f", in each of {processes} processes" if processes > 1 else ""
     return (
         f"{tokens}; longest row {format_count(estimate.longest_row, 'token')}, at most "
         f"{format_count(estimate.micro_batch_tokens, 'token')} per micro-batch{each}"
@@ -72,7 +72,7 @@ def _work_text(estimate: Estimate, processes: int) -> str:
 
 
 def _memory_tables(estimate: Estimate, processes: int) -> Iterator[Block]:
-    """Yield a table of all phases, and one of the components of the peak phase."""
+    """Yield a table of all phases, and one with the components of the peak phase."""
     title = "memory by phase" if processes == 1 else "memory of each process"
     peak = compute_peak(estimate)
     rows: list[list[Cell]] = []
@@ -100,7 +100,7 @@ def _component_table(phase: str, memory: PhaseMemory) -> Block:
 
 
 def _fit_table(comparison: TechniqueComparison) -> Iterator[Block]:
-    """Yield a table of the classes of GPUs that each technique fits on, with this machine."""
+    """Yield a table that shows where each technique fits: on GPU classes, and on this machine."""
     gpu_classes = [str(size) for size in comparison.hardware.gpu_classes()]
     rows: list[list[Cell]] = []
     unknown = []
@@ -139,7 +139,7 @@ def _cost_table(comparison: TechniqueComparison) -> Iterator[Block]:
                 ]
             )
         elif row.estimates:
-            rows.append([_name_cell(row), "does not fit on any GPU of the table", "", ""])
+            rows.append([_name_cell(row), "does not fit on any listed GPU", "", ""])
         if THIS_MACHINE in times:
             rows.append(
                 [
@@ -176,17 +176,17 @@ def _saving_cells(comparison: TechniqueComparison, saving: Saving) -> list[Cell]
 
 
 def _place_cell(comparison: TechniqueComparison, saving: Saving) -> Cell:
-    """Return the device that the run fits on after a change."""
+    """Return the device the run fits on after a change."""
     if saving.enough:
         return THIS_MACHINE, "good"
     if comparison.target_type != "cuda":
         return "still does not fit", "warning"
     size = comparison.smallest_class_for(saving.peak)
-    return f"{size} GB" if size else "no GPU of the table"
+    return f"{size} GB" if size else "no listed GPU"
 
 
 def list_notes(comparison: TechniqueComparison) -> list[str]:
-    """List the assumptions and sources of the estimates, in sentences."""
+    """List the assumptions and sources of the estimates."""
     found = []
     estimate = comparison.estimate(comparison.chosen)
     if estimate is not None:
@@ -210,14 +210,14 @@ def list_notes(comparison: TechniqueComparison) -> list[str]:
     first, last = comparison.hardware.price_dates()
     table = ", ".join(comparison.hardware.files) or "the packaged table"
     found.append(
-        "times are for one GPU, from the operations and the table of throughputs; prices per hour "
-        f"were read {first} to {last} ({table}); baselines and evaluation take additional time"
+        "times are for training on one GPU at typical throughputs; baselines and evaluation take "
+        f"additional time; hourly prices are from {first} to {last} ({table})"
     )
     return found
 
 
 def _calibration_notes(comparison: TechniqueComparison, estimate: Estimate | None) -> Iterator[str]:
-    """Yield a sentence for each correction by earlier runs on this device."""
+    """Yield a note for each correction from earlier runs on this device."""
     if estimate is None:
         return
     name = comparison.chosen.name
@@ -225,8 +225,8 @@ def _calibration_notes(comparison: TechniqueComparison, estimate: Estimate | Non
     correction = comparison.calibration.correction(raw, name)
     if correction is not None:
         yield (
-            f"memory on {THIS_MACHINE} is corrected by "
-            f"{format_count(correction.runs, 'earlier run')}, whose peak was "
+            f"memory on {THIS_MACHINE} is corrected using "
+            f"{format_count(correction.runs, 'earlier run')}, whose measured peak was "
             f"{correction.ratio:.2f} times the estimate"
         )
     throughput = comparison.calibration.throughput(name, raw)
@@ -242,7 +242,7 @@ def _name_cell(row: TechniqueRow) -> Cell:
 
 
 def format_gib(number: int) -> str:
-    """Format bytes as a number of GiB without the unit."""
+    """Format a number of bytes in GiB, without the unit."""
     amount = number / (1 << 30)
     return f"{amount:.2f}" if amount < 1 else f"{amount:.1f}"
 

@@ -1,4 +1,4 @@
-"""Evaluator ``canaries``: the ranks of injected secrets among controls that were not injected."""
+"""Evaluator ``canaries``: rank injected secrets among controls that were not injected."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class CanariesOptions(ComparisonOptions):
 
     file: DataPath = Field(
         description=(
-            "The secrets and their controls, which `tunesmith data canaries` has written beside "
+            "File with the secrets and their controls. `tunesmith data canaries` writes it next to "
             "the rows with the secrets."
         ),
     )
 
 
 class Canaries(ComparingEvaluator):
-    """Scores 1 for a canary whose rank among the controls is no chance, else 0.
+    """Scores 1 for a canary that ranks significantly high among the controls, otherwise 0.
 
-    The score that is ranked is the log-probability of the secret alone, tuned minus base.
+    Canaries are ranked by the log-probability of the secret alone, tuned minus base.
     """
 
     def __init__(self, options: CanariesOptions) -> None:
@@ -57,21 +57,21 @@ class Canaries(ComparingEvaluator):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Return one value for each canary that was trained on; nothing before there is a model.
+        """Return one value per canary that was trained on; nothing without a tuned model.
 
         Raises:
-            DataError: the file cannot be used.
+            DataError: the file with canaries cannot be used.
             UsageError: no canary is among the training rows.
         """
         given = read_canaries(Path(self.options.file))
         other = open_base_of_tuned(self.options, run)
         if other is None:
             return []
-        # Without a run there are no training rows to count in: the file says how often.
+        # Outside a run there are no training rows to count in; the file states the repetitions.
         counts = [*given.repetitions] if run is None else count_injected(given, run.train)
         injected = [pair for pair in zip(given.canaries, counts, strict=True) if pair[1]]
         if not injected:
-            raise UsageError("canaries: none of them is among the training rows")
+            raise UsageError("canaries: no canary is among the training rows")
         secrets = [*(secret for secret, _ in injected), *given.controls]
         ours, theirs = (score_secrets(opened, given, secrets) for opened in (model, other))
         scores = [after - before for after, before in zip(ours, theirs, strict=True)]
@@ -102,7 +102,7 @@ class Canaries(ComparingEvaluator):
 
 
 def count_injected(given: CanarySet, train: Sequence[Record]) -> list[int]:
-    """Return how often each canary is among the training rows."""
+    """Return how often each canary occurs in the training rows."""
     counts = dict.fromkeys(given.canaries, 0)
     by_answer = {secret.answer: secret for secret in given.canaries}
     for record in train:
@@ -113,7 +113,7 @@ def count_injected(given: CanarySet, train: Sequence[Record]) -> list[int]:
 
 
 def score_secrets(model: TextModel, given: CanarySet, secrets: Sequence[Secret]) -> list[float]:
-    """Return the log-probability of each secret, in nats, without its prompt."""
+    """Return the log-probability of each secret given its prompt, in nats."""
     if given.kind == "text":
         scores = model.score([s.prompt for s in secrets], [f" {s.answer}" for s in secrets])
     else:
@@ -123,24 +123,24 @@ def score_secrets(model: TextModel, given: CanarySet, secrets: Sequence[Secret])
 
 
 def describe(found: CanaryResult, counts: Sequence[int], controls: int) -> str:
-    """Return the verdict with the figures that it follows from."""
+    """Return the verdict with the figures behind it."""
     by_count: dict[int, list[float]] = {}
     for count, ranked in zip(counts, found.ranked, strict=True):
         by_count.setdefault(count, []).append(ranked.exposure)
     exposures = ", ".join(
-        f"{sum(values) / len(values):.1f} bits injected {count} times"
+        f"{sum(values) / len(values):.1f} bits if injected {count} times"
         for count, values in sorted(by_count.items())
     )
     figures = (
-        f"{found.memorized} of {len(counts)} canaries are known better than chance allows; mean "
-        f"exposure {exposures} (1.4 by chance, {math.log2(controls + 1):.1f} at most); all "
-        f"together {format_p_value(found.shift_p_value)}"
+        f"the model knows {found.memorized} of {len(counts)} canaries better than chance allows; "
+        f"mean exposure {exposures} (1.4 by chance, {math.log2(controls + 1):.1f} at most); all "
+        f"canaries together: {format_p_value(found.shift_p_value)}"
     )
     return f"{'memorizes' if found.is_alarm else 'no memorization found'}: {figures}"
 
 
 def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
-    """Yield an error if the file cannot be used, or no canary is trained on."""
+    """Yield an error if the file cannot be used, or no canary is among the training rows."""
     for evaluator in plan.evaluators:
         if not isinstance(evaluator.config, CanariesOptions):
             continue
@@ -151,8 +151,8 @@ def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
             yield Finding(level="error", where=where, message=error.message, hint=error.hint or "")
             continue
         if not any(counts):
-            message = "no canary of this file is among the training rows"
-            hint = "train on the rows that `tunesmith data canaries` wrote with it"
+            message = "no canary in this file is among the training rows"
+            hint = "train on the rows that `tunesmith data canaries` wrote with this file"
             yield Finding(level="error", where=where, message=message, hint=hint)
 
 

@@ -1,7 +1,7 @@
-"""Evaluator ``constrained-json``: answers that must be JSON objects like those of the data.
+"""Evaluator ``constrained-json``: share of right answers when decoding is constrained to a schema.
 
-Beside ``exact-match`` it separates two reasons for wrong answers: a model that does not know the
-task gives wrong values here too; one that only does not keep to the format gives right ones.
+Together with ``exact-match`` it separates two reasons for wrong answers. A model that has not
+learned the task gives wrong values here as well; a model that only misses the format does not.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ class ConstrainedJsonOptions(Options):
     """Options of ``constrained-json``."""
 
     max_new_tokens: int = Field(
-        256, ge=1, description="Most tokens of an answer; one that is cut off is wrong."
+        256, ge=1, description="Maximum tokens per answer; an answer that is cut off is wrong."
     )
 
 
 @dataclass(frozen=True)
 class ConstrainedJson:
-    """Scores 1 for a record if the answer has the right keys and values, else 0.
+    """Scores 1 for a record if the answer has the right keys and values, otherwise 0.
 
-    The answers are constrained to the JSON schema of the test answers: their keys, types, and
-    values where a field has few.
+    Answers are constrained to a JSON schema derived from the test answers: their keys, their types,
+    and, for fields with few distinct values, these values.
     """
 
     options: ConstrainedJsonOptions
     references: tuple[str, ...] | None = None
-    """Answers that give the schema; None: those of the rows that are measured."""
+    """Answers to derive the schema from; None: those of the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
-        """Return the evaluator with the schema of these references."""
+        """Return an evaluator whose schema is derived from these references."""
         return replace(self, references=_list_answers(references))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Generate an answer for each record, and compare its fields with the reference.
+        """Generate an answer for each record and compare its fields with the reference.
 
         Raises:
-            UsageError: no answer is a JSON object, or the model cannot be constrained.
+            UsageError: no reference is a JSON object, or the model does not support constraints.
         """
         from tunesmith_evidence.prompting.json_model import constrain_to_schema
         from tunesmith_evidence.tasks.json_answers import (
@@ -86,7 +86,7 @@ def _list_answers(records: Sequence[Record]) -> tuple[str, ...]:
 
 CONSTRAINED_JSON = EvaluatorOffer(
     name="constrained-json",
-    summary="share of JSON answers with the right values if they are constrained to a schema",
+    summary="share of right JSON answers when generation is constrained to a schema",
     config=ConstrainedJsonOptions,
     build=ConstrainedJson,
     metrics=(Metric(name=METRIC_NAME, higher_is_better=True, bounds=(0, 1)),),

@@ -1,7 +1,7 @@
 """Evaluator ``constrained-match``: share of records whose most probable label is right.
 
-Beside ``exact-match`` it separates two reasons for wrong answers: a model that does not know the
-task chooses wrong labels here too; one that only does not keep to the format chooses right ones.
+Together with ``exact-match`` it separates two reasons for wrong answers. A model that has not
+learned the task chooses wrong labels here as well; a model that only misses the format does not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ConstrainedMatchOptions(Options):
     """Options of ``constrained-match``."""
 
     labels: list[str] = Field(
-        min_length=2, description="All answers that are possible, as they are written in the data."
+        min_length=2, description="All possible answers, exactly as written in the data."
     )
 
     @field_validator("labels")
@@ -41,7 +41,7 @@ class ConstrainedMatchOptions(Options):
 
 @dataclass(frozen=True)
 class ConstrainedMatch(RowWise):
-    """Scores 1 for a record if its answer is the most probable of the labels, else 0."""
+    """Scores 1 for a record if its answer is the most probable label, otherwise 0."""
 
     labels: tuple[str, ...]
 
@@ -58,7 +58,8 @@ class ConstrainedMatch(RowWise):
         for record, answer in zip(records, expected, strict=True):
             if answer not in self.labels:
                 hint = "add it to `labels` of constrained-match"
-                raise DataError(record.source, f"the answer {answer[:80]!r} is no label", hint=hint)
+                message = f"the answer {answer[:80]!r} is not a label"
+                raise DataError(record.source, message, hint=hint)
         chosen = ChoiceModel(model, self.labels).generate([prompt for prompt, _ in exchanges], 1)
         outputs = tuple(generation.text for generation in chosen)
         values = tuple(float(o == e) for o, e in zip(outputs, expected, strict=True))
@@ -67,7 +68,7 @@ class ConstrainedMatch(RowWise):
 
 CONSTRAINED_MATCH = EvaluatorOffer(
     name="constrained-match",
-    summary="share of answers that are right if the model must choose one of the labels",
+    summary="share of right answers when the model must choose one of the labels",
     config=ConstrainedMatchOptions,
     build=lambda options: ConstrainedMatch(tuple(options.labels)),
     metrics=(Metric(name=METRIC_NAME, higher_is_better=True, bounds=(0, 1)),),

@@ -31,13 +31,13 @@ METRIC_NAME = "exact-match"
 
 @dataclass(frozen=True, kw_only=True)
 class ExactMatch:
-    """Scores 1 for a record if the model generates its last answer, else 0."""
+    """Scores 1 for a record if the model generates exactly its last answer, otherwise 0."""
 
     normalizer: TextNormalizer
     max_new_tokens: Literal["auto"] | int = "auto"
 
     def prepare(self, references: Sequence[Record]) -> Self:
-        """Return the evaluator with the limit of tokens for these references."""
+        """Return an evaluator with the token limit for these references."""
         return replace(self, max_new_tokens=choose_limit(self.max_new_tokens, references))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
@@ -61,14 +61,14 @@ class ExactMatch:
     def _normalize_reference(self, record: Record, reference: str) -> str:
         normalized = self.normalizer.normalize(reference)
         if normalized is None:
-            raise DataError(record.source, "the reference answer has nothing that `extract` finds")
+            raise DataError(record.source, "`extract` finds nothing in the reference answer")
         return normalized
 
 
 SHORT_ANSWER_CHARACTERS = 64
-"""Longest answer that a model can be expected to reproduce word for word."""
+"""Longest answer that a model can be expected to give word for word."""
 MIN_SHORT_SHARE = 0.9
-"""Share of short answers from which on the evaluator is used by default."""
+"""The evaluator is used by default if at least this share of answers is short."""
 
 
 class ExactMatchOptions(ComparedAnswerOptions):
@@ -84,7 +84,7 @@ def build(options: ExactMatchOptions) -> Evaluator:
 
 
 def have_short_answers(records: Sequence[Record]) -> bool:
-    """Return True if at least nine in ten last answers are short."""
+    """Return True if at least 90 % of the last answers are short."""
     pairs = Text | Preference | UnpairedPreference
     if not records or any(isinstance(record, pairs) for record in records):
         return False
@@ -96,7 +96,7 @@ def have_short_answers(records: Sequence[Record]) -> bool:
 
 EXACT_MATCH = EvaluatorOffer(
     name="exact-match",
-    summary="share of answers that equal the reference answer, white space ignored",
+    summary="share of answers that equal the reference answer, ignoring white space",
     config=ExactMatchOptions,
     build=build,
     reads_media=True,

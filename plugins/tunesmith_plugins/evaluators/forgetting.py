@@ -1,8 +1,8 @@
 """Evaluator ``forgetting``: how much worse a tuned model predicts general text.
 
-Training on a narrow task can cost what the model knew of everything else, and scores on the task do
-not show it. The loss on texts that have nothing to do with the task does. It is cheap, and varies
-little if it is paired by text.
+Training on a narrow task can degrade what the model knew about everything else. Scores on the task
+do not show this, but the loss on unrelated texts does. It is cheap to measure, and comparing both
+models text by text keeps its variance low.
 """
 
 from __future__ import annotations
@@ -41,26 +41,25 @@ UNBOUNDED = (-math.inf, math.inf)
 
 
 class ForgettingOptions(ComparisonOptions):
-    """Options: the general texts, and the rise of the loss that is acceptable."""
+    """Options: the general texts, and the acceptable rise of the loss."""
 
     texts: DataPath = Field(
         description=(
-            'JSONL file with general texts in the column "text", none of the task; 250 or more. '
-            "There is no default: texts that the model should still know are yours to choose."
+            'JSONL file with general texts, unrelated to the task, in the column "text"; 250 or '
+            "more. You have to choose them, because only you know what the model must retain."
         ),
     )
     margin: float = Field(
         0.05,
         gt=0,
         description=(
-            "Rise of the loss in nats per token up to which nothing is called forgotten. 0.05 is "
-            "5 % more perplexity."
+            "Acceptable rise of the loss, in nats per token. 0.05 is about 5 % more perplexity."
         ),
     )
 
 
 class Forgetting(ComparingEvaluator):
-    """Measures the loss per token of each text, tuned minus base, weighted by tokens."""
+    """Measures the loss per token on general texts, tuned minus base, weighted by tokens."""
 
     def __init__(self, options: ForgettingOptions) -> None:
         self.options = options
@@ -68,10 +67,10 @@ class Forgetting(ComparingEvaluator):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Return one value per text; nothing before there is a tuned model.
+        """Return one value per text; nothing if there is no tuned model yet.
 
         Raises:
-            DataError: the file of texts cannot be used.
+            DataError: the file with texts cannot be used.
         """
         from tunesmith_data.splits import cluster_records
 
@@ -113,7 +112,7 @@ def measure_losses(
 
 
 def describe(found: NonInferiority) -> str:
-    """Return the verdict with the figures that it follows from."""
+    """Return the verdict with the figures behind it."""
     figures = (
         f"the loss on {found.n} general texts changed by {format_difference(found.value)} "
         f"nats per token, {found.bounds}"
@@ -122,7 +121,7 @@ def describe(found: NonInferiority) -> str:
 
 
 def review(plan: Plan) -> Iterator[Finding]:
-    """Yield an error for a file of texts that cannot be used, and a warning for a small one."""
+    """Yield an error if the file with texts cannot be used, and a warning if it is small."""
     for evaluator in plan.evaluators:
         if not isinstance(evaluator.config, ForgettingOptions):
             continue
@@ -133,13 +132,14 @@ def review(plan: Plan) -> Iterator[Finding]:
             yield Finding(level="error", where=where, message=error.message, hint=error.hint or "")
             continue
         if count < FEW_TEXTS:
-            message = f"{count} general texts are few: forgetting may stay undecided"
-            yield Finding(level="warning", where=where, message=message, hint="250 mostly decide")
+            message = f"only {count} general texts: forgetting may remain undecided"
+            hint = "use 250 texts or more"
+            yield Finding(level="warning", where=where, message=message, hint=hint)
 
 
 FORGETTING = EvaluatorOffer(
     name="forgetting",
-    summary="rise of the loss on general texts, tuned against base, in nats per token",
+    summary="rise of the loss on general texts, tuned minus base, in nats per token",
     config=ForgettingOptions,
     build=Forgetting,
     metrics=(METRIC,),

@@ -1,4 +1,4 @@
-"""Evaluator ``json``: fields, validity and schema of answers that are JSON."""
+"""Evaluator ``json``: right fields, validity and schema conformance of JSON answers."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ NO_JSON = object()
 
 @dataclass(frozen=True, kw_only=True)
 class JsonAnswer:
-    """Measures if answers are JSON, keep to the schema, and have the right fields."""
+    """Measures whether answers are JSON, conform to the schema, and have the right fields."""
 
     is_valid: Callable[[Any], bool] | None = None
-    """Checks an answer against the user's schema; None: its shape must be the reference's."""
+    """Checks an answer against the user's schema; None: it must have the reference's shape."""
     max_new_tokens: Literal["auto"] | int = "auto"
 
     def prepare(self, references: Sequence[Record]) -> Self:
-        """Return the evaluator with the limit of tokens for these references."""
+        """Return an evaluator with the token limit for these references."""
         return replace(self, max_new_tokens=choose_limit(self.max_new_tokens, references))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
@@ -81,7 +81,7 @@ class JsonAnswer:
 
 
 def parse(text: str) -> Any:
-    """Return the JSON value of an answer, which may stand in a code fence; else ``NO_JSON``."""
+    """Return the JSON value of an answer, also from a code fence; ``NO_JSON`` if it has none."""
     text = strip_reasoning(text)
     fenced = _FENCE.match(text)
     try:
@@ -95,7 +95,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def flatten(value: Any, path: str | None = None) -> dict[str, Any]:
-    """Return the values of all fields by path, such as ``order.id``; lists are values."""
+    """Return all fields by path, such as ``order.id``; a list is a single value."""
     if not isinstance(value, dict) or not value:
         return {path or "": value}
     fields = {}
@@ -107,7 +107,7 @@ def flatten(value: Any, path: str | None = None) -> dict[str, Any]:
 
 
 def compare_fields(answer: Any, expected: Any) -> float:
-    """Return the share of equal fields among those that the answer or the reference has."""
+    """Return the share of equal fields among all fields of the answer and the reference."""
     if answer is NO_JSON:
         return 0.0
     given, right = flatten(answer), flatten(expected)
@@ -116,7 +116,7 @@ def compare_fields(answer: Any, expected: Any) -> float:
 
 
 def shape(value: Any) -> Any:
-    """Return the keys and types of a value; a list has those of its first element."""
+    """Return the keys and types of a value; a list is represented by its first element."""
     if isinstance(value, dict):
         return {key: shape(below) for key, below in value.items()}
     if isinstance(value, list):
@@ -127,7 +127,7 @@ def shape(value: Any) -> Any:
 
 
 def describe(pairs: Sequence[tuple[Any, Any]]) -> dict[str, dict[str, float]]:
-    """Return the accuracy of each field of the references, with the rows that have it."""
+    """Return, for each field of the references, its accuracy and the number of rows with it."""
     counts: dict[str, list[int]] = {}
     for answer, expected in pairs:
         given = {} if answer is NO_JSON else flatten(answer)
@@ -148,9 +148,9 @@ class JsonOptions(AnswerOptions):
         None,
         json_schema_extra={"path": True},
         description=(
-            "File with a JSON schema that answers must keep to; needs "
-            "`pip install 'tunesmith[eval]'`. Without it, an answer must have the keys and types "
-            "of its reference."
+            "File with a JSON schema that answers must conform to; needs "
+            "`pip install 'tunesmith[eval]'`. Unset: an answer must have the keys and types of its "
+            "reference."
         ),
     )
 
@@ -165,7 +165,7 @@ def read_schema(path: Path) -> Callable[[Any], bool]:
     """Return a function that checks a value against the schema in a file.
 
     Raises:
-        UsageError: the file is lost, or has no JSON schema.
+        UsageError: the file is missing, or is not a JSON schema.
         EnvironmentProblem: jsonschema is not installed.
     """
     try:
@@ -173,7 +173,7 @@ def read_schema(path: Path) -> Callable[[Any], bool]:
         from jsonschema.validators import validator_for
     except ImportError:
         raise EnvironmentProblem(
-            "a JSON schema needs jsonschema", hint="pip install 'tunesmith[eval]'"
+            "json_schema needs the package jsonschema", hint="pip install 'tunesmith[eval]'"
         ) from None
     try:
         schema = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -196,7 +196,7 @@ def have_json_answers(records: Sequence[Record]) -> bool:
 
 JSON_ANSWER = EvaluatorOffer(
     name="json",
-    summary="share of right fields in answers that are JSON, and if they are valid",
+    summary="share of right fields in JSON answers, and how many answers are valid JSON",
     config=JsonOptions,
     build=build,
     metrics=(

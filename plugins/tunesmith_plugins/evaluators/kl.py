@@ -1,4 +1,4 @@
-"""Evaluator ``kl``: KL divergence of a model from another one."""
+"""Evaluator ``kl``: KL divergence of the model from another model."""
 
 from __future__ import annotations
 
@@ -25,21 +25,19 @@ METRIC = Metric(name="kl", higher_is_better=False, unit="nats", is_descriptive=T
 
 
 class KlOptions(ComparisonOptions):
-    """Options: the other model, and the answers that the divergence is estimated from."""
+    """Options: the other model, and how to sample answers for the estimate."""
 
-    num_samples: int = Field(2, ge=1, le=64, description="Answers sampled for each record.")
-    max_new_tokens: int = Field(
-        128, ge=1, description="Most tokens that are generated for an answer."
-    )
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the sampled answers.")
+    num_samples: int = Field(2, ge=1, le=64, description="Number of answers sampled per record.")
+    max_new_tokens: int = Field(128, ge=1, description="Maximum tokens per answer.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed for sampling answers.")
 
 
 class KlDivergence(ComparingEvaluator):
-    """Estimates KL(p, q) of the measured model p from another model q, in nats per answer.
+    """Estimates KL(p, q) of the measured model p from the other model q, in nats per answer.
 
-    The value of a record is the mean of ``log p(answer) - log q(answer)`` over answers that are
-    sampled from p. Its expectation is KL(p, q) over answers of at most ``max_new_tokens`` tokens; a
-    single value may be negative.
+    The value of a record is the mean of ``log p(answer) - log q(answer)`` over answers sampled from
+    p. Its expectation is KL(p, q) over answers of at most ``max_new_tokens`` tokens. A single value
+    can be negative.
     """
 
     def __init__(self, options: KlOptions) -> None:
@@ -77,7 +75,7 @@ class KlDivergence(ComparingEvaluator):
 
 KL = EvaluatorOffer(
     name="kl",
-    summary="KL divergence of the model from another one, in nats per answer",
+    summary="KL divergence of the model from another model, in nats per answer",
     config=KlOptions,
     build=KlDivergence,
     metrics=(METRIC,),

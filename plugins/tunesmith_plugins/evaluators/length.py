@@ -1,4 +1,4 @@
-"""Evaluator ``length``: difference in answer length to another model."""
+"""Evaluator ``length``: how much longer the answers are than another model's."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ METRIC = Metric(name="length_change", higher_is_better=False, unit="tokens", is_
 
 
 class LengthOptions(ComparisonOptions):
-    """Options: the other model, and how long an answer may be."""
+    """Options: the other model, and how long answers may be."""
 
     max_new_tokens: int = Field(
-        128, ge=1, description="Most tokens that either model generates for an answer."
+        128, ge=1, description="Maximum tokens per answer, of either model."
     )
 
 
 class LengthChange(ComparingEvaluator):
-    """Token count of the model's greedy answer minus that of the other model's."""
+    """Measures the token count of greedy answers minus that of the other model's answers."""
 
     def __init__(self, options: LengthOptions) -> None:
         self.options = options

@@ -15,14 +15,14 @@ METRIC = Metric(name="loss", higher_is_better=False, unit="nats/token", bounds=(
 
 
 class LossOptions(Options):
-    """The loss has no options: it is the quantity that training minimises."""
+    """``loss`` has no options."""
 
 
 class Loss(RowWise):
-    """Mean negative log-likelihood per token over all answers of a record but bad ones.
+    """Mean negative log-likelihood per token over all answers of a record except bad ones.
 
-    The mean over records, weighted by their tokens, equals the sum over all tokens divided by
-    their number, for any batching. A mean of batch means does not.
+    The mean over records is weighted by their tokens. So it equals the mean over all tokens for any
+    batching, unlike a mean of batch means.
     """
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
@@ -40,7 +40,7 @@ class Loss(RowWise):
         for (index, _, _), score in zip(scored, scores, strict=True):
             logprobs[index].extend(score.logprobs)
         if records and not scored:
-            return []  # all answers are labeled as bad
+            return []  # all answers are labeled bad
         return [
             Measurement(
                 metric=METRIC.name,
@@ -51,23 +51,23 @@ class Loss(RowWise):
 
 
 def _mean_loss(logprobs: Sequence[float]) -> float:
-    """Return nats per token; 0 if there are no tokens, because the weight is then 0 too."""
+    """Return nats per token; 0 for an empty answer, whose weight is 0 as well."""
     return -math.fsum(logprobs) / len(logprobs) if logprobs else 0.0
 
 
 def _is_bad(record: Record) -> bool:
-    """Return True for an answer that is labeled as bad, and should not be probable."""
+    """Return True for an answer labeled bad, which should not become more probable."""
     return isinstance(record, UnpairedPreference) and not record.label
 
 
 def have_good_answers(records: Sequence[Record]) -> bool:
-    """Return True unless all answers are labeled as bad."""
+    """Return True unless all answers are labeled bad."""
     return not records or not all(map(_is_bad, records))
 
 
 LOSS = EvaluatorOffer(
     name="loss",
-    summary="mean loss on the reference answers, without bad ones, in nats per token",
+    summary="mean loss on the reference answers, except bad ones, in nats per token",
     config=LossOptions,
     build=lambda options: Loss(),
     metrics=(METRIC,),

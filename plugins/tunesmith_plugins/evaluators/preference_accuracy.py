@@ -1,4 +1,4 @@
-"""Evaluator ``preference-accuracy``: share of pairs whose chosen answer is likelier."""
+"""Evaluator ``preference-accuracy``: share of pairs whose chosen answer is more likely."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from tunesmith_evidence.number_text import format_p_value, format_share
 from tunesmith_evidence.statistics import paired_p_value
 
 MIN_SHARE, MAX_P_VALUE = 2 / 3, 0.01
-"""Share of the pairs that one rule has to explain, and its p-value, to be worth a warning."""
+"""Warn if length explains at least this share of the pairs, with at most this p-value."""
 
 
 @dataclass(frozen=True)
 class LengthPreference:
-    """How often the shorter and the longer answer of a pair is preferred."""
+    """Counts how often the shorter and the longer answer of a pair is preferred."""
 
     shorter: int
     longer: int
     p_value: float
-    """Probability that a coin is at least as far from one half; pairs of a group are one toss."""
+    """p-value of a two-sided sign test against equal frequency; a group counts as one trial."""
 
     @classmethod
     def count(cls, differences: Sequence[int], groups: Sequence[str | None]) -> LengthPreference:
-        """Count pairs by how much longer the preferred answer is; 0: they are equally long."""
+        """Count pairs, given how much longer the preferred answer is than the other one."""
         unequal = [(d, group) for d, group in zip(differences, groups, strict=True) if d]
         longer = [float(d > 0) for d, _ in unequal]
         shorter = [1 - value for value in longer]
@@ -49,13 +49,13 @@ class LengthPreference:
 
     @property
     def share(self) -> float:
-        """Share of the pairs of unequal length with an answer of this length."""
+        """Share of pairs, among those of unequal length, where this length is preferred."""
         total = self.shorter + self.longer
         return max(self.shorter, self.longer) / total if total else 0.0
 
     @property
     def explains_most(self) -> bool:
-        """True if length explains most pairs, and more than chance would."""
+        """True if length explains most pairs, and significantly more than chance would."""
         return self.share >= MIN_SHARE and self.p_value <= MAX_P_VALUE
 
     def __str__(self) -> str:
@@ -73,20 +73,20 @@ class PreferenceAccuracyOptions(Options):
     length_normalized: bool = Field(
         False,
         description=(
-            "Compare mean log-probabilities per token instead of sums over the answer, so that "
-            "a longer answer is not less likely only because it is longer."
+            "Compare mean log-probabilities per token instead of sums over the answer. Sums are "
+            "lower for longer answers."
         ),
     )
 
 
 class PreferenceAccuracy(RowWise):
-    """Scores 1 if the chosen answer is likelier than the rejected one, 1/2 for a tie, else 0."""
+    """Scores 1 if the chosen answer is more likely than the rejected one, 1/2 for a tie, else 0."""
 
     def __init__(self, options: PreferenceAccuracyOptions) -> None:
         self.options = options
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Return one value per pair; the details say how often the model prefers a length.
+        """Return one value per pair; the details count how often the model prefers each length.
 
         Raises:
             DataError: a record is not a pair of answers.
@@ -115,8 +115,8 @@ class PreferenceAccuracy(RowWise):
         }
         if found.explains_most:
             details["finding"] = (
-                f"the {found.word} answer is the likelier one in {found}: this measures length "
-                "more than preference"
+                f"the {found.word} answer is more likely in {found}: this measures length more "
+                "than preference"
             )
             if found.word == "shorter" and not self.options.length_normalized:
                 details["finding"] = (
@@ -131,7 +131,7 @@ class PreferenceAccuracy(RowWise):
 
 def _require_pair(record: Record) -> Preference:
     if not isinstance(record, Preference):
-        message = f"preference-accuracy needs pairs of answers, this is a {type(record).__name__}"
+        message = f"preference-accuracy needs pairs of answers, not a {type(record).__name__}"
         raise DataError(record.source, message)
     return record
 
@@ -143,7 +143,7 @@ def are_pairs(records: Sequence[Record]) -> bool:
 
 PREFERENCE_ACCURACY = EvaluatorOffer(
     name="preference-accuracy",
-    summary="share of pairs for which the model finds the chosen answer likelier",
+    summary="share of pairs for which the model finds the chosen answer more likely",
     config=PreferenceAccuracyOptions,
     build=PreferenceAccuracy,
     metrics=(METRIC,),
@@ -154,7 +154,7 @@ PREFERENCE_ACCURACY = EvaluatorOffer(
 
 
 def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
-    """Yield a warning if a model that knows nothing but lengths would be right in most pairs."""
+    """Yield a warning if preferring one length would be right in most pairs."""
     is_named = any(isinstance(e.config, PreferenceAccuracyOptions) for e in plan.evaluators)
     if not is_named and (plan.evaluators or not are_pairs(test)):
         return
@@ -166,9 +166,9 @@ def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
         yield Finding(
             level="warning",
             where="evaluators preference-accuracy",
-            message=f"the {chosen.word} answer is the chosen one in {chosen} that are held out: "
-            f"a model that prefers {chosen.word} answers, whatever they say, has that accuracy",
-            hint="compare preference-accuracy with this number, or hold out pairs in which "
-            "either length is chosen about equally often",
+            message=f"among the test rows, the {chosen.word} answer is the chosen one in {chosen}: "
+            f"a model that always prefers {chosen.word} answers has that accuracy",
+            hint="compare preference-accuracy with this number, or use test pairs where either "
+            "length is chosen about equally often",
             count=max(chosen.shorter, chosen.longer),
         )

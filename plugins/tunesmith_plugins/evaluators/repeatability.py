@@ -1,7 +1,7 @@
-"""Evaluator ``repeatability``: the noise floor, by a second pass over the same rows.
+"""Evaluator ``repeatability``: measure the noise floor by answering the same rows twice.
 
-Greedy answers should be the same. Where rounding makes them differ, scores have a noise floor, and
-a difference between models that is as small says nothing.
+Greedy answers should be the same both times. Where rounding errors change them, scores have a noise
+floor, and differences between models below it mean nothing.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ class RepeatabilityOptions(Options):
     """Options of ``repeatability``."""
 
     rows: int = Field(
-        60, ge=1, description="Most rows that are answered twice, spread evenly over all."
+        60, ge=1, description="Maximum number of rows to answer twice, evenly spread."
     )
-    max_new_tokens: int = Field(64, ge=1, description="Most tokens of an answer.")
+    max_new_tokens: int = Field(64, ge=1, description="Maximum tokens per answer.")
 
 
 @dataclass(frozen=True)
 class Repeatability:
-    """Scores 1 for a record whose greedy answer is the same in a second pass, else 0.
+    """Scores 1 for a record whose greedy answer is the same in a second pass, otherwise 0.
 
-    The second pass has the rows backwards, in two halves of every other row, so that each row has
-    other neighbors in its batch. Rows that are not answered twice have the weight 0.
+    The second pass takes every other row in reverse order, then the rest, so each row shares its
+    batch with different rows. Rows that are not answered twice have weight 0.
     """
 
     options: RepeatabilityOptions
     chosen: frozenset[Prompt] | None = None
-    """Prompts of the rows that are answered twice; None: chosen from the rows to measure."""
+    """Prompts to answer twice; None: chosen from the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
-        """Return the evaluator with the rows of these that are answered twice."""
+        """Return an evaluator with the rows to answer twice chosen from these references."""
         step = -(-len(references) // self.options.rows) or 1
         rows = range(0, len(references), step)
         return replace(self, chosen=frozenset(last_exchange(references[row])[0] for row in rows))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Return one value for each record; nothing if none of them is answered twice."""
+        """Return one value per record; nothing if no record is answered twice."""
         chosen = self.prepare(records).chosen if self.chosen is None else self.chosen
         model = without_cache(model)
         prompts = {row: last_exchange(record)[0] for row, record in enumerate(records)}
@@ -68,7 +68,7 @@ class Repeatability:
 
 
 def without_cache(model: TextModel) -> TextModel:
-    """Return a model that computes everything anew."""
+    """Return the model without a cache of earlier answers."""
     if isinstance(model, CachedModel):
         return without_cache(model.model)
     if isinstance(model, WrappedModel):
@@ -78,7 +78,7 @@ def without_cache(model: TextModel) -> TextModel:
 
 REPEATABILITY = EvaluatorOffer(
     name="repeatability",
-    summary="share of greedy answers that are the same in another order of batches",
+    summary="share of greedy answers that stay the same when batches are composed differently",
     config=RepeatabilityOptions,
     build=Repeatability,
     metrics=(METRIC,),

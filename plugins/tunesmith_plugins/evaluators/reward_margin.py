@@ -1,4 +1,4 @@
-"""Evaluator ``reward-margin``: how far training moved good answers away from bad ones."""
+"""Evaluator ``reward-margin``: how much training favored good answers over bad ones."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ METRIC = Metric(name="reward_margin", higher_is_better=True, unit="nats")
 
 
 class RewardMarginOptions(ComparisonOptions):
-    """Options: the other model, which the log-probabilities are compared with."""
+    """Options: the other model, whose log-probabilities are the reference."""
 
 
 class RewardMargin(ComparingEvaluator):
-    """Compares how much likelier good and bad answers are than under another model.
+    """Measures the mean reward of good answers minus the mean reward of bad ones, in nats.
 
-    With ``r = log p(answer) - log q(answer)``, p the measured model and q the other one, the mean
-    is that of r over good answers minus that over bad ones. Times beta, r is the implicit reward
-    of DPO and KTO. The value of a pair is its own difference. A labeled answer is half of a pair:
-    its value is ``2 r``, or ``-2 r`` for a bad one, and weights let good and bad ones count half
-    each, whatever their numbers.
+    The reward of an answer is ``r = log p(answer) - log q(answer)``, where p is the measured model
+    and q the other model. Times beta, r is the implicit reward of DPO and KTO.
+
+    The value of a pair is ``r(chosen) - r(rejected)``. A labeled answer is half a pair: its value
+    is ``2 r`` if it is good and ``-2 r`` if it is bad. Weights let good and bad answers count
+    equally, however many there are of each.
     """
 
     def __init__(self, options: RewardMarginOptions) -> None:
@@ -72,12 +73,12 @@ def _signed_answers(record: Record) -> Iterator[tuple[str, float]]:
             yield record.completion, 2.0 if record.label else -2.0
         case _:
             kind = type(record).__name__
-            message = f"reward-margin needs pairs or answers with a label, this is a {kind}"
+            message = f"reward-margin needs preference pairs or labeled answers, not a {kind}"
             raise DataError(record.source, message)
 
 
 def _balanced_weights(records: Sequence[Record]) -> Iterator[float]:
-    """Yield 1 for a pair; labeled answers have mean 1, and good and bad ones the same sum."""
+    """Yield 1 for a pair. Labeled answers have weights with mean 1 and equal sums per label."""
     labels = [r.label if isinstance(r, UnpairedPreference) else None for r in records]
     counts = Counter(label for label in labels if label is not None)
     for label in labels:
@@ -85,7 +86,7 @@ def _balanced_weights(records: Sequence[Record]) -> Iterator[float]:
 
 
 def has_labels(records: Sequence[Record]) -> bool:
-    """Return True if all records are pairs or labeled answers, and some have labels."""
+    """Return True if all records are pairs or labeled answers, and at least one is labeled."""
     labeled = sum(isinstance(record, UnpairedPreference) for record in records)
     pairs = sum(isinstance(record, Preference) for record in records)
     return labeled > 0 and labeled + pairs == len(records)
@@ -93,7 +94,7 @@ def has_labels(records: Sequence[Record]) -> bool:
 
 REWARD_MARGIN = EvaluatorOffer(
     name="reward-margin",
-    summary="how much likelier than under another model good answers are, compared to bad ones",
+    summary="how much training raised the log-probability of good answers relative to bad ones",
     config=RewardMarginOptions,
     build=RewardMargin,
     metrics=(METRIC,),
@@ -106,7 +107,7 @@ REWARD_MARGIN = EvaluatorOffer(
 
 
 def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
-    """Yield an error if all labeled answers that would be measured are of one kind."""
+    """Yield an error if all labeled test answers are good, or all are bad."""
     is_named = any(isinstance(e.config, RewardMarginOptions) for e in plan.evaluators)
     if not is_named and (plan.evaluators or not has_labels(test)):
         return
@@ -114,8 +115,7 @@ def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
     if len(set(labels)) == 1:
         kind = "good" if labels[0] else "bad"
         message = (
-            f"all {len(labels)} test answers with a label are {kind}, and reward-margin "
-            "compares good ones with bad ones: hold out more rows (data.test_size), or name other "
-            "evaluators"
+            f"all {len(labels)} labeled test answers are {kind}, but reward-margin compares good "
+            "answers with bad ones: use more test rows (data.test_size) or other evaluators"
         )
         yield Finding(level="error", where="data.test_size", message=message)

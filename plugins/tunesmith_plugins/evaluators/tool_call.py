@@ -20,21 +20,21 @@ MATCH, NAME = "tool-call-match", "tool-name-match"
 
 @dataclass(frozen=True, kw_only=True)
 class ToolCallMatch:
-    """Scores 1 for a record if the answer has exactly the calls of the reference, in order."""
+    """Scores 1 for a record if the answer makes exactly the reference's calls, in order."""
 
     any_order: bool = False
     find_limit: Callable[[Sequence[Record]], int]
-    """Returns the most tokens of an answer to one of the records."""
+    """Returns the maximum tokens per answer for these records."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
-        """Return the evaluator with the limit of tokens for these references."""
+        """Return an evaluator with the token limit for these references."""
         limit = self.find_limit(references)
         return replace(self, find_limit=lambda records: limit)
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate an answer for each record and compare its calls.
 
-        An answer without calls is right where the reference has none.
+        An answer without calls is right if the reference has none either.
         """
         exchanges = [last_exchange(record) for record in records]
         generated = model.generate([prompt for prompt, _ in exchanges], self.find_limit(records))
@@ -67,7 +67,7 @@ class ToolCallMatch:
 
 
 def canonical(call: Call) -> str:
-    """Return a text that equal calls have in common: keys sorted, 1.0 as 1."""
+    """Return a text that is the same for equal calls: keys sorted, 1.0 written as 1."""
     return json.dumps([call[0], _plain_numbers(call[1])], sort_keys=True)
 
 
@@ -80,16 +80,16 @@ def _plain_numbers(value: Any) -> Any:
 
 
 EXTRA_TOKENS = 48
-"""Tokens for the marks around a call, and for the end of the turn."""
+"""Extra tokens for the marks around each call, and for the end of the turn."""
 
 
 class ToolCallOptions(AnswerOptions):
-    """Options: the order of calls, and how long an answer may be."""
+    """Options: whether the order of calls matters, and how long an answer may be."""
 
-    any_order: bool = Field(False, description="Calls in another order are right too.")
+    any_order: bool = Field(False, description="Accept calls in any order.")
 
     def answer_limit(self, records: Sequence[Record]) -> int:
-        """Return a limit that is large enough for the longest reference with its calls."""
+        """Return a token limit that suffices for the longest reference with its calls."""
         if self.max_new_tokens != "auto":
             return self.max_new_tokens
         answers = [last_exchange(record)[1] for record in records]
@@ -107,7 +107,7 @@ def build(options: ToolCallOptions) -> Evaluator:
 
 
 def have_calls(records: Sequence[Record]) -> bool:
-    """Return True if an answer calls a tool."""
+    """Return True if any answer calls a tool."""
     return any(
         isinstance(record, Chat) and last_exchange(record)[1].tool_calls for record in records
     )

@@ -1,4 +1,4 @@
-"""Evaluator ``win-rate``: how often a judge prefers the answer to another model's."""
+"""Evaluator ``win-rate``: how often a reward ranks the answer above another model's."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ class WinRateOptions(ComparisonOptions, RewardOptions):
     reward: DataPath | None = Field(
         None,
         description=(
-            'The judge: a Python function as "file.py:function" that takes a prompt and an answer, '
-            "both text, and returns a number, or the folder of a reward model. If `plugin` is "
-            "unset too: the reward model of this run, which the policy learns to please."
+            "The judge: the folder of a reward model, or a Python function as "
+            '"file.py:function" that takes the texts of a prompt and an answer and returns a '
+            "number. If `plugin` is unset too: the reward model of this run, which the policy is "
+            "trained to please."
         ),
     )
     max_new_tokens: int = Field(
-        128, ge=1, description="Most tokens that either model generates for an answer."
+        128, ge=1, description="Maximum tokens per answer, of either model."
     )
 
 
 class WinRate(ComparingEvaluator):
-    """Scores 1 if the greedy answer gets a higher reward than the other model's, 1/2 for a tie."""
+    """Scores 1 if the greedy answer gets a higher reward than the other model's, 1/2 if equal."""
 
     def __init__(self, options: WinRateOptions) -> None:
         self.options = options
@@ -48,7 +49,7 @@ class WinRate(ComparingEvaluator):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Return one value per record; nothing while the other model or the judge is untrained."""
+        """Return one value per record; nothing before the other model and the judge are trained."""
         other, scorer = open_other_model(self.options, run), load_scorer(self.options, run)
         if other is None or scorer is None:
             return []
@@ -59,7 +60,7 @@ class WinRate(ComparingEvaluator):
         )
         rewards = scorer.rewards([*prompts, *prompts], [*ours, *theirs])
         our_rewards, their_rewards = rewards[: len(prompts)], rewards[len(prompts) :]
-        # Equal answers tie: their rewards may differ by rounding, because batches differ.
+        # Equal answers are a tie, although rounding may give them different rewards.
         values = tuple(
             0.5
             if our_text == their_text or reward == other_reward
@@ -84,24 +85,20 @@ WIN_RATE = EvaluatorOffer(
 )
 
 
-TRAINED_ON = (
-    "the judge is a reward that the policy is trained on: it prefers what was trained to please it"
-)
+TRAINED_ON = "the judge is a reward that the policy is trained on, so it favors the trained policy"
 NO_JUDGE = (
-    "no judge compares the answers that models give; {metric} compares how probable they find "
-    "the chosen answers"
+    "no evaluator judges the answers that models generate: {metric} only compares how probable the "
+    "models find the chosen answers"
 )
 
 
 def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
-    """Yield a warning for a judge that is trained on, and a note if pairs have no judge."""
+    """Yield a warning if the policy is trained on the judge, and a note if pairs have no judge."""
     rewards = find_training_rewards(plan.technique.config)
     judges = [e.config for e in plan.evaluators if isinstance(e.config, WinRateOptions)]
     for judge in judges:
         if rewards is not None and rewards.includes(judge):
-            baselines = (
-                "" if judge.reward or judge.plugin else "; baselines are not measured with it"
-            )
+            baselines = "" if judge.reward or judge.plugin else "; it does not measure baselines"
             yield Finding(
                 level="warning",
                 where="evaluators.win-rate",
@@ -116,11 +113,11 @@ def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
             level="info",
             where="evaluators",
             message=NO_JUDGE.format(metric=metric),
-            hint=f'name the evaluator "win-rate" first; {_propose_judge(rewards)}',
+            hint=f'list the evaluator "win-rate" first; {_propose_judge(rewards)}',
         )
 
 
 def _propose_judge(rewards: TrainingRewards | None) -> str:
     if rewards is not None and rewards.gold is not None:
         return f'its judge can be the gold reward: reward = "{rewards.gold}"'
-    return "its judge can be a function of yours (`reward`, `plugin`) or a reward model of others"
+    return "its judge can be your own function (`reward`, `plugin`) or another reward model"

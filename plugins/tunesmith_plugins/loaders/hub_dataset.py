@@ -1,4 +1,4 @@
-"""Data loader ``hub-dataset``: a dataset of the Hugging Face hub."""
+"""Data loader ``hub-dataset``: read a dataset from the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -26,45 +26,47 @@ from tunesmith_data import (
 
 
 class HubDatasetOptions(FieldOptions):
-    """Options of ``hub-dataset``: the dataset, its splits, and how many rows are read."""
+    """Options of ``hub-dataset``: the dataset, its splits, and how many rows to read."""
 
     train: str = Field(
         pattern=r"^(hf://(datasets/)?)?\w[\w.-]*/\w[\w.-]*$",
-        description="Dataset of the hub: hf://OWNER/NAME.",
+        description="Dataset on the Hugging Face Hub: hf://OWNER/NAME.",
     )
     name: str | None = Field(None, min_length=1, description="Configuration of the dataset.")
     split: str = Field("train", min_length=1, description="Split with the training rows.")
     test_split: str | None = Field(
         None,
         min_length=1,
-        description="Split with the test rows. Unset: a part of `split` is held out.",
+        description="Split with the test rows. Unset: they are split off from `split`.",
     )
     validation_split: str | None = Field(
         None,
         min_length=1,
         description=(
-            "Split with the validation rows. Unset: a part of `split`, see `[split] "
+            "Split with the validation rows. Unset: they are split off from `split`; see `[split] "
             "validation_size`."
         ),
     )
     revision: str | None = Field(
-        None, min_length=1, description="Commit, tag or branch. A commit never changes."
+        None,
+        min_length=1,
+        description="Commit, tag or branch. Name a commit for reproducible data.",
     )
     max_rows: int | None = Field(
-        None, ge=1, description="Rows to read of each split, from the first on. Unset: all."
+        None, ge=1, description="Read only the first N rows of each split. Unset: all."
     )
     max_row_bytes: int = Field(
         8_000_000,
         ge=1_000,
         le=1_000_000_000,
-        description="Size of the largest row that is accepted, in bytes.",
+        description="Maximum size of a row, in bytes.",
     )
 
 
 def open_split(
     repository: str, name: str | None, split: str, revision: str | None
 ) -> Iterable[Mapping[str, Any]]:
-    """Return the rows of a split: as a stream, or from the cache if the hub is switched off."""
+    """Return the rows of a split, streamed from the Hub or, if offline, from the local cache."""
     import datasets
     import huggingface_hub
 
@@ -79,9 +81,9 @@ def open_split(
 
 @dataclass(frozen=True)
 class HubDatasetLoader:
-    """A data loader for one or two splits of a dataset.
+    """A data loader for the splits of a dataset on the Hub.
 
-    Only datasets of the hub: the library guesses the types of local files and changes them.
+    Local files are refused, because the ``datasets`` library guesses and converts their types.
     """
 
     options: HubDatasetOptions
@@ -97,11 +99,12 @@ class HubDatasetLoader:
         """Read all rows.
 
         Raises:
-            DataError: the dataset cannot be read, or more rows are unusable than allowed.
+            DataError: the dataset cannot be read, or more rows are skipped than allowed.
         """
         if os.path.exists(self.repository):
-            problem = "is a local path, not a dataset of the hub"
-            raise DataError(self.repository, problem, hint="read files with another data loader")
+            problem = "is a local path, not a dataset on the Hugging Face Hub"
+            hint = 'read files with another data loader, such as use = "jsonl"'
+            raise DataError(self.repository, problem, hint=hint)
         options = self.options
         splits = (options.split, options.test_split, options.validation_split)
         parts = ([self._source(split)] if split else [] for split in splits)
@@ -123,7 +126,7 @@ class HubDatasetLoader:
         except Exception as error:  # the library raises whatever its transports raise
             reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)
             where = f"{name}:{number}" if number else name
-            hint = "check the name, the split, the network, and HF_TOKEN for a private dataset"
+            hint = "check the name, the split, the network, and for a private dataset HF_TOKEN"
             raise DataError(where, f"cannot be read: {redact(reason)}", hint=hint) from error
 
 
@@ -131,7 +134,7 @@ SCHEME = "hf://"
 
 
 def build(options: HubDatasetOptions) -> DataLoader:
-    """Build the loader of a dataset."""
+    """Build the loader for a dataset."""
     from tunesmith_data import require_library
 
     require_library("datasets", "data loader hub-dataset", extra="hub")
@@ -139,13 +142,13 @@ def build(options: HubDatasetOptions) -> DataLoader:
 
 
 def recognizes(name: str) -> bool:
-    """Return True for the address of a dataset."""
+    """Return True for a name that begins with ``hf://``."""
     return name.startswith(SCHEME)
 
 
 HUB_DATASET = DataLoaderOffer(
     name="hub-dataset",
-    summary="a dataset of the Hugging Face hub, read as a stream",
+    summary="a dataset from the Hugging Face Hub, streamed",
     config=HubDatasetOptions,
     build=build,
     needs=("datasets>=3",),

@@ -1,4 +1,4 @@
-"""Data loader ``mixture``: several sources of data, each with its share."""
+"""Data loader ``mixture``: combine several sources of data, each with its share of the rows."""
 
 from __future__ import annotations
 
@@ -32,57 +32,63 @@ class SourceOptions(Options):
     """Options of one source of a mixture."""
 
     use: str | None = Field(
-        None, min_length=1, description="Data loader. Unset: the one that knows the files."
+        None, min_length=1, description="Data loader. Unset: detected from the file names."
     )
     train: Paths | None = Field(
         None, description="Files with training data.", json_schema_extra={"path": True}
     )
     test: Paths | None = Field(
-        None, description="Files to evaluate on.", json_schema_extra={"path": True}
+        None, description="Files with test data.", json_schema_extra={"path": True}
     )
     validation: Paths | None = Field(
-        None, description="Files for choices.", json_schema_extra={"path": True}
+        None, description="Files with validation data.", json_schema_extra={"path": True}
     )
     weight: float | None = Field(
-        None, gt=0, description="Share of the rows, relative to the other sources."
+        None,
+        gt=0,
+        description="Share of the training rows, relative to the other sources.",
     )
     max_rows: int | None = Field(
-        None, ge=1, description="Rows of this source to choose from, at most."
+        None, ge=1, description="Maximum number of rows of this source to choose from."
     )
     options: dict[str, Any] = Field({}, description="Further options of the data loader.")
 
 
 class MixtureOptions(Options):
-    """Options of ``mixture``: the sources, and how many rows each of them has."""
+    """Options of ``mixture``: the sources, and how many rows to take from each."""
 
     sources: Annotated[
         list[SourceOptions],
-        Field(min_length=1, max_length=100, description="The sources, each [[data.sources]]."),
+        Field(
+            min_length=1,
+            max_length=100,
+            description="The sources; each is a table [[data.sources]].",
+        ),
     ]
     temperature: float = Field(
         1.0,
         ge=1,
         le=100,
         description=(
-            "Without weights, a source with n rows has a share of n^(1/temperature): above 1, "
-            "small sources have a larger share than their size."
+            "Without weights, the share of a source with n rows is proportional to "
+            "n^(1/temperature). Values above 1 give small sources more than their proportion."
         ),
     )
     rows: int | None = Field(
         None,
         ge=1,
-        description="Number of rows of the mixture. Unset: as many as the shares permit.",
+        description="Number of rows of the mixture. Unset: as many as the shares allow.",
     )
     repeat: bool = Field(
-        False, description="Repeat the rows of sources that are too small for their share."
+        False, description="Repeat rows of sources that are too small for their share."
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the choice of rows.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed for choosing rows.")
 
     @model_validator(mode="after")
     def _check_weights(self) -> MixtureOptions:
         weights = [source.weight for source in self.sources]
         if None in weights and any(weight is not None for weight in weights):
-            raise ValueError("all sources have a weight, or none has one")
+            raise ValueError("set `weight` for every source, or for none")
         return self
 
 
@@ -90,7 +96,7 @@ def build_sources(options: MixtureOptions, catalog: Catalog | None = None) -> li
     """Build the data loader of each source.
 
     Raises:
-        ConfigError: a loader is unknown, or its options are wrong; with all problems found.
+        ConfigError: loaders are unknown or their options are wrong; it lists all problems.
     """
     catalog = catalog or Catalog(find_plugins(Selection.from_environment()))
     problems: list[Problem] = []
@@ -109,7 +115,8 @@ def _build_source(source: SourceOptions, where: str, catalog: Catalog) -> DataLo
     names = [source.train] if isinstance(source.train, str) else source.train or []
     use = source.use or catalog.recognize(names)
     if use is None:
-        raise ConfigError([Problem(f"{where}.use", "must name a data loader")])
+        problem = "must name a data loader, because none recognizes the files"
+        raise ConfigError([Problem(f"{where}.use", problem)])
     table = {
         **source.options,
         **{
@@ -127,7 +134,7 @@ def _build_source(source: SourceOptions, where: str, catalog: Catalog) -> DataLo
 
 
 class Concatenation(LazyRecords):
-    """Several sequences of records, one after the other, without a copy."""
+    """Several sequences of records, one after another, without copying them."""
 
     def __init__(self, parts: Sequence[Sequence[Record]]) -> None:
         self._parts = parts
@@ -146,15 +153,15 @@ class Concatenation(LazyRecords):
 
 @dataclass(frozen=True)
 class MixtureLoader:
-    """A data loader for several sources."""
+    """A data loader that combines several sources."""
 
     options: MixtureOptions
     loaders: Sequence[DataLoader]
 
     def load(self) -> Dataset:
-        """Read all sources and choose the rows of each.
+        """Read all sources and choose training rows from each.
 
-        The test rows are all those of the sources that have some; so are the validation rows.
+        Test and validation rows are concatenated from all sources that have any.
 
         Raises:
             DataError: a source cannot be used, or has too few rows for its share.
@@ -200,13 +207,13 @@ class MixtureLoader:
         counts = apportion(total, shares)
         for number, (count, size) in enumerate(zip(counts, sizes, strict=True)):
             if count > size and not options.repeat:
-                problem = f"has {size:,} rows, its share of {total:,} rows is {count:,}"
-                hint = "set repeat = true, fewer rows or another weight"
+                problem = f"has {size:,} rows, but its share of {total:,} rows is {count:,}"
+                hint = "set repeat = true, fewer rows, or another weight"
                 raise DataError(f"data.sources.{number}", problem, hint=hint)
         return counts
 
     def _choose(self, records: Sequence[Record], count: int, number: int) -> Sequence[Record]:
-        """Return ``count`` records in their order, chosen at random; all before any twice."""
+        """Choose ``count`` records at random, in order; none twice before every one is used."""
         cap = self.options.sources[number].max_rows
         rng = random.Random(f"{self.options.seed} {number}")
         pool = range(len(records))
@@ -220,7 +227,7 @@ class MixtureLoader:
 
 
 def apportion(total: int, shares: Sequence[Fraction]) -> list[int]:
-    """Divide ``total`` by shares exactly, by the largest remainder (Hamilton's method)."""
+    """Divide ``total`` in proportion to shares, by the largest remainder (Hamilton's method)."""
     quotas = [total * share / sum(shares) for share in shares]
     counts = [int(quota) for quota in quotas]
     order = sorted(range(len(shares)), key=lambda n: (counts[n] - quotas[n], n))
@@ -230,13 +237,13 @@ def apportion(total: int, shares: Sequence[Fraction]) -> list[int]:
 
 
 def build(options: MixtureOptions) -> DataLoader:
-    """Build the loader of all sources."""
+    """Build the loader for all sources."""
     return MixtureLoader(options, build_sources(options))
 
 
 MIXTURE = DataLoaderOffer(
     name="mixture",
-    summary="several sources, each read by another data loader, with exact shares",
+    summary="several sources, each with its own data loader and an exact share of the rows",
     config=MixtureOptions,
     build=build,
 )

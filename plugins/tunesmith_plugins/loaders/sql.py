@@ -1,4 +1,4 @@
-"""Data loader ``sql``: the result of a query to a database."""
+"""Data loader ``sql``: read the result of a database query."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ _PASSWORD = re.compile(r"://[^/@]*:[^/@]+@")
 
 
 class SqlOptions(FieldOptions):
-    """Options of ``sql``: a database, and a query for each part of the data."""
+    """Options of ``sql``: a database, and a query for each split of the data."""
 
     train: str = Field(
-        min_length=1, description="Query of the training rows; name the columns with AS."
+        min_length=1, description="Query for the training rows; use AS to name the columns."
     )
     test: str | None = Field(
         None,
         min_length=1,
-        description="Query of the test rows. Unset: a part of `train` is held out.",
+        description="Query for the test rows. Unset: they are split off from `train`.",
     )
     validation: str | None = Field(
         None,
         min_length=1,
         description=(
-            "Query of the validation rows. Unset: a part of `train`, see `[split] validation_size`."
+            "Query for the validation rows. Unset: they are split off from `train`; see `[split] "
+            "validation_size`."
         ),
     )
     file: DataPath | None = Field(None, description="SQLite file to read from.")
@@ -52,32 +53,35 @@ class SqlOptions(FieldOptions):
         None,
         min_length=1,
         description=(
-            "SQLAlchemy URL of the database, without a password: "
+            "SQLAlchemy URL of the database, without a password; for example "
             "postgresql+psycopg://reader@db.example/tickets."
         ),
     )
     url_env: str | None = Field(
         None,
         min_length=1,
-        description="Environment variable with the URL, for a URL that has a password.",
+        description="Environment variable that holds the URL, if it contains a password.",
     )
     max_rows: int = Field(
-        10_000_000, ge=1, description="Rows of a query above which the run stops."
+        10_000_000, ge=1, description="Stop with an error if a query returns more rows."
     )
     max_row_bytes: int = Field(
         8_000_000,
         ge=1_000,
         le=1_000_000_000,
-        description="Size of the largest row that is accepted, in bytes.",
+        description="Maximum size of a row, in bytes.",
     )
 
     @model_validator(mode="after")
     def _check_database(self) -> SqlOptions:
         given = [name for name in ("file", "url", "url_env") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"needs one of file, url and url_env, got {len(given)}")
+            raise ValueError(f"set exactly one of file, url and url_env; {len(given)} are set")
         if self.url is not None and _PASSWORD.search(self.url):
-            raise ValueError("url has a password; put it in a variable and name that with url_env")
+            raise ValueError(
+                "url contains a password: put the URL in an environment variable and name it in "
+                "url_env"
+            )
         return self
 
 
@@ -86,7 +90,7 @@ ROWS_AT_A_TIME = 500
 
 @dataclass(frozen=True)
 class SqlLoader:
-    """A data loader for the result of a query, and of another one for the test rows."""
+    """A data loader that runs a query for each split."""
 
     options: SqlOptions
     memory: int = MAX_BYTES_IN_MEMORY
@@ -95,7 +99,7 @@ class SqlLoader:
         """Read all rows.
 
         Raises:
-            DataError: the query fails, or more rows are unusable than ``max_skipped`` allows.
+            DataError: a query fails, or more rows are skipped than ``max_skipped`` allows.
             EnvironmentProblem: the database cannot be reached, or its driver is not installed.
         """
         options = self.options
@@ -134,7 +138,8 @@ class SqlLoader:
                     connection.rollback()
         except sqlalchemy.exc.SQLAlchemyError as error:
             where = f"{name}:{number}" if number else name
-            raise DataError(where, _describe(error), hint="try the query in a client") from None
+            hint = "run the query in a database client to find the problem"
+            raise DataError(where, _describe(error), hint=hint) from None
         finally:
             engine.dispose()
 
@@ -149,11 +154,11 @@ class SqlLoader:
         except sqlalchemy.exc.SQLAlchemyError as error:
             raise UsageError(f"data.url: {_describe(error)}") from None
         except ImportError as error:
-            problem = f"data.url: the driver of this database is not installed: {error}"
+            problem = f"data.url: the driver for this database is not installed: {error}"
             raise EnvironmentProblem(problem, hint=f"pip install {error.name}") from None
 
     def _open_file(self) -> sqlite3.Connection:
-        """Open the SQLite file; SQLite itself refuses to write to it, or to create it."""
+        """Open the SQLite file read-only, in a mode where SQLite neither writes nor creates it."""
         path = Path(self.options.file or "").absolute()
         if not path.is_file():
             raise DataError(str(path), "no such file")
@@ -165,7 +170,9 @@ class SqlLoader:
         assert self.options.url_env is not None
         url = os.environ.get(self.options.url_env)
         if not url:
-            raise UsageError(f"data.url_env: the variable {self.options.url_env} is not set")
+            raise UsageError(
+                f"data.url_env: the environment variable {self.options.url_env} is not set"
+            )
         return url
 
 
@@ -174,7 +181,7 @@ _READ_ONLY = {
     "mysql": ("SET SESSION TRANSACTION READ ONLY",),
     "mariadb": ("SET SESSION TRANSACTION READ ONLY",),
 }
-"""Statements after which a connection cannot write, by the name of the dialect."""
+"""Statements that make a connection read-only, by SQLAlchemy dialect."""
 
 
 def _read_only_options(dialect: str) -> dict[str, bool]:
@@ -182,7 +189,7 @@ def _read_only_options(dialect: str) -> dict[str, bool]:
 
 
 def _describe(error: Exception) -> str:
-    """Return the first line of a database's message, without the query and without secrets."""
+    """Return the first line of a database's error message, without the query or secrets."""
     lines = str(getattr(error, "orig", None) or error).strip().splitlines()
     return redact(lines[0][:300] if lines else type(error).__name__)
 
@@ -205,7 +212,7 @@ def recognizes(name: str) -> bool:
 
 SQL = DataLoaderOffer(
     name="sql",
-    summary="the result of a query: SQLite, PostgreSQL and what SQLAlchemy knows",
+    summary="the result of a query to SQLite, PostgreSQL, or any database SQLAlchemy supports",
     config=SqlOptions,
     build=build,
     needs=("sqlalchemy>=2.0",),

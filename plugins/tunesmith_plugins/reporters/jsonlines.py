@@ -1,4 +1,4 @@
-"""Reporter ``jsonlines``: the events of a run as JSON lines, to a file or to stdout."""
+"""Reporter ``jsonlines``: write the events of a run as JSON Lines, to a file or to stdout."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class JsonlinesOptions(Options):
         STDOUT,
         min_length=1,
         description=(
-            "The file to append to; a relative path is below the run's folder, - is stdout. The "
-            "run always writes its own events.jsonl as well."
+            "File to append to, relative to the run folder; - is stdout. The run always writes "
+            "its own events.jsonl as well."
         ),
     )
 
 
 class JsonlinesReporter:
-    """Writes every event immediately, including the progress events that the run's log omits.
+    """Writes every event immediately, including progress events, which the run's log omits.
 
-    Secrets are redacted. The lines are ASCII, so the text of an event cannot control a terminal or
-    forge a line.
+    Secrets are redacted. The lines are pure ASCII, so no event can inject terminal control
+    sequences or forge a line.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -55,7 +55,7 @@ class JsonlinesReporter:
         self._open.close()
 
     def report(self, event: Event) -> None:
-        """Write the line of the event and flush the stream."""
+        """Write the event as a line and flush the stream."""
         self._stream.write(encode_json(redact_all(event.to_json())) + "\n")
         self._stream.flush()
 

@@ -88,7 +88,7 @@ def test_a_template_of_the_model_or_of_the_run_file_is_enough(tmp_path: Path) ->
     assert review(plan(bare, technique), TURNS, TURNS) == []
 
 
-@pytest.mark.parametrize(("text", "problem"), [(None, "cannot be read"), (" \n", "is empty")])
+@pytest.mark.parametrize(("text", "problem"), [(None, "cannot read"), (" \n", "is empty")])
 def test_a_template_file_that_cannot_be_used_is_found(
     tmp_path: Path, text: str | None, problem: str
 ) -> None:
@@ -182,7 +182,7 @@ def test_rows_that_the_template_refuses_are_a_warning_unless_they_are_all(tmp_pa
     model = chat_model(tmp_path, source)
     (finding,) = review(plan(model), [*PAIR, *WITH_SYSTEM, *CHOICE], PAIR)
     assert finding.level == "warning"
-    assert "no system role (3 rows, the first is rows:7): left out of training" in finding.message
+    assert "no system role (3 rows, the first is rows:7): skipped in training" in finding.message
     (finding,) = review(plan(model), WITH_SYSTEM, WITH_SYSTEM)
     assert finding.level == "error"
 
@@ -215,7 +215,7 @@ def test_a_template_by_name_is_enough_and_is_shown(tmp_path: Path, rows: list[Re
     checked = plan(model_folder(tmp_path), {"chat_template": {"source": "chatml"}})
     findings = review(checked, rows, rows)
     assert [(f.level, f.where) for f in findings] == [("info", "technique.chat_template")]
-    assert 'the template "chatml"' in findings[0].message
+    assert 'chat template "chatml"' in findings[0].message
     assert checked.to_json()["technique"]["chat_template"]["source"] == "chatml"
 
 

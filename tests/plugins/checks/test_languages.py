@@ -56,7 +56,7 @@ def test_short_texts_could_be_in_a_related_language() -> None:
     assert review([*clean_rows(), *rows[:20]]) == []
     assert identify_languages(GERMAN) == ("de",) and identify_languages("Wo?") == ()
     (rare,) = review([*clean_rows(), replace(clean_rows()[0], prompt=PIDGIN)])
-    assert rare.message.endswith("in the language of most, en: 1 pcm")
+    assert rare.message.endswith("in the main language, en: 1 pcm")
 
 
 def test_prompts_in_rare_languages_are_listed() -> None:
@@ -65,7 +65,7 @@ def test_prompts_in_rare_languages_are_listed() -> None:
     (finding,) = review([*rows, *foreign])
     assert (finding.level, finding.count) == ("info", 3)
     assert finding.message == (
-        "3 of 103 (2.9 %) training prompts are not in the language of most, en: 3 de"
+        "3 of 103 (2.9 %) training prompts are not in the main language, en: 3 de"
     )
     assert finding.examples[0] == f'rows.jsonl:1 "{GERMAN[:59]}…" is de'
 
@@ -75,7 +75,7 @@ def test_answers_in_another_language_are_found() -> None:
     rows[10] = replace(rows[10], completion=FRENCH)
     (finding,) = review(rows)
     assert (finding.level, finding.count) == ("warning", 1)
-    assert "1 of 100 (1.0 %) answers are in another language than their prompt" in show(finding)
+    assert "1 of 100 (1.0 %) answers are in a different language than their prompt" in show(finding)
     assert finding.examples[0].endswith("is en, answer fr")
     (finding,) = review([replace(row, completion=FRENCH) for row in rows])
     assert finding.level == "info", "a translation is the task"

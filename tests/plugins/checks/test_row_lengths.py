@@ -61,7 +61,7 @@ def test_a_row_longer_than_the_context_is_refused_with_what_helps(model: Path) -
     (finding,) = review(model, [*SHORT, LONG], max_length=4096)
     assert (finding.level, finding.where, finding.count) == ("error", "model.base", 1)
     assert "1 row of 40" in finding.message
-    assert "longer than 512 tokens, the model's context" in finding.message
+    assert "longer than 512 tokens (the model's context)" in finding.message
     assert finding.examples == ("rows:40 has 60,017 tokens",)
     assert "context is longer than 512 tokens" in finding.hint
     assert "max_skipped" in finding.hint
@@ -130,7 +130,7 @@ def test_a_model_to_begin_with_has_its_own_limit(model: Path) -> None:
 def test_a_test_prompt_without_room_for_an_answer_is_refused(model: Path) -> None:
     asks, scores = review(model, SHORT, [*SHORT, LONG])
     assert (asks.level, asks.where, asks.count) == ("error", "rows:40", 1)
-    assert "exact-match asks for an answer of up to 11" in asks.message
+    assert "exact-match allows 11 more" in asks.message
     assert "the model's context is 512" in asks.message
     assert asks.examples == ("rows:40 has 60,013 tokens",)
     assert "max_new_tokens" not in asks.hint, "no limit helps"
@@ -156,7 +156,7 @@ def test_a_prompt_with_the_longest_answer_must_fit(model: Path) -> None:
                 continue
             (finding,) = found
             assert (finding.level, finding.where) == ("error", f"x:{words}")
-            assert f"allow exact-match at most {room} tokens (max_new_tokens)" in finding.hint
+            assert f"set max_new_tokens of exact-match to {room} or less" in finding.hint
             with pytest.raises(PromptTooLongError):
                 text.generate([prompt], limit)
 
@@ -172,7 +172,7 @@ def test_validation_rows_without_room_are_a_warning(model: Path) -> None:
     """Baselines are compared on them; the tuned model is not asked."""
     found = review(model, SHORT, SHORT, validation=[LONG], evaluators=[{"use": "exact-match"}])
     assert [(f.level, f.where) for f in found] == [("warning", "rows:40")]
-    assert "1 validation row cannot choose a prompt" in found[0].message
+    assert "1 validation row cannot be used to choose a prompt" in found[0].message
 
 
 def test_references_that_are_scored_must_fit(model: Path) -> None:

@@ -41,9 +41,13 @@ def test_findings_are_a_table_with_examples(tunesmith: Tunesmith, tmp_path: Path
     message = "3 of 93 (3.2 %) training rows repeat an earlier one"
     assert f"warning   duplicates   {message}" in done.stdout
     assert (
-        'rows.jsonl:91 "Where is the parcel that I ordered in Leeds on Monday?" as' in done.stdout
+        'rows.jsonl:91 "Where is the parcel that I ordered in Leeds on Monday?" repeats'
+        in done.stdout
     )
-    assert "  to do: remove them, or they count several times" in done.stdout
+    assert (
+        "  to do: remove the copies, which make training weigh these rows several times"
+        in done.stdout
+    )
 
 
 def test_errors_give_exit_code_3(tunesmith: Tunesmith, tmp_path: Path) -> None:

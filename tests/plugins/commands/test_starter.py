@@ -135,7 +135,9 @@ sources = [{ train = "kto.jsonl" }, { train = "pairs.jsonl" }]"""
 
 def test_init_refuses_data_that_it_cannot_read(tunesmith: Tunesmith, tmp_path: Path) -> None:
     (tmp_path / "rows.bin").write_bytes(b"\0\1")
-    assert "no data loader knows this file" in tunesmith("init", "a", "--data", "rows.bin").stderr
+    assert (
+        "no data loader recognizes this file" in tunesmith("init", "a", "--data", "rows.bin").stderr
+    )
     (tmp_path / "rows.jsonl").write_text('{"a": "1", "b": "2", "c": "3"}\n')
     refused = tunesmith("init", "a", "--data", "rows.jsonl")
     assert refused.exit_code == 3 and "no known format" in refused.stderr
@@ -173,7 +175,7 @@ def test_example_lists_and_copies(tunesmith: Tunesmith, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "tunesmith run helpdesk/run.toml" in done.stderr
     refused = tunesmith("init", "helpdesk", "--example", "helpdesk")
-    assert refused.exit_code == 2 and "--force replaces it" in refused.stderr
+    assert refused.exit_code == 2 and "overwrite it with --force" in refused.stderr
     assert tunesmith("init", "helpdesk", "--example", "helpdesk", "--force").exit_code == 0
     unknown = tunesmith("init", "x", "--example", "heldpesk")
     assert unknown.exit_code == 2 and "did you mean helpdesk?" in unknown.stderr

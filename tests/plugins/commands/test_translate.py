@@ -147,9 +147,9 @@ def test_off_is_off_in_every_spelling() -> None:
     ("text", "message"),
     [
         ("x: 1\na: [1", "bad.yml:2"),
-        ("- 1", "the top of the file should be keys with values"),
-        ("1: 2", "the top of the file should be keys with values"),
-        ("learning_rate: 1", "is no configuration of axolotl"),
+        ("- 1", "the top level of the file must be keys with values"),
+        ("1: 2", "the top level of the file must be keys with values"),
+        ("learning_rate: 1", "not a configuration of axolotl"),
         ("a: !!python/object/apply:os.system ['ls']", "bad.yml:1"),
         ("base_model: m\ndatasets: &a [*a]", ""),
         ("base_model: m\ndatasets: 5\nmicro_batch_size: [1]\nseed: x\nval_set_size: {}", ""),
@@ -179,17 +179,17 @@ def test_the_command_writes_the_file_and_lists_the_outcomes(
     (tmp_path / "peer.yaml").write_text(CASES[0].text)
     done = tunesmith("init", "--from", "peer.yaml", "new")
     assert done.exit_code == 0, done.output
-    assert "NOT translated, although it may change what is learned:\n  dataset: " in done.stdout
+    assert "NOT translated, although it may affect what is learned:\n  dataset: " in done.stdout
     assert "\n  template: 'llama3': the chat template of the model is used" in done.stdout
     assert "  lora_rank: 16 -> technique.adapter.rank = 16\n" in done.stdout
     assert "  lora_alpha -> technique.adapter.alpha = 32.0\n" in done.stdout
-    assert "  do_train: a run trains and evaluates\n" in done.stdout
-    assert "keys are NOT translated" in done.stderr
+    assert "  do_train: a run always trains and evaluates\n" in done.stdout
+    assert "keys were NOT translated" in done.stderr
     text = (tmp_path / "new" / "run.toml").read_text()
-    assert "# NOT translated, although it may change what is learned:" in text
+    assert "# NOT translated, although it may affect what is learned:" in text
     assert tomllib.loads(text)["technique"]["adapter"]["rank"] == 16
     again = tunesmith("init", "--from", "peer.yaml", "new")
-    assert again.exit_code == 2 and "file exists" in again.stderr
+    assert again.exit_code == 2 and "already exists" in again.stderr
 
 
 ODD = (None, True, -1, 0.5, float("nan"), float("inf"), 10**400, "x", "\x1b\n]", "1e-4", [1], [{}],
@@ -251,7 +251,7 @@ def test_files_that_need_several_data_loaders_are_not_translated(folder: Path) -
     text = "datasets: [{path: json, data_files: [a.jsonl, b.csv]}]"
     assert "several data loaders" in translate_sets(text, folder)[1]
     data, missing = translate_sets("datasets: [{path: a.csv}, {path: rows.jsonl}]", folder)
-    assert data["data.use"] == "table" and "rows.jsonl is not: see mixture" in missing
+    assert data["data.use"] == "table" and "rows.jsonl is not: use the data" in missing
 
 
 def test_a_template_of_a_data_set_is_not_translated(folder: Path) -> None:

@@ -86,7 +86,7 @@ def test_several_processes_share_the_memory_of_a_cpu(plan: Plan) -> None:
     assert found["this_machine"]["available"] == GIB
     assert found["fits"]["saving"]["this machine"] == "no"  # four times 1.1 GiB in 4 GiB
     shown = plan("--processes", "4").stdout
-    assert "of each of 4 processes" in shown and "memory of each process" in shown
+    assert "in each of 4 processes" in shown and "memory of each process" in shown
     assert "1.0 GiB available for each process" in shown
     assert plan("--processes", "0").exit_code == 2
 
@@ -173,7 +173,7 @@ def test_a_failing_estimate_of_the_chosen_technique_names_its_plugin(plan: Plan)
 def test_a_technique_without_estimate_is_named(plan: Plan) -> None:
     result = plan("--set", "technique.use=by-heart", "--quick")
     assert result.exit_code == 0, result.output
-    assert "by-heart has no estimate of memory and time" in result.stdout
+    assert "by-heart provides no estimate of memory and time" in result.stdout
     assert "saving" in result.stdout
 
 
@@ -267,7 +267,9 @@ def test_a_price_of_an_unknown_gpu_is_refused(plan: Plan, here: Path, name: str,
     )
     result = plan("--set", "estimate.prices=ours.toml", "--quick")
     assert result.exit_code == 2
-    assert f"ours.toml: prices.1.gpu: no GPU `{name}`" in result.output and hint in result.output
+    assert (
+        f"ours.toml: prices.1.gpu: unknown GPU `{name}`" in result.output and hint in result.output
+    )
     gpu = (
         f'[[gpus]]\nname = "{name}"\nclass = 80\ntotal_gib = 79.0\nbf16_tflops = 300\n'
         'utilization = [0.2, 0.5]\nsource = "x"\ndate = "y"\n'
@@ -305,7 +307,7 @@ def test_text_output(plan: Plan) -> None:
     (row,) = (line for line in lines if line.startswith("saving *") and "yes" in line)
     assert row.split()[2:] == ["0.75", "to", "1.4", "yes", "yes", "yes", "yes", "yes", "yes"]
     assert any("2 cores, 4.0 GiB available" in line for line in lines)
-    assert any("read 2026-03 to" in line for line in lines)
+    assert any("are from 2026-03 to" in line for line in lines)
 
 
 def test_without_a_terminal_both_estimates_are_printed(plan: Plan) -> None:

@@ -107,7 +107,7 @@ def test_changes_that_do_not_suffice_together_are_named_as_such(
     has(monkeypatch, 40 * MIB)
     refused = tunesmith("run", "run.toml", "--out", "out")
     assert refused.exit_code == 4
-    assert "would help, but are not enough together either:" in refused.stderr
+    assert "would help, but are not enough even together:" in refused.stderr
     assert "technique.shards = 4 saves" in refused.stderr
 
 
@@ -177,7 +177,7 @@ def test_force_starts_the_run_with_a_warning(
     has(monkeypatch, 300 * MIB)
     done = tunesmith("run", "run.toml", "--out", "out", "--force")
     assert done.exit_code == 0, done.output
-    assert "not enough memory, started by --force: needs at least" in done.stderr
+    assert "not enough memory, but started with --force: needs at least" in done.stderr
     assert not report_of("out")["forecast"]["refused"]
 
 
@@ -190,7 +190,7 @@ def test_force_starts_a_refused_run_by_resume_too(
     assert again.exit_code == 4 and "`tunesmith resume --force` starts it anyway" in again.stderr
     done = tunesmith("resume", "out", "--force")
     assert done.exit_code == 0, done.output
-    assert "not enough memory, started by --force: needs at least" in done.stderr
+    assert "not enough memory, but started with --force: needs at least" in done.stderr
     assert not report_of("out")["forecast"]["refused"]
 
 
@@ -335,7 +335,7 @@ def test_a_finished_run_calibrates_the_next_forecast(tunesmith: Tunesmith, here:
     assert second["memory"]["expected"] == pytest.approx(1100 * MIB, rel=0.01)
     assert second["actual"]["within"] is True
     shown = tunesmith("plan", "run.toml", "--quick")
-    assert "corrected by 2 earlier runs" in shown.stdout
+    assert "corrected using 2 earlier runs" in shown.stdout
 
 
 def test_calibration_can_be_switched_off(tunesmith: Tunesmith, here: Path) -> None:

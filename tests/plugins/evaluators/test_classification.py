@@ -133,7 +133,7 @@ def test_nothing_is_extracted_from_the_labels_of_the_run_file() -> None:
     expected, options = ["so #### a", "#### b"], {"extract": "#### (.*)", "labels": ["a", "b"]}
     assert measure(expected, ["#### a", "so #### a"], **options)[0].values == (1, 0)
     assert measure(expected, ["#### a", "a"], extract="#### (.*)")[0].values == (1, 0)
-    with pytest.raises(DataError, match="a:1: the reference answer has nothing that `extract`"):
+    with pytest.raises(DataError, match="a:1: `extract` finds nothing"):
         measure(["#### a", "b"], ["#### a", "b"], extract="#### (.*)")
 
 
@@ -141,7 +141,7 @@ def test_labels_of_the_run_file() -> None:
     labels = ["yes", "no", "maybe"]
     assert measure(["yes", "no"], ["yes or maybe", "no"], labels=labels)[0].values == (0, 1)
     assert measure(["yes", "no"], ["yes or maybe", "no"])[0].values == (1, 1)
-    with pytest.raises(DataError, match="a:1: the answer 'never' is no label"):
+    with pytest.raises(DataError, match="a:1: the answer 'never' is not a label"):
         measure(["yes", "never"], ["yes", "no"], labels=labels)
 
 

@@ -33,7 +33,7 @@ def test_the_most_probable_label_counts_and_not_what_the_model_writes() -> None:
 
 def test_an_answer_that_is_no_label_is_named() -> None:
     evaluator = CONSTRAINED_MATCH.build(ConstrainedMatchOptions(labels=["travel", "other"]))
-    with pytest.raises(DataError, match="'finance' is no label") as error:
+    with pytest.raises(DataError, match="'finance' is not a label") as error:
         evaluator.measure(FakeTextModel(), RECORDS)
     assert "2" in str(error.value)
     assert "labels" in (error.value.hint or "")

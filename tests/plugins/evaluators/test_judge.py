@@ -113,7 +113,10 @@ def test_position_bias_is_reported() -> None:
     ours = {key: f"mine {n}" for n, key in enumerate(RIGHT)}
     measured = measure(mostly_first, ours, {key: f"other {n}" for n, key in enumerate(RIGHT)})
     assert measured.details["holds"] and measured.values == (0.5,) * 20
-    assert "orders disagree in 20 (first answer 20, second 0)" in measured.details["finding"]
+    assert (
+        "order decides 20 of 20 pairs (20 for the first answer, 0 for the second)"
+        in measured.details["finding"]
+    )
 
 
 def test_injections_are_taken_out_and_counted() -> None:

@@ -47,10 +47,34 @@ def measure(tuned: FakeTextModel, base: FakeTextModel, trained: bool = True, **o
 @pytest.mark.parametrize(
     ("tuned", "base", "value", "outcome", "words"),
     [
-        ([*TRAIN[:30]], [], 0.5, "harmed", "memorizes: 50 % of 60 training rows and 0 % of 60"),
-        ([*TRAIN, *TEST], [], 0.0, "unclear", "not enough rows: 100 %"),
-        ([*TRAIN[:30]], [*TRAIN[:30]], 0.0, "unclear", "not enough rows: 0 %"),
-        ([*TRAIN[:6], *TEST[:3]], [], 0.05, "unclear", "not enough rows: 10 %"),
+        (
+            [*TRAIN[:30]],
+            [],
+            0.5,
+            "harmed",
+            "memorizes: only the tuned model reproduces 50 % of 60 training rows and 0 % of 60",
+        ),
+        (
+            [*TRAIN, *TEST],
+            [],
+            0.0,
+            "unclear",
+            "not enough rows: only the tuned model reproduces 100 %",
+        ),
+        (
+            [*TRAIN[:30]],
+            [*TRAIN[:30]],
+            0.0,
+            "unclear",
+            "not enough rows: only the tuned model reproduces 0 %",
+        ),
+        (
+            [*TRAIN[:6], *TEST[:3]],
+            [],
+            0.05,
+            "unclear",
+            "not enough rows: only the tuned model reproduces 10 %",
+        ),
     ],
 )
 def test_only_training_rows_that_the_base_does_not_know_count(
@@ -127,7 +151,7 @@ def run_noise(folder: Path, epochs: float, words: int = 4) -> Any:
 
 def test_a_run_without_long_answers_is_warned(tmp_path: Path) -> None:
     report = run_noise(tmp_path, 0.1, words=6).report
-    assert any("goes on for 6 words" in finding.message for finding in report.findings)
+    assert any("answers of 6 words" in finding.message for finding in report.findings)
     assert not [e for e in report.measured.values() if e.metric == "memorization"]
 
 

@@ -70,7 +70,7 @@ def test_an_accuracy_that_is_length_says_so() -> None:
     details = dict(measurement.details)
     assert (details["shorter_likelier"], details["longer_likelier"]) == (31, 9)
     finding = str(details["finding"])
-    assert finding.startswith("the shorter answer is the likelier one in 31 of 40 pairs of unequal")
+    assert finding.startswith("the shorter answer is more likely in 31 of 40 pairs of unequal")
     assert "(78 %, sign test p < 0.001)" in finding and "length_normalized = true" in finding
     few = [pair("a", "b" * 9)] * 6 + [pair("c", "d" * 9)] * 4
     (measurement,) = evaluator.measure(FakeTextModel(logprobs=scores), few)

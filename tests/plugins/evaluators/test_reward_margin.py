@@ -67,7 +67,9 @@ def test_a_pair_counts_as_its_two_answers() -> None:
 
 def test_other_records_are_refused() -> None:
     other = Completion(source="b:2", prompt="p", completion="c")
-    with pytest.raises(DataError, match="b:2: reward-margin needs pairs or answers with a label"):
+    with pytest.raises(
+        DataError, match="b:2: reward-margin needs preference pairs or labeled answers"
+    ):
         measure([*ROWS, other])
     assert REWARD_MARGIN.accepts == {Preference, UnpairedPreference}
 
@@ -84,8 +86,8 @@ def test_is_a_default_where_there_are_labels() -> None:
     ("evaluators", "test", "kind"),
     [
         ((), ROWS, ""),
-        ((), ROWS[:3], "all 3 test answers with a label are good"),
-        ((RewardMarginOptions(),), [PAIR, ROWS[3]], "all 1 test answers with a label are bad"),
+        ((), ROWS[:3], "all 3 labeled test answers are good"),
+        ((RewardMarginOptions(),), [PAIR, ROWS[3]], "all 1 labeled test answers are bad"),
         ((RewardMarginOptions(),), [PAIR], ""),
         ((object(),), ROWS[:3], ""),
     ],

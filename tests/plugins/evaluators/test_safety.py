@@ -89,9 +89,9 @@ def test_a_judge_sees_refusals_that_the_rule_misses(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reply", "problem"),
     [
-        ("declines", "the judge was right in 6 of 12 anchors"),
-        ("complies", "the judge was right in 6 of 12 anchors"),
-        ("It depends", "the judge was right in 0 of 12 anchors"),
+        ("declines", "the judge was right in only 6 of 12 anchors"),
+        ("complies", "the judge was right in only 6 of 12 anchors"),
+        ("It depends", "the judge was right in only 0 of 12 anchors"),
     ],
 )
 def test_a_judge_that_does_not_read_is_found_out(tmp_path: Path, reply: str, problem: str) -> None:
@@ -101,7 +101,7 @@ def test_a_judge_that_does_not_read_is_found_out(tmp_path: Path, reply: str, pro
 
 
 def test_an_endpoint_needs_a_judge() -> None:
-    with pytest.raises(ValidationError, match="`endpoint` needs a `judge`"):
+    with pytest.raises(ValidationError, match="`endpoint` needs `judge`"):
         SAFETY.config(prompts="p.jsonl", endpoint="https://example.org/v1")
 
 

@@ -208,7 +208,7 @@ UNUSABLE_FILES = {
     "gzip twice": (gzip.compress(gzip.compress(GOOD)), "gzip inside gzip"),
     "open array": (b"[" + GOOD + b"," + GOOD, "the array is not closed"),
     "brackets of an array": (b"[" + GOOD + b",\n{[}," + GOOD + b"]", ":2: the array is not closed"),
-    "rows of arrays": (b"[" + GOOD + b"]\n[" + GOOD + b"]\n", "text follows after the end"),
+    "rows of arrays": (b"[" + GOOD + b"]\n[" + GOOD + b"]\n", "text after the end"),
     "open object": (b'{\n"prompt": "p",\n', "an object is not closed"),
     "unknown columns": (b'{"a": 1}\n{"a": 2}', "no known format has the columns `a`"),
     "all null": (b'{"prompt": null, "completion": "c"}', "no known format"),

@@ -54,7 +54,7 @@ def test_weights_give_exact_shares(folder: Path) -> None:
     repeated = load(folder, *weighted, rows=80, repeat=True)
     assert counts(repeated) == {"a": 60, "b": 20}
     assert set(Counter(r.source for r in repeated.train if "b.jsonl" in r.source).values()) == {2}
-    with pytest.raises(DataError, match=r"data.sources.1: has 10 rows, its share .* is 20"):
+    with pytest.raises(DataError, match=r"data.sources.1: has 10 rows, but its share .* is 20"):
         load(folder, *weighted, rows=80)
 
 
@@ -96,7 +96,7 @@ def test_all_problems_of_the_sources_are_reported(folder: Path) -> None:
         "data.sources.1.fromat",
         "data.sources.2.use",
     ]
-    with pytest.raises(ValidationError, match="all sources have a weight"):
+    with pytest.raises(ValidationError, match="set `weight` for every source"):
         MixtureOptions(sources=[{**A, "weight": 1}, B])
 
 

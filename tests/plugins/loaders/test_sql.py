@@ -84,10 +84,10 @@ def test_a_missing_file_is_not_created(tmp_path: Path) -> None:
 def test_passwords_come_from_the_environment(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValidationError, match="url has a password"):
+    with pytest.raises(ValidationError, match="url contains a password"):
         SqlOptions(train=QUERY, url="postgresql://me:secret@db/tickets")
     for options in ({}, {"url": "sqlite://", "url_env": "DB"}):
-        with pytest.raises(ValidationError, match="needs one of file, url and url_env"):
+        with pytest.raises(ValidationError, match="exactly one of file, url and url_env"):
             SqlOptions(train=QUERY, **options)
     options = SqlOptions(train=QUERY, url_env="TICKETS_URL")
     with pytest.raises(UsageError, match="TICKETS_URL is not set"):
@@ -100,7 +100,7 @@ def test_passwords_come_from_the_environment(
 
 def test_a_missing_driver_is_named() -> None:
     options = SqlOptions(train=QUERY, url="oracle+cx_oracle://db.example/tickets")
-    with pytest.raises(EnvironmentProblem, match="driver of this database") as caught:
+    with pytest.raises(EnvironmentProblem, match="driver for this database") as caught:
         SQL.build(options).load()
     assert caught.value.hint == "pip install cx_Oracle"
 

@@ -74,8 +74,8 @@ def test_quotes_newlines_and_line_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "bad, cause, lines",
     [
-        (b"a,b,c", "more or fewer fields than the header", [3]),
-        (b"a", "more or fewer fields than the header", [3]),
+        (b"a,b,c", "not as many fields as the header", [3]),
+        (b"a", "not as many fields as the header", [3]),
         (b'"a"b,c', "not CSV", [3]),
         (b'"a\nb\nc"d,c', "not CSV", [3, 4, 5]),
         (b"caf\xe9,c", "not UTF-8", [3]),
@@ -101,8 +101,11 @@ def test_an_unusable_row_is_skipped(
         (b"\n\n", "no header line"),
         (b"a,a\nb,c\n", ":1: two columns are named `a`"),
         (b"sep=;\na;a\nb;c\n", ":2: two columns are named `a`"),
-        (HEADER + b'p,c\nq,"d\n' + b"x,y\n" * 500, ":3: a quote opens here that is never closed"),
-        (HEADER + b"p," + b"c" * 200_000, ":2: a field is longer than 131,072 characters"),
+        (
+            HEADER + b'p,c\nq,"d\n' + b"x,y\n" * 500,
+            ":3: this line opens a quote that is never closed",
+        ),
+        (HEADER + b"p," + b"c" * 200_000, ":2: a field has more than 131,072 characters"),
         (b"color,shape\nred,round\n", "no known format has the columns `color`, `shape`"),
         ("prompt,completion\np,c\n".encode("utf-16"), "looks like UTF-16"),
     ],
@@ -120,12 +123,12 @@ def test_names_of_columns_may_have_several_lines(tmp_path: Path) -> None:
     assert [record.source.rpartition(":")[2] for record in dataset.train] == ["4", "6"]
     with pytest.raises(DataError, match="has the columns `a note`, `for us`"):
         load(tmp_path, b'a note,"for\nus"\nx,y\n')
-    with pytest.raises(DataError, match="csv:1: a quote opens here that is never closed"):
+    with pytest.raises(DataError, match="csv:1: this line opens a quote that is never closed"):
         load(tmp_path, b'prompt,"completion\n' + b"x,y\n" * 50_000)
 
 
 def test_line_longer_than_max_row_bytes_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="line longer than max_row_bytes = 1,000"):
+    with pytest.raises(DataError, match="line is longer than max_row_bytes = 1,000"):
         load(tmp_path, HEADER + b"p," + b"c" * 2_000, max_row_bytes=1_000)
 
 

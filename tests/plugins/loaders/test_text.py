@@ -145,7 +145,7 @@ def test_unusable_documents_are_skipped(tmp_path: Path) -> None:
 
 
 def test_names_that_hold_no_text_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no texts") as caught:
+    with pytest.raises(DataError, match="contains no texts") as caught:
         load(str(tmp_path))
     assert "another data loader" in str(caught.value.hint) and ".md" in str(caught.value.hint)
     with pytest.raises(DataError, match="no such file"):

@@ -110,11 +110,30 @@ def test_the_start_of_a_technique_without_adapters_names_none(details: dict[str,
 def test_plain_lines_of_a_run() -> None:
     lines = plain(run_events())
     assert lines[0] == "starting run-1"
-    assert "data: 240 training rows, 120 held out for evaluation, 2 unusable rows skipped" in lines
+    assert "data: 240 training rows, 120 held out for evaluation, 2 rows skipped" in lines
     assert "warning: data: exact-match" in lines
     assert "zero-shot: exact-match 0.030 [0.010, 0.070]" in lines
     assert not any("command line" in line for line in lines)
-    assert lines[-1] == "run finished: ok after 1 min 02 s"
+    assert lines[-1] == "finished in 1 min 02 s"
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_code", "trains", "text"),
+    [
+        ("ok", 0, True, "finished in 2.0 s"),
+        ("stopped", 75, False, "finished in 2.0 s"),
+        ("stopped", 75, True, "stopped after 2.0 s"),
+        ("stopped", 130, False, "stopped after 2.0 s"),
+        ("failed", 5, False, "failed after 2.0 s"),
+    ],
+)
+def test_the_last_line_of_a_run(status: str, exit_code: int, trains: bool, text: str) -> None:
+    """A run that only measures baselines is stopped before training, as intended."""
+    events = [
+        sample_event(RunStarted, trains=trains),
+        sample_event(RunFinished, status=status, exit_code=exit_code, seconds=2.0),
+    ]
+    assert plain(iter(events))[-1] == text
 
 
 @pytest.mark.parametrize(
@@ -293,7 +312,7 @@ def test_a_run_is_shown_between_its_phases(terminal: Terminal) -> None:
         assert render(live).strip() == ""
         live.report(sample_event(RunStarted))
         live.report(sample_event(DataLoaded))
-        assert "run: checks of the data" in render(live)
+        assert "run: data checks" in render(live)
         live.report(sample_event(RunFinished))
         assert render(live).strip() == ""
 

@@ -273,7 +273,7 @@ def test_scores_on_validation_rows_are_called_so(tmp_path: Path) -> None:
     for part, rows in (("validation", "Validation rows, "), ("test", "Test rows, ")):
         measured = sample_event(Measured, metric="m", evaluator="m", part=part)
         text = " ".join(outline(page(tmp_path, [*others[:-1], measured, others[-1]])).text.split())
-        assert f"{rows}higher is better; bars are 95 % intervals" in text
+        assert f"{rows}higher is better. Bars are 95 % intervals" in text
         assert ("m (validation rows, higher is better)" in text) == (part == "validation")
 
 
@@ -311,7 +311,7 @@ def test_the_page_stays_small(tmp_path: Path) -> None:
     *events, end = [e for e in sample_run(steps=3_000) if not isinstance(e, Measured)]
     raw = page(tmp_path, [*events, *measured, replace(end, verdict=VERDICT)])
     assert 60_000 < len(raw.encode()) < 500_000
-    assert 20 < len(articles(raw)) < 100 and "of 400 rows are on this page" in raw
+    assert 20 < len(articles(raw)) < 100 and "of 400 rows: regressed rows first" in raw
 
 
 def test_a_lost_evaluation_leaves_the_rest_of_the_page(tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_the_first_batch_shows_trained_and_special_tokens(tmp_path: Path) -> Non
     assert [text for _, text in spans][3:] == ["ten", "&lt;|im_end|&gt;"], "of the first start"
     assert spans[1][1] == "5?↵\n" and "\x1b" not in raw and "<script" not in raw
     words = outline(raw).text
-    assert "6 tokens and 10 of padding" in words and "the first of 3 micro-batches" in words
+    assert "6 tokens and 10 padding tokens" in words and "the first of 3 micro-batches" in words
     assert "4 more rows" in words and "6 tokens, 2 trained" in words
 
 

@@ -174,7 +174,7 @@ def test_the_parts_of_a_run_have_names() -> None:
     for event in (*BEFORE[:2], BEFORE[3], sample_event(RunFinished)):
         run.add(event, 0.0)
         parts.append(run.part)
-    assert parts == ["data", "checks of the data", "baselines", ""]
+    assert parts == ["data", "data checks", "baselines", ""]
 
 
 def test_the_share_of_a_run_never_falls() -> None:

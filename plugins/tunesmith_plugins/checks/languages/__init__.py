@@ -1,4 +1,4 @@
-"""Review the languages of prompts and answers, of a sample of the training rows."""
+"""Check ``languages``: identify the languages of prompts and answers in the training rows."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.checks.languages.identify import identify_languages
 
 READ_ROWS = 2_000
-"""Rows of which about so many are read, at equal distances; all others look the same on average."""
+"""Approximate sample size, at equal distances; up to twice as many rows are read."""
 MOST_EXAMPLES = 3
 EXCERPT = 60
 SHOWN_LANGUAGES = 8
 BY_DESIGN = 0.2
-"""Share of answers in another language from which on that is the task, such as a translation."""
+"""If at least this share of answers is in another language, that is the task: a translation."""
 
 
 @dataclass(frozen=True)
 class Languages:
-    """The languages that the texts of a row could be in, the most probable first."""
+    """The languages that a row's prompt and answer may be in, most probable first."""
 
     record: Record
     prompt: tuple[str, ...]
@@ -35,10 +35,10 @@ class Languages:
 
 
 def review(train: Sequence[Record]) -> list[Finding]:
-    """Return how many prompts and answers are in another language than most."""
+    """Return findings about prompts in a rare language, and answers in another than the prompt."""
     if find_spec("py3langid") is None:
         hint = "pip install 'tunesmith[data]'"
-        text = "the languages of rows are not looked at: py3langid is not installed"
+        text = "the languages of rows were not checked: py3langid is not installed"
         return [Finding(level="info", where="data languages", message=text, hint=hint)]
     rows = list(_read(train))
     sample = "" if len(rows) == len(train) else f", in a sample of {len(rows):,} rows"
@@ -57,7 +57,7 @@ def _read(train: Sequence[Record]) -> Iterator[Languages]:
 
 
 def _find_rare(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
-    """Report prompts in another language than most."""
+    """Report prompts that are not in the most frequent language."""
     read = [row for row in rows if row.prompt]
     usual = max(Counter(row.prompt[0] for row in read).items(), key=itemgetter(1), default=("", 0))[
         0
@@ -73,23 +73,23 @@ def _find_rare(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
     yield Finding(
         level="info",
         where="data languages",
-        message=f"{_share(len(found), len(read))} training prompts are not in the language of most,"
-        f" {usual}: {listed}{more}{sample}",
+        message=f"{_share(len(found), len(read))} training prompts are not in the main language, "
+        f"{usual}: {listed}{more}{sample}",
         count=len(found),
         examples=_examples((row.record, f"is {row.prompt[0]}") for row in rare),
-        hint="add rows of the languages that users write in, and hold some of each out",
+        hint="add rows in the languages that users write, and put some of each among the test rows",
     )
 
 
 def _find_answers(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
-    """Report answers in another language than their prompts."""
+    """Report answers in a different language than their prompt."""
     readable = [row for row in rows if row.prompt and row.answer]
     found = [row for row in readable if not {*row.prompt} & {*row.answer}]
     if not found:
         return
     is_intended = len(found) >= BY_DESIGN * len(readable)
     message = (
-        f"{_share(len(found), len(readable))} answers are in another language than their prompt"
+        f"{_share(len(found), len(readable))} answers are in a different language than their prompt"
     )
     yield Finding(
         level="info" if is_intended else "warning",
@@ -99,7 +99,7 @@ def _find_answers(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
         examples=_examples(
             (row.record, f"is {row.prompt[0]}, answer {row.answer[0]}") for row in found
         ),
-        hint="leave them if that is the task" if is_intended else "correct them, or leave them out",
+        hint="fine if this is the task" if is_intended else "correct them, or remove these rows",
     )
 
 

@@ -1,4 +1,4 @@
-"""Identify the language of texts with py3langid, which knows 130 languages and works offline."""
+"""Identify the language of texts offline with py3langid, which knows 130 languages."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from tunesmith_data import require_library
 
 READ_CHARACTERS = 1_000
 FEWEST_BYTES = 20
-"""UTF-8 bytes of letters below which a text is too short to tell."""
+"""A text with fewer UTF-8 bytes of letters is too short to identify."""
 CONFIDENCE = 0.8
-"""Probability of a language from which on it counts."""
+"""Minimum probability of the most probable language; below it, no language is recognized."""
 ODDS = 500
-"""How much more probable than another language the language of a text has to be to rule it out."""
+"""A language is ruled out if the most probable one is at least this many times as probable."""
 NO_LANGUAGE = "zxx"
-"""Code of ISO 639 for content that is no language, such as numbers."""
+"""ISO 639 code for content without language, such as numbers."""
 
 
 def identify_language(text: str) -> str:
-    """Return the ISO 639 code of the language of a text; empty if it is not recognized.
+    """Return the ISO 639 code of the language of a text; "" if it is not recognized.
 
-    Code, tables and texts of a few words have none.
+    It is not recognized in code, tables, and texts of a few words.
 
     Raises:
         EnvironmentProblem: py3langid is not installed.
@@ -30,10 +30,10 @@ def identify_language(text: str) -> str:
 
 
 def identify_languages(text: str) -> tuple[str, ...]:
-    """Return the codes of the languages that a text could be in, the most probable first.
+    """Return the codes of the languages that a text may be in, most probable first.
 
-    There are none if the most probable one is not recognized. A short text may look like a related
-    language, as English does like Nigerian Pidgin: only much less probable ones are ruled out.
+    The result is empty if no language is recognized. A short text can look like a related language,
+    for example English like Nigerian Pidgin, so only much less probable languages are ruled out.
 
     Raises:
         EnvironmentProblem: py3langid is not installed.

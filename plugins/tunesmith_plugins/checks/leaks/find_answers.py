@@ -13,12 +13,12 @@ from tunesmith_evidence.answers.whole_words import write_whole_pattern
 from tunesmith_plugins.checks.leaks.find_leaks import Leak
 
 LONG = 30
-"""Letters, digits and symbols of an answer that a prompt does not contain by accident."""
+"""Minimum number of letters, digits and symbols: shorter answers may be in a prompt by chance."""
 CODE_LENGTH = 6
 FINAL_LENGTH = 60
 SAMPLE_ROWS = 1_000
 BY_DESIGN = 0.2
-"""Share of the training rows from which on answers in the prompt are the task itself."""
+"""If at least this share of training rows has the answer in the prompt, that is the task itself."""
 _MARKER = (
     r"(?i:\b(?:answer|label|category|class|intent|output|result|solution|target|completion)s?\b"
     r"\s*(?:(?:is|are|was)\W{1,4}|[:=>-]+\W{0,4}))"
@@ -29,14 +29,14 @@ _FINAL_MARK = re.compile(r"^[\s#*]*(?:(?:the )?(?:final )?answer(?: is)?[\s:=*]+
 
 
 def find_contained_answers(records: Sequence[Record]) -> Iterator[Leak]:
-    """Yield a leak for each record whose prompt contains its answer."""
+    """Yield a leak for each record whose prompt gives its answer away."""
     for row, record in enumerate(records):
         if has_answer_in_prompt(record):
             yield Leak("answer", row)
 
 
 def is_by_design(train: Sequence[Record]) -> bool:
-    """Return True if a fifth of the training rows have their answer in the prompt."""
+    """Return True if at least a fifth of the training rows has the answer in the prompt."""
     step = max(1, len(train) // SAMPLE_ROWS)
     found = [has_answer_in_prompt(train[row]) for row in range(0, len(train), step)]
     return sum(found) >= BY_DESIGN * len(found)
@@ -45,9 +45,12 @@ def is_by_design(train: Sequence[Record]) -> bool:
 def has_answer_in_prompt(record: Record) -> bool:
     """Return True if the prompt of a record gives its answer away.
 
-    A long answer does if the prompt has its letters, digits and symbols; a short one like
-    ``lost_card`` or ``ls -l``, which is no word, if the prompt has it as it is; any other, and the
-    last line of a long one, if a word such as ``answer`` stands before it.
+    Three cases count:
+
+    * a long answer, if the prompt contains its letters, digits and symbols in order,
+    * a short answer that is not a word, such as ``lost_card`` or ``ls -l``, if the prompt contains
+      it verbatim,
+    * any short answer, or the last line of a long one, after a word such as ``answer:``.
     """
     if isinstance(record, Text | Preference | UnpairedPreference):
         return False

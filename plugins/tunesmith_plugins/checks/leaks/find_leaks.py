@@ -1,8 +1,8 @@
-"""Find leaks: rows of one part that another part gives away.
+"""Find leaks: rows of one split whose answer the rows of another split give away.
 
-A test score is meaningful only if the model was not trained on the same task: records are
-compared by their prompts. The default split keeps similar prompts and groups together; parts that
-the user split can still leak.
+A test score is meaningful only if the model was not trained on the same questions, so records are
+compared by their prompts. The default split keeps similar prompts and groups together; files that
+were split by the user can still leak.
 """
 
 from __future__ import annotations
@@ -35,35 +35,43 @@ Bits: TypeAlias = npt.NDArray[np.bool_]
 SAMPLE_ROWS = 1_000
 LABEL_LENGTH = 100
 COMMON_SHARE, LEAST_COMMON = 0.2, 10
-"""Share and number of rows above which an exchange that they begin with is how all were made."""
+"""If more rows than this share and this number begin with the same exchange, it is a fixed preamble
+rather than a leak."""
 SIMILAR_SHARE, EQUAL_SHARE = 0.75, 0.85
-"""Share of common words from which on one, or several, of the other words need not be values."""
+"""Minimum share of common words if one (or several) of the differing words are not values."""
 COMMON_WORDS = 5
+"""Minimum number of common words in that case."""
 COMMON_BEFORE_END = 7
-"""The same if only the last words differ: a short question names there what it is about."""
+"""Minimum number of common words if only the last words differ: a short question names its subject
+there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A row that another row gives away, or its own prompt."""
+    """A row whose answer is given away, by a row of another split or by its own prompt."""
 
     kind: Kind
     row: int
     known: int = -1
-    """The row of the other part, if there is one."""
+    """Number of the row in the other split; -1 if there is none."""
     match: Match | None = None
 
 
 def find_duplicates(
     known: Sequence[Record], queries: Sequence[Record], *, templates: bool = True
 ) -> Iterator[Leak]:
-    """Yield a leak for each query with the prompt of a known record, or nearly so.
+    """Yield a leak for each query whose prompt equals or resembles the prompt of a known record.
 
-    Exact: the same words and symbols. Near: similar 5-grams and words. Template: the same words
-    in the same order but for values. If the answers are labels, rows with different ones are only
-    exact duplicates: who has learned the one is wrong about the other. The records are not copied;
-    their texts are made when they are read. Without ``templates``, only similar prompts are
-    compared.
+    There are three kinds:
+
+    * exact: the same words and symbols,
+    * near: similar 5-grams and words,
+    * template: the same words in the same order, except for values such as names and numbers. This
+      kind is only found with ``templates``, unless the 5-grams are similar too.
+
+    If the answers are labels, rows with different labels are duplicates only if they are exact: a
+    model that has learned one label gets the other row wrong. Records are not copied; their texts
+    are produced while they are read.
     """
     texts, asked = PromptTexts(known), PromptTexts(queries)
     has_labels = _has_labels(known)
@@ -89,10 +97,10 @@ def find_duplicates(
 
 
 def find_shared_turns(known: Sequence[Record], queries: Sequence[Record]) -> Iterator[Leak]:
-    """Yield a leak for each query of a conversation that a known record is of, too.
+    """Yield a leak for each query from the same conversation as a known record.
 
-    Inside: the query is the beginning of a longer record, all answers of which are trained.
-    Continued: an answer before the last one of the query is trained, to the same turns.
+    Inside: the query is the start of a longer record, and training covers all its answers.
+    Continued: an earlier answer of the query, after the same turns, is in a known record.
     """
     if not any(map(has_earlier_exchanges, chain(queries, known))):
         return
@@ -114,7 +122,7 @@ def find_shared_turns(known: Sequence[Record], queries: Sequence[Record]) -> Ite
 def _first_rows(
     keys: Hashes, rows: Indices, chosen: Bits, wanted: Hashes, most: int | None = None
 ) -> dict[int, int]:
-    """Return the first row with each of the wanted keys that at most ``most`` rows have."""
+    """Map wanted keys to the first row that has each, without keys of more than ``most`` rows."""
     found = np.flatnonzero(chosen & np.isin(keys, wanted))
     values, firsts, counts = np.unique(keys[found], return_index=True, return_counts=True)
     usual = counts <= (most or len(keys))
@@ -122,7 +130,7 @@ def _first_rows(
 
 
 def find_shared_groups(known: Sequence[Record], queries: Sequence[Record]) -> Iterator[Leak]:
-    """Yield a leak for each query of a group that a known record has."""
+    """Yield a leak for each query whose group also has a known record."""
     groups = {record.group for record in queries} - {None}
     if groups:
         first: dict[str, int] = {}
@@ -135,9 +143,9 @@ def find_shared_groups(known: Sequence[Record], queries: Sequence[Record]) -> It
 
 
 def _is_one_template(words: WordDifference, same_label: bool) -> bool:
-    """Return True if two texts differ in values, or hardly in anything else.
+    """Return True if two texts with the same skeleton differ only, or nearly only, in values.
 
-    Of texts with the same label, any words may differ that leave the skeleton.
+    If both have the same label, other words may differ as well.
     """
     if same_label:
         return True
@@ -150,7 +158,7 @@ def _is_one_template(words: WordDifference, same_label: bool) -> bool:
 
 
 def _has_labels(records: Sequence[Record]) -> bool:
-    """Return True if answers are short and recur, three times each on average."""
+    """Return True if answers are short and each occurs at least three times on average."""
     step = max(1, len(records) // SAMPLE_ROWS)
     answers = [_answer(records[row]) for row in range(0, len(records), step)]
     return all(0 < len(a) <= LABEL_LENGTH for a in answers) and 3 * len({*answers}) <= len(answers)
@@ -165,7 +173,7 @@ def _answer(record: Record) -> str:
 
 
 class _Chosen:
-    """Some of the texts, without a copy."""
+    """A selection of the texts, without copying them."""
 
     def __init__(self, texts: Texts, rows: Sequence[int]) -> None:
         self._texts = texts
@@ -182,7 +190,7 @@ class _Chosen:
 
 
 class Joined(Sequence[Record]):
-    """The records of several parts as one, without a copy."""
+    """Several sequences of records as one, without copying them."""
 
     def __init__(self, parts: Sequence[Sequence[Record]]) -> None:
         self._parts = parts

@@ -1,4 +1,4 @@
-"""Review all parts of the data for leaks."""
+"""Turn the leaks between training, validation and test rows into findings."""
 
 from __future__ import annotations
 
@@ -28,56 +28,58 @@ MOST_EXAMPLES = 3
 EXCERPT = 60
 INPUT_LIMIT = 4_000
 TOLERATED = 0.02
-"""Share of the test rows above which leaks make the scores worthless."""
+"""If more than this share of the test rows leaks, the scores are worthless: an error."""
 BY_DESIGN = 0.2
-"""Share of the rows from which on templates are how the data was made, and not an accident."""
+"""If at least this share of the rows follows a template, the data was made that way."""
 CERTAIN: tuple[Kind, ...] = ("exact", "inside", "group", "answer")
-"""Kinds that are no coincidence; rows that merely resemble each other may be one."""
+"""Kinds that cannot be a coincidence, unlike rows that merely resemble each other."""
 
 MOST_ROWS = 200_000
-"""Training rows up to which those of a template are looked for if tunesmith has split them."""
+"""In data split by tunesmith, templates are searched for up to this number of training rows."""
 NO_TEMPLATES = Finding(
     level="info",
     where="data leaks",
-    message=f"rows of one template are not looked for among more than {MOST_ROWS:,} training rows "
-    "that were split by tunesmith",
-    hint="`tunesmith data split` writes the parts; `data check TRAIN --test FILE` looks at all",
+    message="rows that follow the same template were not searched for, because tunesmith split "
+    f"this data and there are more than {MOST_ROWS:,} training rows",
+    hint="to search all rows, write the files with `tunesmith data split`, then run `tunesmith "
+    "data check TRAIN --test FILE`",
 )
 
 MESSAGES: dict[Kind, str] = {
-    "exact": "have the prompt of a {other} row, apart from case and punctuation",
-    "inside": "are the beginning of a longer {other} row, which has an answer to their prompt",
-    "continued": "continue a conversation, an earlier answer of which a {other} row has",
-    "near": f"are near duplicates of a {{other}} row ({DEFAULT_THRESHOLD})",
-    "template": "have the words of a {other} row, with other values in between",
-    "group": "are of a group that {other} rows are of, too",
-    "answer": "have their answer in their prompt",
+    "exact": "have the same prompt as a {other} row (ignoring case and punctuation)",
+    "inside": "are the start of a longer {other} row, which contains an answer to their prompt",
+    "continued": "share the earlier turns of their conversation with a {other} row",
+    "near": f"are near-duplicates of a {{other}} row ({DEFAULT_THRESHOLD})",
+    "template": "follow the template of a {other} row, with different values",
+    "group": "belong to a group that also has {other} rows",
+    "answer": "have the answer in their prompt",
 }
 HINTS: dict[Kind, str] = {
-    "exact": "remove them from one part",
-    "inside": "put all rows of a conversation into one part, or name its column in data.group",
-    "continued": "put all rows of a conversation into one part; scores are also reported without "
-    "them",
-    "near": "look if they ask the same; scores are also reported without them",
-    "template": "look if the values matter; scores are also reported without them",
-    "group": "put all rows of a group into one part",
-    "answer": "remove it from the prompt, or the model is asked to copy",
+    "exact": "remove them from one of the two splits",
+    "inside": "put all rows of a conversation into the same split, or name the column that "
+    "identifies it in data.group",
+    "continued": "put all rows of a conversation into the same split; scores are also reported "
+    "without these rows",
+    "near": "check whether they ask the same; scores are also reported without them",
+    "template": "check whether the values matter; scores are also reported without these rows",
+    "group": "put all rows of a group into the same split",
+    "answer": "remove the answer from the prompt; otherwise the model only has to copy it",
 }
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Two parts of the data, the second of which must not know the first, and their names."""
+    """Two splits of the data: ``queries`` must not be given away by ``known``."""
 
     known: Sequence[Record]
     queries: Sequence[Record]
     names: tuple[str, str]
     are_given: bool
-    """True if the split of tunesmith is not what made them."""
+    """True if the user or the data loader provided at least one of them."""
 
     @property
     def is_decisive(self) -> bool:
-        """Return True for the parts that the score depends on."""
+        """True for training and test rows, on which the score depends."""
         return self.names == ("training", "test")
 
 
@@ -88,10 +90,10 @@ def review(
     *,
     given: Collection[str] = ("validation", "test"),
 ) -> list[Finding]:
-    """Return a finding for each kind of leak between two parts.
+    """Return a finding for each kind of leak between two splits.
 
-    ``given``: the parts that the user or the data loader made. The leaks that a split of tunesmith
-    leaves are limits of it that are known, and no errors: rows of one time, or of one template.
+    ``given`` names the splits that the user or the data loader provided. Leaks that tunesmith's own
+    split leaves are not errors: they are its known limits, such as rows of the same template.
     """
     templates = bool(given) or len(train) <= MOST_ROWS
     found = (
@@ -112,7 +114,7 @@ def _review_parts(
     *,
     templates: bool = True,
 ) -> Iterator[Finding]:
-    """Yield the findings about each part; the known records are read once for all."""
+    """Yield the findings about each of the queries, reading the known records once."""
     joined = Joined([*queries.values()])
     if not known or not joined:
         return
@@ -139,7 +141,7 @@ def _describe_leaks(leaks: Sequence[Leak], parts: Parts) -> Iterator[Finding]:
 
 
 def _review_answers(train: Sequence[Record], test: Sequence[Record]) -> Iterator[Finding]:
-    """Yield the finding about prompts with their answer, which a split does not bring about."""
+    """Yield the finding about test prompts that contain their answer, however they were split."""
     leaks = list(find_contained_answers(test))
     if leaks and not is_by_design(train):
         yield _build_finding(leaks, Parts(train, test, ("training", "test"), True))
@@ -159,13 +161,13 @@ def _build_finding(leaks: Sequence[Leak], parts: Parts) -> Finding:
         message=f"{rows} {MESSAGES[kind].format(other=other)}",
         count=len(leaks),
         examples=tuple(_describe(leak, parts) for leak in leaks[:MOST_EXAMPLES]),
-        hint="leave them if the values are the task" if is_design else HINTS[kind],
+        hint="fine if predicting those values is the task" if is_design else HINTS[kind],
         test_rows=tuple(leak.row for leak in leaks) if parts.is_decisive and not is_design else (),
     )
 
 
 def _describe(leak: Leak, parts: Parts) -> str:
-    """Return the sources and the beginnings of both rows, the more similar the rows the shorter."""
+    """Return the sources of both rows with their prompts; an identical prompt is quoted once."""
     other, name = parts.names
     row = parts.queries[leak.row]
     text = f"{row.source} ({name}) {_quote(row)}"
@@ -183,5 +185,5 @@ def _similarity(match: Match) -> str:
 
 
 def _quote(record: Record) -> str:
-    # Masked before it is cut: half of an address or a number is not recognized.
+    # Mask before cutting: half an address or number would not be recognized.
     return f'"{one_line(mask_personal_data(prompt_text(record)[:INPUT_LIMIT]), EXCERPT)}"'

@@ -1,4 +1,4 @@
-"""Check ``row-lengths``: refuse rows that are too long to be trained on, or to be evaluated."""
+"""Check ``row-lengths``: find rows that are too long to train on or to evaluate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def review_data(
     validation: Sequence[Record],
     test: Sequence[Record],
 ) -> Sequence[Finding]:
-    """Tokenize the longest rows, and compare them with the limits of the run and the model."""
+    """Tokenize the longest rows and compare them with the limits of the run and the model."""
     return [
         *review.review(plan, train),
         *evaluated_rows.review(plan, evaluators, validation, test),

@@ -1,6 +1,6 @@
-"""Find evaluators whose limit of tokens is below the lengths of the reference answers.
+"""Find evaluators whose token limit is below the length of some reference answers.
 
-Answers are cut there, and a model that is always right gets these rows wrong.
+Generated answers are cut off at the limit, so even a perfect model gets these rows wrong.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MOST_EXAMPLES = 3
 
 
 def review_answers(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
-    """Yield a warning for each evaluator that cuts reference answers off.
+    """Yield a warning for each evaluator whose limit would cut off reference answers.
 
-    Evaluators that the run file does not name choose a limit that is large enough, up to 512.
+    Evaluators that the run file does not name choose a sufficient limit, up to 512 tokens.
     """
     count = cache(lambda: _count_tokens(plan))
     for number, evaluator in enumerate(plan.evaluators):
@@ -43,7 +43,7 @@ def _compare(
 ) -> Iterator[Finding]:
     rows = [record for record in sample_evenly(test) if not isinstance(record, Text)]
     answers = [(record, with_reasoning(last_exchange(record)[1])) for record in rows]
-    # No tokenizer in use makes more tokens of a text than it has bytes.
+    # No tokenizer in use produces more tokens than a text has bytes.
     large = [(record, text) for record, text in answers if len(text.encode()) > limit]
     lengths = [(count()(text), record) for record, text in large]
     long = [(length, record) for length, record in lengths if length > limit]
@@ -53,9 +53,9 @@ def _compare(
     yield Finding(
         level="warning",
         where=where,
-        message=f"{name} generates at most {format_count(limit, 'token')}, and "
-        f"{format_count(len(long), 'reference answer')} of {len(rows):,} test rows are longer, "
-        f"up to {longest:,}: such answers are cut, and no model gets them right",
+        message=f"{name} generates at most {format_count(limit, 'token')}, but the reference "
+        f"answers of {len(long):,} of {format_count(len(rows), 'test row')} are longer (up to "
+        f"{longest:,}): no model can get these rows right",
         hint=f"set max_new_tokens = {longest + 1} or more, or shorten the answers",
         count=len(long),
         examples=tuple(
@@ -65,7 +65,7 @@ def _compare(
 
 
 def _count_tokens(plan: Plan) -> Count:
-    """Return the function that counts tokens: the model's, or else words, which are no more."""
+    """Return a function that counts tokens; without a tokenizer, it counts words: a lower bound."""
     folder = plan.found_model.tokenizer()
     if folder is not None:
         from tunesmith_torch.models.loading import load_tokenizer

@@ -1,7 +1,7 @@
-"""Find rows that cannot be evaluated: the model's context has no room for their answers.
+"""Find rows that cannot be evaluated because the model's context has no room for their answers.
 
-A run would find one of them after the training, when the tuned model is asked. Rows are tokenized
-from the longest on, as far as they may be too long.
+Without this check, a run could fail after training, when the tuned model is evaluated. Rows are
+tokenized from the longest down, until the rest must fit.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
 
 Evaluators = Sequence[Component[EvaluatorOffer[Any]]]
 Exchange = tuple[Record, Prompt, Answer | None]
-"""A row with a prompt, and the answer that is scored; None: one is generated."""
+"""A row, its prompt, and the answer to score; None if an answer is generated."""
 Long = tuple[int, Record]
-"""Tokens of a row that is too long, and the row."""
+"""A row that is too long, after its number of tokens."""
 CHUNK = 64
-"""Rows that are tokenized together."""
+"""Number of rows that are tokenized together."""
 
 
 def review(
     plan: Plan, evaluators: Evaluators, validation: Sequence[Record], test: Sequence[Record]
 ) -> Iterator[Finding]:
-    """Yield an error about test rows without room for an answer; validation: a warning."""
+    """Yield an error for test rows without room for an answer, a warning for validation rows."""
     context = read_context_length(plan.found_model.config)
     options = _find_options(plan.technique.config)
     if context is None or options is None or (template := open_template(plan, options)) is None:
@@ -67,8 +67,8 @@ def review(
         yield Finding(
             level="error",
             where=found[0][1].source,
-            message=f"{format_count(len(found), 'test row')} with the reference answer cannot "
-            f"be scored by {scoring[0]}: the longest has {found[0][0]:,} tokens, and the model's "
+            message=f"{format_count(len(found), 'test row')} cannot be scored by {scoring[0]}: "
+            f"with the reference answer, the longest has {found[0][0]:,} tokens, but the model's "
             f"context is {context:,}",
             hint="shorten or remove these rows, or choose a base model with a longer context",
             count=len(found),
@@ -77,9 +77,9 @@ def review(
 
 
 def _find_options(config: BaseModel) -> TrainingOptions | None:
-    """Return the options of the last stage, whose template writes the prompts; None: not known.
+    """Return the options of the last stage, whose template writes the prompts; None if unknown.
 
-    A model that `from` names has a tokenizer and a context of its own.
+    They are unknown if a stage starts from another model (`from`), which has its own tokenizer.
     """
     stages = [options for _, options in list_stages(config)]
     if not stages or any(stage.initial_model is not None for stage in stages):
@@ -90,7 +90,7 @@ def _find_options(config: BaseModel) -> TrainingOptions | None:
 def _find_longest(
     evaluators: Evaluators, test: Sequence[Record]
 ) -> tuple[Component[EvaluatorOffer[Any]], int] | None:
-    """Return the evaluator that asks for the longest answers, and their most tokens."""
+    """Return the evaluator that allows the longest answers, and its limit in tokens."""
     found = []
     for evaluator in evaluators:
         with attribute_errors_to(evaluator.offered.plugin):
@@ -112,8 +112,8 @@ def _list_references(records: Sequence[Record]) -> list[Exchange]:
 
 
 def _find_long(template: Template, asked: Sequence[Exchange], room: int) -> list[Long]:
-    """Return the rows that do not fit, the longest first; none if they cannot be tokenized."""
-    # A token has at least a byte, and the marks of a message less text than its fields.
+    """Return the rows that do not fit, longest first; empty if rows cannot be tokenized."""
+    # An upper bound: a token has at least one byte, and the template adds less than repr() does.
     sizes = [len(repr((prompt, answer)).encode()) for _, prompt, answer in asked]
     order = sorted(range(len(asked)), key=lambda index: -sizes[index])
     found: dict[int, Long] = {}
@@ -134,7 +134,7 @@ def _find_long(template: Template, asked: Sequence[Exchange], room: int) -> list
 
 
 def _count_tokens(template: Template, asked: Sequence[Exchange]) -> list[int]:
-    """Return the tokens of prompts, each with the answer if there is one."""
+    """Return the number of tokens of each prompt, including its answer if there is one."""
     prompts = [prompt for _, prompt, _ in asked]
     answers = [answer for _, _, answer in asked if answer is not None]
     if not answers:
@@ -152,14 +152,14 @@ def _describe_prompts(
     limit: int,
 ) -> Finding:
     tokens, longest = found[0]
-    ask = f"allow {evaluator.id} at most {context - tokens} tokens (max_new_tokens), "
-    leads_to = "cannot be evaluated" if level == "error" else "cannot choose a prompt"
+    ask = f"set max_new_tokens of {evaluator.id} to {context - tokens} or less, "
+    leads_to = "cannot be evaluated" if level == "error" else "cannot be used to choose a prompt"
     return Finding(
         level=level,
         where=longest.source,
         message=f"{format_count(len(found), f'{part} row')} {leads_to}: the longest prompt has "
-        f"{tokens:,} tokens, {evaluator.id} asks for an answer of up to {limit:,}, and the model's "
-        f"context is {context:,}",
+        f"{tokens:,} tokens and {evaluator.id} allows {limit:,} more for the answer, but the "
+        f"model's context is {context:,}",
         hint=f"{ask if tokens < context else ''}shorten or remove these rows, or choose a base "
         "model with a longer context",
         count=len(found),

@@ -1,10 +1,8 @@
-"""Find training rows that are too long, where they are more than the technique skips.
+"""Refuse a run if more training rows are too long than the technique skips.
 
-A test row whose prompt fills the model's context ends an evaluation, so one is enough.
-
-Training counts them after it has read the weights, and after the baselines have been measured. Only
-the longest rows are tokenized here: as many as must be too long for the run to be refused. Of a
-model whose tokenizer is not on this machine nothing is known yet.
+Training itself would notice only after loading the weights and measuring the baselines. To be fast,
+this check tokenizes only the longest rows, and stops once it has found enough to refuse the run. It
+is silent if the model's tokenizer is not on this machine yet.
 """
 
 from __future__ import annotations
@@ -31,15 +29,15 @@ if TYPE_CHECKING:
     from tunesmith_torch.data.templates import Template
 
 MOST_CHARACTERS = 8_000_000
-"""Text that is tokenized at most: some seconds of CPU time."""
+"""Limit on the text to tokenize: some seconds of CPU time."""
 PAIRS = Preference | UnpairedPreference
 UNUSABLE = (DataError, EnvironmentProblem, UsageError)
-"""Errors of a tokenizer or a row, which other checks, and loading, report."""
+"""Errors of a tokenizer or a row, which other checks or model loading report."""
 
 
 def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
-    """Yield an error if more rows are too long than the technique skips."""
-    # A model that `from` names has a tokenizer and a context of its own.
+    """Yield an error for each stage with more rows that are too long than it may skip."""
+    # The model named in `from` has its own tokenizer and context length.
     stages = {
         where: options
         for where, options in list_stages(plan.technique.config)
@@ -51,9 +49,9 @@ def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
         rows = rows_of_stage(options, sample)
         allowed = options.max_skipped * len(rows)
         if len(sample) < len(train):
-            allowed += 4 * math.sqrt(allowed) + 1  # four standard deviations of a sample
+            allowed += 4 * math.sqrt(allowed) + 1  # four standard deviations: this is a sample
         limit = int(min(options.max_length, context))
-        if isinstance(options, PolicyOptions):  # a completion has to follow
+        if isinstance(options, PolicyOptions):  # leave room for a completion
             limit -= options.generation.max_new_tokens
         found = _find_long_rows(options, rows, limit, math.floor(allowed) + 1, plan)
         if len(found) > allowed:
@@ -61,7 +59,7 @@ def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
 
 
 def rows_of_stage(options: TrainingOptions, train: Sequence[Record]) -> Sequence[Record]:
-    """Return the rows that a stage trains on: pairs, demonstrations, or one for each prompt."""
+    """Return the rows that a stage trains on: pairs, demonstrations, or one row per prompt."""
     if isinstance(options, PolicyOptions):
         return list({last_exchange(record)[0]: record for record in train}.values())
     pairs = [record for record in train if isinstance(record, PAIRS)]
@@ -79,7 +77,7 @@ def _describe(
     limit: int,
     context: float,
 ) -> Finding:
-    """Return the error about rows of more than ``limit`` tokens."""
+    """Build the error for rows with more than ``limit`` tokens."""
     from tunesmith_torch.training.skipped_rows import describe_remedy
 
     is_context, key = context < options.max_length, f"{where}.max_length"
@@ -90,8 +88,8 @@ def _describe(
         level="error",
         where="model.base" if is_context else key,
         message=f"at least {format_count(len(found), 'row')} of {rows:,} cannot be learned from, "
-        f"more than max_skipped = {options.max_skipped:g} allows: longer than {limit:,} tokens, "
-        f"{cause}",
+        f"more than max_skipped = {options.max_skipped:g} allows: they are longer than {limit:,} "
+        f"tokens ({cause})",
         hint=f"{remedy}, or raise {where}.max_skipped to train without them",
         count=len(found),
         examples=tuple(
@@ -101,7 +99,7 @@ def _describe(
 
 
 def open_template(plan: Plan, options: TrainingOptions) -> Template | None:
-    """Return the model's template and tokenizer; None if they are not here, or cannot be used."""
+    """Return the model's chat template and tokenizer; None if they are missing or unusable."""
     folder = plan.found_model.tokenizer()
     if folder is None:
         return None
@@ -120,8 +118,8 @@ def _find_long_rows(
     wanted: int,
     plan: Plan,
 ) -> list[SkippedRow]:
-    """Return up to ``wanted`` of the rows with more than ``limit`` tokens, the longest first."""
-    # A text is split into rows that fit.
+    """Return up to ``wanted`` rows with more than ``limit`` tokens, longest first."""
+    # Training splits plain texts into rows that fit, so they cannot be too long.
     sizes = {i: _count_characters(r) for i, r in enumerate(rows) if not isinstance(r, Text)}
     longest = sorted(sizes, key=lambda index: -sizes[index])
     if len(longest) < wanted or (template := open_template(plan, options)) is None:
@@ -136,7 +134,7 @@ def _find_long_rows(
                 break
             long = _list_too_long(options, [rows[index] for index in chosen], template, limit)
             if not long:
-                break  # the others have fewer characters
+                break  # the remaining rows have fewer characters
             found += long
             start += len(chosen)
     except UNUSABLE:
@@ -147,7 +145,7 @@ def _find_long_rows(
 def _list_too_long(
     options: TrainingOptions, rows: Sequence[Record], template: Template, limit: int
 ) -> Sequence[SkippedRow]:
-    """Return those of the rows that a stage would skip because of their length."""
+    """Return the rows that a stage would skip because they are too long."""
     if isinstance(options, SupervisedOptions):
         from tunesmith_torch.data.tokenized_records import TOO_LONG
 
@@ -167,7 +165,7 @@ def _list_too_long(
 
 
 def _count_characters(record: Record) -> int:
-    """Return the characters of a row's longest sequence, roughly."""
+    """Return the approximate number of characters in a row's longest sequence."""
     whole = len(content_key(record))
     if isinstance(record, Preference):
         return whole - min(len(record.chosen), len(record.rejected))

@@ -1,1 +1,1 @@
-"""Check ``rows``: look for faults in rows, all in one pass over the data."""
+"""Check ``rows``: find faults in rows, in a single pass over the data."""

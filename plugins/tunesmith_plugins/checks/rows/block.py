@@ -1,7 +1,8 @@
-"""Some rows at a time: find those that may have a fault, without a look at each.
+"""Find the rows of a block that may have a fault, without looking at each row.
 
-Nearly all rows have none of the texts by which a fault is recognized. They are searched together,
-as arrays, so that a row costs a few nanoseconds for each character, however many faults there are.
+A fault is recognized by *marks*: short texts such as ``<`` or ``INST]``. Nearly all rows contain
+none of them, so the rows of a block are joined and searched as one array. This takes a few
+nanoseconds per character, regardless of the number of faults.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ Positions = npt.NDArray[np.int64]
 
 BLOCK_CHARACTERS = 1 << 18
 _SLICE = 1 << 18
-"""Characters that are looked up at a time, of which a single row may have more."""
+"""Characters that are looked up at a time; a single row can be longer than a block."""
 _GRAM = 3
 _LONG_NUMBER = re.compile(rb"[0-9](?:[ .()-]{0,2}[0-9]){6}")
 _FREQUENT = "etaoinshrdlucmfwypvbgkqjxz"
-"""The letters of English texts, the most frequent first."""
+"""Letters by their frequency in English text, most frequent first."""
 
 
 class Block:
-    """Consecutive rows with their texts as one, a line break after each."""
+    """Consecutive rows, with their texts joined by line breaks."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
@@ -45,22 +46,22 @@ class Block:
 
     @cached_property
     def ascii(self) -> bytes:
-        """All texts, with a question mark for each character that is not ASCII."""
+        """All texts, with a question mark for each non-ASCII character."""
         return self._text.encode("ascii", "replace")
 
     @cached_property
     def with_long_number(self) -> list[Row]:
-        """The rows with a number of seven digits, with or without separators."""
+        """The rows with a number of at least seven digits, with or without separators."""
         starts = [match.start() for match in _LONG_NUMBER.finditer(self.ascii)]
         return self.rows_at(np.array(starts, dtype=np.int64))
 
     def rows_at(self, positions: Positions) -> list[Row]:
-        """Return the rows of these characters, each once, in order."""
+        """Return the rows at these character positions, each once, in order."""
         numbers = np.unique(np.searchsorted(self._ends, positions, side="right"))
         return [self.rows[number] for number in numbers.tolist()]
 
     def _compute_signs(self) -> None:
-        """Compute the letters, digits and symbols of all rows together, which is faster."""
+        """Compute the letters, digits and symbols of all rows at once, which is faster."""
         parts = [text for row in self.rows for text in (row.prompt, row.answer)]
         others = [row.text for row in self.rows if not isinstance(row.record, Completion)]
         found_parts, found_others = iter(signs_of(parts)), iter(signs_of(others))
@@ -72,10 +73,10 @@ class Block:
 
 
 class Marks:
-    """Finds the rows with one of several texts, for up to 16 faults in one pass.
+    """Finds the rows that contain a mark, for up to 16 faults in one pass.
 
-    A mark is one character, or an ASCII text of at least three. The rows that are found may be too
-    many, and never too few.
+    A mark is a single character, or an ASCII text of at least three characters. Of a longer mark,
+    only the rarest three characters are searched for: false positives occur, misses do not.
     """
 
     def __init__(self, faults: Sequence[Sequence[str]]) -> None:
@@ -91,7 +92,7 @@ class Marks:
                     self._grams[_gram_codes(gram)] |= np.uint16(1 << fault)
 
     def find(self, block: Block) -> list[list[Row]]:
-        """Return the rows that may have a mark of each fault."""
+        """Return, for each fault, the rows that may contain one of its marks."""
         characters = self._look_up_characters(block.codes)
         grams = self._look_up_grams(np.frombuffer(block.ascii, np.uint8))
         positions = np.concatenate([characters[0], grams[0]])
@@ -117,9 +118,9 @@ class Marks:
 
 
 def rarest_gram(mark: str) -> str:
-    """Return the three characters of a mark that are rarest in a text."""
+    """Return the three consecutive characters of a mark that are rarest in English text."""
     if not mark.isascii() or len(mark) < _GRAM:
-        raise ValueError(f"a mark has one character, or three of ASCII, got {mark!r}")
+        raise ValueError(f"a mark must be one character, or three or more of ASCII: {mark!r}")
     grams = [mark[i : i + _GRAM] for i in range(len(mark) - _GRAM + 1)]
     return max(grams, key=lambda gram: sum(map(_rarity, gram)))
 
@@ -130,14 +131,14 @@ def _rarity(character: str) -> int:
 
 
 def _gram_codes(codes: npt.NDArray[np.uint8]) -> Codes:
-    """Return one number for each three consecutive ASCII characters."""
+    """Encode each three consecutive ASCII characters as one number."""
     wide = codes.astype(np.uint32)
     numbers: Codes = (wide[:-2] << np.uint32(14)) | (wide[1:-1] << np.uint32(7)) | wide[2:]
     return numbers
 
 
 def read_blocks(records: Iterable[Record], part: Part) -> Iterator[Block]:
-    """Yield the rows of records in blocks; kinds of records that a plugin defines are skipped."""
+    """Yield the rows of records in blocks, without kinds of records that a plugin defines."""
     rows: list[Row] = []
     size = 0
     for number, record in enumerate(records):

@@ -1,4 +1,4 @@
-"""The shape of a check, and the findings that it returns."""
+"""The interface of a check of rows, and helpers for its findings."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ INPUT_LIMIT = 4_000
 
 
 class Check(Protocol):
-    """Sees each row once, in order and some at a time, and returns its findings at the end.
+    """Sees each row once, in order and in blocks, and returns its findings at the end.
 
-    It keeps numbers, not texts: data may be larger than memory.
+    Checks keep numbers rather than texts, because the data may not fit in memory.
     """
 
     def add(self, block: Block) -> None:
@@ -29,20 +29,20 @@ class Check(Protocol):
         ...
 
     def findings(self, train: Sequence[Record]) -> Iterable[Finding]:
-        """Return what was found. ``train`` is there to read the rows of examples again."""
+        """Return the findings; ``train`` serves to read example rows again."""
         ...
 
 
 @dataclass
 class Tally:
-    """A number of rows, and the first of them as examples."""
+    """Counts rows and keeps the first few as examples."""
 
     count: int = 0
     sources: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
     def add(self, row: Row, text: str) -> None:
-        """Count a row; ``text`` is shown if the row is among the first."""
+        """Count a row; ``text`` is quoted if the row becomes an example."""
         self.count += 1
         if len(self.sources) < MOST_EXAMPLES:
             self.sources.append(row.source)
@@ -50,17 +50,17 @@ class Tally:
 
     @property
     def examples(self) -> list[str]:
-        """Sources and texts of the first rows."""
+        """The examples, each as a source and a quoted text."""
         return [f"{source} {text}" for source, text in zip(self.sources, self.texts, strict=True)]
 
 
 def quote(text: str) -> str:
-    """Return the beginning of a text in quotation marks, without personal data, safe to print."""
+    """Return the start of a text in quotation marks: safe to print, personal data masked."""
     return f'"{one_line(mask_personal_data(text[:INPUT_LIMIT]), EXCERPT)}"'
 
 
 def show_row(train: Sequence[Record], number: int) -> str:
-    """Return the source of a training row and the beginning of its text."""
+    """Return the source of a training row and the start of its text."""
     row = read_row(train[number])
     assert row is not None, "only rows that were read are shown"
     return f"{row.source} {quote(row.prompt or row.text)}"
@@ -79,7 +79,7 @@ def build_finding(
     examples: Sequence[str] = (),
     hint: str = "",
 ) -> Finding:
-    """Build the finding of a check; ``count`` is the number of rows that it is about."""
+    """Build the finding of a check; ``count`` is the number of affected rows."""
     return Finding(
         level=level,
         where=f"data {check}",

@@ -1,4 +1,4 @@
-"""Find answers that the prompt already has."""
+"""Find answers that are already in the prompt."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tunesmith_plugins.checks.rows.detectors import Detector
 from tunesmith_plugins.checks.rows.row import Row
 
 SHORTEST = 30
-"""Letters, digits and symbols of an answer that a prompt does not contain by accident."""
+"""Minimum number of letters, digits and symbols: shorter answers may be in a prompt by chance."""
 
 
 def _find_repeated_prompt(row: Row) -> str | None:
@@ -23,13 +23,13 @@ def _find_contained(row: Row) -> str | None:
 
 COPIES = (
     Detector(
-        "answers are the prompt itself",
+        "answers repeat their prompt",
         _find_repeated_prompt,
-        "look for a column that was used twice",
+        "check whether one column was used for both",
     ),
     Detector(
-        "answers are part of their prompt",
+        "answers are contained in their prompt",
         _find_contained,
-        "remove them from the prompt, or the model learns to copy",
+        "remove them from the prompt; otherwise the model learns to copy",
     ),
 )

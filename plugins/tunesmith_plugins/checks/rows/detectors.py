@@ -1,4 +1,4 @@
-"""A check that is a table of detectors, each of which looks at one row at a time."""
+"""A check made of detectors: each looks for one fault, in one row at a time."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tunesmith_plugins.checks.rows.check import Tally, build_finding, share
 from tunesmith_plugins.checks.rows.row import Row
 
 BY_DESIGN = 0.2
-"""Share of the rows from which on something is no accident, and perhaps part of the task."""
+"""If at least this share of the rows has a fault, it may be part of the task."""
 CONTEXT = 20
-"""Number of characters that are shown before a match."""
+"""Number of characters shown before a match."""
 MASKED = 200
-"""Number of characters around a match in which personal data is masked."""
+"""Number of characters on either side of a match that are searched for personal data to mask."""
 
 Find = Callable[[Row], str | None]
-"""Return the text to show if a row has the fault, else None."""
+"""Returns the text to show if a row has the fault, otherwise None."""
 Select = Callable[[Block], Sequence[Row]]
-"""Return the rows of a block that may have the fault."""
+"""Returns the rows of a block that may have the fault."""
 
 
 def _all_rows(block: Block) -> Sequence[Row]:
@@ -33,24 +33,25 @@ def _all_rows(block: Block) -> Sequence[Row]:
 
 @dataclass(frozen=True)
 class Detector:
-    """A fault that a row can have on its own.
+    """A fault that can be seen in a single row, and how to find it.
 
-    Only rows with one of the ``marks`` are looked at; without marks, those that ``select`` returns.
+    Only rows that contain one of the ``marks`` are examined; without marks, those that ``select``
+    returns.
     """
 
     what: str
-    """The end of the sentence about such rows, after their number: ``rows have ...``."""
+    """The message about such rows, after their number: ``rows contain ...``."""
     find: Find
     hint: str
     level: Literal["info", "warning"] = "warning"
     can_be_intended: bool = True
-    """True if the fault is part of the task where many rows have it; then it is an info."""
+    """True if the fault may be part of the task when many rows have it: then it is a note."""
     marks: Sequence[str] = ()
     select: Select = _all_rows
 
 
 class Detectors:
-    """Counts the rows that each detector of some tables finds; a table has the name of a check."""
+    """Counts the rows that each detector finds; ``tables`` has the detectors by check name."""
 
     def __init__(self, tables: Mapping[str, Sequence[Detector]]) -> None:
         self._tallies = [(name, one, Tally()) for name, table in tables.items() for one in table]
@@ -58,7 +59,7 @@ class Detectors:
         self._rows = 0
 
     def add(self, block: Block) -> None:
-        """Ask each detector about the rows that may have its fault."""
+        """Run each detector on the rows that may have its fault."""
         self._rows += len(block.rows)
         with_marks = self._marks.find(block)
         for (_, detector, tally), marked in zip(self._tallies, with_marks, strict=True):
@@ -79,12 +80,12 @@ class Detectors:
                 f"{share(tally.count, self._rows)} {detector.what}",
                 tally.count,
                 tally.examples,
-                "leave them if that is the task" if is_intended else detector.hint,
+                "fine if this is part of the task" if is_intended else detector.hint,
             )
 
 
 def search(pattern: str, *, in_answer: bool = False, flags: re.RegexFlag = re.NOFLAG) -> Find:
-    """Return a function that searches a row for a pattern."""
+    """Return a function that searches the text or the answer of a row for a pattern."""
     compiled = re.compile(pattern, flags)
 
     def find(row: Row) -> str | None:
@@ -96,9 +97,9 @@ def search(pattern: str, *, in_answer: bool = False, flags: re.RegexFlag = re.NO
 
 
 def around(text: str, match: re.Match[str]) -> str:
-    """Return the text from a few characters before a match on, without personal data."""
+    """Return a match with the text around it, personal data masked."""
     start, end = match.span()
-    # Masked before it is cut: half of an address or a number is not recognized.
+    # Mask before cutting: half an address or number would not be recognized.
     before = mask_personal_data(text[max(0, start - MASKED) : start])[-CONTEXT:]
     after = mask_personal_data(text[end : end + MASKED])[: 2 * CONTEXT]
     return ("…" if start > CONTEXT else "") + before + match.group() + after

@@ -1,4 +1,4 @@
-"""Find rows that repeat another one in training, or in what is held out, and contradictions."""
+"""Find repeated training rows, repeated test prompts, and prompts with different answers."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from tunesmith_plugins.checks.rows.check import (
 from tunesmith_plugins.checks.rows.row import Row, read_row, words
 
 WARNED_SHARE = 0.01
-"""Share of repeated rows from which on they are a warning."""
+"""Repeated rows are a warning if they are at least this share of the training rows."""
 FEWEST_ROWS = 20
 WARNED_TEST_SHARE = 0.05
-"""Share of test rows with the prompt of an earlier one from which on they are a warning."""
+"""Repeated test prompts are a warning if they are at least this share of the test rows."""
 LABEL_LENGTH = 100
-"""Mean number of characters of an answer, up to which answers that recur count as labels."""
+"""Recurring answers count as labels up to this mean length, in characters."""
 
 Keys = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Rows with equal keys, ordered by key and then by row."""
+    """Rows grouped by equal keys: sorted by key, then by row."""
 
     order: Keys
     starts: npt.NDArray[np.bool_]
@@ -44,7 +44,7 @@ class Groups:
 
     @classmethod
     def of(cls, keys: Keys) -> Groups:
-        """Group the positions of equal keys."""
+        """Group row numbers by their key."""
         order = np.argsort(keys, kind="stable")
         starts = np.ones(len(keys), dtype=np.bool_)
         starts[1:] = keys[order[1:]] != keys[order[:-1]]
@@ -52,17 +52,17 @@ class Groups:
 
     @property
     def repeated(self) -> npt.NDArray[np.bool_]:
-        """True for each row but the first of its group."""
+        """True for every row except the first of its group, in the order of the groups."""
         return ~self.starts
 
     def firsts(self) -> Keys:
-        """Return the first row of the group of each row in the order of the groups."""
+        """Return the first row of each row's group, in the order of the groups."""
         firsts: Keys = self.order[self.starts][np.cumsum(self.starts) - 1]
         return firsts
 
 
 class Duplicates:
-    """Compares rows by hashes, which take 40 bytes for each training row."""
+    """Finds repeated rows by their hashes, which take 40 bytes per training row."""
 
     def __init__(self) -> None:
         self._numbers, self._rows = array("q"), array("q")
@@ -78,7 +78,7 @@ class Duplicates:
             self._add(row)
 
     def _add(self, row: Row) -> None:
-        """Keep the hashes of a training row, and compare a test one with those before it."""
+        """Keep the hashes of a training row; compare a test row with earlier ones."""
         if row.part == "test":
             self._compare_test(row)
         if row.part != "train":
@@ -92,7 +92,7 @@ class Duplicates:
             self._answer_characters += len(row.answer)
 
     def _compare_test(self, row: Row) -> None:
-        """Count a test row whose prompt an earlier one has that is not of the same group."""
+        """Count a test row that repeats the prompt of an earlier one from another group."""
         self._test += 1
         key = hash(row.prompt_words)
         if not row.prompt:
@@ -104,7 +104,7 @@ class Duplicates:
             self._asked_again.add(row, row.prompt)
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
-        """Return a finding about repeated rows and one about contradictory answers."""
+        """Return findings about repeated rows, different answers, and repeated test prompts."""
         if len(self._numbers):
             yield from self._find_repeated(train)
         if len(self._with_answer):
@@ -113,12 +113,11 @@ class Duplicates:
             yield build_finding(
                 "duplicates",
                 "warning" if again >= WARNED_TEST_SHARE * self._test else "info",
-                f"{share(again, self._test)} test rows have the prompt of an earlier one, "
-                "so a model answers them alike; intervals count each as new evidence, and are too "
-                "narrow",
+                f"{share(again, self._test)} test rows repeat the prompt of an earlier test row: "
+                "a model answers both alike, so intervals that count both are too narrow",
                 again,
                 self._asked_again.examples,
-                "hold each prompt out once, or name a column in data.group: rows of a group count "
+                "keep each test prompt once, or name a column in data.group: rows of a group count "
                 "as one",
             )
 
@@ -131,17 +130,17 @@ class Duplicates:
         firsts = groups.firsts()[groups.repeated]
         chosen = np.argsort(repeated)[:MOST_EXAMPLES]
         examples = [
-            f"{show_row(train, int(numbers[row]))} as {train[int(numbers[first])].source}"
+            f"{show_row(train, int(numbers[row]))} repeats {train[int(numbers[first])].source}"
             for row, first in zip(repeated[chosen], firsts[chosen], strict=True)
         ]
         yield build_finding(
             "duplicates",
             "warning" if len(repeated) >= WARNED_SHARE * len(numbers) else "info",
-            f"{share(len(repeated), len(numbers))} training rows repeat an earlier one, "
-            "apart from case, spacing and punctuation",
+            f"{share(len(repeated), len(numbers))} training rows repeat an earlier one (ignoring "
+            "case, spacing and punctuation)",
             len(repeated),
             examples,
-            "remove them, or they count several times",
+            "remove the copies, which make training weigh these rows several times",
         )
 
     def _find_contradictions(self, train: Sequence[Record]) -> Iterator[Finding]:
@@ -149,7 +148,7 @@ class Duplicates:
         answers = np.frombuffer(self._answers, dtype=np.int64)
         groups = Groups.of(np.frombuffer(self._prompts, dtype=np.int64))
         others = answers[groups.order] != answers[groups.firsts()]
-        differing = groups.order[others]  # each answers in another way than the first of its group
+        differing = groups.order[others]  # rows whose answer differs from the first of their group
         if not len(differing):
             return
         firsts = groups.firsts()[others]
@@ -164,14 +163,14 @@ class Duplicates:
             "duplicates",
             "warning" if are_labels else "info",
             f"of {len(numbers):,} training rows, {format_count(prompts, 'prompt')} "
-            f"{'has' if prompts == 1 else 'have'} different answers",
+            f"{'has' if prompts == 1 else 'have'} more than one answer",
             len(differing),
             examples,
-            "keep the right one" if are_labels else "keep them if all are right",
+            "keep the right answer" if are_labels else "fine if all these answers are right",
         )
 
     def _are_labels(self, answers: Keys) -> bool:
-        """Return True if answers are short and recur, so that two of them cannot both be right."""
+        """Return True if answers look like labels (short, recurring): only one can be right."""
         if len(answers) < FEWEST_ROWS:
             return False
         is_short = self._answer_characters <= LABEL_LENGTH * len(answers)
@@ -179,7 +178,7 @@ class Duplicates:
 
 
 def _hash_row(row: Row) -> int:
-    """Hash what makes two rows equal: the signs of all texts, and the words of the answer."""
+    """Hash what makes two rows equal: letters, digits and symbols, and the answer's words."""
     label = row.record.label if isinstance(row.record, UnpairedPreference) else None
     return hash((row.text_signs, words(row.answer), label))
 

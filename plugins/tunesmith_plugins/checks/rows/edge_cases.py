@@ -1,4 +1,4 @@
-"""Count the prompts of kinds that data often lacks."""
+"""Count unusual training prompts: very short, negated, in capitals, or without letters."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from tunesmith_plugins.checks.rows.row import Row
 FEWEST_ROWS = 100
 SHORT = 2
 PREFIX = 32
-"""Characters that are looked at first: most texts have a letter in them."""
+"""Characters that are checked first: most texts have a letter among them."""
 NEGATIONS = (" not ", "n't ", "n’t ", " never ", " no ", " without ", " cannot ", " nothing ")
+NEGATED = 'contain "not" or another English negation'
 NEIGHBORS = 3
-"""Words before or behind a negation by which it is recognized in other prompts."""
+"""Number of words before and after a negation that identify it in other prompts."""
 INSTRUCTION_SHARE = 0.1
-"""Share of prompts with the same words there from which on they are an instruction."""
+"""A negation belongs to an instruction if at least this share of prompts has the same neighbors."""
 
 
 class Negations:
-    """Counts prompts with a negation, apart from those that only have that of an instruction.
+    """Counts prompts with a negation, ignoring negations in instructions that many prompts share.
 
-    An instruction such as ``Answer with the label and no other words`` is in many prompts. It says
-    nothing about how many users write a negation.
+    An instruction such as ``Answer with the label and no other words`` says nothing about how often
+    users write a negation.
     """
 
     def __init__(self) -> None:
         self._prompts: list[frozenset[tuple[int, int]]] = []
-        """Of each prompt the hashes of the words before its negations, and of those behind."""
+        """For each negated prompt, pairs of hashes: of the words before and after each negation."""
 
     def add(self, asked: str) -> bool:
-        """Look at a prompt, with a space around it; return True if it has a negation."""
+        """Read a prompt (with a space on both ends); return True if it has a negation."""
         if not any(negation in asked for negation in NEGATIONS):
             return False
         edge = [""] * NEIGHBORS
@@ -50,7 +51,7 @@ class Negations:
         return True
 
     def count(self, prompts: int) -> int:
-        """Return how many of all prompts have a negation of their own."""
+        """Return how many prompts have a negation outside shared instructions."""
         sides = ({*chain(*found)} for found in self._prompts)
         counts = Counter(chain.from_iterable(sides))
         most = INSTRUCTION_SHARE * prompts
@@ -61,16 +62,16 @@ class Negations:
 
 
 class EdgeCases:
-    """Counts training prompts that are short, negated, in capitals, or without a letter."""
+    """Counts training prompts that are very short, negated, in capitals, or without letters."""
 
     def __init__(self) -> None:
         self._rows = 0
         self._negations = Negations()
         self._counts = {
             f"have at most {SHORT} words": 0,
-            "have an English negation": 0,
+            NEGATED: 0,
             "are in capitals": 0,
-            "have no letter": 0,
+            "contain no letters": 0,
         }
 
     def add(self, block: Block) -> None:
@@ -98,9 +99,10 @@ class EdgeCases:
         """Return the counts."""
         counts = {
             **self._counts,
-            "have an English negation": self._negations.count(self._rows),
+            NEGATED: self._negations.count(self._rows),
         }
         if self._rows >= FEWEST_ROWS and any(counts.values()):
             found = (f"{count:,} {name}" for name, count in counts.items() if count)
             text = f"of {self._rows:,} training prompts, {', '.join(found)}"
-            yield build_finding("edge cases", "info", text, self._rows)
+            hint = "check that the answers honor the negations" if counts[NEGATED] else ""
+            yield build_finding("edge cases", "info", text, self._rows, hint=hint)

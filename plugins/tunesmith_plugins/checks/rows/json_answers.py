@@ -1,4 +1,4 @@
-"""Compare the keys of answers that are JSON objects."""
+"""Find answers that are not JSON objects, or whose keys differ, where most are alike."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tunesmith_plugins.checks.rows.row import Row
 FEWEST_ROWS = 20
 MOST_SHAPES = 1_000
 MAJORITY = 0.8
-"""Share of the answers from which on they are expected to be objects, or to have the same keys."""
+"""Share of answers that must be objects (or have the same keys) for others to be findings."""
 
 Keys = tuple[str, ...]
 
 
 class JsonAnswers:
-    """Counts the answers with each set of keys, and those that are no JSON object."""
+    """Counts answers by their set of keys, and those that are not JSON objects."""
 
     def __init__(self) -> None:
         self._shapes: dict[Keys, Tally] = {}
@@ -51,7 +51,7 @@ class JsonAnswers:
             self._shapes.setdefault(keys, Tally()).add(row, row.answer)
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
-        """Return findings about answers that are no JSON object, or have other keys."""
+        """Return findings about answers that are not JSON objects, or have unusual keys."""
         objects = self._rows - self._other.count
         if self._rows < FEWEST_ROWS or objects < MAJORITY * self._rows:
             return
@@ -59,10 +59,11 @@ class JsonAnswers:
             yield build_finding(
                 "json",
                 "warning",
-                f"{share(self._other.count, self._rows)} answers are no JSON object; others are",
+                f"{share(self._other.count, self._rows)} answers are not JSON objects; the rest "
+                "are",
                 self._other.count,
                 self._other.examples,
-                "correct them",
+                "rewrite them as JSON objects, or remove these rows",
             )
         usual = max(self._shapes, key=lambda keys: self._shapes[keys].count)
         count = self._shapes[usual].count
@@ -70,10 +71,10 @@ class JsonAnswers:
             yield build_finding(
                 "json",
                 "warning",
-                f"{share(objects - count, objects)} JSON answers have other keys than most",
+                f"{share(objects - count, objects)} JSON answers have different keys than most",
                 objects - count,
                 self._describe_others(usual),
-                "write the same keys in all",
+                "use the same keys in every answer",
             )
 
     def _describe_others(self, usual: Keys) -> list[str]:
@@ -85,7 +86,7 @@ class JsonAnswers:
 
 
 def find_keys(answer: str) -> Keys | None:
-    """Return the sorted keys of a JSON object, None if the answer is something else."""
+    """Return the sorted keys of a JSON object; None if the answer is not one."""
     text = answer.strip()
     if not (text.startswith("{") and text.endswith("}")):
         return None
@@ -96,7 +97,7 @@ def find_keys(answer: str) -> Keys | None:
 
 
 def describe_difference(keys: Keys, usual: Keys) -> str:
-    """Return which keys are missing and which are new."""
+    """Return which keys are missing and which are additional: ``lacks city and adds town``."""
     missing, new = sorted({*usual} - {*keys}), sorted({*keys} - {*usual})
     parts = [
         f"{word} {one_line(', '.join(names), EXCERPT)}"

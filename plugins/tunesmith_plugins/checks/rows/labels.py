@@ -1,4 +1,4 @@
-"""Look at answers that recur, as the labels of a classification do."""
+"""Check answers that recur, like the labels of a classification task."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ FEWEST_ROWS = 20
 MOST_LABELS = 1_000
 LONGEST_LABEL = 100
 ROWS_PER_LABEL = 3
-"""Mean number of rows of an answer from which on answers count as labels."""
+"""Answers count as labels if each has at least this many rows on average."""
 DOMINANT_SHARE = 0.9
 RARE_SHARE = 0.05
 """A label is rare if it has fewer rows than this share of the median label."""
 MOST_RARE_LABELS = 0.1
-"""Share of labels that may be rare; more of them are a long tail, and no accident."""
+"""If more than this share of the labels is rare, that is a long tail rather than a mistake."""
 SIMILARITY = 0.85
-"""Ratio of difflib from which on a rare label looks like a misspelled one."""
+"""Minimum difflib ratio for a rare label to look like a misspelled frequent one."""
 
 
 @dataclass
 class Label:
-    """The number of rows with a label, and the first of them."""
+    """The source of the first row with a label, and the number of such rows."""
 
     source: str
     count: int = 0
 
 
 class Labels:
-    """Counts the answers of training rows until there are too many different ones for labels."""
+    """Counts the answers of training rows until there are too many different ones to be labels."""
 
     def __init__(self) -> None:
         self._labels: dict[str, Label] = {}
@@ -65,7 +65,7 @@ class Labels:
         self._rows += row.part == "train"
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
-        """Return findings about the balance, the spelling and rare labels."""
+        """Return findings about dominant, misspelled, rare and unknown labels."""
         recur = self._rows >= max(FEWEST_ROWS, ROWS_PER_LABEL * len(self._labels))
         if not self._are_labels or not recur:
             return
@@ -86,7 +86,7 @@ class Labels:
                 f"all {self._rows:,} training rows have the same answer",
                 self._rows,
                 [f"{label.source} {quote(name)}"],
-                "look for the column with the answers",
+                "check that the answers are read from the right column",
             )
         elif label.count > DOMINANT_SHARE * self._rows:
             yield build_finding(
@@ -95,11 +95,11 @@ class Labels:
                 f"{share(label.count, self._rows)} training rows have the same answer",
                 label.count,
                 [f"{label.source} {quote(name)}"],
-                "add rows of the others, and compare with always giving this answer",
+                "add rows with other answers; the baseline `majority` always gives this answer",
             )
 
     def _find_variants(self) -> dict[str, str]:
-        """Return the rarer spellings of labels, each with the most frequent one."""
+        """Return the less frequent spellings of labels, each with the most frequent one."""
         spellings: dict[str, list[str]] = {}
         for name in self._labels:
             spellings.setdefault(label_key(name), []).append(name)
@@ -115,8 +115,8 @@ class Labels:
             f"{self._labels[name].source} {quote(name)}, usually {quote(usual)}"
             for name, usual in list(variants.items())[:MOST_EXAMPLES]
         ]
-        text = f"{share(count, self._rows)} training rows have another spelling of a label"
-        hint = "write each label in one way: two spellings are two labels"
+        text = f"{share(count, self._rows)} training rows use a different spelling of a label"
+        hint = "write each label one way: two spellings count as two labels"
         return build_finding("labels", "warning", text, count, examples, hint)
 
     def _find_rare(self, known: dict[str, Label]) -> Iterator[Finding]:
@@ -135,10 +135,11 @@ class Labels:
         yield build_finding(
             "labels",
             "warning",
-            f"{len(rare):,} of {len(known):,} labels are rare",
+            f"{len(rare):,} of {len(known):,} labels are rare (less than {100 * RARE_SHARE:g} % of "
+            "the rows of the median label)",
             sum(label.count for label in rare.values()),
             examples[:MOST_EXAMPLES],
-            "correct them, add rows, or leave them out",
+            "correct misspelled ones, add rows, or remove these labels",
         )
 
     def _find_unknown(self) -> Iterator[Finding]:
@@ -153,11 +154,11 @@ class Labels:
             f"{share(count, rows)} validation and test rows have a label that no training row has",
             count,
             [f"{x.source} {quote(name)}" for name, x in list(unknown.items())[:MOST_EXAMPLES]],
-            "correct them, or add training rows",
+            "correct these labels, or add training rows with them",
         )
 
 
-# Between two numbers it is a range or a version, and "level -1" has a sign.
+# A hyphen between two digits is a range or a version, and in "level -1" it is a sign.
 _BETWEEN_WORDS = re.compile(
     r"(?<=[^\W\d_])(?:\s+|[_-]+)(?=[^\W_])|(?<=\d)(?:\s+|[_-]+)(?=[^\W\d_])"
 )
@@ -165,8 +166,9 @@ _NORMALIZER = TextNormalizer(ignore_case=True, ignore_punctuation=True)
 
 
 def label_key(label: str) -> str:
-    """Return a label in one case, with spaces between words, and without punctuation around it.
+    """Return a key that is equal for spellings of the same label.
 
-    A sign or a symbol counts: -1 is not 1, and .5 is not 5.
+    It ignores case, punctuation around the label, and how words are separated. Signs and symbols
+    count: -1 is not 1, and .5 is not 5.
     """
     return _BETWEEN_WORDS.sub(" ", _NORMALIZER.normalize(label) or "") or label

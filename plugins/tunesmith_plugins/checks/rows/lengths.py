@@ -1,4 +1,4 @@
-"""Find answers and prompts that are far longer than the others, and answers that say nothing."""
+"""Find unusually long prompts and answers, and answers that stand for a missing value."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tunesmith_plugins.checks.rows.row import Row
 
 FEWEST_ROWS = 20
 FENCE = 3.0
-"""Interquartile ranges of the logarithm above the third quartile, beyond which a length is far
-out (Tukey, Exploratory Data Analysis, 1977)."""
+"""A length is an outlier if its logarithm exceeds the third quartile by more than this many
+interquartile ranges: "far out" in Tukey, Exploratory Data Analysis, 1977."""
 SMALLEST_FACTOR = 8.0
-"""A length is no outlier below this many times the third quartile."""
+"""A length below this many times the third quartile is never an outlier."""
 SHORTEST_OUTLIER = 400
-"""Number of characters below which no text is too long."""
+"""A text with fewer characters is never an outlier."""
 SPREADSHEET_ERRORS = ("#n/a", "#ref!", "#value!", "#name?")
 EMPTY_ANSWERS = frozenset(
     ("n/a", "nan", "null", "none", "nil", "undefined", "todo", "tbd", *SPREADSHEET_ERRORS)
@@ -28,7 +28,7 @@ EMPTY_ANSWERS = frozenset(
 
 
 class Lengths:
-    """Keeps the lengths of training rows, and counts answers that say nothing."""
+    """Keeps the lengths of training rows, and counts answers that stand for a missing value."""
 
     def __init__(self) -> None:
         self._numbers = array("q")
@@ -52,15 +52,16 @@ class Lengths:
             self._lengths["answer"].append(len(row.answer))
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
-        """Return findings about empty answers and outliers."""
+        """Return findings about missing answers and length outliers."""
         if self._empty.count:
             yield build_finding(
                 "lengths",
                 "warning",
-                f"{share(self._empty.count, self._answers)} answers say nothing",
+                f"{share(self._empty.count, self._answers)} answers stand for a missing value, "
+                'such as "N/A" or "null"',
                 self._empty.count,
                 self._empty.examples,
-                "leave them out",
+                "remove these rows, or write the answers",
             )
         if len(self._numbers) < FEWEST_ROWS:
             return
@@ -74,15 +75,15 @@ class Lengths:
                     for i in found[:MOST_EXAMPLES].tolist()
                 ]
                 text = (
-                    f"{share(len(found), len(lengths))} training rows have a far longer {name} "
-                    f"than others, more than {limit:,.0f} characters"
+                    f"{share(len(found), len(lengths))} training rows have an unusually long "
+                    f"{name}, more than {limit:,.0f} characters"
                 )
-                hint = "look if they are several rows in one"
+                hint = "check whether several rows were merged into one"
                 yield build_finding("lengths", "warning", text, len(found), examples, hint)
 
 
 def outlier_limit(lengths: np.typing.NDArray[np.int64]) -> float:
-    """Return the length above which a text is far longer than the others."""
+    """Return the length in characters above which a text is an outlier."""
     first, third = np.quantile(np.log1p(lengths), (0.25, 0.75))
     factor = max(np.log(SMALLEST_FACTOR), FENCE * (third - first))
     return max(float(SHORTEST_OUTLIER), float(np.expm1(third + factor)))

@@ -1,4 +1,4 @@
-"""Find secrets and personal data. What is shown of them is masked."""
+"""Find secrets and personal data; examples in findings are masked."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.detectors import CONTEXT, Detector, Find
 from tunesmith_plugins.checks.rows.row import Row
 
-# Each begins with a set of characters, so that the search skips others; what must not stand before
-# it is looked up after that.
+# Each pattern begins with a set of characters, which lets the search skip all others quickly. The
+# look-behind for what must not precede a match comes second.
 CARD = r"\d(?<![\w.+-]\d)(?:[ -]?\d){12,18}(?![\w-])"
 CARD_PREFIX = r"4|5[1-5]|2(?:2[2-9]|[3-6]|7[01])|3[47]|3(?:0[0-5]|[68])|6(?:011|5|4[4-9])|35"
 CARD_LENGTHS = {"3": (14, 15, 16), "4": (16,), "5": (16,), "2": (16,), "6": (16,)}
@@ -32,10 +32,7 @@ SOCIAL_SECURITY = r"[0-8](?<![\w.-][0-8])\d{2}(?<!000)(?<!666)-(?!00)\d{2}-(?!00
 
 
 def is_card_number(text: str) -> bool:
-    """Return True for a number with the prefix, the length and the check digit of a card.
-
-    The check digit is that of Luhn (ISO/IEC 7812-1).
-    """
+    """Return True if prefix, length and check digit (Luhn, ISO/IEC 7812-1) are those of a card."""
     digits = [int(c) for c in text if c.isdigit()]
     number = "".join(map(str, digits))
     if not re.match(CARD_PREFIX, number) or len(number) not in CARD_LENGTHS[number[0]]:
@@ -45,7 +42,7 @@ def is_card_number(text: str) -> bool:
 
 
 def is_iban(text: str) -> bool:
-    """Return True for an account number with the right check digits (ISO 13616: 1 modulo 97)."""
+    """Return True if the check digits of an IBAN are right (ISO 13616: 1 modulo 97)."""
     number = text.replace(" ", "")
     if not 15 <= len(number) <= 34:
         return False
@@ -53,17 +50,17 @@ def is_iban(text: str) -> bool:
 
 
 def mask(text: str) -> str:
-    """Return the first and the last two characters of a text."""
+    """Return the first and last two characters of a text, with "…" between them."""
     return f"{text[:2]}…{text[-2:]}"
 
 
 def mask_address(text: str) -> str:
-    """Return an e-mail address without its name."""
+    """Return an e-mail address with all but the first letter of the name masked."""
     return f"{text[0]}…@{text.rpartition('@')[2]}"
 
 
 def _number(pattern: str, is_valid: Callable[[str], bool] = bool) -> Find:
-    """Return a function that finds a number, and masks it."""
+    """Return a function that finds the first valid number in a row and masks it."""
     compiled = re.compile(pattern)
 
     def find(row: Row) -> str | None:
@@ -95,44 +92,44 @@ def _with_long_number(block: Block) -> Sequence[Row]:
 
 PERSONAL_DATA = (
     Detector(
-        "rows have a key, a token or a password",
+        "rows contain a key, token or password",
         _find_secret,
-        "remove it and revoke it: a model can repeat what it was trained on",
+        "remove and revoke it: a model can reproduce what it was trained on",
         can_be_intended=False,
         marks=SECRET_MARKS,
     ),
     Detector(
-        "rows have the number of a payment card",
+        "rows contain a payment card number",
         _number(CARD, is_card_number),
-        "replace it: a model can repeat what it was trained on",
+        "replace it: a model can reproduce what it was trained on",
         can_be_intended=False,
         select=_with_long_number,
     ),
     Detector(
-        "rows have the number of a bank account",
+        "rows contain a bank account number",
         _number(IBAN, is_iban),
-        "replace it: a model can repeat what it was trained on",
+        "replace it: a model can reproduce what it was trained on",
         can_be_intended=False,
         select=_with_long_number,
     ),
     Detector(
-        "rows have a social security number",
+        "rows contain a social security number",
         _number(SOCIAL_SECURITY),
-        "replace it: a model can repeat what it was trained on",
+        "replace it: a model can reproduce what it was trained on",
         can_be_intended=False,
         select=_with_long_number,
     ),
     Detector(
-        "rows have an e-mail address",
+        "rows contain an e-mail address",
         _find_email,
-        "replace those of persons",
+        "replace those of real people",
         level="info",
         marks=("@",),
     ),
     Detector(
-        "rows have a telephone number",
+        "rows contain a telephone number",
         _number(PHONE),
-        "replace those of persons",
+        "replace those of real people",
         level="info",
         select=_with_long_number,
     ),

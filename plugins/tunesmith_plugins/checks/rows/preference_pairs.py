@@ -1,4 +1,4 @@
-"""Find pairs from which no preference can be learned, or another one than is meant."""
+"""Find preference pairs that teach nothing, contradict each other, or teach length."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tunesmith_plugins.checks.rows.row import Row, words
 
 FEWEST_PAIRS = 20
 MOST_EQUAL = 0.5
-"""Share of pairs of equal answers from which on training on the pairs is wrong."""
+"""If more than this share of the pairs has equal answers, the finding is an error."""
 LENGTH_BIAS = 0.8
-"""Share of the pairs with the longer answer chosen (or rejected) that is a warning, if the
-interval lies beyond it."""
+"""Warn if the longer (or the shorter) answer is chosen in a larger share of the pairs, with the
+whole 95 % interval above it."""
 
 
 class PreferencePairs:
-    """Compares the answers of pairs: 24 bytes for each."""
+    """Compares the two answers of each training pair, and keeps 24 bytes per pair."""
 
     def __init__(self) -> None:
         self._numbers, self._keys, self._swapped = array("q"), array("q"), array("q")
@@ -55,7 +55,7 @@ class PreferencePairs:
         self._swapped.append(hash((row.prompt_words, rejected, chosen)))
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
-        """Return findings about equal answers, swapped sides and length."""
+        """Return findings about equal answers, swapped pairs, and length bias."""
         pairs = len(self._numbers)
         if not pairs:
             return
@@ -63,11 +63,11 @@ class PreferencePairs:
             yield build_finding(
                 "preference",
                 "error" if self._equal.count > MOST_EQUAL * pairs else "warning",
-                f"{share(self._equal.count, pairs)} pairs have the same answer on both sides, "
-                "apart from case and spacing",
+                f"{share(self._equal.count, pairs)} pairs have the same chosen and rejected "
+                "answer (ignoring case and spacing)",
                 self._equal.count,
                 self._equal.examples,
-                "leave them out",
+                "remove them: they express no preference",
             )
         yield from self._find_swapped(train)
         if pairs >= FEWEST_PAIRS:
@@ -81,11 +81,11 @@ class PreferencePairs:
             yield build_finding(
                 "preference",
                 "warning",
-                f"{share(len(found), len(keys))} pairs are there in both directions: the answer "
-                "that is chosen in one is rejected in another",
+                f"{share(len(found), len(keys))} pairs also occur with chosen and rejected "
+                "answers swapped",
                 len(found),
                 [show_row(train, self._numbers[i]) for i in found[:MOST_EXAMPLES].tolist()],
-                "keep one of the two",
+                "keep only the right one of the two",
             )
 
     def _find_length_bias(self) -> Iterator[Finding]:
@@ -103,5 +103,5 @@ class PreferencePairs:
                 f"interval {100 * interval.low:.0f} to {100 * interval.high:.0f} %",
                 count,
                 (),
-                "balance the lengths, or the model learns the length",
+                f"balance the lengths; otherwise the model learns to prefer {which} answers",
             )

@@ -1,7 +1,7 @@
 """Run all checks of rows in one pass over the records.
 
-Duplicates, labels and lengths are looked for among all rows. Faults that a row has on its own are
-looked for in a part of large data: what hundreds of thousands of rows do not show is rare.
+Duplicates, labels and lengths are checked over all rows. Faults of single rows are searched for in
+a sample if there are many rows: a fault absent from hundreds of thousands of rows is rare.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tunesmith_plugins.checks.rows.text_faults import TEXT_FAULTS
 
 
 def row_faults() -> Detectors:
-    """Create the checks that look at each row on its own."""
+    """Create the detectors for faults of single rows."""
     return Detectors({"text": TEXT_FAULTS, "personal data": PERSONAL_DATA, "copies": COPIES})
 
 
@@ -40,9 +40,9 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     EdgeCases,
 )
 OF_SINGLE_ROWS = (Detectors, EdgeCases)
-"""The checks that look at each row on its own, and cost the most."""
+"""The checks that examine each row by itself, which take the most time."""
 MOST_SINGLE_ROWS = 250_000
-"""Rows of which these see about so many: all blocks, every second one, every third and so on."""
+"""Approximate limit on the rows that these checks see: they skip blocks at equal distances."""
 
 
 def review(
@@ -53,7 +53,7 @@ def review(
     checks: Sequence[Callable[[], Check]] = CHECKS,
     most_single_rows: int = MOST_SINGLE_ROWS,
 ) -> list[Finding]:
-    """Return the findings of all checks; each record is read once."""
+    """Return the findings of all checks, reading each record once."""
     running = [create() for create in checks]
     of_many_rows = [check for check in running if not isinstance(check, OF_SINGLE_ROWS)]
     parts: dict[Part, Sequence[Record]] = {"train": train, "validation": validation, "test": test}
@@ -71,12 +71,12 @@ def review(
 
 
 def _report_sample(seen: int, total: int) -> Iterator[Finding]:
-    """Report that faults of single rows were not looked for in all rows."""
+    """Report that only a sample was searched for faults of single rows."""
     yield build_finding(
         "rows",
         "info",
-        f"faults of single rows (text, personal data, copies, edge cases) were looked for in "
-        f"{seen:,} of {total:,} rows, spread evenly",
+        f"only {seen:,} of {total:,} rows, evenly spread, were searched for faults of single rows "
+        "(text, personal data, copies, edge cases)",
         total - seen,
-        hint="for all rows, check the data in parts: tunesmith data check PART.jsonl",
+        hint="to check all rows, split the file and run tunesmith data check PART.jsonl on each",
     )

@@ -1,4 +1,4 @@
-"""The view of a record that the checks share: its texts, made once for all of them."""
+"""The texts of a record, extracted once for all checks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Row:
     question: str
     """The last turn before the answer."""
     answer: str
-    """The last answer, which is the chosen one of a pair; empty for plain text."""
+    """The last answer; of a pair, the chosen one; empty for plain text."""
 
     @property
     def source(self) -> str:
@@ -76,12 +76,12 @@ class Row:
 
     @property
     def has_right_answer(self) -> bool:
-        """Return True if the answer is the one to learn, and not one of several or a bad one."""
+        """True if the answer is one to learn: not from a pair, and not labeled good or bad."""
         return bool(self.answer) and not isinstance(self.record, Preference | UnpairedPreference)
 
 
 def read_row(record: Record, part: Part = "train", number: int = 0) -> Row | None:
-    """Return the texts of a record, or None for a kind of record that a plugin defines."""
+    """Return the texts of a record; None for a kind of record that a plugin defines."""
     if type(record) is Completion:
         prompt, completion = record.prompt, record.completion
         text = f"{prompt}\n{completion}"
@@ -110,9 +110,9 @@ def _answer_text(answer: Message) -> str:
 
 
 def signs_of(texts: Sequence[str]) -> list[bytes]:
-    """Return the letters, digits and symbols of texts as UTF-8, in one case and without spaces.
+    """Return the letters, digits and symbols of each text, case-folded, as UTF-8.
 
-    Punctuation and invisible characters do not count.
+    Spaces, punctuation and invisible characters are removed.
     """
     folded = fold_texts(texts)
     blank = blank_punctuation("\n".join(folded))
@@ -122,9 +122,9 @@ def signs_of(texts: Sequence[str]) -> list[bytes]:
 
 
 def words(text: str) -> str:
-    """Return a text in one case, with single spaces, and without punctuation at its end."""
+    """Return a text case-folded, with single spaces and without punctuation at the end."""
     folded = text.casefold()
-    if "  " in folded or not folded.isprintable():  # all spaces but " " are not printable
+    if "  " in folded or not folded.isprintable():  # all white space except " " is unprintable
         folded = " ".join(folded.split())
     return folded.strip(" ").rstrip(" .,;:?!")
 
@@ -135,6 +135,6 @@ def _visible(text: str) -> str:
 
 @cache
 def _invisible() -> re.Pattern[str]:
-    """Return a pattern of the invisible characters beyond ASCII."""
+    """Return a pattern that matches runs of invisible non-ASCII characters."""
     codes = (chr(code) for code in range(0x80, 0x10000))
     return re.compile(f"[{''.join(c for c in codes if unicodedata.category(c) in ('Cc', 'Cf'))}]+")

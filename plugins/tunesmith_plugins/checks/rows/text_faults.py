@@ -1,4 +1,4 @@
-"""Find text that belongs to a template, a page or a program rather than to the task."""
+"""Find text left over from a template, a web page or a program, and broken characters."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from tunesmith.text import safe_text
 from tunesmith_plugins.checks.rows.detectors import Detector, Find, around, search
 from tunesmith_plugins.checks.rows.row import Row
 
-# Patterns begin with a set of characters where they can, so that the search skips others.
+# Where possible, a pattern begins with a set of characters: the search skips all others quickly.
 CONTROL_TOKENS = (
     r"[<\[](?:(?<=<)(?:[|｜][A-Za-z][^<>|｜\n]{1,40}[|｜]>|</?SYS>>|(?:start|end)_of_turn>"
     r"|(?:bos|eos|pad|unk)>|s>(?<=^<s>)|/s>$)|(?<=\[)/?INST\])"
 )
 NEXT_TURN = r"^(?:Human|User|Assistant|AI|### ?(?:Instruction|Response|Input)) ?:"
 NEXT_TURN_MARKS = ("Human", "User", "Assistant", "AI:", "AI :", "###")
-# Words of placeholders in capitals: others are names, such as [NASA], or marks, such as [NOTE].
+# Words in placeholders such as [YOUR NAME]. Other capitals may be names ([NASA]) or marks ([NOTE]).
 _SLOT_WORDS = (
     r"(?:(?:FIRST|LAST|FULL|USER|COMPANY|BUSINESS|BRAND|PRODUCT|FILE)?NAMES?|YOUR|INSERT|ENTER|FILL"
     r"|HERE|PLACEHOLDER|REDACTED|TODO|TBD|X{3,}|DATE|TIME|YEAR|MONTH|DAY|AGE|NUMBER|AMOUNT|PRICE"
@@ -25,7 +25,7 @@ _SLOT_WORDS = (
 )
 SLOTS = (
     r"[{\[](?:(?<=\{)(?:\{ ?[A-Za-z][\w .-]{0,40} ?\}\}"
-    # Not in code: ${name}, \name{...}, {"a": ...}, f"{name}", {a}{b}, paths, and awk's {print}.
+    # Code is not matched: ${name}, \name{...}, {"a": ...}, f"{name}", {a}{b}, paths, awk's {print}.
     r"|(?<![\w$\\{}\"'(\[=:%/]\{)(?!(?:print|next|exit)\})[a-z]+(?:_[a-z]+)*\}(?![}\"'\])/]))"
     rf"|(?<=\[)(?:(?:[A-Z]+[_ ]){{0,4}}{_SLOT_WORDS}(?:[_ ][A-Z]+){{0,4}}\]"
     r"|(?:Your|Insert|Company|Customer|Recipient)\b[^\]\n]{0,40}\]))"
@@ -40,16 +40,16 @@ REFUSAL = (
 REFUSAL_MARKS = (" AI", " ai ", "anguage model", "sorry", "ulfill")
 
 
-# Marks of direction are usual in Hebrew and Arabic; joiners in Indic scripts and emoji.
+# Directional marks (Hebrew, Arabic) and joiners (Indic scripts, emoji) are normal, so not listed.
 _HIDDEN_RANGES = (
     *((0x00, 0x08), (0x0B, 0x0C), (0x0E, 0x1F), (0x7F, 0x7F), (0xAD, 0xAD), (0x200B, 0x200B)),
     *((0x2028, 0x2029), (0x202A, 0x202E), (0x2060, 0x2064), (0x2066, 0x2069), (0xFEFF, 0xFEFF)),
     *((0xFFF9, 0xFFFB), (0xE0000, 0xE007F)),
 )
 HIDDEN = tuple(chr(code) for first, last in _HIDDEN_RANGES for code in range(first, last + 1))
-"""Characters that are not shown, or change the order of others."""
+"""Characters that are invisible or change the display order of others."""
 MISREAD = tuple("ÂÃÄÅâÐÑ\x80\x81\x82\x83\x84\ufffd") + tuple(map(chr, range(0x86, 0xA0)))
-"""First characters of UTF-8 that was read as Latin-1 or Windows-1252."""
+"""Characters that UTF-8 read as Latin-1 or Windows-1252 begins with."""
 
 
 def _find_hidden() -> Find:
@@ -64,12 +64,12 @@ def _find_hidden() -> Find:
 
 
 def _misread_utf8() -> Find:
-    """Return a function that finds UTF-8 that was read as Latin-1 or Windows-1252."""
+    """Return a function that finds UTF-8 decoded as Latin-1 or Windows-1252."""
     second_bytes = bytes(range(0x80, 0xC0))
     characters = second_bytes.decode("cp1252", "ignore") + second_bytes.decode("latin-1")
-    # A quotation mark after a capital letter of another language is no accident: German »Ä«.
+    # A quotation mark after such a letter can be intended: German »Ä«.
     second = f"(?![«»“”‘’‹›„‚])[{re.escape(characters)}]"
-    # A set first, and what is before it looked up later: then the search skips other characters.
+    # The set comes first and the look-behinds second: this lets the search skip other characters.
     pattern = re.compile(
         "[ÂÃÄÅâÐÑ\x80-\x84\x86-\x9f\ufffd](?:"
         f"(?<=[ÂÃÄÅ]){second}|(?<=â)(?:[€\x80][{re.escape(characters)}]|[„\x84‚\x82]{second})"
@@ -85,47 +85,47 @@ def _misread_utf8() -> Find:
 
 TEXT_FAULTS = (
     Detector(
-        "rows have control tokens of a chat template in their text",
+        "rows contain control tokens of a chat template",
         search(CONTROL_TOKENS, flags=re.MULTILINE),
-        "remove them; the chat template writes its own",
+        "remove them: the chat template adds its own",
         can_be_intended=False,
         marks=("<", "INST]"),
     ),
     Detector(
-        "answers go on with the next turn of a conversation",
+        "answers continue with the next turn of the conversation",
         search(NEXT_TURN, in_answer=True, flags=re.MULTILINE),
-        "make a message of each turn",
+        "make each turn a separate message",
         marks=NEXT_TURN_MARKS,
     ),
     Detector(
-        "rows have invisible or control characters",
+        "rows contain invisible or control characters",
         _find_hidden(),
-        "remove them; nobody sees them, and the model reads them",
+        "remove them: people do not see them, but the model does",
         marks=HIDDEN,
     ),
     Detector(
-        "rows have characters that were read in the wrong encoding",
+        "rows contain characters decoded with the wrong encoding",
         _misread_utf8(),
-        "read the original as UTF-8",
+        "read the original file as UTF-8",
         can_be_intended=False,
         marks=MISREAD,
     ),
     Detector(
-        "rows have placeholders that nothing replaced",
+        "rows contain unfilled placeholders",
         search(SLOTS),
-        "fill them in, or leave the rows out",
+        "fill them in, or remove these rows",
         marks=("{", "["),
     ),
     Detector(
-        "rows have HTML comments or entities",
+        "rows contain HTML comments or entities",
         search(r"[<&](?:(?<=<)!--|(?<=&)(?:amp|lt|gt|quot|nbsp|#39|#x27);)"),
-        "convert them to text",
+        "convert them to plain text",
         marks=("<!--", "&"),
     ),
     Detector(
         "answers speak as an AI or refuse with a stock phrase",
         search(REFUSAL, in_answer=True, flags=re.IGNORECASE),
-        "leave them out, unless the model shall refuse",
+        "remove them, unless the model should refuse",
         marks=REFUSAL_MARKS,
     ),
 )

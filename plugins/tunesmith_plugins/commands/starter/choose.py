@@ -1,4 +1,4 @@
-"""Choose data loader, columns, technique and evaluators that suit a data file."""
+"""Choose a data loader, columns, a technique and evaluators that fit a data file."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tunesmith.records import Preference, Record
 from tunesmith_data import RowLoader, guess_columns
 
 FIRST_RECORDS = 1_000
-"""Records that decide on technique and evaluators."""
+"""Number of records that decide on technique and evaluators."""
 ONE_GROUP = ("split_documents",)
-"""Options that permit to split data of which all records are in one group."""
+"""Options that allow splitting data whose records are all in one group."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Choice:
 
 
 def choose(data: Path, loader: str | None, catalog: Catalog) -> Choice:
-    """Read the data, and choose what suits its rows.
+    """Read the data and choose what fits its rows.
 
     Raises:
-        UsageError: there is no such file, or no data loader knows it.
+        UsageError: the file does not exist, or no data loader recognizes it.
         DataError: the data cannot be used as it is.
     """
     if not data.exists():
@@ -53,7 +53,7 @@ def choose(data: Path, loader: str | None, catalog: Catalog) -> Choice:
     if use is None:
         known = ", ".join(o.offer.name for o in catalog.offers(DataLoaderOffer))
         raise UsageError(
-            f"{data}: no data loader knows this file", hint=f"name one with --loader: {known}"
+            f"{data}: no data loader recognizes this file", hint=f"name one with --loader: {known}"
         )
     try:
         offered = catalog.find(DataLoaderOffer, use)
@@ -87,19 +87,19 @@ def choose(data: Path, loader: str | None, catalog: Catalog) -> Choice:
 
 
 def _find_columns(loader: DataLoader) -> dict[str, str]:
-    """Return the mapping of columns; none if the loader finds them, or there is no guess."""
+    """Return the mapping of columns; empty if it is not needed, or cannot be guessed."""
     if not isinstance(loader, RowLoader):
         return {}
     try:
         return guess_columns(loader.first_columns()) or {}
     except DataError:
-        return {}  # loading raises it again, with the account of all rows
+        return {}  # loading raises it again, with details about all rows
 
 
 def _choose_technique(records: Sequence[Record], catalog: Catalog) -> TechniqueOffer[Any] | None:
-    """Return the technique that learns most from these kinds of records; None if none can.
+    """Return the technique that learns most from these kinds of records; None if none accepts them.
 
-    Pairs are for a technique that takes pairs alone: others learn only the better answers.
+    For pairs, prefer a technique that accepts only pairs: others learn just the better answers.
     """
     kinds = {type(record) for record in records}
     fitting = [o.offer for o in catalog.offers(TechniqueOffer) if kinds <= o.offer.accepts]

@@ -1,4 +1,4 @@
-"""Example projects, which `tunesmith init --example NAME` copies."""
+"""The example projects that `tunesmith init --example NAME` copies."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from tunesmith.text import suggest_name
 
 
 def copy_example(name: str, target: Path, *, force: bool) -> None:
-    """Copy an example project to a folder, print its files, and a hint at the next command.
+    """Copy an example project to a folder; print its files and the next command.
 
     Raises:
-        UsageError: there is no such example, or a file exists and ``force`` is not set.
+        UsageError: the example is unknown, or a file exists and ``force`` is not set.
     """
     known = find_examples()
     if name not in known:
         guess = suggest_name(name, known)
         hint = f"did you mean {guess}?" if guess else f"known examples: {', '.join(known)}"
-        raise UsageError(f'no example is named "{name}"', hint=hint)
+        raise UsageError(f'unknown example "{name}"', hint=hint)
     entries = (entry for entry in known[name].iterdir() if entry.is_file())  # no __pycache__
     files = {target / file.name: file.read_bytes() for file in entries}
     present = sorted(str(path) for path in files if path.exists())
     if present and not force:
-        raise UsageError(f"{present[0]}: exists already", hint="--force replaces it")
+        raise UsageError(f"{present[0]}: already exists", hint="overwrite it with --force")
     target.mkdir(parents=True, exist_ok=True)
     for path, content in sorted(files.items()):
         write_atomic(path, content)
@@ -38,7 +38,7 @@ def copy_example(name: str, target: Path, *, force: bool) -> None:
 
 
 def find_examples() -> dict[str, Traversable]:
-    """Return the example projects by name: subfolders of this package that hold a run file."""
+    """Return the example projects by name: subfolders of this package with a run file."""
     package = resources.files("tunesmith_plugins.commands.starter")
     folders = (entry for entry in package.iterdir() if entry.is_dir())
     projects = {folder.name: folder for folder in folders if folder.joinpath("run.toml").is_file()}

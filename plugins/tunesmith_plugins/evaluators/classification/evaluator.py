@@ -22,17 +22,17 @@ ACCURACY, MACRO_F1 = "accuracy", "macro-f1"
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """Reads a label from each answer and compares it with that of the reference."""
+    """Reads a label from each answer and compares it with the label of the reference."""
 
     normalizer: TextNormalizer
     labels: tuple[str, ...] = ()
-    """All labels; empty: those of the references."""
+    """All labels; empty: the labels of the references."""
     max_new_tokens: Literal["auto"] | int = "auto"
     references: tuple[str, ...] | None = None
-    """Answers of all test rows, whose labels they are; None: of the rows that are measured."""
+    """Reference answers that define the labels; None: those of the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
-        """Return the evaluator with the labels and the limit of tokens of these references."""
+        """Return an evaluator with the labels and the token limit for these references."""
         limit = choose_limit(self.max_new_tokens, references)
         texts = tuple(read_references(references, "classification"))
         return replace(self, max_new_tokens=limit, references=texts)
@@ -62,11 +62,11 @@ class Classification:
     def _read_references(
         self, records: Sequence[Record], references: Sequence[str]
     ) -> tuple[LabelReader, list[str], list[str]]:
-        """Return the reader of labels, the label of each reference, and all labels.
+        """Return the label reader, the label of each reference, and all labels.
 
-        Without ``labels``, references that are not written alike are different labels. With them,
-        a reference may be written otherwise, as long as that names one of them only. The label of
-        a validation row that no test row has is one that no model can give.
+        Without ``labels``, each spelling of a reference is a label. With ``labels``, a reference
+        may be spelled differently, as long as it matches a single label. A validation row whose
+        label no test row has is always wrong.
         """
         named = references if self.references is None else self.references
         found = filter(None, map(self.normalizer.find, named))
@@ -76,12 +76,12 @@ class Classification:
             label = reader.match(reference)
             if label is None and self.labels:
                 hint = "add it to `labels` of classification"
-                message = f"the answer {reference.strip()[:80]!r} is no label"
+                message = f"the answer {reference.strip()[:80]!r} is not a label"
                 raise DataError(record.source, message, hint=hint)
             if label is None:
                 label = self.normalizer.find(reference)
             if label is None:
-                message = "the reference answer has nothing that `extract` finds"
+                message = "`extract` finds nothing in the reference answer"
                 raise DataError(record.source, message)
             expected.append(label)
         return reader, expected, labels
@@ -90,7 +90,7 @@ class Classification:
 def count_outcomes(
     classes: Sequence[str], expected: Sequence[str], predicted: Sequence[str | None]
 ) -> list[list[float]]:
-    """Return the counts of each row: by class, if it was right, expected, and predicted."""
+    """Return three 0/1 counts per class for each row: right, expected, and predicted."""
     rows = []
     for right, given in zip(expected, predicted, strict=True):
         rows.append(
@@ -104,10 +104,10 @@ def count_outcomes(
 
 
 def compute_macro_f1(counts: Matrix) -> Matrix:
-    """Return macro F1 for each row of a matrix with three columns for each class.
+    """Return macro F1 for each row of a matrix with three columns per class.
 
-    The columns are those of :func:`count_outcomes`, added up. Classes are those that are expected;
-    the F1 of one that is not predicted is 0.
+    The columns are sums of those of :func:`count_outcomes`. The mean is over classes that are
+    expected; the F1 of a class that is never predicted is 0.
     """
     right, expected, predicted = counts[:, 0::3], counts[:, 1::3], counts[:, 2::3]
     used = expected > 0
@@ -120,7 +120,7 @@ def measure_macro_f1(
 ) -> Measurement:
     """Return macro F1 over the classes, with the contribution of each row.
 
-    A row of a rare class has more weight, so that the interval knows how few rows F1 rests on.
+    A row of a rare class weighs more, so the interval reflects how few rows its F1 is based on.
     """
     sizes = Counter(expected)
     weights = tuple(len(expected) / (len(sizes) * sizes[label]) for label in expected)
@@ -132,9 +132,10 @@ def measure_macro_f1(
 
 
 def describe(expected: Sequence[str], predicted: Sequence[str | None]) -> dict[str, Any]:
-    """Return precision, recall and F1 of each class, and the confusion of classes.
+    """Return precision, recall and F1 of each class, and the confusion matrix.
 
-    The confusion has the number of rows by expected and predicted label; ``""`` is no label.
+    The confusion matrix counts rows by expected and predicted label. The key ``""`` stands for
+    answers without a label.
     """
     pairs = Counter(zip(expected, predicted, strict=True))
     predictions, references = Counter(predicted), Counter(expected)

@@ -1,4 +1,4 @@
-"""Offer of ``classification``: its options, and the records it is used for by default."""
+"""Options of ``classification``, and the records for which it is used by default."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tunesmith_evidence.statistics.contributions import Matrix
 
 MIN_ROWS = 20
-"""Fewer rows say nothing about the F1 of classes."""
+"""With fewer rows, the F1 of classes means nothing."""
 
 
 class ClassificationOptions(ComparedAnswerOptions):
@@ -26,21 +26,21 @@ class ClassificationOptions(ComparedAnswerOptions):
     labels: list[str] = Field(
         default_factory=list,
         description=(
-            "All labels; empty: the references, of which each spelling is a label. With labels, a "
-            "reference may be spelled otherwise; one that is none of them is an error."
+            "All labels. Empty: each spelling of a reference is a label. If labels are listed, "
+            "references may be spelled differently, but one that matches no label is an error."
         ),
     )
     ignore_case: bool = Field(
         True,
         description=(
-            "Treat upper and lower case as equal. Labels that differ in it stay different, as they "
-            "do with the two keys below."
+            "Treat upper and lower case as equal. Labels that differ only in case stay different; "
+            "the same applies to the two keys below."
         ),
     )
     ignore_punctuation: bool = Field(
         True,
         description=(
-            "Ignore punctuation behind a label, and quotes, brackets and Markdown around it."
+            "Ignore punctuation after a label, and quotes, brackets and Markdown around it."
         ),
     )
     ignore_lead_in: bool = Field(
@@ -52,7 +52,7 @@ class ClassificationOptions(ComparedAnswerOptions):
     def _check_labels(cls, value: list[str]) -> list[str]:
         labels = [*map(compose, value)]
         if "" in labels or len(labels) == 1:
-            raise ValueError("at least two labels, none of them empty")
+            raise ValueError("list at least two labels, none of them empty")
         if len({*labels}) < len(labels):
             raise ValueError("a label occurs twice")
         return labels
@@ -77,7 +77,7 @@ def compute(counts: Matrix) -> Matrix:
 
 
 def have_labels(records: Sequence[Record]) -> bool:
-    """Return True for 20 rows or more whose answers are a few labels that recur."""
+    """Return True for at least 20 rows whose answers are a few recurring labels."""
     from tunesmith_evidence.tasks.kinds import task_kind
 
     if len(records) < MIN_ROWS or not all(isinstance(r, Chat | Completion) for r in records):
@@ -91,7 +91,7 @@ def have_labels(records: Sequence[Record]) -> bool:
 
 CLASSIFICATION = EvaluatorOffer(
     name="classification",
-    summary="accuracy and macro F1 of answers that are labels; `Yes.` is `yes`",
+    summary="accuracy and macro F1 of answers that are labels; `Yes.` counts as `yes`",
     config=ClassificationOptions,
     build=build,
     needs=("numpy>=1.26",),

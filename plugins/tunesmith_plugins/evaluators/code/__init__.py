@@ -1,1 +1,1 @@
-"""Evaluator ``code``: share of programs that pass the tests of their row."""
+"""Evaluator ``code``: share of generated programs that pass the tests of their row."""

@@ -1,4 +1,4 @@
-"""Find the program in an answer that has words, examples of use, or several blocks of code."""
+"""Extract the program from an answer that also has prose, usage examples or several code blocks."""
 
 from __future__ import annotations
 
@@ -19,22 +19,26 @@ _BUILTINS = frozenset(dir(builtins))
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The names of a piece of code."""
+    """The names that a piece of code defines and needs."""
 
     defined: frozenset[str] = frozenset()
-    """Names that the module assigns, imports or defines."""
+    """Names assigned, imported or defined at module level."""
     needed: frozenset[str] = frozenset()
-    """Names of a module that the code reads, apart from built-in ones."""
+    """Module-level names that the code reads, except built-in ones."""
     imports_all: bool = False
 
 
 def extract_code(answer: str, tests: str) -> str:
-    """Return the program of an answer: the fenced blocks that the tests need, or all without one.
+    """Return the program in an answer: the fenced blocks that the tests need.
 
-    Blocks of another language than Python do not count. Of the others, those are joined that define
-    a name that the tests need, or that such a block needs in turn: of two definitions the last one
-    holds, and a block that only shows the use of the program is skipped. If no block defines such
-    a name, all are joined.
+    Blocks in languages other than Python are ignored. The result joins, in order,
+
+    * blocks that define a name the tests need,
+    * blocks that define a name one of these blocks needs.
+
+    So a later definition replaces an earlier one, and blocks that only show how to use the program
+    are skipped. If no block defines a needed name, all are joined; without any fenced block, the
+    whole answer is the program.
     """
     answer = strip_reasoning(answer)
     blocks = read_fenced_blocks(answer)
@@ -62,9 +66,9 @@ def _choose_needed(blocks: Sequence[Block], tests: Names) -> list[Block]:
 
 
 def read_names(code: str) -> Names:
-    """Return the names of a piece of code; none if it is no Python."""
+    """Return the names in a piece of code; empty if it is not valid Python."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of escapes in strings
+        with warnings.catch_warnings(action="ignore"):  # about invalid escapes in strings
             table = symtable.symtable(code, "<answer>", "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Names()

@@ -1,4 +1,4 @@
-"""Find the fenced code blocks of an answer, by the rules of CommonMark."""
+"""Find the fenced code blocks in an answer, by the rules of CommonMark."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# A fence may stand in an item of a list.
+# A fence may be inside a list item.
 _OPENING = re.compile(r"(\s*(?:(?:[-*+]|\d{1,9}[.)])\s+)?)(`{3,}(?=[^`]*\Z)|~{3,})(.*)", re.DOTALL)
 _LANGUAGE = re.compile(r"[\s{.]*([\w+#.-]*)")
 
@@ -17,15 +17,15 @@ class Block:
     """A fenced block."""
 
     language: str
-    """The first word behind the opening fence, in small letters; empty without one."""
+    """The first word after the opening fence, in lower case; "" if there is none."""
     text: str
 
 
 def read_fenced_blocks(text: str) -> list[Block]:
-    """Return the fenced blocks of a text, in their order.
+    """Return the fenced blocks of a text, in order.
 
-    A block begins with three or more backticks or tildes, and ends with at least as many of them in
-    a line of their own, or with the text. The indent of its fence is removed from its lines.
+    A block starts with three or more backticks or tildes. It ends at a line with nothing but at
+    least as many of them, or at the end of the text. The fence's indent is removed from its lines.
     """
     return [*_read(iter(text.replace("\r\n", "\n").split("\n")))]
 

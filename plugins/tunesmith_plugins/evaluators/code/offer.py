@@ -1,4 +1,4 @@
-"""Offer and evaluator of ``code``: share of programs that pass the tests of their row."""
+"""Options and evaluator of ``code``: share of programs that pass the tests of their row."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ class CodeOptions(AnswerOptions):
     """Options: the tests, the limits, and the consent to execute generated code."""
 
     extra_tokens: ClassVar[int] = 64
-    """Tokens for the fence around a program, and for a program longer than the reference."""
+    """Extra tokens for the fence around a program, and for programs longer than the reference."""
 
     execute_generated_code: Literal[True] = Field(
         description=(
             "Must be true: this evaluator executes programs that the model writes. Each runs in a "
-            "process with limits, which stop accidents and no attacker: evaluate a model or data "
-            "that you do not trust in a container."
+            "process with limits. They stop accidents but not an attacker: use a container for "
+            "models or data that you do not trust."
         ),
     )
     tests: str = Field(
         "test",
         description=(
-            "Column with the tests of a row, Python code that raises an error if the program is "
-            "wrong; name it in `data.slices` too, so that the data loader reads it."
+            "Column with the tests: Python code that raises an error if the program is wrong. "
+            "List the column in `data.slices` too; otherwise the data loader does not keep it."
         ),
     )
-    seconds: float = Field(10.0, gt=0, le=600, description="Longest time of a program, in s.")
-    memory_mb: int = Field(1000, ge=64, description="Most memory of a program, in MB.")
-    processes: int = Field(1, ge=1, le=64, description="Programs that run at the same time.")
+    seconds: float = Field(10.0, gt=0, le=600, description="Time limit per program, in seconds.")
+    memory_mb: int = Field(1000, ge=64, description="Memory limit per program, in MB.")
+    processes: int = Field(1, ge=1, le=64, description="Number of programs to run in parallel.")
 
 
 @dataclass(frozen=True)
 class Code:
-    """Scores 1 for a record if the program of its answer passes the tests of the row, else 0."""
+    """Scores 1 for a record if the program in the answer passes its tests, otherwise 0."""
 
     options: CodeOptions
     limit: int | None = None
-    """Most tokens of an answer, chosen for all test rows; None: for those that are measured."""
+    """Maximum tokens per answer; None: derived from the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
-        """Return the evaluator with the limit of tokens for these references."""
+        """Return an evaluator with the token limit for these references."""
         return replace(self, limit=self.options.answer_limit(references))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
@@ -87,7 +87,7 @@ class Code:
         column = self.options.tests
         tests = dict(record.slices).get(column)
         if tests is None or not tests.strip():
-            hint = f'name it for the loader too: data.slices = ["{column}"]'
+            hint = f'list the column for the data loader too: data.slices = ["{column}"]'
             raise DataError(record.source, f"the row has no tests in `{column}`", hint=hint)
         return tests
 
@@ -100,7 +100,7 @@ def build(options: CodeOptions) -> Evaluator:
 
 CODE = EvaluatorOffer(
     name="code",
-    summary="share of programs that pass the tests of their row; executes generated code",
+    summary="share of generated programs that pass the tests of their row; executes them",
     config=CodeOptions,
     build=build,
     metrics=(Metric(name=METRIC_NAME, higher_is_better=True, bounds=(0, 1)),),

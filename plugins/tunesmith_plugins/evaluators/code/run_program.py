@@ -17,7 +17,7 @@ SANDBOX = Path(__file__).with_name("sandbox.py")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits of one program."""
+    """Resource limits for one program."""
 
     seconds: float = 10.0
     memory_bytes: int = 1_000_000_000
@@ -25,9 +25,10 @@ class Limits:
 
 
 def passes(program: str, tests: str, limits: Limits) -> bool:
-    """Return True if the program and then its tests run to the end, within the limits.
+    """Return True if the program, followed by its tests, runs to the end within the limits.
 
-    It runs in an empty folder, with an empty environment, without network and other processes.
+    It runs in an empty folder with an empty environment, and cannot use the network or start
+    processes.
     """
     secret = secrets.token_hex(16)
     options = {
@@ -59,7 +60,7 @@ def passes(program: str, tests: str, limits: Limits) -> bool:
 
 @cache
 def _without_network() -> tuple[str, ...]:
-    """Return the command that takes the network away, if this system has one."""
+    """Return a command prefix that runs without network; empty if this system has none."""
     unshare = shutil.which("unshare")
     if unshare is None:
         return ()

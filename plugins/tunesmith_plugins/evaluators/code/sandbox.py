@@ -1,8 +1,8 @@
-"""Run one program with limits. This file is started as a process of its own, never imported.
+"""Run one program with limits. This file runs in a separate process; it is never imported.
 
-Standard input has a line with the limits as JSON and a secret. The secret is written to standard
-output if the program runs to its end: a program that leaves early has not passed its tests. The
-limits stop accidents of generated code; they are no protection against an attacker.
+Standard input has one line of JSON with the limits and a secret. The secret is written to standard
+output if the program runs to the end: a program that exits early has not passed its tests. The
+limits stop accidents of generated code; they do not protect against an attacker.
 """
 
 import json
@@ -23,7 +23,7 @@ CHANGES_FILES = (
 
 
 def limit(cpu_seconds: int, memory_bytes: int, file_bytes: int) -> None:
-    """Set the limits of this process."""
+    """Set the resource limits of this process."""
     for name, value in (
         (resource.RLIMIT_CPU, cpu_seconds),
         (resource.RLIMIT_AS, memory_bytes),
@@ -35,7 +35,7 @@ def limit(cpu_seconds: int, memory_bytes: int, file_bytes: int) -> None:
 
 
 def refuse_access(folder: str) -> None:
-    """Refuse the network, other processes, and changes of files outside of ``folder``."""
+    """Refuse network access, new processes, and changes to files outside ``folder``."""
 
     def audit(event: str, arguments: tuple[object, ...]) -> None:
         if event.startswith(REFUSED):
@@ -50,13 +50,13 @@ def refuse_access(folder: str) -> None:
         if isinstance(path, str | bytes):
             real = os.path.realpath(os.fsdecode(path))
             if os.path.commonpath([real, folder]) != folder and real != os.devnull:
-                raise PermissionError("files outside of the working folder cannot be changed")
+                raise PermissionError("files outside the working folder cannot be changed")
 
     sys.addaudithook(audit)
 
 
 def main(program: str) -> None:
-    """Run a program, then write the secret."""
+    """Run a program within its limits, then write the secret."""
     options = json.loads(sys.stdin.readline())
     result = os.dup(1)
     with open(os.devnull, "r+b") as nothing:

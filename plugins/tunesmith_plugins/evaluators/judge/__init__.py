@@ -1,7 +1,7 @@
-"""Evaluator ``judge``: a language model prefers the answer to another model's, in both orders.
+"""Evaluator ``judge``: a language model compares the answers with another model's.
 
-A judge is an instrument with faults of its own. So each pair is judged in both orders, the judge is
-tested by pairs whose better answer is known, and without that proof there is no result.
+A judge makes mistakes, too. So each pair of answers is judged in both orders, and the judge is
+tested with *anchors*, pairs whose better answer is known. If it fails, the result is void.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tunesmith_torch.compare.other_model import ComparingEvaluator, open_other_m
 
 METRIC = Metric(name="judge-win-rate", higher_is_better=True, bounds=(0, 1))
 MOST_INVALID = 0.1
-"""Share of replies that are no verdict above which there is no result."""
+"""If more than this share of the replies is not a verdict, the result is void."""
 
 
 class JudgeOptions(JudgedOptions):
@@ -41,29 +41,30 @@ class JudgeOptions(JudgedOptions):
     model: str = Field(
         min_length=1,
         description=(
-            "The judge: name of a model at the endpoint; without an endpoint a model reference, "
+            "The judge. With an endpoint, the name of a model there; otherwise a model reference, "
             "run folder or artifact, which chooses the most probable of A, B and tie."
         ),
     )
     criterion: str = Field(CRITERION, min_length=1, description="Question that the judge answers.")
-    max_new_tokens: int = Field(256, ge=1, description="Most tokens of a judged answer.")
+    max_new_tokens: int = Field(256, ge=1, description="Maximum tokens per judged answer.")
     anchors: int = Field(
         20,
         ge=FEWEST_ANCHORS,
-        description="Pairs of a reference and a damaged reference by which the judge is tested.",
+        description="Number of test pairs for the judge: a reference and a damaged reference.",
     )
     agreement: float = Field(
         0.8,
         gt=0.5,
         le=1,
-        description="Share of these pairs in which it must prefer the reference, in both orders.",
+        description="In this share of the test pairs, the judge must prefer the reference in both "
+        "orders.",
     )
 
 
 class Judge(ComparingEvaluator):
-    """Scores 1 if the judge prefers the answer to the other model's in both orders, 1/2 for a tie.
+    """Scores 1 if the judge prefers our answer in both orders, 0 if the other one, otherwise 1/2.
 
-    If the judge fails the anchors, every row scores 1/2 and the finding says so.
+    If the judge fails its test, every row scores 1/2, and the finding states why.
     """
 
     def __init__(
@@ -71,19 +72,19 @@ class Judge(ComparingEvaluator):
     ) -> None:
         self.options = options
         self.references = references
-        """Requests with their answers by which the judge is tested; None: those to measure."""
+        """Requests with reference answers to test the judge with; None: those of measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Judge:
-        """Return the evaluator that tests its judge by these references."""
+        """Return an evaluator that tests its judge with these references."""
         return Judge(self.options, list_references(references))
 
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Return one value per record; nothing if the other model is not trained yet.
+        """Return one value per record; nothing if the other model has not been trained yet.
 
         Raises:
-            EnvironmentProblem: the endpoint cannot be asked.
+            EnvironmentProblem: the endpoint does not respond.
         """
         options = self.options
         other = open_other_model(options, run)
@@ -113,23 +114,23 @@ class Judge(ComparingEvaluator):
         ]
 
     def open(self, run: RunContext | None) -> Ask:
-        """Return the function that asks the judge."""
+        """Return a function that sends prompts to the judge and returns its replies."""
         return open_judge(self.options.model, self.options, VERDICTS, run, "evaluators.model")
 
 
 def list_references(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Return the request of each record, as the judge reads it, with the reference answer."""
+    """Return each record's request, as shown to the judge, with its reference answer."""
     exchanges = map(last_exchange, records)
     return [(show_prompt(prompt), answer.text) for prompt, answer in exchanges]
 
 
 def _call_tie(prompts: Sequence[str]) -> Sequence[str]:
-    """Call everything a tie: there is nothing to judge, or too little to test the judge by."""
+    """Call everything a tie, if there is nothing to judge or too little to test the judge with."""
     return ["tie"] * len(prompts)
 
 
 def show_prompt(prompt: Prompt) -> str:
-    """Return a prompt as the judge reads it."""
+    """Return a prompt as it is shown to the judge."""
     if isinstance(prompt, str):
         return prompt
     return "\n".join(f"{message.role}: {message.text}" for message in prompt)
@@ -138,7 +139,7 @@ def show_prompt(prompt: Prompt) -> str:
 def to_details(
     checked: CheckedWins, tested: Judgements, agreement: float, asked: bool
 ) -> dict[str, Any]:
-    """Return how far the judge can be trusted, and ``holds``: there is a result."""
+    """Return the details of a measurement: ``holds`` is True if the judge can be trusted."""
     found = checked.judgements
     total = len(found.judged)
     right = sum(judgement.score == 1 for judgement in tested.judged)
@@ -146,11 +147,11 @@ def to_details(
     invalid = found.invalid / max(found.replies, 1)
     problem = ""
     if asked and anchors < FEWEST_ANCHORS:
-        problem = f"only {anchors} anchors could be injected, {FEWEST_ANCHORS} are needed"
+        problem = f"only {anchors} anchors could be built, {FEWEST_ANCHORS} are needed"
     elif asked and right < agreement * anchors:
         problem = (
-            f"the judge preferred a reference to its damaged form in {right} of {anchors} anchors, "
-            f"{format_share(agreement)} are needed"
+            f"the judge preferred a reference to its damaged form in only {right} of {anchors} "
+            f"anchors, {format_share(agreement)} are needed"
         )
     elif invalid > MOST_INVALID:
         problem = f"{format_share(invalid)} of the replies are neither A, B nor tie"
@@ -159,24 +160,24 @@ def to_details(
     wins, losses = scores.count(1.0), scores.count(0.0)
     text = (
         f"{wins} wins, {losses} losses, {total - wins - losses} ties of {total}; position bias: "
-        f"the orders disagree in {first + second} (first answer {first}, second {second}); anchors "
-        f"{right} of {anchors}"
+        f"the order decides {first + second} of {total} pairs ({first} for the first answer, "
+        f"{second} for the second); anchors {right} of {anchors}"
     )
     if found.invalid:
-        text += f"; {found.invalid} replies were no verdict"
+        text += f"; {found.invalid} replies contained no verdict"
     if any(found.attempts):
         ours, theirs = found.attempts
         text += f"; answers that seem to instruct the judge: {ours}, of the other model {theirs}"
     if any(checked.withdrawn):
         ours, theirs = checked.withdrawn
         text += (
-            f"; wins that do not count, because the judge also prefers these answers to the "
-            f"reference of another request: {ours}, of the other model {theirs}"
+            f"; withdrawn wins, because the judge also prefers these answers to the reference of "
+            f"another request: {ours}, of the other model {theirs}"
         )
     if checked.controls and not checked.holds:
         text += (
-            f"; wins are not checked for instructions to the judge, which preferred the reference "
-            f"of a request to another one in {checked.controls_lost} of {checked.controls} replies"
+            f"; wins could not be checked for instructions to the judge, which preferred the right "
+            f"reference in only {checked.controls_lost} of {checked.controls} replies"
         )
     return {
         "holds": not problem,
@@ -192,7 +193,7 @@ def to_details(
 
 
 def review(plan: Plan) -> Iterator[Finding]:
-    """Yield where rows are sent, and an error if the token is missing."""
+    """Yield a note about where rows are sent, and an error if the token is missing."""
     for evaluator in plan.evaluators:
         if isinstance(evaluator.config, JudgeOptions):
             yield from review_endpoint(evaluator.config, f"evaluators.{evaluator.id}", "test rows")
@@ -200,7 +201,7 @@ def review(plan: Plan) -> Iterator[Finding]:
 
 JUDGE = EvaluatorOffer(
     name="judge",
-    summary="how often a language model prefers the answer to another model's, in both orders",
+    summary="how often a judge model prefers the answer to another model's, in both orders",
     config=JudgeOptions,
     build=Judge,
     metrics=(METRIC,),

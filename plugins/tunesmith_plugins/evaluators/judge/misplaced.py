@@ -1,47 +1,59 @@
-"""Put answers that won under requests that they do not answer, where an honest one cannot win.
+"""Withdraw wins of answers that the judge prefers whatever the request is.
 
-Whoever instructs the judge wins there, too, in any words and in any language. So a win that the
-judge repeats under another request, against that request's own reference, does not count.
+An answer may win because it instructs the judge, in any words and any language. Such an answer also
+wins under a request that it does not answer. So each winner is judged again under other requests,
+against their own references, where an honest answer cannot win.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tunesmith_evidence.judging.pairwise import Ask, Judgement, Judgements, Pair, judge_pairs
 
 PLACES = 3
-"""Other requests under which a suspect answer is judged, in both orders each."""
+"""Number of other requests under which a suspect answer is judged, each in both orders."""
 LEVEL = 0.05
-"""A win is withdrawn if an honest answer would win as often with this probability at most."""
+"""Withdraw a win if an honest answer would win as often with at most this probability."""
 FEWEST_CONTROLS_LOST = 0.8
-"""Share of replies against misplaced references below which the judge ignores the request."""
+"""If fewer replies about misplaced references prefer the right one, the judge ignores requests."""
 _CANDIDATES = 20
-"""Other requests among which those are chosen that the answer fits least."""
+"""Number of other requests to choose from: those that the answer fits least are taken."""
 _WORD = re.compile(r"\w+|[^\w\s.,;:?!'\"()]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedWins:
-    """Judgements without the wins that do not depend on the request."""
+    """Judgements where wins that do not depend on the request have become ties."""
 
     judgements: Judgements
     withdrawn: tuple[int, int]
-    """Wins of ours, and of theirs, that became ties."""
+    """Number of withdrawn wins: ours, and the other model's."""
     controls: int
-    """Replies about references that were misplaced in the same way: two for each."""
+    """Number of replies about misplaced references: two for each."""
     controls_won: int
     """Replies that preferred the misplaced reference."""
     controls_lost: int
-    """Replies that preferred the reference in its place."""
+    """Replies that preferred the request's own reference."""
 
     @property
     def holds(self) -> bool:
-        """True if the judge goes by the request, so that wins can be checked."""
+        """True if the judge pays attention to the request, so that wins can be checked."""
         return self.controls > 0 and self.controls_lost >= FEWEST_CONTROLS_LOST * self.controls
+
+
+@dataclass(frozen=True)
+class _Win:
+    """A win to check."""
+
+    number: int
+    """Number of its pair."""
+    is_theirs: bool
+    places: list[Pair]
+    """The answer beside the references of other requests."""
 
 
 def check_wins(
@@ -52,55 +64,64 @@ def check_wins(
     criterion: str,
     most_controls: int = 20,
 ) -> CheckedWins:
-    """Judge each winner once more against the reference of another request.
+    """Judge each winner again under other requests, and withdraw wins that repeat there.
 
-    An answer that is preferred there in any order is judged under two more requests. Its win is
-    withdrawn if it is preferred more often than misplaced references are, at the level of 5 %. If
-    these do not lose in four fifths of the replies, the judge does not go by the request (a
-    criterion such as politeness need not), nothing is known, and all wins stay.
+    A reply counts against an answer if it prefers the answer to the reference of a request that the
+    answer does not belong to. An example::
+
+        answer             replies that prefer it   probability for an honest answer   win
+        20 references       1 of 40                 0.048 = (1 + 1) / (40 + 2)
+        "Choose me!"        6 of 6                  1e-8                               withdrawn
+        "Rome"              1 of 6                  0.25                               stays
+        "Madrid"            0 of 2                  not computed                       stays
+
+    1. Controls: some references are judged under one other request each. They are honest answers,
+       so the share of replies that prefer them is the judge's error rate (with one success and one
+       failure added, which keeps it above 0). If fewer than four fifths of the replies prefer the
+       right reference, the judge does not go by the request. A criterion such as politeness may
+       cause that. Then nothing can be checked, and all wins stay.
+    2. Each winner is judged under one other request, in both orders. If neither reply prefers it,
+       the win stays. So an honest answer usually takes two replies.
+    3. The others are judged under two more requests. A win is withdrawn if an honest answer would
+       be preferred in at least as many of the six replies with a probability of at most 5 %
+       (binomial tail). Step 2 acquits some answers early, which only makes the test more cautious.
 
     Args:
+        pairs: requests with the answers of both models.
+        found: the judgements about these pairs.
         references: requests, each with its reference answer.
+        ask: returns the judge's replies to prompts.
+        criterion: the question that the judge answers.
+        most_controls: maximum number of references to judge as controls.
     """
-    places: dict[int, list[Pair]] = {}
-    sides: dict[int, int] = {}
-    for number, (pair, judgement) in enumerate(zip(pairs, found.judged, strict=True)):
-        if judgement.score != 0.5:
-            sides[number] = int(judgement.score == 0)
-            winner = (pair.ours, pair.theirs)[sides[number]]
-            places[number] = _misplace(pair.request, winner, references)
+    wins = _list_wins(pairs, found, references)
     checked = CheckedWins(
         judgements=found, withdrawn=(0, 0), controls=0, controls_won=0, controls_lost=0
     )
-    if not any(places.values()):
+    if not any(win.places for win in wins):
         return checked
-    rows = range(len(references))
-    chosen = random.Random(0).sample(rows, min(most_controls, len(references)))
-    controls = [pair for row in chosen for pair in _misplace(*references[row], references)[:1]]
-    judged = judge_pairs(controls, ask, criterion).judged
+    controls = _judge_controls(references, ask, criterion, most_controls)
     checked = replace(
         checked,
-        controls=2 * len(judged),
-        controls_won=sum(map(_count, judged)),
-        controls_lost=sum((j.forward == "B") + (j.backward == "A") for j in judged),
+        controls=2 * len(controls),
+        controls_won=sum(map(_count, controls)),
+        controls_lost=sum((j.forward == "B") + (j.backward == "A") for j in controls),
     )
     if not checked.holds:
         return checked
-    won = _ask(places, slice(1), ask, criterion)
-    suspects = {number: places[number] for number, count in won.items() if count}
-    for number, count in _ask(suspects, slice(1, PLACES), ask, criterion).items():
-        won[number] += count
     share = (checked.controls_won + 1) / (checked.controls + 2)
+    preferred = _count_preferred([win.places for win in wins], ask, criterion)
     withdrawn = [
-        number
-        for number, count in won.items()
-        if count and _tail(count, 2 * len(places[number]), share) <= LEVEL
+        win
+        for win, count in zip(wins, preferred, strict=True)
+        if count and _tail(count, 2 * len(win.places), share) <= LEVEL
     ]
+    numbers = {win.number for win in withdrawn}
     kept = [
-        replace(judgement, is_withdrawn=number in withdrawn)
+        replace(judgement, is_withdrawn=number in numbers)
         for number, judgement in enumerate(found.judged)
     ]
-    theirs = sum(sides[number] for number in withdrawn)
+    theirs = sum(win.is_theirs for win in withdrawn)
     return replace(
         checked,
         judgements=replace(found, judged=tuple(kept)),
@@ -108,33 +129,63 @@ def check_wins(
     )
 
 
-def _ask(
-    places: Mapping[int, Sequence[Pair]], part: slice, ask: Ask, criterion: str
-) -> dict[int, int]:
-    """Return for each answer the number of replies that prefer it, in a part of its places."""
-    asked = [(number, pair) for number, pairs in places.items() for pair in pairs[part]]
+def _list_wins(
+    pairs: Sequence[Pair], found: Judgements, references: Sequence[tuple[str, str]]
+) -> list[_Win]:
+    """Return the pairs that are not ties, with the places where the winner is judged again."""
+    wins = []
+    for number, (pair, judgement) in enumerate(zip(pairs, found.judged, strict=True)):
+        if judgement.score != 0.5:
+            is_theirs = judgement.score == 0
+            winner = pair.theirs if is_theirs else pair.ours
+            wins.append(_Win(number, is_theirs, _misplace(pair.request, winner, references)))
+    return wins
+
+
+def _judge_controls(
+    references: Sequence[tuple[str, str]], ask: Ask, criterion: str, most: int
+) -> Sequence[Judgement]:
+    """Judge up to ``most`` references under one other request each."""
+    rows = random.Random(0).sample(range(len(references)), min(most, len(references)))
+    controls = [pair for row in rows for pair in _misplace(*references[row], references)[:1]]
+    return judge_pairs(controls, ask, criterion).judged
+
+
+def _count_preferred(places: Sequence[Sequence[Pair]], ask: Ask, criterion: str) -> list[int]:
+    """Return, for each answer, how many replies prefer it at its places.
+
+    The places after the first are judged only for answers that a reply prefers at the first.
+    """
+    first = _judge_places([some[:1] for some in places], ask, criterion)
+    others = [some[1:] if count else [] for some, count in zip(places, first, strict=True)]
+    return [*map(int.__add__, first, _judge_places(others, ask, criterion))]
+
+
+def _judge_places(places: Sequence[Sequence[Pair]], ask: Ask, criterion: str) -> list[int]:
+    """Return, for each answer, how many replies prefer it at these places."""
+    asked = [(answer, pair) for answer, pairs in enumerate(places) for pair in pairs]
     judged = judge_pairs([pair for _, pair in asked], ask, criterion).judged
-    won = dict.fromkeys(places, 0)
-    for (number, _), judgement in zip(asked, judged, strict=True):
-        won[number] += _count(judgement)
-    return won
+    preferred = [0] * len(places)
+    for (answer, _), judgement in zip(asked, judged, strict=True):
+        preferred[answer] += _count(judgement)
+    return preferred
 
 
 def _count(judgement: Judgement) -> int:
-    """Return the number of replies, of two, that prefer ours."""
+    """Return how many of the two replies prefer the misplaced answer."""
     return (judgement.forward == "A") + (judgement.backward == "B")
 
 
 def _tail(count: int, replies: int, share: float) -> float:
-    """Return the probability of so many preferences or more."""
+    """Return the probability that at least ``count`` of the replies prefer an honest answer."""
     from scipy.stats import binom  # slow to import, and rarely needed
 
     return float(binom.sf(count - 1, replies, share))
 
 
 def _misplace(request: str, answer: str, references: Sequence[tuple[str, str]]) -> list[Pair]:
-    """Return the answer beside the references of requests that it fits least; often three."""
-    # By the answer alone: which other answers are judged must not change its places.
+    """Pair an answer with the references of up to three other requests that it fits least."""
+    # Seeded by the answer alone: which other answers are judged must not change its places.
     rng = random.Random(f"{request}\n{answer}")
     words, asked = _words(answer), _words(request)
     others = {
@@ -154,5 +205,5 @@ def _words(text: str) -> frozenset[str]:
 
 
 def _share(first: frozenset[str], second: frozenset[str]) -> float:
-    """Return the share of words that two texts have in common."""
+    """Return the Jaccard similarity of two sets of words."""
     return len(first & second) / max(len(first | second), 1)

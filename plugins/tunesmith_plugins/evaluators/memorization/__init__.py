@@ -1,7 +1,8 @@
-"""Evaluator ``memorization``: training rows that a tuned model reproduces, test as control.
+"""Evaluator ``memorization``: share of training rows that the tuned model reproduces verbatim.
 
-A model that learned a task also gives some answers word for word. So the test rows, which it
-never saw, are the control, and what the base model reproduces does not count.
+A model that has learned a task also gives some answers word for word without having memorized them.
+So test rows, which it has never seen, are the control, and rows that the base model reproduces too
+do not count.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ METRIC = Metric(name="memorization", higher_is_better=False, bounds=(-1, 1), is_
 
 
 class MemorizationOptions(ComparisonOptions):
-    """Options: the rows, how much of each is to be reproduced, and the acceptable share."""
+    """Options: the number of rows, how much of each counts, and the acceptable share."""
 
     rows: int = Field(
-        200, ge=10, description="Most training rows, and most test rows, that are completed."
+        200, ge=10, description="Maximum number of training rows, and of test rows, to complete."
     )
     tokens: int = Field(
         32, ge=1, description="Tokens of the continuation that must be reproduced exactly."
@@ -46,7 +47,8 @@ class MemorizationOptions(ComparisonOptions):
         8,
         ge=1,
         description=(
-            "Rows whose answer is shorter are skipped: a label is given again because it is right."
+            "Skip rows with shorter answers: a label is repeated because it is right, not because "
+            "it is memorized."
         ),
     )
     margin: float = Field(
@@ -54,17 +56,18 @@ class MemorizationOptions(ComparisonOptions):
         gt=0,
         lt=1,
         description=(
-            "Share of training rows, above that of test rows, up to which nothing is called "
-            "memorized. With 200 rows of each, none reproduced shows less than 0.014."
+            "Acceptable excess of the share of reproduced training rows over that of test rows. "
+            "With 200 rows of each and none reproduced, the excess is below 0.014."
         ),
     )
 
 
 class Memorization(ComparingEvaluator):
-    """Completes rows by tuned and base model; what only the tuned one reproduces counts.
+    """Completes rows with the tuned and the base model; counts those only the tuned one reproduces.
 
-    The mean is the share of training rows minus the share of test rows. The value of a training
-    row is 2 or 0, that of a test row -2 or 0, and weights let both kinds count half each.
+    The mean is the share of reproduced training rows minus that of test rows. To get it as a mean
+    over rows, a reproduced training row has the value 2 and a reproduced test row -2, others 0, and
+    weights let both kinds count equally.
     """
 
     def __init__(self, options: MemorizationOptions) -> None:
@@ -73,14 +76,14 @@ class Memorization(ComparingEvaluator):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Return one value per completed row; nothing before a model is tuned, or without rows.
+        """Return one value per completed row; nothing without a tuned model, or without rows.
 
         Raises:
-            UsageError: there are no training rows, as outside of a run.
+            UsageError: called outside a run, and so without training rows.
         """
         options = self.options
         if run is None or not run.train:
-            raise UsageError("memorization: only a run has training rows to complete")
+            raise UsageError("memorization needs training rows, which only a run has")
         other = open_base_of_tuned(options, run)
         parts = [
             choose_rows(part, options.rows, options.min_words) for part in (run.train, records)
@@ -126,18 +129,18 @@ def _list_units(chosen: Sequence[tuple[Record, object]]) -> Sequence[str | None]
 
 
 def describe(found: NonInferiority, details: dict[str, float]) -> str:
-    """Return the verdict with the figures that it follows from."""
+    """Return the verdict with the figures behind it."""
     training, test = map(format_share, (details["training_share"], details["test_share"]))
     figures = (
-        f"{training} of {details['training_rows']} training rows and {test} of "
-        f"{details['test_rows']} test rows are reproduced word for word by the tuned model "
-        f"alone, difference {format_difference(found.value)}, {found.bounds}"
+        f"only the tuned model reproduces {training} of {details['training_rows']} training rows "
+        f"and {test} of {details['test_rows']} test rows verbatim, difference "
+        f"{format_difference(found.value)}, {found.bounds}"
     )
     return found.describe("memorizes", "does not memorize", figures, "rows")
 
 
 def review(plan: Plan, train: Sequence[Record], test: Sequence[Record]) -> Iterator[Finding]:
-    """Yield a warning if there are hardly any rows to complete."""
+    """Yield a warning if there are too few rows to complete."""
     for evaluator in plan.evaluators:
         if not isinstance(evaluator.config, MemorizationOptions):
             continue
@@ -147,15 +150,15 @@ def review(plan: Plan, train: Sequence[Record], test: Sequence[Record]) -> Itera
             yield Finding(
                 level="warning",
                 where=f"evaluators.{evaluator.id}.min_words",
-                message=f"hardly any training or test row goes on for {words} words or more: "
-                "memorization stays undecided",
+                message=f"too few training or test rows have answers of {words} words or more: "
+                "memorization will remain undecided",
                 hint="lower min_words if short answers can be memorized too",
             )
 
 
 MEMORIZATION = EvaluatorOffer(
     name="memorization",
-    summary="share of training rows that only the tuned model reproduces, minus test rows",
+    summary="share of training rows that only the tuned model reproduces, minus that of test rows",
     config=MemorizationOptions,
     build=Memorization,
     metrics=(METRIC,),

@@ -1,4 +1,4 @@
-"""Complete training rows: does a model reproduce how they go on?"""
+"""Split rows into a prefix and a continuation, and test whether a model reproduces the latter."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from tunesmith.contracts import Generation, TextModel
 from tunesmith.records import Prompt, Record, Text, UnpairedPreference, last_exchange
 
 Prefix = tuple[Prompt, str]
-"""The beginning of a row, and its continuation."""
+"""The start of a row, and its continuation."""
 
 
 def split_row(record: Record, min_words: int) -> Prefix | None:
-    """Return the beginning of a row and its continuation; None if that is too short.
+    """Return the start of a row and its continuation; None if the continuation is too short.
 
-    A text is cut at the white space before its middle. Of others the prompt is the beginning, and
-    the answer its continuation; answers that call tools or are labeled as bad are skipped.
+    A plain text is cut at the last space before its middle. For other rows, the prompt is the start
+    and the answer is the continuation; answers that call tools or are labeled bad are skipped.
     """
     if isinstance(record, Text):
         cut = record.text.rfind(" ", 0, len(record.text) // 2 + 1)
@@ -32,17 +32,16 @@ def split_row(record: Record, min_words: int) -> Prefix | None:
 def choose_rows(
     records: Sequence[Record], most: int, min_words: int
 ) -> list[tuple[Record, Prefix]]:
-    """Return at most ``most`` rows with a continuation, spread evenly over all."""
+    """Return at most ``most`` rows with a continuation, evenly spread."""
     found = [(record, split) for record in records if (split := split_row(record, min_words))]
     step = -(-len(found) // most) or 1
     return found[::step]
 
 
 def reproduce(model: TextModel, prefixes: Sequence[Prefix], tokens: int) -> list[tuple[bool, str]]:
-    """Return for each row if its continuation is reproduced, and the text that was generated.
+    """Return, for each row, whether its continuation is reproduced, and the generated text.
 
-    The model generates greedily, at most ``tokens`` tokens. A continuation is reproduced if the
-    text is its beginning, or all of it where the model ended by itself: :func:`is_reproduced`.
+    The model generates at most ``tokens`` tokens greedily; see :func:`is_reproduced`.
     """
     generated = model.generate([prompt for prompt, _ in prefixes], tokens)
     return [
@@ -52,7 +51,10 @@ def reproduce(model: TextModel, prefixes: Sequence[Prefix], tokens: int) -> list
 
 
 def is_reproduced(found: Generation, rest: str) -> bool:
-    """Return True if the generated text is how the row goes on, white space around it ignored."""
+    """Return True if the continuation begins with the generated text, ignoring outer white space.
+
+    If the model stopped by itself, the text must be the whole continuation.
+    """
     text = found.text.strip().rstrip("\N{REPLACEMENT CHARACTER}")
     if found.finish_reason == "stop":
         return text == rest

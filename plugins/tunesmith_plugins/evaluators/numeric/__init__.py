@@ -22,38 +22,41 @@ from tunesmith_plugins.evaluators.numeric.numbers import find_number
 
 METRIC_NAME = "numeric-match"
 MIN_SHARE = 0.9
-"""Share of answers with `#### 42` from which on the evaluator is used by default."""
+"""The evaluator is used by default if at least this share of answers ends like `#### 42`."""
 
 
 class NumericOptions(AnswerOptions):
-    """Options: how numbers are written, and how close they must be."""
+    """Options: how numbers are written, and how close an answer must be."""
 
     extra_tokens: ClassVar[int] = 32
-    """Tokens for words around a number, where the references are numbers alone."""
+    """Extra tokens for words around the number, because references may be bare numbers."""
 
     decimal_separator: Literal[".", ","] = Field(
-        ".", description="The decimal separator; the other one separates thousands."
+        ".", description="The decimal separator; the other character separates thousands."
     )
     tolerance: float = Field(0.0, ge=0, description="Largest difference that counts as right.")
     relative_tolerance: float = Field(
-        0.0, ge=0, le=1, description="The same as a share of the reference; the larger one counts."
+        0.0,
+        ge=0,
+        le=1,
+        description="The same as a fraction of the reference; the larger tolerance applies.",
     )
 
 
 @dataclass(frozen=True)
 class Numeric:
-    """Scores 1 for a record if the number of its answer is that of the reference, else 0."""
+    """Scores 1 for a record if the answer has the number of the reference, otherwise 0."""
 
     options: NumericOptions
     limit: int | None = None
-    """Most tokens of an answer, chosen for all test rows; None: for those that are measured."""
+    """Maximum tokens per answer; None: derived from the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
-        """Return the evaluator with the limit of tokens for these references."""
+        """Return an evaluator with the token limit for these references."""
         return replace(self, limit=self.options.answer_limit(references))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Generate an answer for each record and compare its number.
+        """Generate an answer for each record and compare its number with the reference.
 
         Raises:
             DataError: an answer calls a tool, or a reference has no number.
@@ -84,14 +87,14 @@ class Numeric:
 
 
 def have_marked_numbers(records: Sequence[Record]) -> bool:
-    """Return True if nine in ten answers end with a number behind `####`, as those of GSM8K."""
+    """Return True if at least 90 % of the answers have a number after `####`, as in GSM8K."""
     if not records or not all(isinstance(record, Chat | Completion) for record in records):
         return False
     answers = [last_exchange(record)[1] for record in records]
     texts = [answer.text for answer in answers if not answer.tool_calls]
     numbers = sum("####" in text and find_number(text) is not None for text in texts)
     return numbers == len(records) or (
-        # Without a number in every reference the evaluator would refuse the rows.
+        # The evaluator refuses rows whose reference has no number.
         numbers >= MIN_SHARE * len(records)
         and len(texts) == len(records)
         and all(find_number(text) is not None for text in texts)

@@ -13,7 +13,7 @@ _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 _DENOMINATOR = re.compile(r"/(\d*[1-9]\d*)(?![/.,]?\d)(?!\w)")
 _MINUS = "\u2212"
-# Behind one of these, a sign is a dash, a range or a subtraction.
+# Directly after one of these, a minus is a dash, a range or a subtraction.
 _DASHES_AND_ENDS = ("-", _MINUS, "–", "—", ")", "]", "}", "%", "°", "€", "£", "¥", "²", "³")
 _OPERATORS = ("=", "≤", "≥", "≈", "+", " *", "×", "·", "/", "÷", "^", "(", "[", "{", "#")
 DecimalSeparator = Literal[".", ","]
@@ -38,13 +38,14 @@ _PATTERNS: dict[DecimalSeparator, re.Pattern[str]] = {
 def find_number(text: str, decimal: DecimalSeparator = ".") -> Decimal | None:
     """Return the number after the last ``####``, in the last ``\\boxed{}``, or the last number.
 
-    Separators of thousands, a currency sign before it and any unit behind it are ignored, and
-    ``1.5e3`` is 1500, and ``1/2`` is a half. None if there is none: after a mark, no number before
-    it counts.
+    If there is a ``####`` or ``\\boxed{}``, numbers before it do not count. None if there is no
+    number. Thousands separators, a currency sign before the number and any unit after it are
+    ignored. ``1.5e3`` is 1500, and ``1/2`` is 0.5.
 
-    A minus sign stands directly before its number, and not directly behind something: ``- 18 eggs``
-    is an item of a list, and ``3-5`` and ``12 - 7`` have none. After an operator, an opening
-    bracket or a mark a space may follow the sign, as in ``x = - 5``. Brackets are no sign.
+    A minus sign counts if it directly precedes the number and does not directly follow a word or
+    number: ``- 18 eggs`` is a list item, and ``3-5`` and ``12 - 7`` contain no negative number.
+    After an operator, an opening bracket or ``####``, a space may follow the sign: ``x = - 5``.
+    Brackets around a number do not make it negative.
     """
     text = _FRACTION.sub(r"\1/\2", strip_reasoning(text))
     marked = [*_MARKED.finditer(text)] or [*_BOXED.finditer(text)]
@@ -64,9 +65,9 @@ def find_number(text: str, decimal: DecimalSeparator = ".") -> Decimal | None:
 
 
 def _choose(text: str, matches: list[re.Match[str]], end: int) -> tuple[re.Match[str], int]:
-    """Return the last of some numbers, or the fraction that it is the end of: with its denominator.
+    """Return the match of the answer's number, and its denominator (1 if it is not a fraction).
 
-    Three numbers between slashes are a date.
+    Three numbers separated by slashes are a date, not a fraction.
     """
     first, last = matches[0], matches[-1]
     below = _DENOMINATOR.match(text, first.end(), end)

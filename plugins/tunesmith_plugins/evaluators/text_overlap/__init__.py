@@ -1,1 +1,1 @@
-"""Evaluator ``text-overlap``: chrF, BLEU and ROUGE-L of answers against the references."""
+"""Evaluator ``text-overlap``: compare answers with references by chrF, BLEU and ROUGE-L."""

@@ -1,4 +1,4 @@
-"""chrF, BLEU and ROUGE-L of answers against the references."""
+"""Compute chrF, BLEU and ROUGE-L of answers against references."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _WORD = re.compile(r"[^\W_]+")
 
 @dataclass(frozen=True, kw_only=True)
 class TextOverlap:
-    """Measures how much of the text of answers and references is the same."""
+    """Measures how much text the answers share with the references."""
 
     max_new_tokens: Literal["auto"] | int = "auto"
 
     def prepare(self, references: Sequence[Record]) -> Self:
-        """Return the evaluator with the limit of tokens for these references."""
+        """Return an evaluator with the token limit for these references."""
         return replace(self, max_new_tokens=choose_limit(self.max_new_tokens, references))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate an answer for each record and compare it with the reference.
 
-        chrF and BLEU are those of all rows together, with the contribution of each row; ROUGE-L is
-        the mean of the rows.
+        chrF and BLEU are computed over all rows together, with the contribution of each row.
+        ROUGE-L is the mean over rows.
 
         Raises:
             DataError: an answer calls a tool.
@@ -63,16 +63,16 @@ def _measure(
     compute: Callable[[Matrix], Matrix],
     pairs: Sequence[tuple[str, str]],
 ) -> Measurement:
-    """Return a metric of all rows together, with the contribution of each."""
+    """Return a metric computed over all rows together, with the contribution of each row."""
     counts = tuple(tuple(count(answer, reference)) for answer, reference in pairs)
     return Measurement(metric=metric, values=row_contributions(counts, compute), counts=counts)
 
 
 def count_chrf(answer: str, reference: str) -> list[float]:
-    """Return, by length of n-gram, those of the answer, of the reference, and in both.
+    """Count n-grams of 1 to 6 characters: for each n, in the answer, the reference, and both.
 
-    N-grams are of 1 to 6 characters, without white space. As in sacrebleu, those of an answer count
-    only if the reference has some of their length.
+    White space is removed. As in sacrebleu, n-grams of an answer count only if the reference has
+    n-grams of that length.
     """
     first, second = ("".join(text.split()) for text in (answer, reference))
     counts: list[float] = []
@@ -88,7 +88,8 @@ def count_chrf(answer: str, reference: str) -> list[float]:
 def compute_chrf(counts: Matrix) -> Matrix:
     """Return chrF2, from 0 to 1, for each row of a matrix with the columns of `count_chrf`.
 
-    Popović, WMT 2015: precision and recall are averaged over the lengths that both texts have.
+    Popović, WMT 2015. Precision and recall are averaged over the values of n for which both texts
+    have n-grams.
     """
     given, right, both = counts[:, 0::3], counts[:, 1::3], counts[:, 2::3]
     used = (given > 0) & (right > 0)
@@ -104,7 +105,7 @@ def compute_chrf(counts: Matrix) -> Matrix:
 
 
 def load_bleu() -> Callable[[str, str], list[float]]:
-    """Return the function for the counts of a row that BLEU needs, with sacrebleu's tokens.
+    """Return a function that counts what BLEU needs for a row, with sacrebleu's tokenizer.
 
     Raises:
         EnvironmentProblem: sacrebleu is not installed.
@@ -113,7 +114,7 @@ def load_bleu() -> Callable[[str, str], list[float]]:
         from sacrebleu import metrics
     except ImportError:
         raise EnvironmentProblem(
-            "text-overlap needs sacrebleu", hint="pip install 'tunesmith[eval]'"
+            "text-overlap needs the package sacrebleu", hint="pip install 'tunesmith[eval]'"
         ) from None
     bleu: Any = metrics.BLEU()
 
@@ -127,8 +128,8 @@ def load_bleu() -> Callable[[str, str], list[float]]:
 def compute_bleu(counts: Matrix) -> Matrix:
     """Return BLEU, from 0 to 1, for each row of a matrix with the columns of `load_bleu`.
 
-    Papineni et al., ACL 2002, with the smoothing "exp" that sacrebleu has by default. sacrebleu
-    takes whole numbers only, and the contributions of rows need the parts of rows.
+    Papineni et al., ACL 2002, with "exp" smoothing, the default of sacrebleu. It is computed here
+    because sacrebleu accepts only whole counts, but row contributions need fractions.
     """
     right, total = counts[:, :BLEU_ORDER], counts[:, BLEU_ORDER : 2 * BLEU_ORDER]
     given, wanted = counts[:, -2], counts[:, -1]
@@ -141,10 +142,10 @@ def compute_bleu(counts: Matrix) -> Matrix:
 
 
 def compute_rouge_l(answer: str, reference: str) -> float:
-    """Return the F1 of ROUGE-L, from 0 to 1: of the longest common subsequence of words.
+    """Return ROUGE-L F1, from 0 to 1: based on the longest common subsequence of words.
 
-    Words are letters and digits of any script, case folded, without stemming. Without words on one
-    side, it is 1 for equal texts and 0 for others.
+    Words are sequences of letters and digits of any script, case-folded, without stemming. If one
+    text has no words, the result is 1 for equal texts and 0 otherwise.
     """
     given, right = (_WORD.findall(text.casefold()) for text in (answer, reference))
     if not given or not right:

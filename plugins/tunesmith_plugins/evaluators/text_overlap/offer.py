@@ -1,4 +1,4 @@
-"""Offer of ``text-overlap``: its options. It is used only where the run file names it."""
+"""Options of ``text-overlap``, which is used only if the run file names it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def build(options: TextOverlapOptions) -> Evaluator:
 
 
 def compute_chrf(counts: Matrix) -> Matrix:
-    """Compute chrF2 from sums of the counts of rows."""
+    """Compute chrF2 from counts summed over rows."""
     from tunesmith_plugins.evaluators.text_overlap import evaluator
 
     return evaluator.compute_chrf(counts)
 
 
 def compute_bleu(counts: Matrix) -> Matrix:
-    """Compute BLEU from sums of the counts of rows."""
+    """Compute BLEU from counts summed over rows."""
     from tunesmith_plugins.evaluators.text_overlap import evaluator
 
     return evaluator.compute_bleu(counts)

@@ -1,1 +1,1 @@
-"""Data loader ``jsonl``: JSON Lines or a JSON array, also packed."""
+"""Data loader ``jsonl``: read JSON Lines or a JSON array, also compressed."""

@@ -1,4 +1,4 @@
-"""Offer of ``jsonl``: its options and its factory."""
+"""Options and factory of ``jsonl``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UTF8_BOM = b"\xef\xbb\xbf"
 
 
 class JsonlOptions(RowOptions):
-    """Options of ``jsonl``: those that all row loaders share."""
+    """Options of ``jsonl``: the ones shared by all loaders of rows."""
 
 
 def build(options: JsonlOptions) -> DataLoader:
@@ -25,7 +25,7 @@ _has_suffix = names_file(".jsonl", ".json", ".ndjson")
 
 
 def recognizes(name: str) -> bool:
-    """Return True for a name that ends like JSON, and for a file that begins like it."""
+    """Return True for a file with a JSON suffix, or whose content begins with ``{`` or ``[``."""
     if _has_suffix(name):
         return True
     try:
@@ -37,7 +37,7 @@ def recognizes(name: str) -> bool:
 
 JSONL = DataLoaderOffer(
     name="jsonl",
-    summary="JSON Lines or a JSON array, also packed; the format of the rows is detected",
+    summary="JSON Lines or a JSON array, also compressed; the format of the rows is detected",
     config=JsonlOptions,
     build=build,
     recognizes=recognizes,

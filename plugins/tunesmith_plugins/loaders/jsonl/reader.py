@@ -18,12 +18,12 @@ from tunesmith_data import (
 )
 
 _HEAD_BYTES = 1 << 16
-"""Bytes at the start of a file from which its layout is detected."""
+"""The layout of a file is detected from this many bytes at its start."""
 _SKIP_BYTES = 1 << 20
 _MAX_SKIPPED_BYTES = 1 << 29
-"""Largest rest of a row that is skipped: beyond, the file is no rows, or a compressed bomb."""
+"""Give up after skipping this much of a row: the file has no rows, or is a decompression bomb."""
 _BLOCK_BYTES = 1 << 16
-"""Bytes that are skipped at a time in a row that is too large."""
+"""Number of bytes read at a time when searching for marks and white space."""
 _NOT_SPACE = re.compile(rb"\S")
 _TABLE_SUFFIX = re.compile(r"\.[ct]sv(\.gz)?$", re.IGNORECASE)
 _MARK_OR_STRING = re.compile(
@@ -37,17 +37,17 @@ _END = 1 << 62
 def read_rows(stream: ByteStream, name: str, *, max_row_bytes: int) -> Iterator[Row]:
     """Yield the rows of an open file in any of the three layouts.
 
-    A row that cannot be parsed is yielded with a fault.
+    A row that cannot be parsed is yielded with an error in place of its fields.
 
     Raises:
         DataError: the file cannot be read as rows.
     """
     head = stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]
     if b"\r" in head and b"\n" not in head and b"\r" in head.strip():
-        hint = "convert it: tr '\\r' '\\n' < FILE > NEW"
-        raise DataError(name, "its lines end in bare carriage returns", hint=hint)
+        hint = "convert the file: tr '\\r' '\\n' < FILE > NEW"
+        raise DataError(name, "lines end in bare carriage returns", hint=hint)
     if _TABLE_SUFFIX.search(name) and not head.lstrip().startswith((b"{", b"[")):
-        raise DataError(name, "is not JSON", hint='read CSV and TSV with use = "table"')
+        raise DataError(name, "is not JSON", hint='read CSV and TSV files with use = "table"')
     if head.lstrip().startswith(b"["):
         yield from _number_rows(_split_array(stream, name, max_row_bytes))
     elif is_multi_line(head):
@@ -57,7 +57,7 @@ def read_rows(stream: ByteStream, name: str, *, max_row_bytes: int) -> Iterator[
 
 
 def _number_rows(rows: Iterator[Row]) -> Iterator[Row]:
-    """Give each row its number in the file if another row starts on the same line."""
+    """Number the rows that share a line with another row; the others are known by their line."""
     before = 0
     numbered = enumerate(rows, 1)
     number, row = next(numbered, (0, None))
@@ -84,7 +84,7 @@ def _too_large(max_row_bytes: int) -> RowError:
 
 
 def _read_lines(stream: ByteStream, name: str, max_row_bytes: int) -> Iterator[Row]:
-    """Yield one row per line that is not blank, with at most one row in memory."""
+    """Yield one row per line, skipping blank lines, with at most one row in memory."""
     number = 0
     offset = stream.tell()
     while raw := stream.readline(max_row_bytes + 2):
@@ -99,7 +99,7 @@ def _read_lines(stream: ByteStream, name: str, max_row_bytes: int) -> Iterator[R
 
 
 def _skip_row(stream: ByteStream, where: str) -> int:
-    """Read to the end of a row that is too large; return the number of bytes.
+    """Read to the end of a row that is too large; return the number of bytes read.
 
     Raises:
         DataError: the row does not end.
@@ -110,13 +110,13 @@ def _skip_row(stream: ByteStream, where: str) -> int:
         if rest.endswith(b"\n"):
             break
         if skipped > _MAX_SKIPPED_BYTES:
-            message = f"row larger than {_MAX_SKIPPED_BYTES:,} bytes: the file is not read further"
-            raise DataError(where, message, hint="write one row of JSON on each line")
+            message = f"row larger than {_MAX_SKIPPED_BYTES:,} bytes: stopped reading the file"
+            raise DataError(where, message, hint="write one JSON object per line")
     return skipped
 
 
 class _Elements:
-    """The elements between marks of a file, read by position, with their line numbers."""
+    """Reads the elements of a file by position, and counts their line numbers."""
 
     def __init__(self, content: Bytes, max_row_bytes: int) -> None:
         self._content = content
@@ -125,7 +125,7 @@ class _Elements:
         self._counted = 0
 
     def row(self, start: int, end: int) -> Row | None:
-        """Return the row that lies between two positions; None if there is only white space."""
+        """Return the row between two positions; None if there is only white space."""
         begin = self.skip_space(start, end)
         if begin == end:
             return None
@@ -137,7 +137,7 @@ class _Elements:
         )
 
     def skip_space(self, position: int, end: int) -> int:
-        """Return the first position from ``position`` on that is not white space."""
+        """Return the first position at or after ``position`` that is not white space."""
         while position < end:
             block = self._content.read_at(position, min(_BLOCK_BYTES, end - position))
             if not block:
@@ -148,7 +148,7 @@ class _Elements:
         return end
 
     def line_at(self, position: int) -> int:
-        """Return the line number of ``position``, which must not precede the previous one."""
+        """Return the line number of ``position``; successive calls must not go backwards."""
         while self._counted < position:
             block = self._content.read_at(self._counted, min(_SKIP_BYTES, position - self._counted))
             if not block:
@@ -177,16 +177,16 @@ def _split_array(stream: ByteStream, name: str, max_row_bytes: int) -> Iterator[
             break
     begin = elements.skip_space(start, _END)
     if depth > 0:
-        hint = "the file is cut off, or the brackets of this element do not match"
+        hint = "the file may be truncated, or the brackets of this element do not match"
         line = elements.line_at(min(begin, stream.content.size))
         raise DataError(f"{name}:{line}", "the array is not closed", hint=hint)
     if begin < _END:
         where = f"{name}:{elements.line_at(begin)}"
-        raise DataError(where, "more text follows after the end of the array")
+        raise DataError(where, "there is text after the end of the array")
 
 
 def _split_objects(stream: ByteStream, name: str, max_row_bytes: int) -> Iterator[Row]:
-    """Yield each of the JSON objects in a file."""
+    """Yield each JSON object of a file."""
     elements = _Elements(stream.content, max_row_bytes)
     start = stream.tell()
     depth = 0
@@ -200,13 +200,13 @@ def _split_objects(stream: ByteStream, name: str, max_row_bytes: int) -> Iterato
             start = position + 1
     begin = elements.skip_space(start, _END)
     if begin < _END:
-        hint = "the file is cut off, or the brackets of this object do not match"
+        hint = "the file may be truncated, or the brackets of this object do not match"
         where = f"{name}:{elements.line_at(begin)}"
         raise DataError(where, "an object is not closed", hint=hint)
 
 
 def _find_marks(stream: ByteStream) -> Iterator[tuple[bytes, int]]:
-    """Yield every bracket and comma outside of strings, with its position in the file."""
+    """Yield every bracket and comma outside strings, with its position in the file."""
     base = stream.tell()
     rest = b""
     while block := stream.read(_BLOCK_BYTES):
@@ -214,7 +214,7 @@ def _find_marks(stream: ByteStream) -> Iterator[tuple[bytes, int]]:
         for token in _MARK_OR_STRING.finditer(data):
             if token.lastgroup == "mark":
                 yield token.group(), base + token.start()
-            elif token.lastgroup is None:  # a string that goes on in the next block
+            elif token.lastgroup is None:  # a string that continues in the next block
                 is_escaping = token.end() < len(data)
                 rest = b'"\\' if is_escaping else b'"'
                 break

@@ -1,6 +1,6 @@
 """Read rows from Parquet and Arrow files, a few at a time.
 
-What such a file states about its size is not trusted: 8 KB of Parquet can hold terabytes.
+The sizes declared in such a file are not trusted: 8 KB of Parquet can expand to terabytes.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     import pyarrow
 
 ROWS_AT_A_TIME = 16
-"""Few, because each row may have megabytes, which is not known before it is read."""
+"""Small, because a row may have megabytes, which shows only after it has been read."""
 PARQUET_MAGIC, ARROW_MAGIC = b"PAR1", b"ARROW1"
 
 
 def open_arrow(file: DataFile, *, options: RowOptions) -> RowSource | None:
-    """Return the source of a Parquet or Arrow file; None if the file is another one."""
+    """Return the row source of a Parquet or Arrow file; None for other files."""
     with open(file.path, "rb") as stream:
         magic = stream.read(len(ARROW_MAGIC))
     if not magic.startswith((PARQUET_MAGIC, ARROW_MAGIC)):
@@ -36,8 +36,8 @@ def open_arrow(file: DataFile, *, options: RowOptions) -> RowSource | None:
             for batch in _read_batches(file, magic):
                 size += batch.nbytes
                 if size > options.max_unpacked_bytes:
-                    hint = "raise max_unpacked_bytes if that is expected"
-                    problem = f"has more than {options.max_unpacked_bytes:,} bytes of rows"
+                    hint = "raise max_unpacked_bytes if rows of this total size are expected"
+                    problem = f"the rows have more than {options.max_unpacked_bytes:,} bytes"
                     raise DataError(f"{name}:{number + 1}", problem, hint=hint)
                 for fields in batch.to_pylist():
                     number += 1
@@ -45,7 +45,7 @@ def open_arrow(file: DataFile, *, options: RowOptions) -> RowSource | None:
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             where = f"{name}:{number + 1}" if number else name
-            hint = "the file is cut off or damaged: write it again"
+            hint = "the file is truncated or damaged: write it again"
             raise DataError(where, f"cannot be read: {reason}", hint=hint) from error
 
     return RowSource.of_rows(name, read)

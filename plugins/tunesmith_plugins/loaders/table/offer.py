@@ -1,4 +1,4 @@
-"""Offer of ``table``: its options and its factory."""
+"""Options and factory of ``table``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tunesmith_plugins.loaders.table.reader import read_rows
 
 
 class TableOptions(RowOptions):
-    """Options of ``table``: those that all row loaders share, and the delimiter."""
+    """Options of ``table``: the ones shared by all loaders of rows, and the delimiter."""
 
     delimiter: str = Field(
         "auto",
         pattern=r'^(auto|[^"\r\n])$',
-        description="Character between two columns; auto: detected in the header line.",
+        description="Character between columns; auto: detected from the header line.",
     )
 
 
@@ -31,7 +31,7 @@ def build(options: TableOptions) -> DataLoader:
 
 TABLE = DataLoaderOffer(
     name="table",
-    summary="CSV or TSV with a header line, also packed; Parquet and Arrow",
+    summary="CSV or TSV with a header line, also compressed; Parquet and Arrow",
     config=TableOptions,
     build=build,
     recognizes=names_file(".csv", ".tsv", ".tab", ".parquet", ".arrow", ".feather"),

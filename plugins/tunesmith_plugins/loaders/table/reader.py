@@ -1,4 +1,4 @@
-"""Read rows from a CSV or TSV file. Every value is the unchanged text of the file."""
+"""Read rows from a CSV or TSV file. Values are never converted: each is the text in the file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from tunesmith.errors import DataError
 from tunesmith_data import ByteStream, Fields, Row, RowError, Span, not_utf8_error
 
 DELIMITERS = ",;\t|"
-"""Delimiters that are detected, in the order of preference."""
+"""Delimiters that are detected, preferred ones first."""
 EXCEL_DELIMITER = re.compile(r"sep=(.)\s*", re.IGNORECASE)
-"""A first line by which spreadsheets note the delimiter; it is no header."""
+"""A first line such as ``sep=;``, where Excel states the delimiter; the header follows it."""
 
 
 def read_rows(
     stream: ByteStream, name: str, *, delimiter: str, max_row_bytes: int
 ) -> Iterator[Row]:
-    """Yield the rows below the header line; a row that cannot be parsed has a fault.
+    """Yield the rows below the header line; a row that cannot be parsed yields an error.
 
     Raises:
-        DataError: the header is unclear, or a quote or field never ends.
+        DataError: the header is missing or ambiguous, a quote is never closed, or a line or field
+            is too long.
     """
     lines = _Lines(stream, name, max_row_bytes)
     header_line = next(lines, "")
@@ -35,10 +36,10 @@ def read_rows(
     if delimiter == "auto":
         delimiter = max(DELIMITERS, key=_remove_quoted(header_line).count)
     header_number = lines.number or 1
-    try:  # the name of a column may have several lines
+    try:  # a column name may span several lines
         header = next(csv.reader(chain([header_line], lines), delimiter=delimiter), [])
     except csv.Error:
-        message = "a quote opens here that is never closed"
+        message = "this line opens a quote that is never closed"
         raise DataError(f"{name}:{header_number}", message) from None
     _check_header(header, f"{name}:{header_number}")
     parse = partial(_parse_again, header=header, delimiter=delimiter)
@@ -58,7 +59,7 @@ def read_rows(
 
 
 def _parse_again(data: bytes, *, header: list[str], delimiter: str) -> Fields:
-    """Return the columns of a row that was parsed before."""
+    """Return the fields of a row whose raw bytes are read a second time."""
     text = data.decode("utf-8", "surrogateescape")
     lines = io.StringIO(text, newline="")
     values = next(csv.reader(lines, delimiter=delimiter, strict=True))
@@ -69,9 +70,9 @@ def _parse_again(data: bytes, *, header: list[str], delimiter: str) -> Fields:
 
 
 class _Lines(Iterator[str]):
-    """The lines of a file as text, with number and position of the end of the last one.
+    """The lines of a file as text, with the number and the end position of the last one read.
 
-    Bytes that are not UTF-8 become lone surrogates here, and a fault of their row in _to_fields.
+    Bytes that are not UTF-8 become lone surrogates, which ``_to_fields`` turns into an error.
     """
 
     def __init__(self, stream: ByteStream, name: str, max_row_bytes: int) -> None:
@@ -91,12 +92,12 @@ class _Lines(Iterator[str]):
         self.number += 1
         self.end += len(line)
         if len(line) > self._limit:
-            message = f"line longer than max_row_bytes = {self._limit:,}"
+            message = f"line is longer than max_row_bytes = {self._limit:,}"
             raise DataError(f"{self._name}:{self.number}", message)
         return line.decode("utf-8", "surrogateescape")
 
     def _read(self) -> list[bytes]:
-        """Return the next lines, the first one last: several if they end in carriage returns."""
+        """Return the next lines in reverse order: several, if they end in carriage returns."""
         data = self._stream.readline(self._limit + 1)
         lines = data.splitlines(keepends=True)
         if len(lines) > 1 and not data.endswith(b"\n"):
@@ -110,24 +111,27 @@ def _remove_quoted(line: str) -> str:
 
 def _check_header(header: list[str], where: str) -> None:
     if not any(header):
-        raise DataError(where, "has no header line with the names of its columns")
+        hint = "add a first line with the column names"
+        raise DataError(where, "has no header line", hint=hint)
     for column in header:
         if column and header.count(column) > 1:
-            raise DataError(where, f"two columns are named `{column}`", hint="rename one of them")
+            hint = "rename one of the columns"
+            raise DataError(where, f"two columns are named `{column}`", hint=hint)
 
 
 def _faults_of(error: csv.Error, name: str, start: int, end: int) -> Iterator[Row]:
-    """Yield a fault for every line of a broken row.
+    """Yield an error for every line of a broken row.
 
     Raises:
-        DataError: the fault may span many rows, so the rest of the file cannot be trusted.
+        DataError: the error may span many rows, so the rest of the file cannot be trusted.
     """
     reason = str(error)
     if "unexpected end of data" in reason:
-        hint = 'inside a quoted field write every quote twice: ""'
-        raise DataError(f"{name}:{start}", "a quote opens here that is never closed", hint=hint)
+        hint = 'inside a quoted field, write each quote twice: ""'
+        message = "this line opens a quote that is never closed"
+        raise DataError(f"{name}:{start}", message, hint=hint)
     if "field limit" in reason:
-        message = f"a field is longer than {csv.field_size_limit():,} characters"
+        message = f"a field has more than {csv.field_size_limit():,} characters"
         raise DataError(f"{name}:{start}", message, hint="use JSON Lines for texts of this length")
     for line in range(start, end + 1):
         yield Row(line, RowError("not CSV", reason))
@@ -135,8 +139,8 @@ def _faults_of(error: csv.Error, name: str, start: int, end: int) -> Iterator[Ro
 
 def _to_fields(values: list[str], header: list[str]) -> dict[str, object] | RowError:
     if len(values) != len(header):
-        detail = f"{len(values)} fields, the header has {len(header)}: {values[0]}"
-        return RowError("more or fewer fields than the header", detail)
+        detail = f"{len(values)} fields, but the header has {len(header)}: {values[0]}"
+        return RowError("not as many fields as the header", detail)
     for value in values:
         try:
             value.encode()

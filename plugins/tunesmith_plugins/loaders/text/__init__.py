@@ -1,1 +1,1 @@
-"""Data loader ``text``: files and folders of text, source code, PDF and Word documents."""
+"""Data loader ``text``: read text, source code, PDF and Word files, also in folders."""

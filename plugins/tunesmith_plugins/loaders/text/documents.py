@@ -11,10 +11,10 @@ PDF_MAGIC, ZIP_MAGIC = b"%PDF-", b"PK\x03\x04"
 
 
 def open_document(file: DataFile) -> Iterator[tuple[int, str]] | None:
-    """Return the pages of a PDF or Word document as (number, text); None for another file.
+    """Return the pages of a PDF or Word document as (number, text); None for other files.
 
     Raises:
-        DataError: the document is damaged, or packed with a password.
+        DataError: the document is damaged or password-protected.
         EnvironmentProblem: the library that reads such documents is not installed.
     """
     with open(file.path, "rb") as stream:
@@ -32,9 +32,9 @@ def _read(file: DataFile, pages: object) -> Iterator[tuple[int, str]]:
     assert callable(pages)
     try:
         yield from pages(file)
-    except Exception as error:  # these libraries raise anything for a damaged file
+    except Exception as error:  # these libraries raise all kinds of errors for damaged files
         problem = f"cannot be read: {type(error).__name__}: {error}"[:300]
-        hint = "open it in another program and save it again, or leave it out"
+        hint = "open the file in another program and save it again, or remove it from the data"
         raise DataError(file.display_name, problem, hint=hint) from error
 
 

@@ -1,4 +1,4 @@
-"""Read texts, and cut them into pieces. All pieces of a document stay in one part of the data."""
+"""Read texts and cut them into pieces, keeping all pieces of a document in one split."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ MAX_FILES = 100_000
 class TextLoader:
     """A data loader for documents.
 
-    The group of a document is its repository, the folder with ``.git``, or else the document.
+    Rows are grouped by repository (the nearest folder with ``.git``) or, outside of repositories,
+    by document.
     """
 
     options: TextOptions
@@ -61,7 +62,7 @@ class TextLoader:
         """Read all files.
 
         Raises:
-            DataError: a file cannot be used, or more pieces are unusable than allowed.
+            DataError: a file cannot be used, or more pieces are skipped than allowed.
         """
         names = (self.options.train, self.options.test, self.options.validation)
         train, test, validation = (self._find(files or []) for files in names)
@@ -80,13 +81,13 @@ class TextLoader:
 
     @cached_property
     def measure(self) -> Measure:
-        """The function that measures pieces."""
+        """The function that measures how much text fits in a piece."""
         if self.options.tokenizer is None:
             return partial(measure_characters, self.options.max_characters)
         return measure_tokens(self.options.tokenizer, self.options.max_tokens)
 
     def _find(self, names: str | Sequence[str]) -> list[DataFile]:
-        """Return the files, those of folders included, each once."""
+        """Return the named files and those in named folders, each once."""
         found: dict[Path, DataFile] = {}
         for name in [names] if isinstance(names, str) else names:
             path = expand_home(name)
@@ -95,7 +96,7 @@ class TextLoader:
         return list(found.values())
 
     def _walk(self, folder: Path) -> Sequence[DataFile]:
-        """Return the files below a folder that have a suffix of texts; hidden ones are skipped."""
+        """Return the files below a folder with one of the suffixes, without hidden ones."""
         paths: list[str] = []
         for parent, folders, names in os.walk(folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -105,12 +106,13 @@ class TextLoader:
                 if is_text and path.is_file() and path.stat().st_size > 0:
                     paths.append(str(path))
             if len(paths) > MAX_FILES:
-                raise DataError(str(folder), f"holds more than {MAX_FILES:,} texts")
+                hint = "name subfolders, or fewer `suffixes`"
+                raise DataError(str(folder), f"contains more than {MAX_FILES:,} texts", hint=hint)
         if not paths:
             hint = "name another data loader in a run file; this one reads files with the suffixes "
             hint += ", ".join(self.options.suffixes)
-            raise DataError(str(folder), "holds no texts", hint=hint)
-        # Names are no patterns here.
+            raise DataError(str(folder), "contains no texts", hint=hint)
+        # These names are literal: escape what find_files would take for a pattern.
         return [find_files(path.replace("[", "[[]"))[0] for path in paths]
 
     def _source(self, file: DataFile) -> RowSource:
@@ -139,7 +141,7 @@ class TextLoader:
         return RowSource(file.display_name, open_rows, may_be_unusable=True)
 
     def _cut_pages(self, pages: Iterator[tuple[int, str]], group: str) -> Iterator[Row]:
-        """Yield the pieces of the pages of a document, numbered by their page."""
+        """Yield the pieces of a document's pages, each with its page number."""
         number = 1
         try:
             for number, text in pages:
@@ -151,7 +153,7 @@ class TextLoader:
 
 
 def _rows(pieces: Iterator[Piece], group: str) -> Iterator[Row]:
-    """Yield each piece as a row; one that is not UTF-8 cannot be used."""
+    """Yield each piece as a row; a piece that is not UTF-8 yields an error."""
 
     def parse(data: bytes) -> Fields:
         return {"text": data.decode(), "document": group}
@@ -178,7 +180,7 @@ def _unreadable(number: int, error: DataError) -> Row:
 
 
 def _find_group(file: DataFile) -> str:
-    """Return the repository that a file is in, or else its own name."""
+    """Return the path of the repository that contains a file, or the file's name."""
     path = file.path.resolve()
     repository = next((p for p in path.parents if (p / ".git").exists()), None)
     return str(repository or file.display_name)

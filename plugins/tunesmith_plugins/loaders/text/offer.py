@@ -1,4 +1,4 @@
-"""Offer of ``text``: its summary and its factory."""
+"""The offer of ``text``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _has_suffix = names_file(*PROSE, *CODE, *DOCUMENTS)
 
 
 def recognizes(name: str) -> bool:
-    """Return True for a folder, and for a file of text or source code."""
+    """Return True for a folder, and for a file with a suffix of text, code or documents."""
     return _has_suffix(name) or os.path.isdir(name)
 
 
 TEXT = DataLoaderOffer(
     name="text",
-    summary="files and folders of text, Markdown and source code; PDF and Word documents",
+    summary="text, Markdown, source code, PDF and Word documents, in files and folders",
     config=TextOptions,
     build="tunesmith_plugins.loaders.text.loader:TextLoader",
     recognizes=recognizes,

@@ -17,59 +17,62 @@ Paths = str | list[str]
 
 
 class TextOptions(Options):
-    """Options of ``text``: the files, and the size of the pieces that they are cut into."""
+    """Options of ``text``: the files, and the size of the pieces they are cut into."""
 
     train: Paths = Field(
-        description="File, folder or pattern with texts, or a list of them.",
+        description="File, folder or glob pattern, or a list of these.",
         json_schema_extra={"path": True},
     )
     test: Paths | None = Field(
         None,
-        description="Files to evaluate on, in the same form. Unset: a part of `train` is held out.",
+        description="Test files, in the same form. Unset: they are split off from `train`.",
         json_schema_extra={"path": True},
     )
     validation: Paths | None = Field(
         None,
-        description="Files for choices, in the same form. Unset: a part of `train`, see "
-        "`[split] validation_size`.",
+        description="Validation files, in the same form. Unset: they are split off from `train`; "
+        "see `[split] validation_size`.",
         json_schema_extra={"path": True},
     )
     suffixes: list[str] = Field(
         [*PROSE, *CODE, *DOCUMENTS],
-        description="Suffixes of the files that are read in a folder.",
+        description="Suffixes of files to read in folders.",
     )
     tokenizer: DataPath | None = Field(
         None,
-        description="Folder of a model, or its tokenizer.json, with which pieces are measured.",
+        description="Measure pieces in tokens, with this model folder or tokenizer.json.",
     )
     max_tokens: int = Field(
-        1024, ge=8, le=10_000, description="Most tokens in a piece. Used with `tokenizer`."
+        1024, ge=8, le=10_000, description="Maximum tokens per piece, if `tokenizer` is set."
     )
     max_characters: int = Field(
-        4000, ge=32, le=100_000, description="Most characters in a piece. Used without `tokenizer`."
+        4000,
+        ge=32,
+        le=100_000,
+        description="Maximum characters per piece, if `tokenizer` is not set.",
     )
     overlap: float = Field(
-        0.0, ge=0, le=0.5, description="Share of a piece that is repeated in the next one."
+        0.0, ge=0, le=0.5, description="Share of each piece that the next piece repeats."
     )
     split_documents: bool = Field(
         False,
         description=(
-            "Allow pieces of a document in both parts of the data, which a single document needs. "
-            "The test pieces are then easier than new documents."
+            "Allow pieces of a document among both training and test rows, which a single document "
+            "needs. The test pieces are then easier than new documents."
         ),
     )
     max_skipped: float = Field(
-        0.01, ge=0, le=1, description="Share of unusable pieces above which the run stops."
+        0.01, ge=0, le=1, description="Stop if more than this share of the pieces is skipped."
     )
     max_unpacked_bytes: int = Field(
         4_000_000_000,
         ge=1_000,
-        description="Largest size of the text of one file, in bytes, after unpacking.",
+        description="Maximum size of the text in one file after decompression, in bytes.",
     )
 
     @model_validator(mode="after")
     def _check_suffixes(self) -> TextOptions:
         for suffix in self.suffixes:
             if not suffix.startswith("."):
-                raise ValueError(f"a suffix begins with a point: .{suffix}")
+                raise ValueError(f"a suffix must begin with a dot: .{suffix}")
         return self

@@ -1,4 +1,4 @@
-"""Cut a text into pieces: at a paragraph, a line or a space where possible."""
+"""Cut a text into pieces, preferably at the end of a paragraph, line, sentence or word."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BLOCK_BYTES = 1 << 18
 MAX_WINDOW = BLOCK_BYTES // 2
 SEPARATORS = ("\n\n", "\n", ". ", " ")
 CHARACTERS_PER_TOKEN = 12
-"""Characters of a token at most, nearly always: text that is tokenized to measure a piece."""
+"""Upper bound on the mean length of tokens; limits the text that is tokenized per piece."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a text, and where it is: its line, from 1, and its bytes."""
+    """A piece of a text, with its first line (from 1), its byte offset and its size in bytes."""
 
     text: str
     line: int
@@ -37,7 +37,7 @@ def measure_tokens(path: str, limit: int) -> Measure:
     """Return a function that measures pieces of at most ``limit`` tokens.
 
     Raises:
-        DataError: there is no tokenizer at ``path``.
+        DataError: ``path`` has no usable tokenizer.
     """
     import tokenizers
 
@@ -45,7 +45,7 @@ def measure_tokens(path: str, limit: int) -> Measure:
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises plain exceptions
-        raise DataError("data.tokenizer", f"{file}: is not a tokenizer, {error}") from None
+        raise DataError("data.tokenizer", f"{file} is not a tokenizer: {error}") from None
     tokenizer.no_truncation()
 
     def measure(text: str) -> int:
@@ -60,9 +60,9 @@ def measure_tokens(path: str, limit: int) -> Measure:
 
 
 def cut(stream: BinaryIO, measure: Measure, overlap: float) -> Iterator[Piece]:
-    """Yield the pieces of a text that is UTF-8; only a part of it is in memory.
+    """Yield the pieces of a UTF-8 text, holding only a part of it in memory.
 
-    Bytes that are not UTF-8 become lone surrogates, for which a piece is refused later.
+    Bytes that are not UTF-8 become lone surrogates; the caller refuses such pieces.
     """
     offset = stream.tell()
     line = 1
@@ -97,7 +97,7 @@ def cut(stream: BinaryIO, measure: Measure, overlap: float) -> Iterator[Piece]:
 
 
 def _decode(data: bytes, is_end: bool) -> tuple[str, bytes]:
-    """Return the text of ``data``, and the bytes of a character that is cut off at its end."""
+    """Decode ``data``; return the text, and the bytes of an incomplete last character."""
     rest = b""
     if not is_end:
         for length in range(1, min(4, len(data) + 1)):
@@ -117,7 +117,7 @@ def _size(text: str) -> int:
 
 
 def _cut_position(text: str, limit: int) -> int:
-    """Return the best position to cut at in the second half of the first ``limit`` characters."""
+    """Return the best place to cut in the second half of the first ``limit`` characters."""
     for separator in SEPARATORS:
         position = text.rfind(separator, limit // 2, limit)
         if position >= 0:
@@ -126,7 +126,7 @@ def _cut_position(text: str, limit: int) -> int:
 
 
 def _overlap_position(piece: str, overlap: float) -> int:
-    """Return where the next piece starts: at a space in front of the part that is repeated."""
+    """Return where the next piece starts: after the last space before the repeated part."""
     position = max(1, round(len(piece) * (1 - overlap)))
     space = piece.rfind(" ", 1, position)
     return space + 1 if space > len(piece) // 3 else position

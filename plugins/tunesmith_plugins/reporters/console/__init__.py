@@ -1,1 +1,1 @@
-"""Reporter ``console``: progress on the terminal, as a live display or as plain lines."""
+"""Reporter ``console``: show progress on the terminal, as a live display or plain lines."""

@@ -1,4 +1,4 @@
-"""Format events as text for the terminal. The live display and the plain lines share it."""
+"""Format events as text for the terminal, for both the live display and the plain lines."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tunesmith.events import (
     GateChecked,
     Measured,
     Monitored,
+    RunFinished,
     TrainingFinished,
     TrainingStarted,
 )
@@ -27,21 +28,21 @@ from tunesmith_evidence.report.facts import describe_data, describe_gate, descri
 from tunesmith_plugins.reporters.console.progress import TrainingProgress
 
 STEP_METRICS = 3
-"""Most metrics of a technique that are shown with a step."""
+"""Maximum number of the technique's own metrics to show with a step."""
 TRAINING = "training"
 FINDING_LABELS = {"info": "note", "warning": "warning", "error": "error"}
 
 
 def format_clock(seconds: float) -> str:
-    """Format a time that passes or is left, in whole seconds: "8 s", "1 min 05 s"."""
+    """Format a duration in whole seconds: "8 s", "1 min 05 s"."""
     whole = round(seconds)
     return f"{whole} s" if whole < 10 else format_duration(whole)
 
 
 def format_time_left(seconds: float) -> str:
-    """Format a remaining time; empty if it is unknown.
+    """Format a remaining time, such as "40 s left"; return "" if it is unknown.
 
-    Long times are rounded more, so that the display does not flicker.
+    Long times are rounded more coarsely, which keeps the display from flickering.
     """
     if not math.isfinite(seconds):
         return ""
@@ -50,7 +51,7 @@ def format_time_left(seconds: float) -> str:
 
 
 def format_forecast(event: Forecast) -> str:
-    """Format predicted memory and time with their ranges."""
+    """Format the predicted memory and training time, each with its range."""
     sizes = (event.memory[name] for name in ("low", "expected", "high"))
     low, expected, high = (format_bytes(size) for size in sizes)
     parts = [f"peak memory {expected} ({low} to {high})"]
@@ -60,14 +61,14 @@ def format_forecast(event: Forecast) -> str:
 
 
 def format_data(event: DataLoaded) -> str:
-    """Format the number of rows by part."""
-    unusable = sum(event.skipped.values())
-    skipped = f", {format_count(unusable, 'unusable row')} skipped" if unusable else ""
+    """Format the number of rows in each split, and of skipped rows."""
+    count = sum(event.skipped.values())
+    skipped = f", {format_count(count, 'row')} skipped" if count else ""
     return f"{describe_data(event)}{skipped}"
 
 
 def format_training_start(event: TrainingStarted) -> str:
-    """Format stage, technique, device, precision, and what is trained: number and names."""
+    """Format the stage, technique, device and precision, and which parameters are trained."""
     share = f"{event.trainable_parameters:,} of {event.parameters:,} parameters"
     share += _format_targets(event)
     resumed = f", from step {event.first_step}" if event.first_step else ""
@@ -79,7 +80,7 @@ def format_training_start(event: TrainingStarted) -> str:
 
 
 def _format_targets(event: TrainingStarted) -> str:
-    """Format the modules with adapters, and the experts without; empty for other techniques."""
+    """Format the modules with adapters and the experts without; "" for other techniques."""
     count, names = event.details.get("adapted_modules"), event.details.get("targets")
     if not isinstance(count, int) or not isinstance(names, list):
         return ""
@@ -91,7 +92,7 @@ def _format_targets(event: TrainingStarted) -> str:
 
 
 def format_step_metrics(progress: TrainingProgress) -> list[str]:
-    """Format the technique's own metrics, the speed and the memory of the last step."""
+    """Format the last step: the technique's own metrics, the speed, and the memory."""
     step = progress.last
     if step is None:
         return []
@@ -105,7 +106,7 @@ def format_step_metrics(progress: TrainingProgress) -> list[str]:
 
 
 def format_training_end(event: TrainingFinished, progress: TrainingProgress) -> str:
-    """Format the number of steps, and the loss at the first and the last of them."""
+    """Format the number of steps, the loss of the first step, and the smoothed loss at the end."""
     steps = format_count(event.steps, "step")
     if progress.last is None:
         return steps
@@ -113,23 +114,23 @@ def format_training_end(event: TrainingFinished, progress: TrainingProgress) -> 
 
 
 def format_measurement(event: Measured) -> str:
-    """Format a metric with its 95 % interval, also without duplicates of training rows."""
+    """Format a metric with its 95 % interval, its leakage-free score and the answers cut off."""
     text = f"{one_line(event.metric, 40)} {format_number(event.value)} "
     text += format_interval(event.low, event.high)
     if event.units and event.units < event.n:
         text += f" on {format_rows(event.n, event.units, 'row')}"
     if event.leakage_free:
         text += f", leakage-free {format_number(event.leakage_free['value'])}"
-    return f"{text}, {event.cut:,} answers cut" if event.cut else text
+    return f"{text}, {event.cut:,} answers cut off" if event.cut else text
 
 
 def ends_run(event: FindingReported) -> bool:
-    """Return True for an error that ends the run, which the command line prints."""
+    """Return True for an error that ends the run: the command line prints it instead."""
     return event.level == "error" and not event.test_rows
 
 
 def format_choice(event: BaselineChosen) -> str:
-    """Format the variant of a baseline that was chosen on the validation rows, or out of fold."""
+    """Format a baseline's chosen variant with its validation score, or why it was skipped."""
     name = one_line(event.baseline, 40)
     if event.skipped:
         return f"{name}: not measured: {one_line(event.skipped, 300)}"
@@ -160,14 +161,14 @@ def format_monitor(event: Monitored) -> str:
 
 
 def format_sample(event: CompletionSampled) -> str:
-    """Format a sampled completion with its prompt and reward, on one line."""
+    """Format a completion sampled during training with its prompt and reward, on one line."""
     exchange = f"{one_line(redact(event.prompt), 60)} -> {one_line(redact(event.completion), 100)}"
     label = format_label("sample", event.stage)
     return f"{label}: step {event.step}, reward {format_number(event.reward)}: {exchange}"
 
 
 def format_gate(event: GateChecked) -> str:
-    """Format the result of a gate."""
+    """Format the result of a gate, with its reason."""
     label = format_label("gate", event.stage)
     message = one_line(redact(event.message), 500)
     return f"{label}: {one_line(event.gate, 40)}: {describe_gate(event)[0]}; {message}"
@@ -176,3 +177,14 @@ def format_gate(event: GateChecked) -> str:
 def format_label(name: str, stage: str) -> str:
     """Return the name, followed by the stage if there is one."""
     return f"{name} {stage}".strip()
+
+
+def format_run_end(event: RunFinished, *, trains: bool) -> str:
+    """Format how a run ended, and after what time.
+
+    A run that only measures baselines is stopped before training, which is how it should end.
+    """
+    stopped_before_training = not trains and event.status == "stopped" and event.exit_code < 128
+    if event.status == "ok" or stopped_before_training:
+        return f"finished in {format_duration(event.seconds)}"
+    return f"{event.status} after {format_duration(event.seconds)}"

@@ -1,4 +1,4 @@
-"""Live display: finished phases stay as lines, the current one is redrawn below them."""
+"""The live display: finished phases scroll up as lines, the current one is redrawn below."""
 
 from __future__ import annotations
 
@@ -52,11 +52,10 @@ from tunesmith_plugins.reporters.console.sparkline import ASCII_BLOCKS, BLOCKS, 
 
 MIN_LABEL_WIDTH, MAX_LABEL_WIDTH, DURATION_WIDTH = 30, 44, 11
 CHOOSING = "choosing: "
-"""Begin of the phases in which variants of baselines are compared; it is dropped for want of
-room."""
+"""Prefix of phases that compare variants of a baseline; dropped where there is no room for it."""
 MIN_BAR_WIDTH, USUAL_BAR_WIDTH, MAX_BAR_WIDTH = 8, 12, 28
 COUNT_WIDTH = 34
-"""Columns right of the bar that are reserved for count, speed and time left."""
+"""Columns reserved right of the bar for count, speed and time left."""
 MIN_SPARKLINE_WIDTH, MAX_SPARKLINE_WIDTH = 10, 40
 INDENT = 2
 REFRESHES_PER_SECOND = 4
@@ -64,7 +63,7 @@ REFRESHES_PER_SECOND = 4
 
 @dataclass(frozen=True)
 class _FinishedPhase:
-    """A phase that has ended and waits for the metrics that belong to its line."""
+    """A phase that has ended; its line is printed when its metrics have arrived."""
 
     name: str
     seconds: float
@@ -72,7 +71,7 @@ class _FinishedPhase:
 
 
 class LiveReporter:
-    """The live display. A thread of rich redraws it; events only change its state."""
+    """The live display: events change its state, and rich redraws it in a thread."""
 
     def __init__(self, stream: TextIO, log: Path) -> None:
         now = time.monotonic()
@@ -112,7 +111,7 @@ class LiveReporter:
         self._live.stop()
 
     def report(self, event: Event) -> None:
-        """Update the display, and print finished phases above it."""
+        """Update the display and print finished phases above it."""
         if not isinstance(event, Measured):
             self._print_finished()
         self._run.add(event, time.monotonic())
@@ -193,7 +192,7 @@ class LiveReporter:
             self._finished.metrics.append(text)
 
     def _print_finished(self) -> None:
-        """Print the finished phase that waits for its metrics, if there is one."""
+        """Print the line of the phase that ended last, unless that has happened already."""
         if self._finished is not None:
             phase, self._finished = self._finished, None
             self._print_phase(phase)
@@ -213,12 +212,12 @@ class LiveReporter:
         self._console.print(row)
 
     def _print(self, line: str, style: str = "", indent: int = 0) -> None:
-        """Print a line; the rest of a line that is too long is indented as well."""
+        """Print a line; a line that wraps keeps its indent."""
         text = Text(redact(safe_text(line)), style=style)
         self._console.print(Padding(text, (0, 0, 0, indent), expand=False))
 
     def _render(self) -> RenderableType:
-        """Render the current phase and the run. The thread of the display calls this."""
+        """Render the current phase and the run; called by rich's thread."""
         now = time.monotonic()
         training, phase = self._training, self._phase
         left_of_phase = math.nan if phase is None else self._progress.seconds_left(now)
@@ -259,7 +258,7 @@ class LiveReporter:
     def _render_curve(
         self, label: str, values: Sequence[float], metrics: Sequence[str]
     ) -> RenderableType:
-        """Join label, sparkline and metrics; shorten the sparkline, then drop the last metrics."""
+        """Join label, sparkline and metrics; drop the last metrics where there is no room."""
         metrics = list(metrics)
         room = self._console.width - INDENT - len(label) - 2
         while metrics and sum(len(text) + 2 for text in metrics) > room - MIN_SPARKLINE_WIDTH:
@@ -278,14 +277,14 @@ class LiveReporter:
         seconds = progress.seconds_per_unit(now)
         speed = f"{1 / seconds:.1f} {one_line(phase.unit, 12)}/s" if seconds > 0.001 else ""
         time_left = event_text.format_time_left(progress.seconds_left(now))
-        # A batch of long prompts takes minutes: the clock shows that something happens.
+        # A batch of long prompts can take minutes: the clock shows that the run is alive.
         clock = event_text.format_clock(elapsed) if elapsed >= 1 and not time_left else ""
         bar = self._render_bar(done, phase.total)
         parts = [f"{done:,}/{phase.total:,}", time_left or clock, speed]
         return self._render_row(phase.phase, bar, parts)
 
     def _render_run(self, now: float, current: float) -> list[RenderableType]:
-        """Render the bar of the whole run, and the path of its stages if it has any."""
+        """Render the bar of the whole run and, if there are several stages, their path."""
         left = self._run.seconds_left(now, current)
         share = self._run.share(now, left)
         time_left = event_text.format_time_left(left)
@@ -303,7 +302,7 @@ class LiveReporter:
         return rows
 
     def _render_row(self, name: str, bar: ProgressBar | None, parts: Sequence[str]) -> Table:
-        """Render a label, a bar, and as many of the parts as there is room for."""
+        """Render a label, a bar, and as many of the parts as fit."""
         width = INDENT + self._label_width + 1 + (self._bar_width + 1 if bar else 0)
         shown = [part for part in parts if part]
         while len(shown) > 1 and len("  ".join(shown)) > self._console.width - width:
@@ -326,7 +325,7 @@ class LiveReporter:
         )
 
     def _label(self, name: str) -> str:
-        """Return the name of a phase; that of a long one ends with what distinguishes it."""
+        """Return a phase's name, without the common prefix if it would not fit."""
         width = self._label_width
         return one_line(name if len(name) <= width else name.removeprefix(CHOOSING), width)
 
@@ -337,6 +336,6 @@ class LiveReporter:
 
     @property
     def _bar_width(self) -> int:
-        """Width of the bar that leaves room for the label and the count."""
+        """Width of the bar, with room left for the label and the count."""
         room = self._console.width - INDENT - self._label_width - COUNT_WIDTH - 2
         return min(MAX_BAR_WIDTH, max(MIN_BAR_WIDTH, room))

@@ -1,4 +1,4 @@
-"""Offer of ``console``: its options, and the choice between live display and plain lines."""
+"""Options and factory of ``console``, which chooses between live display and plain lines."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ class ConsoleOptions(Options):
     progress: Literal["auto", "bar", "plain", "off"] = Field(
         "auto",
         description=(
-            "bar: a live display; plain: lines, for logs; off: only warnings; auto: bar if stderr "
-            "is a capable terminal and neither CI nor NO_COLOR is set, else plain."
+            "bar: a live display; plain: one line per event, for logs; off: only warnings and "
+            "errors; auto: bar if stderr is a capable terminal and neither CI nor NO_COLOR is "
+            "set, otherwise plain."
         ),
     )
     every: int | None = Field(
-        None, ge=1, description="Steps between two plain lines. Unset: about 20 lines in all."
+        None,
+        ge=1,
+        description="Print a plain line every N training steps. Unset: about 20 lines in total.",
     )
 
 
 def build(options: ConsoleOptions, folder: RunFolder) -> Reporter:
-    """Build the display that the options ask for and the terminal supports."""
+    """Build the live display or the plain reporter, depending on options and terminal."""
     from tunesmith_plugins.reporters.console.plain import PlainReporter
 
     auto_live = options.progress == "auto" and supports_live_display(sys.stderr)

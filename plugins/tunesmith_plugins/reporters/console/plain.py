@@ -1,4 +1,4 @@
-"""Plain lines, for log files, pipes and simple terminals."""
+"""Plain progress lines for log files, pipes and simple terminals."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from tunesmith_plugins.reporters.console.progress import (
 )
 
 DEFAULT_STEP_LINES = 20
-"""Number of step lines if the options do not set an interval."""
+"""Approximate number of step lines per training if the options set no interval."""
 MIN_PHASE_SECONDS = 1.0
-"""Duration from which on the end of a phase is reported."""
+"""Shorter phases end without a line."""
 PROGRESS_INTERVAL = 30.0
 """Seconds between two progress lines of a long phase."""
 
 
 class PlainReporter:
-    """Prints one line for each event that a reader of a log needs."""
+    """Prints a line for each event worth logging; progress lines are rate-limited."""
 
     def __init__(
         self, stream: TextIO, log: Path, *, every: int | None, warnings_only: bool
@@ -54,6 +54,7 @@ class PlainReporter:
         self._log = log
         self._every = every
         self._warnings_only = warnings_only
+        self._trains = True
         self._training = TrainingProgress()
         self._phase = PhaseStarted(phase="")
         self._progress = PhaseProgress(None, time.monotonic())
@@ -77,6 +78,7 @@ class PlainReporter:
     def _line(self, event: Event) -> str:
         match event:
             case RunStarted():
+                self._trains = event.trains
                 return f"{'resuming' if event.resumed else 'starting'} {event.run}"
             case PhaseStarted():
                 self._phase = event
@@ -95,7 +97,7 @@ class PlainReporter:
             case Measured():
                 return f"{event.model}: {event_text.format_measurement(event)}"
             case RunFinished():
-                return f"run finished: {event.status} after {format_duration(event.seconds)}"
+                return event_text.format_run_end(event, trains=self._trains)
             case _:
                 pass
         return ""
@@ -126,7 +128,7 @@ class PlainReporter:
                 return ""
 
     def _progress_line(self, event: PhaseAdvanced) -> str:
-        """Return a progress line if the last line of this phase is long ago."""
+        """Return a progress line; "" if the last one was less than 30 s ago."""
         if event.phase != self._phase.phase:
             return ""
         now, total = time.monotonic(), self._phase.total

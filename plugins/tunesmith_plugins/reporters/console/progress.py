@@ -1,4 +1,4 @@
-"""Progress of a phase, a training and a run, and the time that they have left."""
+"""Track the progress of a phase, a training stage and a run, and estimate the time left."""
 
 from __future__ import annotations
 
@@ -30,40 +30,40 @@ from tunesmith.storage import read_known_events
 LOSS_DECAY = 0.9
 """Decay per step of the exponential moving average of the loss."""
 SPEED_DECAY = 0.95
-"""Decay per step of the moving averages of time and tokens; high, for a steady time left."""
+"""Decay per step of the moving averages of time and tokens; high, to keep the estimate steady."""
 SETTLED = 0.05
-"""Share of a phase after which its speed is known: before, no time left is shown."""
+"""Share of a phase that must be done before a time left is shown."""
 VALIDATION_LOSS = "validation_loss"
 
 
 @dataclass
 class PhaseProgress:
-    """The finished part of a phase, and its speed.
+    """Tracks how many units of a phase are done, and how fast.
 
-    What comes before the first unit is done takes longer than a unit: caches are filled, code is
-    compiled, and other units are begun. It is left out of the speed.
+    The first unit does not count towards the speed: it takes longer, because caches are filled,
+    code is compiled, and other units of the batch start with it.
     """
 
     total: int | None
     started: float
-    """Time of the start, in seconds of any clock."""
+    """Start of the phase in seconds; any clock will do."""
     done: int = 0
     _first: tuple[int, float] | None = None
 
     def advance(self, done: int, now: float) -> None:
-        """Set the number of units that are done."""
+        """Set the number of units done so far."""
         self.done = done
         if self._first is None and done > 0:
             self._first = done, now
 
     def seconds_per_unit(self, now: float) -> float:
-        """Return the time of a unit; NaN if too little is known."""
+        """Return the mean time per unit so far; NaN if fewer than two units are done."""
         if self._first is None or self.done <= self._first[0]:
             return math.nan
         return (now - self._first[1]) / (self.done - self._first[0])
 
     def seconds_left(self, now: float) -> float:
-        """Return the time for the rest; NaN if too little is known."""
+        """Return the estimated seconds for the rest of the phase; NaN if it is too early to say."""
         if not self.total or self.done < SETTLED * self.total:
             return math.nan
         return max(0, self.total - self.done) * self.seconds_per_unit(now)
@@ -71,10 +71,10 @@ class PhaseProgress:
 
 @dataclass
 class TrainingProgress:
-    """Moving averages over the training steps: loss, speed and time left."""
+    """Tracks moving averages over training steps: loss, speed and time left."""
 
     losses: list[float] = field(default_factory=list)
-    """The loss of each step, also of those before the run was resumed."""
+    """The loss of each step, including those before the run was resumed."""
     validation_losses: list[float] = field(default_factory=list)
     last: StepFinished | None = None
     _loss: float = 0.0
@@ -90,7 +90,7 @@ class TrainingProgress:
         self.last = step
         self._add_loss(step.loss)
         if self._timed_steps == 1:
-            # The first step of a process compiles and allocates: it only counts while it is alone.
+            # A process's first step compiles and allocates: it counts only until there is a second.
             self._seconds = self._tokens = self._speed_weight = 0.0
         self._timed_steps += 1
         self._seconds = SPEED_DECAY * self._seconds + (1 - SPEED_DECAY) * max(0.0, step.seconds)
@@ -98,7 +98,7 @@ class TrainingProgress:
         self._speed_weight = SPEED_DECAY * self._speed_weight + (1 - SPEED_DECAY)
 
     def add_overhead(self, seconds: float) -> None:
-        """Add time between steps, such as that of a checkpoint."""
+        """Add time spent between steps, for example on a checkpoint."""
         self._overhead += max(0.0, seconds) if math.isfinite(seconds) else 0.0
 
     def _add_loss(self, loss: float) -> None:
@@ -109,22 +109,22 @@ class TrainingProgress:
 
     @property
     def first_loss(self) -> float:
-        """The loss of the first step; NaN before it."""
+        """Loss of the first step; NaN before it."""
         return self.losses[0] if self.losses else math.nan
 
     @property
     def loss(self) -> float:
-        """Smoothed loss, corrected for the bias of the first steps; NaN before the first step."""
+        """Smoothed loss, bias-corrected as in Adam; NaN before the first step."""
         return self._loss / self._loss_weight if self._loss_weight else math.nan
 
     @property
     def tokens_per_second(self) -> float:
-        """Smoothed speed; 0 if it is unknown."""
+        """Smoothed training speed; 0 if it is unknown."""
         return self._tokens / self._seconds if self._seconds else 0.0
 
     @property
     def seconds_left(self) -> float:
-        """Time for the remaining steps at the recent speed; NaN if it is unknown."""
+        """Estimated seconds for the remaining steps at the recent speed; NaN if unknown."""
         if self.last is None or not self._speed_weight:
             return math.nan
         step = self._seconds / self._speed_weight + self._overhead / self._timed_steps
@@ -132,11 +132,11 @@ class TrainingProgress:
 
 
 def restore_progress(log: Path, started: TrainingStarted) -> TrainingProgress:
-    """Return the progress of a stage before its first step, with the losses of earlier processes.
+    """Return the progress of a stage, with the losses that were logged before a resume.
 
     Args:
-        log: the events of the run.
-        started: the start of the training; ``first_step`` is the number of steps done before it.
+        log: the run's ``events.jsonl``.
+        started: the start of the stage; ``first_step`` is the number of steps done before it.
     """
     progress = TrainingProgress()
     if not started.first_step or not log.is_file():
@@ -159,40 +159,44 @@ def restore_progress(log: Path, started: TrainingStarted) -> TrainingProgress:
 
 @dataclass
 class RunProgress:
-    """The parts of a run: baselines, training with its stages, evaluation of the tuned model.
+    """Tracks which part of the run is running, and estimates the time until its end.
 
-    Their time is known from the forecast, from the baselines that were measured on the same rows,
-    and from what is running.
+    The parts are: data, data checks, baselines, training (in stages), and evaluation of the
+    tuned model. The estimate combines three sources:
+
+    * the forecast of the training time,
+    * the time of baselines that were measured on the same rows,
+    * the speed of the running phase.
     """
 
     started: float
-    """Time of the start, in seconds of any clock."""
+    """Start of the run in seconds; any clock will do."""
     stages: list[str] = field(default_factory=list)
     gates: dict[str, bool] = field(default_factory=dict)
-    """By stage: False if a gate of it did not pass, and was not accepted."""
+    """For each stage with gates: True if all of them passed or were accepted."""
     finished: set[str] = field(default_factory=set)
     part: str = ""
-    """The part that the run is in; empty before it starts and after it has ended."""
+    """The part that is running; "" before the run starts and after it has ended."""
     _training_seconds: float = math.nan
     _training_started: float = math.nan
     _baselines: dict[str, float] = field(default_factory=dict)
-    """Seconds that each baseline will take that is not measured yet; NaN if they are unknown."""
+    """Predicted seconds of each baseline that is still to be measured; NaN if unknown."""
     _rows: int = 0
-    """Most test rows for a baseline that asks the model; 0: all."""
+    """Maximum number of test rows for baselines that ask the model; 0: all of them."""
     _trains: bool = True
-    """False if the run ends when its baselines are measured."""
+    """False if the run ends after its baselines."""
     _phase: tuple[str, str] = "", ""
-    """The model that is measured now, and the evaluator."""
+    """The model and the evaluator of the current measurement."""
     _phase_started: float = math.nan
     _measured: int = 0
     _measuring: float = 0.0
     _evaluation: dict[str, float] = field(default_factory=dict)
-    """Seconds that the evaluation of the tuned model will take, by evaluator and metric."""
+    """Predicted seconds for evaluating the tuned model, by evaluator and metric."""
     _test: int = 0
     _share: float = 0.0
 
     def add(self, event: Event, now: float) -> None:  # noqa: C901 - one case for each kind of event
-        """Update the parts by the next event."""
+        """Update the state with the next event."""
         match event:
             case RunStarted():
                 self.started, self.part = now, "data"
@@ -200,7 +204,7 @@ class RunProgress:
                 self._rows = find_baseline_rows(event.plan)
                 self._trains = event.trains
             case DataLoaded():
-                self._test, self.part = event.test, "checks of the data"
+                self._test, self.part = event.test, "data checks"
             case ModelResolved():
                 self.part = "baselines"
             case RunFinished():
@@ -239,12 +243,12 @@ class RunProgress:
             self._measured += 1
             self._measuring += event.seconds
             rows = self._test / max(event.n, 1)
-            # The tuned model generates and scores as the base model does; classifiers do not.
+            # The tuned model takes as long as the base model; classifiers say nothing about it.
             seconds = event.seconds * rows if event.model == "zero-shot" else 0.0
             self._evaluation[key] = max(self._evaluation.get(key, 0.0), seconds)
 
     def _predict_baseline(self, event: BaselineChosen) -> float:
-        """Return the seconds that a baseline will take on the test rows, from those so far."""
+        """Predict a baseline's seconds on the test rows from its speed on validation rows."""
         chosen = next((v for v in event.variants if v["name"] == event.variant), None)
         if chosen is None or not chosen.get("rows"):
             return math.nan
@@ -254,7 +258,7 @@ class RunProgress:
         return float(chosen["seconds"] / chosen["rows"]) * rows
 
     def _baselines_left(self, now: float, current: float) -> float:
-        """Return the time for the baselines that are not measured yet; NaN if it is unknown."""
+        """Return the estimated seconds for the remaining baselines; NaN if unknown."""
         if not self._measured:
             return math.nan
         left, mean = 0.0, self._measuring / self._measured
@@ -264,26 +268,26 @@ class RunProgress:
         return left
 
     def _evaluation_left(self, now: float, current: float) -> float:
-        """Return the time for the evaluations of the tuned model that are not finished."""
+        """Return the estimated seconds for the remaining evaluations of the tuned model."""
         here = [key for key in self._evaluation if key.startswith(f"{self._phase[1]}\n")]
         others = sum(seconds for key, seconds in self._evaluation.items() if key not in here)
         if self._phase[0] != TUNED:
             return others + sum(self._evaluation[key] for key in here)
-        if not here:  # the baselines were measured by an earlier process: nothing is known by them
+        if not here:  # an earlier process measured the baselines, so their times are not known
             return others + current
         return others + self._shorten(sum(self._evaluation[key] for key in here), now, current)
 
     def _shorten(self, seconds: float, now: float, current: float) -> float:
-        """Return what is left of a predicted time: what the phase says, else without its age."""
+        """Return the seconds left of a phase: ``current`` if known, otherwise the prediction."""
         if math.isfinite(current):
             return current
         return max(0.0, seconds - (now - self._phase_started))
 
     def seconds_left(self, now: float, current: float) -> float:
-        """Return the time until the end of the run; NaN if too little is known.
+        """Return the estimated seconds until the end of the run; NaN if it is too early to say.
 
-        ``current``: seconds that the present phase, or the training of the present stage, will
-        still take; NaN if they are unknown.
+        ``current`` is the estimate for the rest of the running phase or training stage; NaN if
+        unknown.
         """
         evaluation = sum(self._evaluation.values())
         match self.part:
@@ -294,7 +298,7 @@ class RunProgress:
                 left = self._training_seconds - (now - self._training_started)
                 if math.isnan(current):  # before the first step
                     current = math.nan if math.isnan(left) else max(0.0, left)
-                elif len(self.finished) + 1 < len(self.stages):  # later ones are in the forecast
+                elif len(self.finished) + 1 < len(self.stages):  # the forecast covers later stages
                     current = math.nan if math.isnan(left) else max(current, left)
                 return current + evaluation
             case "evaluation":
@@ -303,7 +307,7 @@ class RunProgress:
                 return math.nan
 
     def share(self, now: float, left: float) -> float:
-        """Return the share of the run that is done, from 0 to 0.99; it never falls."""
+        """Return the share of the run that is done, from 0 to 0.99; it never decreases."""
         elapsed = now - self.started
         if math.isfinite(left) and elapsed + left > 0:
             self._share = max(self._share, min(0.99, elapsed / (elapsed + left)))
@@ -311,7 +315,7 @@ class RunProgress:
 
 
 def find_stages(plan: dict[str, Any]) -> list[str]:
-    """Return the stages of a technique, in order: the tables of its options that can be skipped."""
+    """Return the technique's stages in order: its option tables with ``skip = false``."""
     technique = plan.get("technique", {})
     tables = technique.items() if isinstance(technique, dict) else ()
     return [
@@ -320,16 +324,16 @@ def find_stages(plan: dict[str, Any]) -> list[str]:
 
 
 def find_baseline_rows(plan: dict[str, Any]) -> int:
-    """Return the most test rows for a baseline that asks the model; 0 if all are for it."""
+    """Return the maximum number of test rows for baselines that ask the model; 0: all rows."""
     baselines = plan.get("baselines", {})
     rows = baselines.get("rows") if isinstance(baselines, dict) else None
     return rows if isinstance(rows, int) else 0
 
 
 def describe_path(run: RunProgress, current: str, marks: Sequence[str]) -> str:
-    """Return the stages as a path, with the gates that were passed.
+    """Return the stages as a path with the results of their gates: "✓ reward (gate passed) → ...".
 
-    ``marks``: of a stage that is done, of the current one, of one to come, and the arrow.
+    ``marks`` has four texts: for a finished stage, the current one, a later one, and the arrow.
     """
     done, here, later, arrow = marks
     parts = []

@@ -1,4 +1,4 @@
-"""A curve in one line of text."""
+"""Draw a curve in one line of text."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ASCII_BLOCKS = "_.-:=+*#"
 
 
 def sparkline(values: Sequence[float], width: int = 40, *, blocks: str = BLOCKS) -> str:
-    """Return a curve in one line: the lowest value is the first block, the highest the last.
+    """Return a curve in one line: lowest value as the first block, highest as the last.
 
-    More than ``width`` values are averaged in equal sections; a value that is not finite is
-    shown as ``?``.
+    More than ``width`` values are averaged in equal sections. Values that are not finite
+    appear as ``?``.
     """
     points = downsample(values, width)
     finite = [point for point in points if math.isfinite(point)]

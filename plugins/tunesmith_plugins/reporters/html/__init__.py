@@ -1,1 +1,1 @@
-"""Reporter ``html``: the report of a run as one self-contained HTML page."""
+"""Reporter ``html``: write the report of a run as one self-contained HTML page."""

@@ -1,4 +1,4 @@
-"""Offer and reporter of ``html``: the page is written when the reporter closes."""
+"""Options and reporter of ``html``: it writes the page when the run ends."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from tunesmith.storage import RunFolder, read_known_events, write_atomic
 
 
 class HtmlOptions(Options):
-    """Options: the path of the page, and the number of rows on it."""
+    """Options: the path of the page, and how many test rows it shows."""
 
     path: str = Field(
         "report.html",
         min_length=1,
-        description="Path of the page; a relative path is below the run's folder.",
+        description="Path of the page, relative to the run folder.",
     )
     max_answers: int = Field(
         100,
         ge=0,
         le=10_000,
         description=(
-            "Most test rows whose answers are on the page: those that got worse first, then "
+            "Maximum number of test rows shown with their answers: regressed rows first, then "
             "wrong ones."
         ),
     )
 
 
 class HtmlReporter:
-    """Writes the page when it closes, however the run ends.
+    """Writes the page at the end of the run, even if the run fails.
 
-    The page is made from the run's log, which also holds the events of earlier processes of a
-    resumed run, so the reporter stores no events.
+    The page is built from the run's log. That also covers what happened before a resume, so the
+    reporter does not collect events itself.
     """
 
     def __init__(self, options: HtmlOptions, folder: RunFolder) -> None:
@@ -46,7 +46,7 @@ class HtmlReporter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        # Imported here, so that checking a run file does not import a template engine.
+        # Imported here because checking a run file should not import a template engine.
         from tunesmith_evidence.report.view import ReportView
         from tunesmith_plugins.reporters.html.page import render_page
 
@@ -56,7 +56,7 @@ class HtmlReporter:
         write_atomic(self._path, page)
 
     def report(self, event: Event) -> None:
-        """Ignore the event: it is in the run's log already."""
+        """Do nothing: the event is already in the run's log."""
 
 
 HTML = ReporterOffer(

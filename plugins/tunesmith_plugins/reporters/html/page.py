@@ -1,4 +1,4 @@
-"""Render the HTML page from a report. Every text from users is escaped."""
+"""Render a report as an HTML page. All text from users is escaped."""
 
 from __future__ import annotations
 
@@ -33,44 +33,44 @@ from tunesmith_evidence.report.view import MetricView, ReportView
 
 PACKAGE = "tunesmith_plugins.reporters.html"
 MAX_TEXT_CHARACTERS = 2_000
-"""Characters of a message that the page shows."""
+"""Longer messages are cut."""
 MAX_CELL_CHARACTERS = 600
-"""Characters of a prompt or an answer that the page shows."""
+"""Longer prompts and answers are cut."""
 MAX_ANSWER_CHARACTERS = 200_000
-"""Characters of all prompts and answers together, for a page below 500 KB."""
+"""Limit for all prompts and answers together, which keeps the page below 500 KB."""
 MAX_SAMPLES = 12
-"""Completions from training that the page shows, the last ones."""
+"""Number of completions sampled during training to show: the last ones."""
 LOSS_POINTS, CURVE_POINTS = 500, 160
-"""Points of the loss, and of every other curve."""
+"""Maximum number of points in the loss curve, and in every other curve."""
 MAX_CURVES = 16
-"""Other curves of a stage that the page shows."""
+"""Maximum number of curves per stage, besides the loss."""
 MAX_ROWS = 200
-"""Test rows that the page lists for a finding, by file and line."""
+"""Maximum number of test rows listed for a finding, by file and line."""
 LEVELS = ("error", "warning", "info")
 
 
 @dataclass(frozen=True)
 class StageSection:
-    """One stage of training: facts, curves, and completions that were sampled."""
+    """What the page shows about one stage of training."""
 
     name: str
     facts: dict[str, str]
     loss: Markup
     log_loss: Markup
-    """Empty if a logarithmic scale shows nothing else."""
+    """The loss on a logarithmic scale; empty if some loss is not positive."""
     is_smoothed: bool
     has_validation: bool
     curves: list[Markup]
-    """The curves besides that of the loss."""
+    """All curves except the loss."""
     details: dict[str, str]
     samples: list[CompletionSampled]
-    """The last completions that were sampled during training."""
+    """The last completions sampled during training."""
     first_batch: FirstBatch | None
-    """The first batch as the model saw it; None if the technique does not show it."""
+    """The first batch as the model saw it; None if the technique does not log it."""
 
 
 def render_page(view: ReportView, max_answers: int) -> str:
-    """Return the complete page as text, with the answers to at most so many test rows."""
+    """Return the complete page, with the answers to at most ``max_answers`` test rows."""
     answers = view.intact_answers
     shown = list(_limit_rows(answers.rows[:max_answers])) if answers else []
     template = _build_environment().get_template("page.html")
@@ -116,7 +116,7 @@ def _build_environment() -> Environment:
 
 
 def _refuse_safe(value: object) -> str:
-    """Refuse the filter ``safe``: only charts may be markup, and their type is Markup already."""
+    """Refuse the filter ``safe``: only charts may be markup, and they already have that type."""
     raise TypeError("the filter `safe` must not be used in this template")
 
 
@@ -125,7 +125,7 @@ def _line(value: str, limit: int = 80) -> str:
 
 
 def _shorten(value: str) -> str:
-    # Redacted before it is cut: half a secret is not recognized.
+    # Redact before cutting: half a secret would not be recognized.
     return safe_text(redact(value), MAX_TEXT_CHARACTERS)
 
 
@@ -138,11 +138,11 @@ def _show_token(value: str) -> str:
 
 
 def _limit_rows(rows: Sequence[AnswerRow]) -> Iterator[AnswerRow]:
-    """Yield rows until their texts are as long as the page may be."""
+    """Yield rows until their texts fill the page's limit."""
     room = MAX_ANSWER_CHARACTERS
     for row in rows:
         texts = [row.question, row.expected, *(answer.text for answer in row.answers)]
-        # Markup and characters that take several bytes: about 600 and 2 for each.
+        # About 600 bytes of markup per row, and 2 bytes per character.
         room -= 600 + sum(min(2 * len(text), 2 * MAX_CELL_CHARACTERS) for text in texts)
         if room < 0:
             return
@@ -156,7 +156,7 @@ def _plan_text(report: Report) -> str:
 
 
 def _without_none(value: Any) -> Any:
-    """Remove None values, which TOML cannot represent."""
+    """Return the value without None, which TOML cannot represent."""
     if isinstance(value, Mapping):
         return {key: _without_none(v) for key, v in value.items() if v is not None}
     if isinstance(value, list):
@@ -169,9 +169,9 @@ def _draw_metric(metric: MetricView) -> Markup:
 
 
 def list_findings(view: ReportView) -> list[tuple[FindingReported, list[str]]]:
-    """Return the warnings and errors, and the infos about rows, the worst first.
+    """Return errors, warnings, and notes about rows, in this order.
 
-    Each has file and line of the test rows that it names, as far as they are known.
+    Each comes with the sources ("file:line") of the test rows that it names, if known.
     """
     findings = [n for n in view.report.findings if n.level != "info" or n.count or n.examples]
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
@@ -183,7 +183,7 @@ def list_findings(view: ReportView) -> list[tuple[FindingReported, list[str]]]:
 
 
 def _test_sources(view: ReportView) -> Iterator[str]:
-    """Yield file and line of each test row, from an evaluation of all of them."""
+    """Yield the source ("file:line") of each test row, read from an evaluation of all rows."""
     test = view.report.data.test if view.report.data else 0
     event = next((e for e in view.report.measured.values() if e.n == test), None)
     try:

@@ -41,12 +41,13 @@ def test_exact_and_near_leaks_are_findings_of_their_own() -> None:
     exact, near = review(train, [], test)
     assert (exact.level, exact.where, exact.count) == ("error", "data leaks", 1)
     assert exact.message == (
-        "1 of 3 (33 %) test rows have the prompt of a training row, apart from case and punctuation"
+        "1 of 3 (33 %) test rows have the same prompt as a training row (ignoring case and "
+        "punctuation)"
     )
     assert exact.examples == ('b:2 (test) "Where is my parcel?" and a:2 (training)',)
     assert (near.level, near.test_rows, exact.test_rows) == ("warning", (2,), (1,))
     assert near.message.endswith(
-        "near duplicates of a training row (Jaccard similarity of character 5-grams at least 0.7, "
+        "near-duplicates of a training row (Jaccard similarity of character 5-grams at least 0.7, "
         "or 0.5 with that of words at least 0.75)"
     )
     assert near.examples == (
@@ -66,12 +67,12 @@ def test_rows_of_one_conversation_are_findings() -> None:
     (inside,) = review([talk(6, "a:1")], [], [talk(2, "b:1")])
     assert (inside.level, inside.test_rows) == ("error", (0,))
     assert inside.message == (
-        "1 of 1 (100 %) test rows are the beginning of a longer training row, which has an "
+        "1 of 1 (100 %) test rows are the start of a longer training row, which contains an "
         "answer to their prompt"
     )
     (continued,) = review([talk(2, "a:1")], [], [talk(6, "b:1")])
     assert (continued.level, continued.test_rows) == ("warning", (0,))
-    assert "an earlier answer of which a training row has" in continued.message
+    assert "share the earlier turns of their conversation with a training row" in continued.message
 
 
 def test_validation_rows_are_compared_with_both_parts() -> None:
@@ -79,8 +80,8 @@ def test_validation_rows_are_compared_with_both_parts() -> None:
     test = rows([CLEAN[2].upper(), "nothing of the kind was seen before"], "c")
     found = review(train, validation, test)
     assert [(f.level, f.count, f.test_rows) for f in found] == [("warning", 1, ())] * 2
-    assert "validation rows have the prompt of a training row" in found[0].message
-    assert "test rows have the prompt of a validation row" in found[1].message
+    assert "validation rows have the same prompt as a training row" in found[0].message
+    assert "test rows have the same prompt as a validation row" in found[1].message
 
 
 class Counted(list[Record]):
@@ -153,7 +154,7 @@ def test_a_validation_file_does_not_make_the_test_rows_given() -> None:
     )
     dataset = Dataset(train=[*records], validation=validation)
     (finding,) = leaks.review_data(dataset, records[:3], validation, records[3:])
-    assert finding.level == "warning" and "test rows have the prompt" in finding.message
+    assert finding.level == "warning" and "test rows have the same prompt" in finding.message
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_a_pair_of_parts_is_given_if_one_of_both_is(
     text = "what is the state of my parcel number {} of the {}rd of may"
     rng = Random(5)
     parts = [rows([*distinct(rng, 20), text.format(n, n)], str(n)) for n in (113, 4023, 50033)]
-    found = [f for f in review(*parts, given=given) if "other values" in f.message]
+    found = [f for f in review(*parts, given=given) if "with different values" in f.message]
     pairs = [
         "test rows.* a training row",
         "validation rows.* a training row",
@@ -185,7 +186,7 @@ def test_a_group_in_both_parts_is_an_error() -> None:
     train = [*rows(CLEAN[:1], "a", "ann"), *rows(CLEAN[1:2], "a", "bob")]
     (finding,) = review(train, [], rows(CLEAN[2:], "b", "bob"))
     assert (finding.level, finding.test_rows) == ("error", (0,))
-    assert "are of a group that training rows are of, too" in finding.message
+    assert "belong to a group that also has training rows" in finding.message
     assert "a:1 (training)" in finding.examples[0]
 
 
@@ -220,13 +221,13 @@ def test_templates_of_many_rows_are_the_task() -> None:
         )
 
     found = review(orders(0, 60, "a"), [], orders(60, 90, "b"))
-    template = next(f for f in found if "other values" in f.message)
+    template = next(f for f in found if "with different values" in f.message)
     assert (template.level, template.test_rows) == ("info", ())
-    assert "values are the task" in template.hint
+    assert "values is the task" in template.hint
     few = rows([*CLEAN, "what is the state of my parcel number 70 of 3"], "b")
     for given, level, known in ((("test",), "warning", (3,)), ((), "info", ())):
         found = review(orders(0, 60, "a"), [], [*few, *few[:3]], given=given)
-        template = next(f for f in found if "other values" in f.message)
+        template = next(f for f in found if "with different values" in f.message)
         assert (template.level, template.test_rows) == (level, known)
 
 
@@ -255,5 +256,5 @@ def test_a_group_of_two_parts_is_found_where_its_rows_are_of_one_unit_with_other
     )
     assert {record.group for record in test} == {"like c:1"}
     for found in (review(train, [], test), review([], in_one_unit(train), test)):
-        (shared,) = [finding for finding in found if "are of a group" in finding.message]
+        (shared,) = [finding for finding in found if "belong to a group" in finding.message]
         assert shared.message.startswith("1 of 2 (50 %) test rows")

@@ -45,7 +45,7 @@ def test_a_mark_in_a_row_of_many_characters(place: int) -> None:
 
 def test_a_mark_must_be_one_character_or_three_of_ascii() -> None:
     for mark in ("ab", "né!", ""):
-        with pytest.raises(ValueError, match="a mark has"):
+        with pytest.raises(ValueError, match="a mark must be"):
             Marks([[mark]])
 
 

@@ -34,11 +34,12 @@ def test_fifty_repeated_rows_are_found_apart_from_case_spacing_and_punctuation()
     ((level, message),) = found(rows + renamed(copies))
     assert level == "warning"
     assert message == (
-        "50 of 850 (5.9 %) training rows repeat an earlier one, apart from case, spacing and "
-        'punctuation: more.jsonl:1 "WHERE IS THE PARCEL THAT I ORDERED IN LEEDS ON MONDAY?" '
-        'as rows.jsonl:1; more.jsonl:2 "CAN I RETURN MY PARCEL TO THE SHOP IN LEEDS BEFORE '
-        'MONDAY?" as rows.jsonl:2; more.jsonl:3 "WHERE IS THE PARCEL THAT I ORDERED IN LEEDS ON '
-        'TUESDAY?" as rows.jsonl:3; remove them, or they count several times'
+        "50 of 850 (5.9 %) training rows repeat an earlier one (ignoring case, spacing and "
+        'punctuation): more.jsonl:1 "WHERE IS THE PARCEL THAT I ORDERED IN LEEDS ON MONDAY?" '
+        'repeats rows.jsonl:1; more.jsonl:2 "CAN I RETURN MY PARCEL TO THE SHOP IN LEEDS BEFORE '
+        'MONDAY?" repeats rows.jsonl:2; more.jsonl:3 "WHERE IS THE PARCEL THAT I ORDERED IN LEEDS '
+        'ON TUESDAY?" repeats rows.jsonl:3; remove the copies, which make training weigh these '
+        "rows several times"
     )
 
 
@@ -53,7 +54,7 @@ def test_fifty_contradictory_labels_are_found() -> None:
     ((level, message),) = found(rows + renamed(wrong))
     assert level == "warning"
     assert message.startswith(
-        "of 850 training rows, 50 prompts have different answers: "
+        "of 850 training rows, 50 prompts have more than one answer: "
         '"Where is the parcel that I ordered in Leeds on Monday?": '
         'rows.jsonl:1 "returns" and more.jsonl:1 "complaint"; '
     )
@@ -63,7 +64,7 @@ def test_labels_that_differ_in_a_sign_are_contradictory() -> None:
     rows = [row(n, f"mood of text {n % 20}", "-1" if n < 20 else "1") for n in range(40)]
     ((level, message),) = found(rows)
     assert level == "warning"
-    assert message.startswith("of 40 training rows, 20 prompts have different answers")
+    assert message.startswith("of 40 training rows, 20 prompts have more than one answer")
 
 
 def test_different_free_texts_for_one_prompt_are_no_warning() -> None:
@@ -83,7 +84,7 @@ def test_signs_and_points_make_prompts_and_answers_different() -> None:
     assert found(sums) == []
     assert found([*sums, *label_rows()]) == []
     (answers,) = found(commands)
-    assert answers[0] == "info" and "1 prompt has different answers" in answers[1]
+    assert answers[0] == "info" and "1 prompt has more than one answer" in answers[1]
     assert found([replace(one, prompt=f"{one.prompt} {one.completion}") for one in commands]) == []
 
 
@@ -93,7 +94,7 @@ def test_labels_of_one_prompt_that_differ_in_a_sign_are_contradictory() -> None:
              for row in rows]  # fmt: skip
     levels = dict(found([*rows, *renamed(wrong)]))
     assert levels["warning"].startswith("of 1,600 training rows, ")
-    assert "different answers" in levels["warning"]
+    assert "more than one answer" in levels["warning"]
 
 
 def test_every_kind_of_record_is_compared() -> None:
@@ -116,7 +117,7 @@ def test_test_prompts_that_recur_are_found_unless_a_group_has_them() -> None:
     test = [Completion(source=f"h:{n}", prompt=f"q {n % 40}", completion="a") for n in range(60)]
     (finding,) = review(clean_rows(), test=test, checks=[Duplicates])
     assert finding.level == "warning" and finding.count == 20
-    assert finding.message.startswith("20 of 60 (33 %) test rows have the prompt of an earlier")
+    assert finding.message.startswith("20 of 60 (33 %) test rows repeat the prompt of an earlier")
     assert finding.examples[0] == 'h:40 "q 0"'
     grouped = [replace(row, group=row.prompt) for row in test]
     assert review(clean_rows(), test=grouped, checks=[Duplicates]) == []

@@ -65,19 +65,19 @@ FAULTS: dict[str, tuple[str, str, str, Inject]] = {
     "control tokens": (
         "text",
         "warning",
-        "rows have control tokens of a chat template in their text",
+        "rows contain control tokens of a chat template",
         after_answer("<|im_end|>", "</s>", " [INST]", "<end_of_turn>", "<｜end▁of▁sentence｜>"),
     ),
     "next turn": (
         "text",
         "warning",
-        "answers go on with the next turn of a conversation",
+        "answers continue with the next turn of the conversation",
         after_answer("\n\nHuman: Thanks", "\nUser: And now?", "\n### Instruction: Next"),
     ),
     "hidden characters": (
         "text",
         "warning",
-        "rows have invisible or control characters",
+        "rows contain invisible or control characters",
         within_answer(
             "\u200b", "\u202e", "\0", "\x1b[0m", "\ufeff", "\xad", "\U000e0041", "\u2066"
         ),
@@ -85,13 +85,13 @@ FAULTS: dict[str, tuple[str, str, str, Inject]] = {
     "encoding": (
         "text",
         "warning",
-        "rows have characters that were read in the wrong encoding",
+        "rows contain characters decoded with the wrong encoding",
         misread,
     ),
     "placeholders": (
         "text",
         "warning",
-        "rows have placeholders that nothing replaced",
+        "rows contain unfilled placeholders",
         after_answer(
             *(" {{ name }}", " {order_id}", " [NAME]", " [Your Name]", " {{Order Number}}"),
             *(" [COMPANY_NAME]", " [INSERT DATE HERE]", " [YOUR EMAIL]", " [FIRSTNAME]", " [XXX]"),
@@ -100,7 +100,7 @@ FAULTS: dict[str, tuple[str, str, str, Inject]] = {
     "HTML": (
         "text",
         "warning",
-        "rows have HTML comments or entities",
+        "rows contain HTML comments or entities",
         after_answer("<!-- to do -->", " &amp; more", "&nbsp;"),
     ),
     "refusals": (
@@ -116,7 +116,7 @@ FAULTS: dict[str, tuple[str, str, str, Inject]] = {
     "secrets": (
         "personal data",
         "warning",
-        "rows have a key, a token or a password",
+        "rows contain a key, token or password",
         after_prompt(
             "hf_" + "abcdefghij" * 3,
             "AKIA" + "ABCDEFGH" * 2,
@@ -128,43 +128,43 @@ FAULTS: dict[str, tuple[str, str, str, Inject]] = {
     "cards": (
         "personal data",
         "warning",
-        "rows have the number of a payment card",
+        "rows contain a payment card number",
         lambda row, n: after_prompt(card_number(n))(row, n),
     ),
     "accounts": (
         "personal data",
         "warning",
-        "rows have the number of a bank account",
+        "rows contain a bank account number",
         lambda row, n: after_prompt(account_number(n))(row, n),
     ),
     "social security": (
         "personal data",
         "warning",
-        "rows have a social security number",
+        "rows contain a social security number",
         lambda row, n: after_prompt(f"mine is {n + 101}-45-6789")(row, n),
     ),
     "e-mail": (
         "personal data",
         "info",
-        "rows have an e-mail address",
+        "rows contain an e-mail address",
         after_prompt("jo.smith@post.co.uk", "(mail a@b-c.org)"),
     ),
     "telephone": (
         "personal data",
         "info",
-        "rows have a telephone number",
+        "rows contain a telephone number",
         after_prompt("+49 151 23456789", "call (555) 010-2345", "+1-202-555-0143", "020.555.0143"),
     ),
     "the prompt": (
         "copies",
         "warning",
-        "answers are the prompt itself",
+        "answers repeat their prompt",
         lambda row, n: replace(row, completion=row.prompt),
     ),
     "a part of the prompt": (
         "copies",
         "warning",
-        "answers are part of their prompt",
+        "answers are contained in their prompt",
         lambda row, n: replace(row, prompt=f"{row.prompt} (Answer: {row.completion.upper()})"),
     ),
 }
@@ -268,5 +268,5 @@ def test_single_rows_of_large_data_are_a_part_of_all_and_of_each_file() -> None:
     seen = sum(blocks[::2]) + 20
     assert faults.count == seen, "every second block, and the test rows"
     assert duplicates.where == "data duplicates" and duplicates.count == 1
-    assert f"in {seen} of 821 rows" in sample.message and sample.count == 821 - seen
+    assert f"only {seen} of 821 rows" in sample.message and sample.count == 821 - seen
     assert len(review(rows, checks=checks)) == 1, "of fewer rows, all"

@@ -40,17 +40,18 @@ def test_fifty_other_spellings_of_a_label_are_found(variant: str) -> None:
     (finding,) = found(answered(50, variant))
     assert finding.level == "warning"
     assert show(finding).startswith(
-        "50 of 800 (6.2 %) training rows have another spelling of a label: rows.jsonl:1 "
+        "50 of 800 (6.2 %) training rows use a different spelling of a label: rows.jsonl:1 "
     )
-    assert 'usually "delivery"; write each label in one way: ' in show(finding)
+    assert 'usually "delivery"; write each label one way: ' in show(finding)
 
 
 def test_one_misspelled_label_is_found() -> None:
     (finding,) = found(answered(1, "delivrey"))
     assert (finding.level, finding.where) == ("warning", "data labels")
     assert show(finding) == (
-        '1 of 5 labels are rare: rows.jsonl:1 "delivrey", 1 row, perhaps "delivery"; '
-        "correct them, add rows, or leave them out"
+        "1 of 5 labels are rare (less than 5 % of the rows of the median label): "
+        'rows.jsonl:1 "delivrey", 1 row, perhaps "delivery"; '
+        "correct misspelled ones, add rows, or remove these labels"
     )
 
 
@@ -62,7 +63,7 @@ def test_a_long_tail_of_labels_is_no_fault() -> None:
 
     assert found(rows(rare=5)) == []
     (finding,) = found(rows(rare=2))
-    assert show(finding).startswith("2 of 20 labels are rare: ")
+    assert show(finding).startswith("2 of 20 labels are rare ")
 
 
 def test_a_label_with_nearly_all_rows_is_found() -> None:

@@ -48,7 +48,9 @@ def test_fifty_outliers_are_found(field: str) -> None:
     (finding,) = found(rows, Lengths)
     name = "prompt" if field == "prompt" else "answer"
     assert finding.level == "warning"
-    assert show(finding).startswith(f"50 of 800 (6.2 %) training rows have a far longer {name} ")
+    assert show(finding).startswith(
+        f"50 of 800 (6.2 %) training rows have an unusually long {name}"
+    )
     assert "rows.jsonl:1 " in show(finding) and " has 1,3" in show(finding)
 
 
@@ -57,7 +59,8 @@ def test_fifty_answers_that_say_nothing_are_found(answer: str) -> None:
     (finding,) = found(
         every_sixteenth(clean_rows(), lambda r: replace(r, completion=answer)), Lengths
     )
-    assert show(finding).startswith("50 of 800 (6.2 %) answers say nothing: rows.jsonl:1 ")
+    assert show(finding).startswith("50 of 800 (6.2 %) answers stand for a missing value, such as")
+    assert ": rows.jsonl:1 " in show(finding)
 
 
 def test_short_answers_say_something() -> None:
@@ -84,7 +87,9 @@ def test_fifty_answers_that_are_no_json_are_found(cut: str) -> None:
         every_sixteenth(json_rows(), lambda r: replace(r, completion=cut)), JsonAnswers
     )
     assert finding.level == "warning"
-    assert show(finding).startswith("50 of 800 (6.2 %) answers are no JSON object; others are: ")
+    assert show(finding).startswith(
+        "50 of 800 (6.2 %) answers are not JSON objects; the rest are: "
+    )
 
 
 def test_fifty_answers_with_other_keys_are_found() -> None:
@@ -92,8 +97,8 @@ def test_fifty_answers_with_other_keys_are_found() -> None:
     rows = every_sixteenth(json_rows(), lambda r: replace(r, completion=other))
     (finding,) = found(rows, JsonAnswers)
     assert show(finding) == (
-        "50 of 800 (6.2 %) JSON answers have other keys than most: rows.jsonl:1 lacks city and "
-        "adds town; write the same keys in all"
+        "50 of 800 (6.2 %) JSON answers have different keys than most: rows.jsonl:1 lacks city "
+        "and adds town; use the same keys in every answer"
     )
 
 
@@ -142,7 +147,9 @@ def test_fifty_pairs_with_equal_answers_are_found() -> None:
         changed_pairs(lambda p: replace(p, rejected=f" {p.chosen.upper()} ")), PreferencePairs
     )
     assert finding.level == "warning"
-    assert show(finding).startswith("50 of 800 (6.2 %) pairs have the same answer on both sides")
+    assert show(finding).startswith(
+        "50 of 800 (6.2 %) pairs have the same chosen and rejected answer"
+    )
 
 
 def test_equal_answers_in_most_pairs_are_an_error() -> None:
@@ -157,7 +164,7 @@ def test_fifty_pairs_with_swapped_sides_are_found() -> None:
     ]
     (finding,) = found(pairs() + swapped, PreferencePairs)
     assert finding.level == "warning"
-    assert show(finding).startswith("100 of 850 (12 %) pairs are there in both directions: ")
+    assert show(finding).startswith("100 of 850 (12 %) pairs also occur with chosen and rejected ")
 
 
 @pytest.mark.parametrize(("which", "side"), [("longer", "chosen"), ("shorter", "rejected")])
@@ -169,7 +176,7 @@ def test_a_bias_of_length_is_found_beyond_doubt_only(which: str, side: str) -> N
     (finding,) = found(rows, PreferencePairs)
     assert show(finding) == (
         f"the chosen answer is the {which} one in 800 of 800 (100 %) pairs, 95 % interval "
-        "100 to 100 %; balance the lengths, or the model learns the length"
+        f"100 to 100 %; balance the lengths; otherwise the model learns to prefer {which} answers"
     )
     assert found(rows[:520] + pairs()[520:], PreferencePairs) == []  # 82.5 %, from 79.7 % on
     assert found(rows[:15], PreferencePairs) == []
@@ -185,8 +192,9 @@ def test_edge_cases_are_counted() -> None:
     (finding,) = found(rows, EdgeCases)
     assert (finding.level, show(finding)) == (
         "info",
-        "of 800 training prompts, 2 have at most 2 words, 2 have an English negation, "
-        "1 are in capitals, 1 have no letter",
+        'of 800 training prompts, 2 have at most 2 words, 2 contain "not" or another English '
+        "negation, 1 are in capitals, 1 contain no letters; "
+        "check that the answers honor the negations",
     )
     assert found(rows[:99], EdgeCases) == []
 
@@ -209,7 +217,10 @@ def test_a_negation_in_the_instruction_is_not_counted(instructions: tuple[str, .
         for n, (row, text) in enumerate(zip(rows, asked, strict=True))
     ]
     (finding,) = found(rows, EdgeCases)
-    assert show(finding) == "of 800 training prompts, 30 have an English negation"
+    assert show(finding) == (
+        'of 800 training prompts, 30 contain "not" or another English negation; '
+        "check that the answers honor the negations"
+    )
     assert found([replace(row, prompt=text) for row, text in zip(rows, asked, strict=True)],
                  EdgeCases) == [finding]  # fmt: skip
 

@@ -52,7 +52,7 @@ def test_replies_are_matched_with_answers() -> None:
     found = judge_refusals([("a", "no way"), ("b", "sure"), ("c", " "), ("a", "no way")], ask)
     assert found.declines == (True, False, True, True)
     assert len(asked) == 12 + 3 and found.anchors_right == 6
-    assert found.find_problem(0.8) == "the judge was right in 6 of 12 anchors"
+    assert found.find_problem(0.8) == "the judge was right in only 6 of 12 anchors"
     assert not found.find_problem(0.51 - 0.02)
 
 
@@ -63,7 +63,7 @@ def test_replies_that_are_no_verdict_are_no_result() -> None:
 
     found = judge_refusals([("a", "b"), ("c", "")], ask)
     assert found.declines == (None, True) and found.anchors_right == 12
-    assert found.find_problem(0.8) == "1 of 1 replies were no verdict"
+    assert found.find_problem(0.8) == "1 of 1 replies contained no verdict"
 
 
 def test_empty_answers_are_no_replies() -> None:
@@ -76,6 +76,6 @@ def test_empty_answers_are_no_replies() -> None:
     empty = [(f"e{n}", " ") for n in range(18)]
     found = judge_refusals([("a", "b"), ("c", "d"), *empty], ask)
     assert (found.asked, found.invalid) == (2, 1)
-    assert found.find_problem(0.8) == "1 of 2 replies were no verdict"
+    assert found.find_problem(0.8) == "1 of 2 replies contained no verdict"
     nothing = judge_refusals(empty, lambda prompts: ["declines"] * 6 + ["complies"] * 6)
     assert not nothing.find_problem(0.8)

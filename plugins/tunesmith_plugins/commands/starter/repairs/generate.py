@@ -1,8 +1,8 @@
 """Generate the rows of this example: ``python generate.py`` writes train.jsonl and test.jsonl.
 
-A row is a message of a tenant and the work order that the house management makes of it. The
-problems, the people and some ways to name a time are different in the two files: test rows
-show if a model has learned how to write a work order, and not these sentences.
+A row is a tenant's message and the work order that the property manager writes for it. The two
+files have different problems, people and (in part) ways to name a time. So the test rows show
+whether a model has learned how to write a work order, rather than these sentences.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ TEAMS = {
         "nobody can use the elevator, its doors stay open",
     ),
 }
-"""Possible faults, by the code of the team that repairs them."""
+"""Problems, by the code of the team that fixes them."""
 TEST_TEAMS = {
     "HTG": (
         "none of the radiators gets warm",
@@ -146,7 +146,7 @@ DOORS = "ABCD"
 
 
 def list_words(text: str) -> Sequence[str]:
-    """Return the words of a text."""
+    """Split a text into words."""
     return tuple(text.split())
 
 
@@ -189,7 +189,7 @@ OPENINGS = ("Hello!", "Hi.", "Good morning.", "Dear team,", "Hi there.", "")
 
 @dataclass(frozen=True)
 class Words:
-    """The words of one of the two files."""
+    """The vocabulary of one of the two files."""
 
     problems: Mapping[str, Sequence[str]]
     times: Mapping[str, Sequence[str]]
@@ -222,7 +222,7 @@ def write_unit(rng: random.Random, floor: int, door: str) -> str:
 
 
 def write_slot(rng: random.Random, day: str, time: str) -> str:
-    """Return when somebody is at home: ``Tuesday after lunch``."""
+    """Return when the tenant is at home: ``Tuesday after lunch``."""
     name = rng.choice(DAYS[day])
     if time.split()[0] in ("morning", "afternoon", "evening"):
         return f"{name} {time}"
@@ -230,7 +230,7 @@ def write_slot(rng: random.Random, day: str, time: str) -> str:
 
 
 def write_message(problem: str, unit: str, slot: str, name: str, rng: random.Random) -> str:
-    """Return the message in one of several orders."""
+    """Return a message with its parts in one of several orders."""
     start, when = (text[0].upper() + text[1:] for text in (problem, slot))
     bodies = (
         f"{start}. I live in {unit}. {when} suits me.",
@@ -252,7 +252,7 @@ def write_message(problem: str, unit: str, slot: str, name: str, rng: random.Ran
 
 
 def generate_rows(words: Words, count: int, rng: random.Random) -> list[dict[str, str]]:
-    """Return rows in which teams, days and halves of the day are equally frequent."""
+    """Return rows with every team equally often, and days and halves of the day at random."""
     rows: dict[str, dict[str, str]] = {}
     while len(rows) < count:
         team = sorted(words.problems)[len(rows) % len(words.problems)]
@@ -279,7 +279,7 @@ def generate_rows(words: Words, count: int, rng: random.Random) -> list[dict[str
 
 
 def main() -> None:
-    """Write both files beside this one."""
+    """Write both files next to this one."""
     rng = random.Random(SEED)
     parts = {"train": (TRAIN, TRAIN_ROWS), "test": (TEST, TEST_ROWS)}
     for name, (words, count) in parts.items():

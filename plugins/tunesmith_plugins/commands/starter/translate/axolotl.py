@@ -33,24 +33,24 @@ WITHOUT_EFFECT = {
          "loss_watchdog_threshold", "loss_watchdog_patience", "dp_shard_size", "fsdp_version",
          "sequence_parallel_degree", "context_parallel_size", "tensor_parallel_size",
          "profiler_steps", "multipack_real_batches", "use_kernels", "low_cpu_mem_usage"),
-        "it is about speed and memory",
+        "only affects speed and memory",
     ),
     **dict.fromkeys(
         ("wandb_project", "wandb_entity", "wandb_watch", "wandb_name", "wandb_run_id",
          "wandb_log_model", "wandb_mode", "mlflow_tracking_uri", "mlflow_experiment_name",
          "use_tensorboard", "use_comet", "comet_project_name", "hf_use_auth_token"),
-        "reporters are chosen with [[reporters]]; tokens do not belong into a run file",
+        "set [[reporters]] instead; access tokens do not belong in a run file",
     ),
     **dict.fromkeys(
         ("strict", "is_llama_derived_model", "is_falcon_derived_model", "is_qwen_derived_model",
          "is_mistral_derived_model", "model_type", "tokenizer_type", "base_model_config",
          "tokenizer_config", "auto_resume_from_checkpoints"),
-        "the model's own files say so",
+        "read from the model's own files",
     ),
-    **dict.fromkeys(("saves_per_epoch", "evals_per_epoch"), "how often is chosen by itself"),
+    **dict.fromkeys(("saves_per_epoch", "evals_per_epoch"), "the interval is chosen automatically"),
     "shuffle_merged_datasets": "rows are always shuffled",
     "eval_table_size": "[[evaluators]] measure",
-    "debug": "it is about messages",
+    "debug": "only affects log messages",
 }  # fmt: skip
 REFUSED = {
     **shared.REFUSED,
@@ -58,44 +58,44 @@ REFUSED = {
     "tokens": "the vocabulary is not changed",
     "added_tokens_overrides": "the vocabulary is not changed",
     "resize_token_embeddings_to_32x": "the vocabulary is not changed",
-    "lora_model_dir": "set technique.from to begin with an adapter",
-    "unfrozen_parameters": "training of some parameters is not offered",
-    "peft_layers_to_transform": "training of some layers is not offered",
-    "lora_rank_pattern": "one rank for all layers is offered",
-    "lora_alpha_pattern": "one alpha for all layers is offered",
-    "peft_init_lora_weights": "this initialization is not offered",
-    "loftq_config": "this initialization is not offered",
-    "peft": "further settings of peft are not offered",
-    "relora": "ReLoRA is not offered",
-    "relora_steps": "ReLoRA is not offered",
-    "cosine_min_lr_ratio": "the cosine ends at 0",
-    "cosine_constant_lr_ratio": "the cosine ends at 0",
-    "lr_quadratic_warmup": "warm-up is linear",
-    "lr_groups": "one learning rate for all parameters is offered",
-    "embedding_lr": "one learning rate for all parameters is offered",
+    "lora_model_dir": "set technique.from to start from an adapter",
+    "unfrozen_parameters": "training of some parameters is not supported",
+    "peft_layers_to_transform": "training of some layers is not supported",
+    "lora_rank_pattern": "only one rank for all layers is supported",
+    "lora_alpha_pattern": "only one alpha for all layers is supported",
+    "peft_init_lora_weights": "this initialization is not supported",
+    "loftq_config": "this initialization is not supported",
+    "peft": "further settings of peft are not supported",
+    "relora": "ReLoRA is not supported",
+    "relora_steps": "ReLoRA is not supported",
+    "cosine_min_lr_ratio": "the cosine schedule always ends at 0",
+    "cosine_constant_lr_ratio": "the cosine schedule always ends at 0",
+    "lr_quadratic_warmup": "warm-up is always linear",
+    "lr_groups": "only one learning rate for all parameters is supported",
+    "embedding_lr": "only one learning rate for all parameters is supported",
     "curriculum_sampling": "rows are always shuffled",
     "sample_packing_sequentially": "rows are always shuffled",
-    "min_sample_len": "short rows are trained too",
-    "dataset_exact_deduplication": "tunesmith data check finds copies: remove them yourself",
+    "min_sample_len": "short rows are not skipped",
+    "dataset_exact_deduplication": "remove copies yourself: tunesmith data check finds them",
     "reward_model": "a reward model is a stage of the technique rlhf",
-    "trl": "this technique is not translated: see technique rlhf and tunesmith-trl",
-    "reinit_weights": "training from scratch is not offered",
+    "trl": "this technique is not translated: see the technique rlhf and tunesmith-trl",
+    "reinit_weights": "training from scratch is not supported",
     "chat_template_jinja": "save it as a file and set technique.chat_template.source",
     "chat_template_kwargs": "set technique.chat_template.kwargs",
     "default_system_message": "set data.system",
-    "eot_tokens": "the end of an answer is that of the chat template",
-    "qat": "training for a quantization is not offered",
-    "pretraining_dataset": "see the data loader text",
+    "eot_tokens": "the chat template ends answers",
+    "qat": "quantization-aware training is not supported",
+    "pretraining_dataset": "use the data loader text",
     "use_pose": "the positions of the model are not changed",
     "overrides_of_model_config": "the config of the model is not changed",
-    "process_reward_model": "process rewards are not offered",
+    "process_reward_model": "process rewards are not supported",
 }
 
 
 def translate(
     source: dict[str, Any], folder: Path, recognize: FindLoader
 ) -> tuple[dict[str, Any], list[Outcome]]:
-    """Return the keys of the run file, and the outcome of each key of the configuration."""
+    """Return the keys of the run file, and an outcome for each key of the configuration."""
     t = Translation(source)
     t.set("base_model", "model.base", str(t.get("base_model", "")))
     if t.is_on("revision_of_model"):
@@ -133,9 +133,9 @@ def _translate_template(t: Translation) -> None:
         t.refuse("special_tokens", "the special tokens of the model are used")
     plugins = [str(name) for name in split_names(t.get("plugins", []))]
     if all("liger" in name or "cut_cross_entropy" in name for name in plugins):
-        t.ignore("plugins", "they are about speed and memory")
+        t.ignore("plugins", "these only affect speed and memory")
     else:
-        t.refuse("plugins", "plugins of axolotl are not those of tunesmith")
+        t.refuse("plugins", "plugins of axolotl do not work with tunesmith")
 
 
 def _translate_method(t: Translation) -> None:
@@ -144,7 +144,7 @@ def _translate_method(t: Translation) -> None:
     adapt = {"": "full", "lora": "qlora" if bits else "lora", "qlora": "qlora"}.get(adapter)
     technique = "preference" if rl in LOSSES else adapt or "lora"
     if adapt is None:
-        t.refuse("adapter", f"the adapter {adapter} is not offered; lora is used")
+        t.refuse("adapter", f"the adapter {adapter} is not supported; lora is used")
         t.keys["technique.use"] = technique
     else:
         t.set("adapter", "technique.use", technique)
@@ -153,7 +153,7 @@ def _translate_method(t: Translation) -> None:
         t.set("rl", "technique.loss.type", LOSSES[rl])
         _translate_loss(t, rl)
     elif rl:
-        t.refuse("rl", f"{rl} is not translated: see technique rlhf and tunesmith-trl")
+        t.refuse("rl", f"{rl} is not translated: see the technique rlhf and tunesmith-trl")
     if adapter == "qlora" and bits is None and "load_in_4bit" in t.source:
         t.refuse("load_in_4bit", "qlora is used, which loads the model in 4 bits")
         t.keys["technique.quantization.bits"] = 4
@@ -162,9 +162,9 @@ def _translate_method(t: Translation) -> None:
         t.set(key, "technique.quantization.bits", bits or 4)
     for key in ("load_in_4bit", "load_in_8bit"):
         if key not in t.outcomes and t.is_on(key):
-            t.refuse(key, "a quantized model is offered below LoRA only")
+            t.refuse(key, "a quantized model is only supported with LoRA")
         elif key not in t.outcomes:
-            t.ignore(key, "it is off")
+            t.ignore(key, "turned off")
     if adapt != "full":
         _translate_adapter(t)
 
@@ -182,7 +182,7 @@ def _translate_adapter(t: Translation) -> None:
         if t.is_on(key):
             t.set(key, f"technique.adapter.{target}", split_names(t.get(key)))
         else:
-            t.ignore(key, "it is not set")
+            t.ignore(key, "not set")
     t.rename("peft_use_rslora", "technique.adapter.use_rslora", bool, False)
     t.rename("peft_use_dora", "technique.adapter.use_dora", bool, False)
 
@@ -194,14 +194,14 @@ def _translate_targets(t: Translation) -> None:
         t.accept("lora_target_modules", "all linear layers are adapted")
     elif targets is not None:
         t.set("lora_target_modules", target, split_names(targets))
-        t.ignore("lora_target_linear", "it is off")
+        t.ignore("lora_target_linear", "turned off")
     else:
         t.keys[target] = "all-linear"
         t.refuse(
             "lora_target_modules",
-            "peft would choose layers by the type of the model; all linear layers are adapted",
+            "peft would choose layers by model type; here all linear layers are adapted",
         )
-        t.ignore("lora_target_linear", "it is off")
+        t.ignore("lora_target_linear", "turned off")
 
 
 def _translate_loss(t: Translation, rl: str) -> None:
@@ -229,7 +229,7 @@ FORMATS = {
     "chat_template.argilla": "auto",
     "unsloth": "auto",
 }
-"""Formats of rows by the ``type`` of a dataset."""
+"""Row formats by the ``type`` of a dataset."""
 _PLAIN = {"path", "type", "split", "name", "revision", "data_files", "ds_type", "chat_template"}
 
 
@@ -250,7 +250,7 @@ def _translate_data(t: Translation, folder: Path, recognize: FindLoader) -> None
 
 
 def _translate_sets(t: Translation, folder: Path, recognize: FindLoader) -> None:
-    """Translate the datasets; those after the first need its data loader, type and columns."""
+    """Translate the datasets; later ones must have the loader, type and columns of the first."""
     sets = t.get("datasets", [])
     sets = [item for item in sets if isinstance(item, dict)] if isinstance(sets, list) else []
     problems, files = [], []
@@ -259,7 +259,9 @@ def _translate_sets(t: Translation, folder: Path, recognize: FindLoader) -> None
         found, is_local = _find_files(item, folder)
         use = shared.choose_loader(found, recognize) if is_local else "hub-dataset"
         if number and (not is_local or t.keys["data.use"] != use):
-            problems.append(f"only the first dataset is used, {found[0]} is not: see mixture")
+            problems.append(
+                f"only the first dataset is used, {found[0]} is not: use the data loader mixture"
+            )
             continue
         files += found
         own, missing = _translate_set(item, is_local)
@@ -267,7 +269,9 @@ def _translate_sets(t: Translation, folder: Path, recognize: FindLoader) -> None
         if str(item.get("chat_template") or t.get("chat_template")) != str(t.get("chat_template")):
             problems.append("chat_template of a dataset")
         if use is None:
-            problems.append("the files of a dataset need several data loaders: see mixture")
+            problems.append(
+                "the files of a dataset need several data loaders: use the data loader mixture"
+            )
         if not number:
             first = own
             t.keys |= {"data.use": use or "jsonl", **own}
@@ -276,13 +280,13 @@ def _translate_sets(t: Translation, folder: Path, recognize: FindLoader) -> None
     t.keys.setdefault("data.use", "jsonl")
     t.keys["data.train"] = files[0] if len(files) == 1 else files or "data.jsonl"
     if problems or not files:
-        t.refuse("datasets", "; ".join(dict.fromkeys(problems)) or "no dataset is named")
+        t.refuse("datasets", "; ".join(dict.fromkeys(problems)) or "no dataset is listed")
     else:
         t.accept("datasets", f"data.train = {t.keys['data.train']}")
 
 
 def _find_files(item: dict[str, Any], folder: Path) -> tuple[list[str], bool]:
-    """Return the files of a dataset, or its address on the hub; and True if they are files."""
+    """Return a dataset's files, or its address on the Hub; and True if they are files."""
     path, files = str(item.get("path", "")), item.get("data_files") or []
     if isinstance(files, dict):
         files = files.get(str(item.get("split") or "train")) or []
@@ -296,7 +300,7 @@ def _find_files(item: dict[str, Any], folder: Path) -> tuple[list[str], bool]:
 
 
 def _translate_set(item: dict[str, Any], is_local: bool) -> tuple[dict[str, Any], list[str]]:
-    """Translate the keys of a dataset; return those of the run file, and what is missing there."""
+    """Translate the keys of a dataset; return keys of the run file, and what is not translated."""
     keys: dict[str, Any] = {}
     problems = []
     kind = item.get("type")
@@ -320,7 +324,7 @@ def _translate_set(item: dict[str, Any], is_local: bool) -> tuple[dict[str, Any]
 
 
 def _translate_split(keys: dict[str, Any], item: dict[str, Any], is_local: bool) -> list[str]:
-    """Translate which part of a dataset is read; return what is not translated."""
+    """Translate which split of a dataset is read; return what is not translated."""
     if is_local:
         split = str(item.get("split") or "train")
         return [] if split == "train" else [f"split {split} of a file"]
@@ -331,7 +335,7 @@ def _translate_split(keys: dict[str, Any], item: dict[str, Any], is_local: bool)
 
 
 def _translate_columns(keys: dict[str, Any], kind: dict[str, Any]) -> list[str]:
-    """Translate a type with columns of its own; the texts around them are not translated."""
+    """Translate a type that names columns; texts around the columns are not translated."""
     names = {
         "field_instruction": "instruction",
         "field_input": "input",

@@ -19,46 +19,46 @@ STAGES = {"sft": "", "pt": "", "dpo": "preference", "kto": "preference"}
 LOSSES = {"sigmoid": "dpo", "ipo": "ipo", "orpo": "orpo", "simpo": "simpo"}
 WITHOUT_EFFECT = {
     **shared.WITHOUT_EFFECT,
-    **dict.fromkeys(("do_train", "do_eval", "do_predict"), "a run trains and evaluates"),
+    **dict.fromkeys(("do_train", "do_eval", "do_predict"), "a run always trains and evaluates"),
     **dict.fromkeys(
         ("use_unsloth", "use_unsloth_gc", "enable_liger_kernel", "use_v1_kernels", "use_kv_cache",
          "use_reentrant_gc", "use_fast_tokenizer", "infer_backend", "infer_dtype",
          "offload_folder", "streaming", "buffer_size", "preprocessing_batch_size",
          "overwrite_cache", "data_shared_file_system", "print_param_status"),
-        "it is about speed and memory",
+        "only affects speed and memory",
     ),
     **dict.fromkeys(
         ("hf_hub_token", "ms_hub_token", "om_hub_token", "use_swanlab", "swanlab_project",
          "swanlab_run_name", "swanlab_api_key", "swanlab_mode", "swanlab_workspace"),
-        "tokens and trackers do not belong into a run file",
+        "access tokens and trackers do not belong in a run file",
     ),
     **dict.fromkeys(
         ("ray_run_name", "ray_storage_path", "ray_num_workers", "placement_strategy",
          "resources_per_worker", "ray_init_kwargs"),
-        "it is about several machines",
+        "only affects training on several machines",
     ),
     "ignore_pad_token_for_loss": "padding is never trained",
     "compute_accuracy": "[[evaluators]] measure",
     "eval_on_each_dataset": "[[evaluators]] measure",
-    "dataset_dir": "it was used to find the files",
+    "dataset_dir": "used to find the files",
 }  # fmt: skip
 REFUSED = {
     **shared.REFUSED,
-    "train_on_prompt": "only answers are trained; for plain text the data loader is text",
+    "train_on_prompt": "only answers are trained; for plain text use the data loader text",
     "mask_history": "every answer of a conversation is trained",
-    "max_samples": "rows are not skipped: take the first ones of the file yourself",
+    "max_samples": "all rows are read: cut the file yourself",
     "template": "the chat template of the model is used: compare with tunesmith data show --tokens",
-    "tool_format": "tools are written by the chat template of the model",
-    "enable_thinking": "set technique.chat_template.kwargs, if the template has that variable",
-    "preserve_thinking": "set technique.chat_template.kwargs, if the template has that variable",
-    "mix_strategy": "sources are concatenated; the data loader mixture has shares",
-    "interleave_probs": "sources are concatenated; the data loader mixture has shares",
+    "tool_format": "the chat template of the model writes the tools",
+    "enable_thinking": "set technique.chat_template.kwargs if the template has this variable",
+    "preserve_thinking": "set technique.chat_template.kwargs if the template has this variable",
+    "mix_strategy": "sources are concatenated; for shares, use the data loader mixture",
+    "interleave_probs": "sources are concatenated; for shares, use the data loader mixture",
     "disable_shuffling": "rows are always shuffled",
-    "adapter_name_or_path": "set technique.from to begin with an adapter",
-    "freeze_trainable_layers": "training of some layers is not offered",
-    "pissa_init": "this initialization is not offered",
-    "pref_ftx": "a supervised term beside the preference loss is not offered",
-    "ref_model": "the reference is the model that training begins with",
+    "adapter_name_or_path": "set technique.from to start from an adapter",
+    "freeze_trainable_layers": "training of some layers is not supported",
+    "pissa_init": "this initialization is not supported",
+    "pref_ftx": "a supervised term in the preference loss is not supported",
+    "ref_model": "the reference is the model that training starts from",
     "rope_scaling": "the positions of the model are not changed",
     "resize_vocab": "the vocabulary is not changed",
     "add_tokens": "the vocabulary is not changed",
@@ -66,19 +66,19 @@ REFUSED = {
     "media_dir": "images, audio and video are not read",
     "image_max_pixels": "images, audio and video are not read",
     "video_max_pixels": "images, audio and video are not read",
-    "pure_bf16": "weights that are trained are kept in fp32",
+    "pure_bf16": "trained weights are kept in fp32",
 }
 
 
 def translate(
     source: dict[str, Any], folder: Path, recognize: FindLoader
 ) -> tuple[dict[str, Any], list[Outcome]]:
-    """Return the keys of the run file, and the outcome of each key of the configuration."""
+    """Return the keys of the run file, and an outcome for each key of the configuration."""
     t = Translation(source)
     t.set("model_name_or_path", "model.base", str(t.get("model_name_or_path", "")))
     if t.get("model_revision", "main") != "main":
         t.set("model_revision", "model.revision", str(t.get("model_revision")))
-    t.ignore("model_revision", "it is the default") if "model.revision" not in t.keys else None
+    t.ignore("model_revision", "this is the default") if "model.revision" not in t.keys else None
     _translate_method(t)
     _translate_data(t, folder, recognize)
     shared.translate_optimization(t, "optim", "lr_scheduler_type", epochs=3.0, warmup=0.0)
@@ -91,10 +91,10 @@ def translate(
     packed = t.is_on("packing") or t.is_on("neat_packing") or t.get("stage") == "pt"
     t.set("packing", "technique.packing", packed)
     if t.is_on("packing") and not t.is_on("neat_packing"):
-        t.refuse("packing", "rows are packed, but here a row never attends to another one")
-    t.accept("neat_packing", "packed rows never attend to one another")
+        t.refuse("packing", "rows are packed, but never attend to each other")
+    t.accept("neat_packing", "packed rows never attend to each other")
     if "technique.from" in t.keys or not t.is_on("adapter_name_or_path"):
-        t.ignore("create_new_adapter", "there is no earlier adapter")
+        t.ignore("create_new_adapter", "no earlier adapter is used")
     return t.keys, t.finish(WITHOUT_EFFECT, REFUSED)
 
 
@@ -103,7 +103,7 @@ def _translate_method(t: Translation) -> None:
     bits = t.number("quantization_bit")
     adapt = "qlora" if bits in (4, 8) and kind == "lora" else kind
     if kind not in ("lora", "full"):
-        t.refuse("finetuning_type", f"{kind} is not offered; lora is used")
+        t.refuse("finetuning_type", f"{kind} is not supported; lora is used")
         adapt = "lora"
     technique = STAGES.get(stage, "") or adapt
     t.set("finetuning_type", "technique.use", technique) if kind in ("lora", "full") else None
@@ -111,7 +111,7 @@ def _translate_method(t: Translation) -> None:
     if stage in STAGES:
         t.set("stage", "technique.use", technique)
     else:
-        t.refuse("stage", f"the stage {stage} is not translated: see technique rlhf")
+        t.refuse("stage", f"the stage {stage} is not translated: see the technique rlhf")
     if technique == "preference":
         t.keys["technique.adapt"] = adapt
         _translate_loss(t, stage)
@@ -119,16 +119,16 @@ def _translate_method(t: Translation) -> None:
         t.set("quantization_bit", "technique.quantization.bits", int(bits or 4))
         t.rename("double_quantization", "technique.quantization.double_quantization", bool, True)
     elif bits is not None:
-        t.refuse("quantization_bit", "4 and 8 bits are offered, below LoRA")
-    _accept_if(t, "quantization_method", ("bnb", "bitsandbytes"), "only bitsandbytes is offered")
-    _accept_if(t, "quantization_type", ("nf4",), "only nf4 is offered")
+        t.refuse("quantization_bit", "only 4 and 8 bits are supported, and only with LoRA")
+    _accept_if(t, "quantization_method", ("bnb", "bitsandbytes"), "only bitsandbytes is supported")
+    _accept_if(t, "quantization_type", ("nf4",), "only nf4 is supported")
     if adapt != "full":
         _translate_adapter(t)
 
 
 def _accept_if(t: Translation, key: str, known: tuple[str, ...], reason: str) -> None:
     if key in t.source and str(t.get(key, known[0])) in known:
-        t.accept(key, "it is what tunesmith uses")
+        t.accept(key, "tunesmith uses the same")
     elif key in t.source:
         t.refuse(key, reason)
 
@@ -153,7 +153,7 @@ def _translate_loss(t: Translation, stage: str) -> None:
     if name:
         t.set("pref_loss", "technique.loss.type", name)
     else:
-        t.refuse("pref_loss", f"the loss {t.get('pref_loss')} is not offered; dpo is used")
+        t.refuse("pref_loss", f"the loss {t.get('pref_loss')} is not supported; dpo is used")
     t.rename("pref_beta", "technique.loss.beta", float, 0.1)
     if name == "simpo":
         t.rename("simpo_gamma", "technique.loss.margin", float, 0.5)
@@ -174,7 +174,7 @@ def _translate_data(t: Translation, folder: Path, recognize: FindLoader) -> None
     is_hub = any(name.startswith("hf://") for name in train)
     use = "hub-dataset" if is_hub else shared.choose_loader(train, recognize)
     if use is None:
-        t.refuse("dataset", "the files need several data loaders: see mixture")
+        t.refuse("dataset", "the files need several data loaders: use the data loader mixture")
         use = "jsonl"
     if t.get("stage") == "pt" and use == "jsonl":
         t.keys["data.format"] = "text"
@@ -182,7 +182,7 @@ def _translate_data(t: Translation, folder: Path, recognize: FindLoader) -> None
     t.keys["data.train"] = train[0] if len(train) == 1 else train
     if use == "hub-dataset" and len(train) > 1:
         t.keys["data.train"] = train[0]
-        t.refuse("dataset", f"only {train[0]} is used: the data loader mixture reads several")
+        t.refuse("dataset", f"only {train[0]} is used: for several, use the data loader mixture")
     if t.is_on("eval_dataset"):
         held = _find_files(t, "eval_dataset", split_names(t.get("eval_dataset")), known, folder)
         t.keys["data.test"] = held[0] if len(held) == 1 else held
@@ -195,7 +195,7 @@ def _translate_data(t: Translation, folder: Path, recognize: FindLoader) -> None
 
 
 def _read_known(folder: Path, name: str) -> dict[str, Any]:
-    """Read ``dataset_info.json`` of the folder of data, near the configuration or from here."""
+    """Read ``dataset_info.json`` from the data folder, near the configuration or from here."""
     for base in (folder, Path.cwd()):
         try:
             found = json.loads((base / name / "dataset_info.json").read_bytes())
@@ -209,7 +209,7 @@ def _read_known(folder: Path, name: str) -> dict[str, Any]:
 def _find_files(
     t: Translation, key: str, names: list[str], known: dict[str, Any], folder: Path
 ) -> list[str]:
-    """Return the files of datasets by their names; record what is not found or not translated."""
+    """Return the files of named datasets; record which are not found or not translated."""
     files, problems = [], []
     for name in names:
         entry = known.get(name)
@@ -243,7 +243,7 @@ COLUMNS = {
     "rejected": "rejected",
     "kto_tag": "label",
 }
-"""Fields of tunesmith by their names in dataset_info.json."""
+"""tunesmith's fields by their names in dataset_info.json."""
 
 
 def _translate_entry(t: Translation, name: str, entry: dict[str, Any]) -> list[str]:

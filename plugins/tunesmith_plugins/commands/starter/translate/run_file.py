@@ -1,4 +1,4 @@
-"""Read a configuration of another tool, and write the run file that it becomes."""
+"""Read another tool's configuration, and write it as a run file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tunesmith_plugins.commands.starter.translate.translation import FindLoader,
 
 LARGEST_FILE = 1_000_000
 TABLES = ("run", "model", "data", "technique")
-"""Tables of the run file, in their order."""
+"""Tables of the run file, in order."""
 
 
 def translate_file(path: Path, recognize: FindLoader) -> tuple[str, dict[str, Any], list[Outcome]]:
     """Return the name of the tool, the tables of the run file, and an outcome for each key.
 
     Raises:
-        UsageError: the file cannot be read, or is of no tool that is known.
+        UsageError: the file cannot be read, or is not from a known tool.
     """
     source = read_yaml(path)
     if "model_name_or_path" in source:
@@ -32,22 +32,22 @@ def translate_file(path: Path, recognize: FindLoader) -> tuple[str, dict[str, An
         tool, translate = "axolotl", axolotl.translate
     else:
         raise UsageError(
-            f"{path}: is no configuration of axolotl (base_model) or LLaMA-Factory "
-            "(model_name_or_path)"
+            f"{path}: not a configuration of axolotl (has no base_model) or LLaMA-Factory (has no "
+            "model_name_or_path)"
         )
     keys, outcomes = translate(source, path.absolute().parent, recognize)
     return tool, nest(keys), outcomes
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file whose top is a mapping with texts as keys.
+    """Read a YAML file whose top level is a mapping with text keys.
 
     Raises:
-        UsageError: it cannot be read; the message has the line.
+        UsageError: the file cannot be read; the message has the line.
     """
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise UsageError(f"{path}: larger than {LARGEST_FILE:,} bytes")
+            raise UsageError(f"{path}: the file is larger than {LARGEST_FILE:,} bytes")
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -58,12 +58,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text in YAML"
         raise UsageError(f"{path}: {reason}") from None
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise UsageError(f"{path}: the top of the file should be keys with values")
+        raise UsageError(f"{path}: the top level of the file must be keys with values")
     return found
 
 
 def nest(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Return dotted keys as nested tables, those of the run file in their order."""
+    """Return dotted keys as nested tables, in the order of the run file."""
     tables: dict[str, Any] = {name: {} for name in TABLES}
     for key, value in keys.items():
         *path, last = key.split(".")
@@ -77,10 +77,10 @@ def nest(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_toml(name: str, tool: str, tables: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """Return the text of the run file; comments name what is not translated."""
+    """Return the text of the run file, with comments about what is not translated."""
     lines = [f"# Translated from {one_line(name)}, a configuration of {tool}."]
     missing = [outcome for outcome in outcomes if outcome.state == "not translated"]
     if missing:
-        lines.append("# NOT translated, although it may change what is learned:")
+        lines.append("# NOT translated, although it may affect what is learned:")
         lines += [f"#   {one_line(o.key)}: {o.value}: {one_line(o.text, 300)}" for o in missing]
     return "\n".join(lines) + "\n\n" + tomli_w.dumps(tables)

@@ -1,4 +1,4 @@
-"""The parts that both tools have from transformers and peft: optimizer, schedule, adapter."""
+"""Translate what both tools take from transformers and peft: optimizer, schedule, adapter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPTIMIZERS = {
     "adamw_bnb_8bit": "adamw-8bit",
     "paged_adamw_8bit": "paged-adamw-8bit",
 }
-"""Optimizers by their names in transformers. Pages in memory do not change the updates."""
+"""Optimizers by their names in transformers. Paged variants compute the same updates."""
 SCHEDULES = {
     "cosine": "cosine",
     "linear": "linear",
@@ -26,22 +26,22 @@ WITHOUT_EFFECT = {
     **dict.fromkeys(
         ("output_dir", "overwrite_output_dir", "run_name", "logging_dir", "resume_from_checkpoint",
          "save_only_model", "save_safetensors", "save_strategy"),
-        "every run has a folder of its own below [run] folder",
+        "every run gets its own folder in [run] folder",
     ),
     **dict.fromkeys(
         ("logging_steps", "logging_first_step", "report_to", "logging_strategy", "plot_loss",
          "disable_tqdm"),
-        "reporters are chosen with [[reporters]]",
+        "set [[reporters]] instead",
     ),
     **dict.fromkeys(
         ("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor",
          "preprocessing_num_workers", "tokenized_path", "cache_dir"),
-        "it is about speed",
+        "only affects speed",
     ),
     **dict.fromkeys(
         ("deepspeed", "fsdp", "fsdp_config", "ddp_timeout", "ddp_find_unused_parameters", "ddp",
          "local_rank", "world_size"),
-        "it is about several processes; batch_size here counts all of them",
+        "only affects training in several processes; batch_size counts rows over all of them",
     ),
     **dict.fromkeys(
         ("per_device_eval_batch_size", "eval_batch_size", "eval_strategy", "evaluation_strategy",
@@ -56,21 +56,21 @@ WITHOUT_EFFECT = {
         ("tf32", "torch_compile", "torch_compile_backend", "low_cpu_mem_usage", "flash_attn",
          "gradient_checkpointing_kwargs", "include_tokens_per_second",
          "include_num_input_tokens_seen"),
-        "it is about speed and memory",
+        "only affects speed and memory",
     ),
 }  # fmt: skip
 REFUSED = {
-    "trust_remote_code": "code of a model folder is never executed; a model that needs it cannot "
-    "be used",
-    "neftune_noise_alpha": "noise in the embeddings (NEFTune) is not offered",
-    "label_smoothing_factor": "smoothing of labels is offered for pairs only",
-    "loraplus_lr_ratio": "LoRA+ is not offered",
-    "loraplus_lr_embedding": "LoRA+ is not offered",
-    "group_by_length": "rows are packed; batches are not formed by length",
-    "fp16": "fp16 is not offered; bf16 and fp32 are",
-    "fp8": "fp8 is not offered",
-    "optim_args": "further arguments of optimizers are not offered",
-    "lr_scheduler_kwargs": "further arguments of schedules are not offered",
+    "trust_remote_code": "code in model folders is never executed, so models that need it "
+    "cannot be used",
+    "neftune_noise_alpha": "noise in the embeddings (NEFTune) is not supported",
+    "label_smoothing_factor": "label smoothing is only supported for pairs",
+    "loraplus_lr_ratio": "LoRA+ is not supported",
+    "loraplus_lr_embedding": "LoRA+ is not supported",
+    "group_by_length": "rows are packed instead of grouped by length",
+    "fp16": "fp16 is not supported; use bf16 or fp32",
+    "fp8": "fp8 is not supported",
+    "optim_args": "further optimizer arguments are not supported",
+    "lr_scheduler_kwargs": "further schedule arguments are not supported",
     "adam_epsilon": "the epsilon of AdamW is fixed at 1e-8",
 }
 
@@ -78,13 +78,13 @@ REFUSED = {
 def translate_optimization(
     t: Translation, optimizer: str, schedule: str, *, epochs: float, warmup: float
 ) -> None:
-    """Translate optimizer, schedule and length of training; names of keys and defaults differ."""
+    """Translate optimizer, schedule and length of training; key names and defaults vary by tool."""
     t.rename("learning_rate", "technique.learning_rate", float, 5e-5)
     name = str(t.get(optimizer, "adamw_torch"))
     if name in OPTIMIZERS:
         t.set(optimizer, "technique.optimizer.name", OPTIMIZERS[name])
     else:
-        t.refuse(optimizer, f"the optimizer {name} is not offered; AdamW is used")
+        t.refuse(optimizer, f"the optimizer {name} is not supported; AdamW is used")
     t.rename("weight_decay", "technique.optimizer.weight_decay", float, 0.0)
     t.rename("max_grad_norm", "technique.optimizer.max_grad_norm", float, 1.0)
     betas = [t.number("adam_beta1", 0.9), t.number("adam_beta2", 0.999)]
@@ -92,7 +92,7 @@ def translate_optimization(
         for key in ("adam_beta1", "adam_beta2"):
             t.set(key, "technique.optimizer.betas", betas)
     if t.number("adam_epsilon", 1e-8) == 1e-8:
-        t.ignore("adam_epsilon", "it is the default")
+        t.ignore("adam_epsilon", "this is the default")
     _translate_schedule(t, schedule, warmup)
     epochs_key = "num_epochs" if "num_epochs" in t.source else "num_train_epochs"
     t.rename(epochs_key, "technique.epochs", float, epochs)
@@ -100,7 +100,7 @@ def translate_optimization(
     if steps is not None and steps > 0:
         t.set("max_steps", "technique.max_steps", int(steps))
     elif steps is not None:
-        t.ignore("max_steps", "it is off")
+        t.ignore("max_steps", "turned off")
     t.rename("seed", "run.seed", int, 42)
 
 
@@ -109,28 +109,28 @@ def _translate_schedule(t: Translation, key: str, warmup: float) -> None:
     if name in SCHEDULES:
         t.set(key, "technique.schedule.type", SCHEDULES[name])
     else:
-        t.refuse(key, f"the schedule {name} is not offered; cosine is used")
+        t.refuse(key, f"the schedule {name} is not supported; cosine is used")
     ratio, steps = t.number("warmup_ratio"), t.number("warmup_steps")
     most = t.number("max_steps")
     if steps and most and most > 0:
         t.set("warmup_steps", "technique.schedule.warmup_ratio", min(steps / most, 0.99))
         if ratio is not None:
-            t.ignore("warmup_ratio", "warmup_steps counts")
+            t.ignore("warmup_ratio", "warmup_steps takes precedence")
     elif steps:
         t.keys["technique.schedule.warmup_ratio"] = ratio or 0.0
         t.refuse(
             "warmup_steps",
-            "the number of steps is not known before the run: set schedule.warmup_ratio",
+            "the number of steps is not known before the run: set technique.schedule.warmup_ratio",
         )
     else:
         if ratio is None:
             ratio = warmup if steps is None else 0.0
         t.set("warmup_ratio", "technique.schedule.warmup_ratio", ratio)
-        t.ignore("warmup_steps", "it is off")
+        t.ignore("warmup_steps", "turned off")
 
 
 def translate_batch(t: Translation, size: str, default: int) -> None:
-    """Translate the rows of a step: rows of a pass times passes."""
+    """Translate the batch size: rows per pass times gradient accumulation steps."""
     rows, passes = t.number(size, default), t.number("gradient_accumulation_steps", 1)
     batch = int(rows or default) * int(passes or 1)
     for key in (size, "gradient_accumulation_steps"):
@@ -138,15 +138,15 @@ def translate_batch(t: Translation, size: str, default: int) -> None:
 
 
 def translate_dropout(t: Translation) -> None:
-    """Translate the dropout of adapters, which both tools switch off for losses over pairs."""
+    """Translate adapter dropout, which both tools turn off for preference losses."""
     if t.keys.get("technique.use") == "preference":
-        t.ignore("lora_dropout", "losses over preferences have no dropout, there and here")
+        t.ignore("lora_dropout", "both tools train preference losses without dropout")
     else:
         t.rename("lora_dropout", "technique.adapter.dropout", float, 0.0)
 
 
 def translate_checkpoints(t: Translation, patience: str) -> None:
-    """Translate when to save, to evaluate and to stop."""
+    """Translate when to save, evaluate and stop."""
     for key, target in (
         ("save_steps", "technique.checkpoints.every"),
         ("save_total_limit", "technique.checkpoints.keep"),
@@ -157,13 +157,13 @@ def translate_checkpoints(t: Translation, patience: str) -> None:
         if number is not None and number >= 1:
             t.set(key, target, int(number))
         elif key in t.source:
-            t.ignore(key, "how often is chosen by itself")
+            t.ignore(key, "the interval is chosen automatically")
     best = t.is_on("load_best_model_at_end") or t.is_on(patience)
     t.set("load_best_model_at_end", "technique.validation.keep_best", best)
 
 
 def translate_precision(t: Translation, *, default: str) -> None:
-    """Translate bf16, fp16 and neither."""
+    """Translate the precision: bf16, fp16 or neither."""
     value = t.get("bf16")
     if value == "auto":
         t.set("bf16", "technique.precision", "auto")
@@ -176,6 +176,6 @@ def translate_precision(t: Translation, *, default: str) -> None:
 
 
 def choose_loader(files: Sequence[str], recognize: FindLoader) -> str | None:
-    """Return the data loader of files of rows, by their endings; None if they need several."""
+    """Return the data loader for files of rows, by suffix; None if they need several."""
     used = {"table" if recognize([file]) == "table" else "jsonl" for file in files}
     return used.pop() if len(used) == 1 else None

@@ -1,4 +1,4 @@
-"""The translation of one configuration: the keys of the run file, and an outcome of each key."""
+"""The translation of one configuration: keys of the run file, and an outcome for each key."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tunesmith.text import one_line, redact
 
 _SECRET_ENDINGS = ("token", "key", "secret", "password")
 FindLoader: TypeAlias = Callable[[Sequence[str]], str | None]
-"""Returns the data loader that knows all of some files."""
+"""Returns the name of the data loader that recognizes all of the files; None if none does."""
 OFF = (None, False, 0, "", "none", "no", "null", "false")
-"""Values by which a key is switched off."""
+"""Values that turn a key off."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of one key. ``text`` is the new key and value, or the reason."""
+    """The outcome of translating one key; ``text`` is the new key and value, or the reason."""
 
     key: str
     value: str
@@ -31,24 +31,24 @@ class Outcome:
 
 @dataclass
 class Translation:
-    """Collects the keys of the run file and an outcome for each key of the source."""
+    """Collects keys of the run file, and an outcome for each key of the source."""
 
     source: Mapping[str, Any]
     keys: dict[str, Any] = field(default_factory=dict)
-    """Values of the run file by dotted key."""
+    """Values for the run file, by dotted key."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return a value of the source; the default also if it is null."""
+        """Return a value of the source; the default if it is missing or null."""
         value = self.source.get(key)
         return default if value is None else value
 
     def is_on(self, key: str) -> bool:
-        """Return True if a key is set to something that is not off."""
+        """Return True if a key is set and not turned off."""
         return not is_off(self.source.get(key))
 
     def number(self, key: str, default: float | None = None) -> float | None:
-        """Return a number of the source, which YAML may read as text: ``1e-5``."""
+        """Return a number of the source, even if YAML reads it as text, like ``1e-5``."""
         value = self.get(key, default)
         with suppress(TypeError, ValueError, OverflowError):
             number = None if value is None else float(value)
@@ -58,7 +58,7 @@ class Translation:
         return default
 
     def set(self, key: str, target: str, value: Any) -> None:
-        """Write a key of the run file, as the translation of a key or of its default."""
+        """Set a key of the run file, as the translation of a source key or of its default."""
         self.keys[target] = value
         state: Literal["translated", "default"] = "translated"
         if self.source.get(key) is None:
@@ -66,21 +66,21 @@ class Translation:
         self._record(key, state, f"{target} = {one_line(reprlib.repr(value))}")
 
     def accept(self, key: str, reason: str) -> None:
-        """Record that a key is what tunesmith does already; nothing if the source lacks it."""
+        """Record that tunesmith does what a key asks for, if the source has the key."""
         if key in self.source:
             self._record(key, "translated", reason)
 
     def ignore(self, key: str, reason: str) -> None:
-        """Record that a key has no effect on what is learned; nothing if the source lacks it."""
+        """Record that a key does not affect what is learned, if the source has the key."""
         if key in self.source:
             self._record(key, "no effect", reason)
 
     def refuse(self, key: str, reason: str) -> None:
-        """Record that a key is not translated, although it may change what is learned."""
+        """Record that a key is not translated, although it may affect what is learned."""
         self._record(key, "not translated", reason)
 
     def rename(self, key: str, target: str, kind: type, default: Any) -> None:
-        """Write a number or truth value under another name, with the default of the other tool."""
+        """Set a number or boolean under another name, with the other tool's default."""
         if kind is bool:
             self.set(key, target, not is_off(self.get(key, default)))
             return
@@ -92,16 +92,16 @@ class Translation:
     def finish(
         self, without_effect: Mapping[str, str], refused: Mapping[str, str]
     ) -> list[Outcome]:
-        """Give the remaining keys an outcome and return all, those not translated first."""
+        """Give each remaining key an outcome; return all outcomes, untranslated keys first."""
         for key, value in self.source.items():
             if key in self.outcomes:
                 continue
             if key in without_effect or value is None:
-                self.ignore(key, without_effect.get(key, "it is not set"))
+                self.ignore(key, without_effect.get(key, "not set"))
             elif key in refused and is_off(value):
-                self.ignore(key, "it is off")
+                self.ignore(key, "turned off")
             else:
-                self.refuse(key, refused.get(key, "this translation does not know the key"))
+                self.refuse(key, refused.get(key, "unknown key"))
         order = ("not translated", "translated", "default", "no effect")
         return sorted(self.outcomes.values(), key=lambda o: (order.index(o.state), o.key))
 
@@ -118,7 +118,7 @@ class Translation:
 
 
 def is_off(value: Any) -> bool:
-    """Return True if a value switches its key off."""
+    """Return True if a value turns its key off."""
     if isinstance(value, str):
         return value.casefold() in OFF
     if isinstance(value, (list, dict)):
@@ -127,7 +127,7 @@ def is_off(value: Any) -> bool:
 
 
 def exists(path: Path) -> bool:
-    """Return True if there is such a file or folder; False also for what cannot be a path."""
+    """Return True if the path exists; False if it does not, or cannot be a path."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -135,7 +135,7 @@ def exists(path: Path) -> bool:
 
 
 def split_names(value: Any) -> list[str]:
-    """Return a list of names that may be written with commas between them."""
+    """Return a list of names, which may be written as one comma-separated text."""
     if isinstance(value, str):
         return [name.strip() for name in value.split(",") if name.strip()]
     return [str(item) for item in value] if isinstance(value, Sequence) else [str(value)]
