@@ -100,7 +100,7 @@ def test_a_task_that_needs_several_rows_at_once_refuses_a_model_that_cannot(
     layout = RowLayout("alone", "it would change log-probabilities")
     monkeypatch.setattr(trainer, "choose_row_layout", lambda *args, **kwargs: layout)
     config = build(LoraOptions, precision="fp32", batch_size=4, max_steps=1)
-    with pytest.raises(EnvironmentProblem, match="one row at a time only, as it would change"):
+    with pytest.raises(EnvironmentProblem, match="one row at a time, because it would change"):
         trainer.train(job(tmp_path / "run", tiny_folder, config, lambda _: None), Pairs())
 
 
