@@ -138,7 +138,7 @@ def _check_supported(
     if isinstance(mask, Tensor):
         raise packing_problem("got both an attention mask and row boundaries (cu_seq_lens_q)")
     if isinstance(mask, LazyMask) and mask.window != window:
-        mismatch = f"its mask has a sliding window of {mask.window}, its attention of {window}"
+        mismatch = f"the sliding windows of mask ({mask.window}) and attention ({window}) differ"
         raise packing_problem(mismatch)
     causal = kwargs.get("is_causal")
     if not (getattr(module, "is_causal", True) if causal is None else causal):

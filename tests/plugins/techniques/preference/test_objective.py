@@ -412,9 +412,9 @@ def test_an_adapter_trained_over_an_adapter_is_saved_as_one(
 def test_an_initial_model_that_cannot_be_combined_is_refused(
     tmp_path: Path, tiny_folder: Path, sft: Path
 ) -> None:
-    with pytest.raises(UsageError, match="only a plain LoRA adapter"):
+    with pytest.raises(UsageError, match="only plain LoRA adapters"):
         train(tmp_path, tiny_folder, options(adapter__use_dora=True, **{"from": str(sft)}))
-    with pytest.raises(UsageError, match="no adapter and no model"):
+    with pytest.raises(UsageError, match="no adapter or model"):
         train(tmp_path, tiny_folder, options(**{"from": str(tmp_path)}))
 
 
