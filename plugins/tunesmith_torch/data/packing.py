@@ -32,11 +32,11 @@ a target, and the last position of a row never predicts. No later code shifts ag
 Packing is best fit decreasing: longest row first, each into the fullest micro-batch that still has
 room for it. With a budget of 10 tokens and rows of 6, 5, 4, 3 and 2::
 
-    row of 6    new micro-batch              rooms left: 4
-    row of 5    new micro-batch              rooms left: 4, 5
-    row of 4    into the room of 4           rooms left: 5
-    row of 3    into the room of 5           rooms left: 2
-    row of 2    into the room of 2           no room left
+    row of 6  |  new micro-batch       |  rooms: 4
+    row of 5  |  new micro-batch       |  rooms: 4, 5
+    row of 4  |  into the room of 4    |  rooms: 5
+    row of 3  |  into the room of 5    |  rooms: 2
+    row of 2  |  into the room of 2    |  rooms: none
 
 The rooms are the bits of one big integer: bit ``r`` is set if some micro-batch has room for ``r``
 more tokens. The fullest micro-batch that fits is the lowest bit at or above the row's length. A

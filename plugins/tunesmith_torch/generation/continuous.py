@@ -102,7 +102,7 @@ class RunningSequence(PartialSequence):
         self.has_ended = True
 
     def cancel(self) -> None:
-        """Cancel the sequence and free its row before the next step."""
+        """Give up the sequence; its row is freed before the next step."""
         self.is_cancelled = True
 
 
@@ -227,7 +227,7 @@ class ContinuousBatch:
         return next_N
 
     def _drop_finished(self) -> None:
-        """Remove the rows that are finished or cancelled."""
+        """Remove the rows that are finished or given up."""
         self._waiting = deque(row for row in self._waiting if not row.is_cancelled)
         finished = [index for index, row in enumerate(self._active) if row.is_finished]
         self._tokens_B = remove_rows(self._active, self._cache, self._tokens_B, finished)

@@ -185,7 +185,7 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of the model, after checking that each is complete.
 
     Raises:
-        EnvironmentProblem: there are no weights, or only pickled ones.
+        EnvironmentProblem: the folder has no weights, or only pickled ones.
         IntegrityError: a file is missing or truncated, or the index points outside the folder.
     """
     index = folder / "model.safetensors.index.json"

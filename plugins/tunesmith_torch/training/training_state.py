@@ -7,14 +7,14 @@ After step 40, a checkpoint holds everything that step 41 reads and cannot compu
       manifest           step, checksums, owner of the checkpoint, state of the monitor
 
       training.safetensors
-        master.NAME      fp32 master weight; the model's bf16 weight is rounded from it
-        exp_avg.NAME     AdamW's moments; other optimizers have other parts
-        exp_avg_sq.NAME
-        step.NAME        AdamW's step count, for its bias correction
-        generator.*      states of torch's generators, on the CPU and on each GPU
-        addition.*       state of additions
+        master.NAME      | fp32 master weight; the model's bf16 weight is its rounding
+        exp_avg.NAME     | AdamW's moments; other optimizers have other parts
+        exp_avg_sq.NAME  |
+        step.NAME        | AdamW's step count, for its bias correction
+        generator.*      | states of torch's generators, on the CPU and on each GPU
+        addition.*       | state of additions
 
-      generators.json    states of Python's and NumPy's generators
+      generators.json      states of Python's and NumPy's generators
 
 Other things follow from the step number and are not stored: the rows of each batch and the learning
 rate (:mod:`tunesmith_torch.optim.schedule`), and the seeds of worker ranks. All parts are required.
