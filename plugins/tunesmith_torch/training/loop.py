@@ -377,7 +377,7 @@ class _GradientAccumulator:
         what = next((name for name, x in values.items() if not math.isfinite(x)), "gradient")
         return TrainingError(
             f"step {batch.step + 1}: the {what} is not finite (loss {gradient.loss}, gradient "
-            f"norm {gradient.norm}); nothing was updated; the last good checkpoint is "
+            f"norm {gradient.norm}); no weight was updated; last good checkpoint: "
             f"{last_good or 'none'}",
-            hint=f"{path.name} names the rows; try a lower learning rate or precision = 'fp32'",
+            hint=f"{path.name} lists the rows; try a lower learning rate or precision = 'fp32'",
         )

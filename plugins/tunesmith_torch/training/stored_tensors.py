@@ -16,7 +16,7 @@ from torch import Tensor
 from tunesmith_torch.runtime import sharding
 
 _ROWS = "rows"
-"""Metadata key of a file: the first row of each part, and the number of rows it stores."""
+"""Metadata key of a file: each part's first row, and the number of rows of the whole tensor."""
 
 
 class _Part(NamedTuple):

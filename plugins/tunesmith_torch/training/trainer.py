@@ -324,13 +324,13 @@ def _add_validation(
     problem, validation, train = "no validation rows", None, None
     try:
         if validation_records:
-            problem = "no validation row can be used"
+            problem = "no usable validation row"
             validation = task.objective_over(session, prepared, validation_records, "validation")
             train = task.objective_over(session, prepared, train_records, "train")
     except DataError as error:
         problem = error.message
     if validation is None or train is None:
-        text = f"{problem}: no validation loss; the artifact is the model after the last step"
+        text = f"{problem}, so there is no validation loss; the artifact is the last step"
         job.emit(FindingReported(level="info", source=VALIDATION, message=text))
         return prepared
     monitor = ValidationMonitor.create(job, prepared.adapted, order, validation, train)
