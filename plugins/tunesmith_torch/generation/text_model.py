@@ -356,9 +356,9 @@ class TorchTextModel:
                     [prompt and answer 0].      pass 2: all other rows
                     [prompt and answer 2]...
 
-        A pass attends to the stored keys and values of the tokens above it. With padding, it holds
-        at most the token budget; sorting by length keeps the padding small. If the model does not
-        support this attention, or has rows of several length classes, nothing is shared.
+        Each pass attends to the stored keys and values of its prefix. With padding, it holds at
+        most the token budget; sorting by length keeps the padding small. Nothing is shared if the
+        model does not support this attention, or if a row is in a higher length class.
 
         Two kinds of models are slower:
 

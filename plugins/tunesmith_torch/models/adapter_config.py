@@ -55,7 +55,7 @@ def check_adapter_config(folder: Path, module_names: Iterable[str], largest: int
     done = run_limited(Path(pattern_process.__file__), data)
     if done.reason:
         raise IntegrityError(
-            f"{path}: matching the regular expressions failed: {done.reason}; the first is "
+            f"{path}: matching its regular expressions failed ({done.reason}); the first one is "
             f"{patterns[0]!r:.60}",
             hint="replace the expression with a list of module names",
         )

@@ -102,7 +102,7 @@ def load_base(
     tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
     _check_size(folder, build_on_meta(folder))
     try:
-        with no_progress_bars(), _build_errors(f"{folder}: the model cannot be built, "):
+        with no_progress_bars(), _build_errors(f"{folder}: the model cannot be built: "):
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -204,7 +204,7 @@ def build_on_meta(folder: Path) -> PreTrainedModel:
         EnvironmentProblem, IntegrityError: see :func:`load_base`.
     """
     config = load_config(folder)
-    with torch.device("meta"), _build_errors(f"{folder}: the model cannot be built, "):
+    with torch.device("meta"), _build_errors(f"{folder}: the model cannot be built: "):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config,
             attn_implementation="eager",  # not the config's, which may need another package
