@@ -330,7 +330,7 @@ def _add_validation(
     except DataError as error:
         problem = error.message
     if validation is None or train is None:
-        text = f"{problem}, so there is no validation loss; the artifact is the last step"
+        text = f"{problem}: skipping validation; the artifact is the last step"
         job.emit(FindingReported(level="info", source=VALIDATION, message=text))
         return prepared
     monitor = ValidationMonitor.create(job, prepared.adapted, order, validation, train)

@@ -315,7 +315,7 @@ def test_without_validation_rows_there_is_one_line(tmp_path: Path, tiny_folder: 
     _, events = train(tmp_path, tiny_folder, options(), ())
     assert not monitored(events)
     (finding,) = [event for event in events if isinstance(event, FindingReported)]
-    text = "no validation rows, so there is no validation loss; the artifact is the last step"
+    text = "no validation rows: skipping validation; the artifact is the last step"
     assert (finding.level, finding.message) == ("info", text)
 
 
@@ -326,7 +326,7 @@ def test_validation_rows_that_are_too_long_are_skipped(tmp_path: Path, tiny_fold
     assert len(json.loads((tmp_path / "some/validation.json").read_text())["best"]["losses"]) == 6
     _, events = train(tmp_path / "none", tiny_folder, config, (long,))
     (finding,) = [event for event in events if isinstance(event, FindingReported)]
-    assert finding.message.startswith("no usable validation row, ")
+    assert finding.message.startswith("no usable validation row: ")
 
 
 GROUPS = ["a", "a", "a", "b", "b", "b"]
