@@ -144,6 +144,7 @@ def tree_attention(
     # all zeros, while the gradient of a split is a single concatenation.
     spans, groups = tree_layout.prefix_spans, tree_layout.query_groups(query.is_cpu)
     lengths = [group[-1].stop - group[0].start for group in groups]
+    # keys and values: one part per prefix, then one per group; queries: one part per group
     sizes = [stop - start for start, stop in spans] + lengths
     keys, values = (torch.split(x[0], sizes, 1) for x in (key, value))
     _, *queries = torch.split(query[0], [P, *lengths], 1)

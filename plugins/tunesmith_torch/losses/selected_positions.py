@@ -162,6 +162,7 @@ def _hidden_of_part(
     few = 0 < len(batch.trained_N) <= MAX_TRAINED_SHARE * batch.ids_BT.numel()
     options: dict[str, Any] = {"attention_mask": batch.mask_BT, **attention_kwargs}
     if batch.boundaries is not None:
+        # Named like flash attention's arguments: models pass them on to the attention unchanged.
         options |= {f"cu_seq_lens_{x}": batch.boundaries for x in "qk"}
         options |= {f"max_length_{x}": batch.longest for x in "qk"}
     index = PositionIndex(batch.trained_N, batch.ids_BT.numel())

@@ -45,6 +45,7 @@ class MasterWeights:
         for name, parameter in named:
             master = parameter
             if parameter.dtype != torch.float32:
+                # The hook runs in each backward pass, so the loop never sees bf16 gradients.
                 master = nn.Parameter(parameter.detach().float())
                 parameter.register_post_accumulate_grad_hook(_accumulate_into(master))  # type: ignore[no-untyped-call]
             self.names.append(name)
@@ -100,7 +101,7 @@ class MasterWeights:
             for parameter, master in self._pairs:
                 master.grad = None
                 if parameter is not master:
-                    parameter.copy_(master)
+                    parameter.copy_(master)  # rounds to bf16
 
     def zero_grad(self) -> None:
         """Free the gradients of the parameters and of the master weights."""

@@ -83,7 +83,7 @@ class CheckpointWriter:
             lambda: [stop is not None, self.is_due(step)]
         )
         if is_stopped:
-            self.save(step)
+            self.save(step)  # on all ranks, because each may hold a part of the weights
             if stop is not None:
                 raise stop
             distributed.all_gather_object(None)  # waits for the error that rank 0 raises

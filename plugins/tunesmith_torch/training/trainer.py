@@ -214,6 +214,7 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
         TrainingError: see :func:`tunesmith_torch.training.loop.run_training_loop`.
     """
     with distributed.all_ranks(job):
+        # First of all "auto" becomes numbers: everything below reads plain options.
         job = resolve_auto(resolve_parallel(job, task.grouping), task.grouping)
         session, data = _open_session(job, task)
         job = session.job
@@ -221,6 +222,7 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
         with _dropout_of(session):
             prepared = task.prepare(session, data)
             objective = prepared.objective
+            # The training loop builds the same order from the same values; nothing is shared.
             order = BatchOrder.from_options(len(objective), job.config, job.seed)
             prepared = _add_validation(task, session, prepared, order)
             prepared = _add_additions(session, prepared)
@@ -272,11 +274,12 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, Da
         )
     for finding in findings:
         job.emit(finding)
-    data = tokenizing.result()
+    data = tokenizing.result()  # raises the error of the thread, if there was one
     distributed.rank_0_first(lambda: check_tokens(job, template, task.token_rows(data, template)))
     adapted = task.adapt(base, precision, job, initial)
     config = base.config if adapted.format == "model" else None
     distributed.rank_0_first(lambda: check_saved_template(template, job.train, config, job.out))
+    # Tested on the adapted model, because the adapters take part in the forward pass too.
     layout = choose_row_layout(
         adapted, packing=options.packing, longest=task.longest_row(data, limit)
     )

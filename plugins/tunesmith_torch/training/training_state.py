@@ -109,6 +109,7 @@ def restore(folder: Path, masters: MasterWeights, additions: Additions = NO_ADDI
         with StoredTensors(sorted(folder.glob("training*.safetensors")), like) as tensors:
             masters.load_state_dict(tensors)
             additions.load_state_dict(tensors)
+            # Last, because loading the other parts must not advance the generators.
             _restore_rng_states(tensors, generators)
     except _LOAD_ERRORS as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
