@@ -250,7 +250,7 @@ MODELS: dict[str, tuple[Build, int, str]] = {
     "weights that are quantized in the config alone": (
         edited("config.json", quantization_config={"quant_method": "bitsandbytes"}),
         7,
-        "none of them is",
+        "none of the weights is quantized",
     ),
     "a number of 5,000 digits": (
         replaced("config.json", '{"hidden_size": ' + "9" * 5_000 + "}"), 7, "config.json"
@@ -458,7 +458,7 @@ ADAPTERS: dict[str, tuple[Build, int, str]] = {
         edited(ADAPTER_CONFIG, target_modules=["nope"]), 7, "cannot be loaded"
     ),
     "dropout is a text": (edited(ADAPTER_CONFIG, lora_dropout="x"), 7, "cannot be loaded"),
-    "its config as a pipe": (special(ADAPTER_CONFIG, os.mkfifo), 2, "no adapter and no model"),
+    "its config as a pipe": (special(ADAPTER_CONFIG, os.mkfifo), 2, "no adapter or model"),
     "its weights as a pipe": (special(ADAPTER_WEIGHTS, os.mkfifo), 7, "is a pipe"),
     "its config nested 300 times": (edited(ADAPTER_CONFIG, x=nested(300)), 7, "nested deeper"),
     "weights that are not finite": (not_finite, 7, "not finite"),

@@ -150,7 +150,7 @@ def test_a_missing_reward_model_is_named_by_its_key(
 ) -> None:
     config = quick(rewards=[{}], reward_model=str(tmp_path / "nowhere"))
     run = TechniqueRun(model_with_endings, tmp_path, config)
-    with pytest.raises(UsageError, match=r"technique\.reward_model: no adapter and no model"):
+    with pytest.raises(UsageError, match=r"technique\.reward_model: no adapter or model"):
         run.train()
 
 

@@ -2,32 +2,45 @@
 
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, R rows, N trained positions.
 
-Three rows of 3, 2 and 1 tokens, packed::
+Three rows ``a``, ``b`` and ``c`` of 3, 2 and 1 tokens, packed, where all tokens are trained::
 
-    ids_BT        a0 a1 a2 | b0 b1 | c0        one row of T = 6 tokens, no padding
-    positions_BT   0  1  2 |  0  1 |  0        start again in each row
-    boundaries     0          3       5  6     where rows start, and the end
+    index           0  1  2 |  3  4 |  5
+    ids_BT         a0 a1 a2 | b0 b1 | c0        one sequence of T = 6 tokens, no padding
+    positions_BT    0  1  2 |  0  1 |  0        restart in each row
+    boundaries      0       |  3    |  5  6     where each row starts, and the end
+    trained_N       0  1    |  3    |           indices whose next token is predicted
+    targets_N      a1 a2    | b1    |           those next tokens
 
 and padded (``packed=False``)::
 
-    ids_BT        a0 a1 a2                     mask_BT  1 1 1
-                  b0 b1  .                              1 1 0
-                  c0  .  .                              1 0 0
+    ids_BT         a0 a1 a2 |    positions_BT  0 1 2 |    mask_BT  1 1 1
+                   b0 b1  . |                  0 1 . |             1 1 0
+                   c0  .  . |                  0 . . |             1 0 0
 
-Attention must not cross a boundary: packed rows need a kernel that reads ``boundaries`` (see
-:mod:`tunesmith_torch.kernels`), padded rows need ``mask_BT``.
+    trained_N       0  1  3 |    indices into B * T, row by row
+
+Each row must get the same results as alone. Attention must not cross a boundary, so packed rows
+need a kernel that reads ``boundaries`` (see :mod:`tunesmith_torch.kernels.varlen_attention`) and
+padded rows need ``mask_BT``. Positions restart, because the embedding of a position must not depend
+on the rows before it. All other layers treat each position separately.
 
 Labels are shifted here, once, row by row: position ``t`` predicts token ``t + 1`` of the same row,
-so ``t`` is *trained* if token ``t + 1`` contributes to the loss. In the first picture, if all
-tokens do, ``trained_N`` is ``0 1 3`` and ``targets_N`` is ``a1 a2 b1``. The first token of a row is
-never a target and its last position has none. No later code shifts again, and there are no labels
-of -100.
+so ``t`` is *trained* if token ``t + 1`` contributes to the loss. The first token of a row is never
+a target, and the last position of a row never predicts. No later code shifts again, and no label is
+-100.
 
-Packing is best fit decreasing: the longest row first, each into the fullest micro-batch that can
-still hold it. The rooms that exist are the bits of one big integer: bit ``r`` is set if some
-micro-batch has room for ``r`` more tokens. The fullest batch that fits is then the lowest bit at or
-above the row's length. A million rows take about a second, and the result depends on the lengths
-alone.
+Packing is best fit decreasing: longest row first, each into the fullest micro-batch that still has
+room for it. With a budget of 10 tokens and rows of 6, 5, 4, 3 and 2::
+
+    row of 6  |  new micro-batch       |  rooms: 4
+    row of 5  |  new micro-batch       |  rooms: 4, 5
+    row of 4  |  into the room of 4    |  rooms: 5
+    row of 3  |  into the room of 5    |  rooms: 2
+    row of 2  |  into the room of 2    |  rooms: none
+
+The rooms are the bits of one big integer: bit ``r`` is set if some micro-batch has room for ``r``
+more tokens. The fullest micro-batch that fits is the lowest bit at or above the row's length. A
+million rows take about a second, and the result depends only on the lengths.
 """
 
 # ruff: noqa: N815 - tensors end in their shape, attributes too

@@ -1,7 +1,7 @@
-"""Check, by trying it out, that attention to a shared prefix and a cache gives the same results.
+"""Test whether attention to a shared prefix and a cache gives the same results as the model alone.
 
-Two rows with a common prefix are computed in the three ways that scoring and generation use, and
-each prediction is compared with the model's own forward pass over the row alone::
+Two rows with a common prefix are computed in the three ways that scoring and generation use. Each
+prediction is compared to the model's own forward pass over the row alone::
 
     scoring     prefix | a a a . . .      padded on the right
                 prefix | b b b b b b
@@ -34,7 +34,7 @@ from tunesmith_torch.models.self_check import TOLERANCE_NATS, ForwardErrors, che
 
 PREFIX_TOKENS = 9
 ROW_TOKENS = 3, 6
-"""Tokens of the rows of the check after the prefix, without the decoded ones."""
+"""Tokens in the test rows after the prefix, without the decoded tokens."""
 DECODED_TOKENS = 2
 
 _cached: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -44,7 +44,7 @@ _padded: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], bool]] = WeakKeyDict
 def can_use_cached_attention(model: PreTrainedModel, longest: int) -> bool:
     """Return True if rows of up to ``longest`` tokens may share a prefix and our cache.
 
-    A model is tried once: its weights may change, but not the way it computes.
+    Each model is tested once: its weights may change later, but not the way it computes.
     """
     try:
         if not prefix_cache.has_plain_kv_cache(model, longest):
@@ -57,7 +57,7 @@ def can_use_cached_attention(model: PreTrainedModel, longest: int) -> bool:
 
 
 def can_pad(model: PreTrainedModel, longest: int) -> bool:
-    """Return True if rows of up to ``longest`` tokens may be padded, with a separate head."""
+    """Return True if padding rows of up to ``longest`` tokens and a separate head are exact."""
     lengths = check_lengths(model.config.get_text_config(), longest)
     found = _padded.setdefault(model, {})
     if lengths not in found:
@@ -79,7 +79,7 @@ def _is_accepted(model: PreTrainedModel, error_of: Callable[[PreTrainedModel], f
 
 @torch.no_grad()
 def _cache_error(model: PreTrainedModel) -> float:
-    """Return the largest change of a log-probability by the prefix and the cache, in nats."""
+    """Return the largest error of a log-probability due to prefix and cache, in nats."""
     vocabulary = model.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)
     total = PREFIX_TOKENS + sum(ROW_TOKENS) + len(ROW_TOKENS) * DECODED_TOKENS
@@ -100,7 +100,7 @@ def _cache_error(model: PreTrainedModel) -> float:
 
 
 def _logprobs(model: PreTrainedModel, ids: list[int]) -> Tensor:
-    """Return all log-probabilities that the model's own forward predicts after the prefix."""
+    """Return the log-probabilities after the prefix from the model's own forward pass."""
     ids_1T = torch.tensor([ids], device=model.device)
     logits: Tensor = model(input_ids=ids_1T, use_cache=False).logits
     return logits[0, PREFIX_TOKENS:].float().log_softmax(-1)

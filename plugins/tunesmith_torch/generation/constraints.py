@@ -1,4 +1,4 @@
-"""Constraints on generated tokens: which ones may follow those so far.
+"""Constraints on generated tokens, which restrict the next token of a completion.
 
 Shapes: N rows with new logits, V vocabulary.
 """
@@ -13,12 +13,13 @@ from torch import Tensor
 
 
 class TokenConstraint(Protocol):
-    """Says which tokens may come next in one completion."""
+    """Decides which tokens may come next in one completion."""
 
     def allow(self, ids: Sequence[int]) -> Tensor:
         """Return True for each token that may follow ``ids``: shape V or shorter, on the CPU.
 
-        It is called for each token of a completion, in their order; no ids begin a new one.
+        This is called once per token of a completion, in order. An empty ``ids`` starts a new
+        completion.
         """
         ...
 
@@ -26,11 +27,11 @@ class TokenConstraint(Protocol):
 def mask_logits(
     logits_NV: Tensor, constraints: Sequence[TokenConstraint | None], ids: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Return logits without the tokens that a row's constraint forbids, which are minus infinity.
+    """Return logits with minus infinity for tokens that a row's constraint forbids.
 
     Args:
-        constraints: that of each row, if it has one.
-        ids: the tokens of each row so far.
+        constraints: the constraint of each row, or None.
+        ids: the generated tokens of each row so far.
     """
     if not any(constraints):
         return logits_NV

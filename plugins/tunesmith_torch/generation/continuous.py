@@ -1,21 +1,22 @@
-"""Generate for requests that come and go: one step of a running batch at a time.
+"""Generate for requests that arrive at any time, one step of a running batch at a time.
 
 Shapes: B rows, T tokens, N rows with new logits, V vocabulary.
 
-:func:`tunesmith_torch.generation.generate.generate` has all its prompts from the start. A server
-has not, so here the caller makes the steps, and adds and cancels sequences between them::
+:func:`tunesmith_torch.generation.generate.generate` has all prompts from the start. A server does
+not, so here the caller runs the steps, and adds and cancels sequences between them::
 
     batch.add(a)    step     step     batch.add(b)    step     step     a.cancel()    step
+
                     a a      a                        b b      a b                    b
 
-A step computes either the prompts of sequences that join, or one token of each that runs; they take
-turns, so that neither waits for long. A sequence joins if it fits even when all reach their limits.
-They join in the order in which they came, so none is overtaken for ever.
+A step computes either the prompts of sequences that join, or one token of each running sequence.
+The two kinds of steps take turns, so neither waits long. A sequence joins if the batch still fits
+when all sequences reach their limits. Sequences join in order of arrival, so none waits forever.
 
-Each sequence has its own limit, sampler and random numbers, and rows do not attend to each other: a
-completion is the one that the prompt gets alone. Models that cannot use the cache of rows that come
-and go (:mod:`tunesmith_torch.generation.cache_check`) generate one sequence after the other, each
-in one step.
+Each sequence has its own limit, sampler and random numbers, and rows do not attend to each other. A
+prompt therefore gets the same completion as alone. Models that do not support this cache
+(:mod:`tunesmith_torch.generation.cache_check`) generate one sequence after another, each in a
+single step.
 """
 
 from __future__ import annotations
@@ -45,38 +46,38 @@ from tunesmith_torch.runtime.eval_mode import eval_mode
 __all__ = ["ContinuousBatch", "RunningSequence", "TokenLogprobs"]
 
 MAX_JOINING_TOKENS = 2_048
-"""Prompt tokens of one step, because running sequences wait for it; a longer prompt joins alone."""
+"""Maximum prompt tokens in a step, because running sequences wait; a longer one joins alone."""
 _UNLIMITED = 1 << 62
 
 
 class TokenLogprobs(NamedTuple):
-    """The log-probability of a token in nats, before temperature, and the most likely tokens."""
+    """A token's log-probability in nats, before temperature, and the most likely tokens."""
 
     logprob: float
     top: tuple[tuple[int, float], ...]
-    """Ids and log-probabilities of the most likely tokens, best first."""
+    """Ids and log-probabilities of the most likely tokens, most likely first."""
 
 
 @dataclass(slots=True, kw_only=True)
 class RunningSequence(PartialSequence):
-    """A sequence with settings of its own; its :attr:`ids` grow with the steps."""
+    """A sequence with its own settings; each step appends to its :attr:`ids`."""
 
     index: int = 0
-    """Row of the sampler's random stream."""
+    """Row number of the sequence's random stream in the sampler."""
     uniforms: list[float] = field(default_factory=list)
     """One random number in [0, 1) per token to generate, from the sampler; empty if greedy."""
     max_new_tokens: int
-    """Most tokens to generate."""
+    """Maximum number of tokens to generate."""
     sampler: Sampler | None = None
-    """None: the most likely token is taken. Its stream is the row of :attr:`index`."""
+    """The sampler; None: greedy decoding."""
     num_top: int | None = None
-    """Number of most likely tokens to record for each token; None: no log-probabilities."""
+    """Number of most likely tokens to record for each token; None: record no log-probabilities."""
     scores: list[TokenLogprobs] = field(default_factory=list)
     """Log-probabilities of :attr:`ids`, if they are recorded."""
     has_ended: bool = False
-    """True once an end token was generated, or the caller has ended the sequence."""
+    """True once an end token was generated or the caller ended the sequence."""
     is_cancelled: bool = False
-    """True if nobody waits for it: it leaves before the next step."""
+    """True if the result is no longer wanted: the sequence leaves before the next step."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -93,23 +94,23 @@ class RunningSequence(PartialSequence):
 
     @property
     def most_tokens(self) -> int:
-        """Largest number of tokens of prompt and completion together."""
+        """Maximum number of tokens in prompt and completion together."""
         return len(self.prompt) + self.max_new_tokens
 
     def end(self) -> None:
-        """End the sequence here: its text has a stop word, say."""
+        """End the sequence here, for example at a stop word."""
         self.has_ended = True
 
     def cancel(self) -> None:
-        """Give the sequence up; its row is free from the next step on."""
+        """Give up the sequence; its row is freed before the next step."""
         self.is_cancelled = True
 
 
 class ContinuousBatch:
-    """The sequences of one model that are being generated, and those that wait for a row.
+    """The sequences that a model is generating, and those that wait for a row.
 
-    Use it as a context manager, in one thread: the model is in eval mode inside, and on a CPU its
-    adapters are merged meanwhile.
+    Use it as a context manager in a single thread. Inside, the model is in eval mode, and on a CPU
+    its adapters are merged.
     """
 
     def __init__(
@@ -160,7 +161,7 @@ class ContinuousBatch:
         self._waiting.append(sequence)
 
     def clear(self) -> list[RunningSequence]:
-        """Give up all sequences, after an error say, and free their memory; return them."""
+        """Drop all sequences, for example after an error; free their memory and return them."""
         left = [*self._active, *self._waiting]
         self._active, self._waiting = [], deque()
         self._reset_cache()
@@ -171,14 +172,14 @@ class ContinuousBatch:
     def step(self) -> list[RunningSequence]:
         """Generate the next token of each running sequence, or the first of those that join.
 
-        After an error, call :meth:`clear`: what the other sequences have is not known.
+        After an error, call :meth:`clear`, because the state of the other sequences is unknown.
 
         Returns:
-            The sequences that got a token. A model that cannot batch finishes one of them.
+            The sequences that got a token. A model that cannot batch finishes one whole sequence.
         """
         self._drop_finished()
         if self._waiting and not self._can_batch(self._waiting[0]):
-            if self._active:  # it waits for its turn, and those behind it do so too
+            if self._active:  # it must run alone, so it and all behind it wait for the active ones
                 return self._decode()
             return self._generate_alone(self._waiting[0])
         joining = [] if self._has_joined and self._active else self._take_joining()
@@ -207,9 +208,9 @@ class ContinuousBatch:
         return running
 
     def _append(self, logits_NV: Tensor, rows: Sequence[RunningSequence]) -> Tensor:
-        """Choose the next token of each row; return them, shape N.
+        """Choose the next token of each row and return these tokens, shape N.
 
-        Rows with equal settings are sampled together: the result of a row is the same alone.
+        Rows with equal settings are sampled together, which does not change their results.
         """
         found = {_settings_of(row) for row in rows}
         if len(found) == 1:
@@ -253,7 +254,7 @@ class ContinuousBatch:
     # ----------------------------------------------------------------- the model
 
     def _open(self) -> PreTrainedModel:
-        """Return the model inside adapters, ready for the cache of rows that come and go."""
+        """Return the model inside its adapters, set up for this cache."""
         base = prefix_cache.unwrap_model(self._model)
         if not self._is_open:
             self._attention.enter_context(merged_adapters(self._model, _UNLIMITED))
@@ -277,12 +278,12 @@ class ContinuousBatch:
             base = prefix_cache.unwrap_model(self._model)
         except prefix_attention.UnsupportedModel:
             return False
-        # Rotary factors of longer rows would be those of all rows of the step.
+        # A longer row would impose its rotary factors on all rows of the step.
         is_short = length_classes(self._model).class_of(length) == 0
         return is_short and can_use_cached_attention(base, length)
 
     def _generate_alone(self, row: RunningSequence) -> list[RunningSequence]:
-        """Generate a whole sequence, with transformers' own loop if ours cannot."""
+        """Generate a whole sequence, with transformers' own loop if ours does not support it."""
         self._attention.close()
         constraint = row.constraint
         (answer,) = generate(
@@ -305,7 +306,7 @@ class ContinuousBatch:
         return [row]
 
     def _reset_cache(self) -> None:
-        """Free the memory of the cache, which grew with the longest row."""
+        """Free the memory of the cache, whose size follows the longest row."""
         self._cache = DecodingCache(None)
         self._tokens_B = torch.empty(0, dtype=torch.long)
         self._has_joined = False
@@ -316,7 +317,7 @@ def _settings_of(row: RunningSequence) -> tuple[float, float] | None:
 
 
 def _alone_sampler(row: RunningSequence) -> Sampler | None:
-    """Return a sampler whose first row has the random numbers of the sequence."""
+    """Return a sampler whose row 0 has the random numbers of the sequence."""
     sampler = row.sampler
     if sampler is None:
         return None
@@ -327,14 +328,14 @@ def _alone_sampler(row: RunningSequence) -> Sampler | None:
 
 
 def _record_scores(logits_NV: Tensor, rows: Sequence[RunningSequence]) -> None:
-    """Record the log-probabilities of the last tokens of the rows that want them."""
+    """Record the log-probabilities of the last tokens for the rows that ask for them."""
     for index, row in enumerate(rows):
         if row.num_top is not None:
             row.scores += _scores(logits_NV[index : index + 1], row.ids[-1:], row.num_top)
 
 
 def _scores(logits_NV: Tensor, ids: Sequence[int], num_top: int) -> Iterator[TokenLogprobs]:
-    """Yield the log-probabilities of tokens, each with the ``num_top`` most likely ones."""
+    """Yield the log-probability of each token, with the ``num_top`` most likely tokens."""
     logp_NV = logits_NV.float().log_softmax(-1)
     top = logp_NV.topk(num_top, dim=-1)
     for row, (token, top_ids, top_logprobs) in enumerate(

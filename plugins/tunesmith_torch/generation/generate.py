@@ -2,23 +2,22 @@
 
 Shapes: B rows, T tokens of the longest new prompt, N rows with new logits, V vocabulary.
 
-Most of the time of generation goes into reading every weight once per step, so the loop keeps as
-many rows in a step as the token budget allows: a finished row leaves at once, and waiting prompts
-take its place. The tokens that all prompts begin with are computed and stored once, and a prompt
-that occurs several times is computed once for the samples that enter together. In one picture, with
-5 prompts and room for 3::
+Generation spends most of its time reading all weights once per step. So the loop keeps as many rows
+in a step as the token budget allows: a finished row leaves at once, and waiting prompts take its
+place. The initial tokens that all prompts share are computed and stored once. A prompt that occurs
+several times is computed once for the samples that join together. With 5 prompts and room for 3::
 
-    step     1  2  3  4  5  6  7
-    row 0    a  a  a  d  d  d  d       a ends after 3 tokens, d takes its place
-    row 1    b  b  b  b  b  b  b
-    row 2    c  c  c  c  e  e  e       (a prompt is processed in one separate pass, "prefill")
+    step   |  1  2  3  4  5  6  7
+    row 0  |  a  a  a  d  d  d  d     | a ends after 3 tokens, d takes its place
+    row 1  |  b  b  b  b  b  b  b     |
+    row 2  |  c  c  c  c  e  e  e     | prompts are processed in separate passes ("prefill")
 
-Where rotary factors depend on the length of a row, rows of each length class are generated on their
-own, and rows that may cross a threshold by transformers' own loop
+If rotary factors depend on the length of a row, each length class is generated separately. Rows
+that may cross a threshold use transformers' own loop
 (:mod:`tunesmith_torch.kernels.rotary_lengths`).
 
-Rows do not attend to each other, and each has its own random numbers, so a completion does not
-depend on the other prompts or on their order.
+Rows do not attend to each other, and each has its own random numbers. A completion therefore does
+not depend on the other prompts or on their order.
 """
 
 from __future__ import annotations
@@ -53,7 +52,10 @@ from tunesmith_torch.runtime.eval_mode import eval_mode
 Row = TypeVar("Row", bound=PartialSequence)
 
 MIN_PREFILL_TOKENS, MAX_PADDING_RATIO = 256, 1.1
-"""Prompt tokens that keep a processor busy, and the padding accepted to add more to a pass."""
+"""Prompt tokens that keep a processor busy, and the maximum ratio of padded to prompt tokens.
+
+A pass with fewer prompt tokens accepts any padding.
+"""
 
 
 @torch.inference_mode()
@@ -70,14 +72,14 @@ def generate(  # noqa: PLR0913 - independent choices, all but two by keyword
 ) -> list[GeneratedSequence]:
     """Continue every prompt by at most ``max_new_tokens`` tokens, or until one of ``end_ids``.
 
-    The model's ``generation_config`` is ignored: without a sampler the most likely token is taken,
-    and there are no penalties. ``constrain`` returns the constraint of one completion.
+    The model's ``generation_config`` is ignored: without a sampler the most likely token is chosen,
+    without penalties. ``constrain`` returns a new constraint for one completion.
 
     Returns:
         The completions in the order of the prompts.
 
     Raises:
-        ValueError: a prompt without tokens, or a limit below one.
+        ValueError: a prompt has no tokens, or ``max_new_tokens`` is below 1.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens: must be at least 1, got {max_new_tokens}")
@@ -117,9 +119,9 @@ def _report_sum(report: Callable[[int], None], before: int, count: int) -> None:
 def _group_by_class(
     rows: Sequence[PartialSequence], classes: LengthClasses, max_new_tokens: int
 ) -> Iterator[tuple[list[PartialSequence], int | None]]:
-    """Split rows by the length class in which they begin and end; None: they may leave theirs.
+    """Group rows by their length class, or by None if a row may grow into another class.
 
-    The last token is generated, but the model never reads it.
+    The last generated token does not count, because the model never reads it.
     """
     groups: dict[int | None, list[PartialSequence]] = {}
     for row in rows:
@@ -136,7 +138,7 @@ def _generate_group(
     length_class: int | None,
     settings: GenerationSettings,
 ) -> None:
-    """Generate all rows in place, with transformers' own loop if ours cannot."""
+    """Generate all rows in place, with transformers' own loop if ours does not support them."""
     longest = max(len(row.prompt) for row in rows) + settings.max_new_tokens
     try:
         if length_class is None:
@@ -157,9 +159,10 @@ def _decode(
     *,
     share_prefix: bool,
 ) -> None:
-    """Generate all rows in place. The longest prompts go first, equal ones together.
+    """Generate all rows in place, longest prompts first and equal prompts together.
 
-    ``share_prefix``: a prefix that is computed alone is in the length class of the rows.
+    ``share_prefix``: compute a common prefix separately. This requires that the prefix alone is in
+    the length class of the rows.
     """
     prompts = [row.prompt for row in rows]
     max_prefix = min(map(len, prompts)) - 1 if share_prefix else 0
@@ -184,8 +187,8 @@ def _decode(
             else:
                 logits_NV = decode_next(model, tokens_B, cache)
                 new_rows, tokens_B = active, tokens_B[:0]
-            # After a prefill tokens_B keeps the last tokens of the earlier rows; after a decoding
-            # step it is empty here and all rows get a new one.
+            # After a prefill, tokens_B keeps the last tokens of the earlier rows, and the new rows
+            # append theirs. After a decoding step it is empty here, and all rows get a new token.
             tokens_B = torch.cat(
                 [tokens_B, append_next_tokens(logits_NV, new_rows, settings.sampler)]
             )
@@ -198,8 +201,7 @@ def _take_new_rows(
 ) -> list[PartialSequence]:
     """Take the rows that may join now: as many as fit even if all completions reach the limit.
 
-    Free rows are not filled one by one but in larger groups, because each prefill reads all
-    weights.
+    Rows join in groups instead of one at a time, because each prefill reads all weights.
     """
     longest = max((len(row.prompt) for row in (*active, *list(waiting)[:1])), default=0)
     free_rows = min(settings.token_budget // (longest + settings.max_new_tokens), MAX_ROWS) - len(

@@ -1,4 +1,4 @@
-"""Constraint on generated tokens: JSON of a schema, by the library llguidance.
+"""Constrain generated tokens to JSON that matches a schema, with the library llguidance.
 
 Shape: V vocabulary.
 """
@@ -18,10 +18,10 @@ from tunesmith.errors import UsageError
 
 @dataclass(frozen=True)
 class JsonConstraint:
-    """Allows the tokens that continue a JSON text of a schema, and then the end of the answer."""
+    """Allows tokens that continue JSON of a schema, and the end of the answer after it."""
 
     matcher: Any
-    """An ``llguidance.LLMatcher`` of one completion."""
+    """An ``llguidance.LLMatcher`` for one completion."""
 
     def allow(self, ids: Sequence[int]) -> Tensor:
         """Return True for each token that may follow."""
@@ -42,10 +42,10 @@ def compile_schema(
     key_separator: str,
     is_indented: bool,
 ) -> Callable[[], JsonConstraint]:
-    """Return a function that returns the constraint of one more completion.
+    """Return a function that creates a constraint for each completion.
 
     Raises:
-        UsageError: the tokenizer or the schema is of a kind that llguidance does not know.
+        UsageError: llguidance does not support the tokenizer or the schema.
     """
     from llguidance import LLMatcher
     from llguidance.hf import from_tokenizer

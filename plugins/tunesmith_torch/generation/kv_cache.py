@@ -12,12 +12,12 @@ length. Three rows of 6, 3 and 5 tokens, before the step that writes slot 8::
                    |                 |
                  start              end
 
-Slots in front of a row's first one are masked by a bias of -inf. Columns in front of ``start`` are
-not used by any row and are left out of the returned keys and values. A new row is copied so that it
-ends at ``end``; when a row is removed, the last row moves into its place. If the slots are used up,
-the tensors are reallocated and the unused columns dropped.
+A bias of -inf masks the slots before a row's first one. No row uses the columns before ``start``,
+so the returned keys and values do not contain them. A new row is copied to end at ``end``. When a
+row is removed, the last row moves into its place. When all slots are used, the tensors are
+reallocated without the unused columns.
 
-The tokens that all prompts begin with are not in this cache: see
+The initial tokens that all prompts share are not in this cache: see
 :class:`tunesmith_torch.generation.prefix_attention.Prefix`. ``Cache`` is transformers' public base
 class for such implementations.
 """
@@ -34,14 +34,14 @@ from transformers import Cache, DynamicCache
 from tunesmith_torch.generation.prefix_attention import Prefix
 
 MIN_GROWTH = 64
-"""Smallest number of slots by which a full cache grows."""
+"""Minimum number of slots added to a full cache."""
 
 
 class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without types
     """The keys and values of the rows that are being decoded.
 
-    One tensor holds the keys of all layers, transposed for the product with a single query, and one
-    the values, so moving a row is one copy.
+    One tensor holds the keys of all layers, transposed for the product with a single query. Another
+    holds the values. So moving a row takes one copy per tensor.
     """
 
     def __init__(self, prefix: Prefix | None) -> None:
@@ -70,7 +70,7 @@ class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Store one token per row, and return all keys and values, shapes BKSD."""
+        """Store one token per row and return all keys and values, shape BKSD."""
         keys_BKDS, values_BKSD = self._views[layer_idx]
         keys_BKDS.select(3, self.end).copy_(key_states.squeeze(2))
         values_BKSD.select(2, self.end).copy_(value_states.squeeze(2))
@@ -80,13 +80,13 @@ class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without 
         )
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the tokens of the longest row, the common prefix included."""
+        """Return the number of tokens in the longest row, including the common prefix."""
         return self.prefix_length + self.end - self.start
 
     # Called by the decoding loop.
 
     def next_inputs(self) -> dict[str, Any]:
-        """Make room for one token per row, and return the model's next positions and mask."""
+        """Make room for one token per row; return the model's next positions and mask."""
         if self.end == self._keys_LBKDS.shape[-1]:
             self._reallocate(self.num_rows, self.end - self.start)
             self._update_views()
@@ -102,9 +102,10 @@ class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without 
     def add_rows(
         self, cache: DynamicCache, source_rows: Sequence[int], lengths: Sequence[int]
     ) -> None:
-        """Add rows: new row ``i`` is row ``source_rows[i]`` of ``cache``, right-aligned in it.
+        """Add rows: new row ``i`` is a copy of row ``source_rows[i]`` of ``cache``.
 
-        ``lengths``: tokens of each new row; the padding in front of them is masked.
+        Rows of ``cache`` are padded on the left. ``lengths``: number of tokens in each new row; the
+        padding before them is masked.
         """
         tokens = cache.layers[0].keys.shape[2]
         rows = self.num_rows + len(source_rows)
@@ -124,8 +125,8 @@ class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without 
         """Remove rows; the last rows move into their places.
 
         Returns:
-            For the rows that moved, their new and their old indices. The first :attr:`num_rows`
-            rows remain.
+            The new and the old indices of the rows that moved. The first :attr:`num_rows` rows
+            remain.
         """
         removed, num_left = set(rows), self.num_rows - len(rows)
         free_indices = [row for row in rows if row < num_left]
@@ -145,7 +146,7 @@ class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without 
         return free_indices, moved_indices
 
     def _reallocate(self, rows: int, width: int, source_cache: DynamicCache | None = None) -> None:
-        """Copy to new tensors that end after ``width`` used slots and have room to grow."""
+        """Copy to new tensors with ``width`` used slots and room to grow."""
         slots = width + max(MIN_GROWTH, width // 4)
         old_keys, old_values = self._keys_LBKDS, self._values_LBKSD
         if source_cache is None or self.num_rows:
@@ -155,7 +156,7 @@ class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without 
             example_keys = source_cache.layers[0].keys
             (_, K, _, D), L, B = example_keys.shape, len(source_cache.layers), 0
             value_width = source_cache.layers[0].values.shape[-1]
-        # Zeros, not uninitialized: a masked slot gets weight 0, and 0 times NaN would be NaN.
+        # Zeros, not uninitialized memory: a masked slot has weight 0, but 0 times NaN is NaN.
         self._keys_LBKDS = example_keys.new_zeros(L, max(rows, B), K, D, slots)
         self._values_LBKSD = example_keys.new_zeros(L, max(rows, B), K, slots, value_width)
         used_rows, used_slots = self.num_rows, slice(self.start, self.end)
@@ -167,7 +168,7 @@ class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without 
         self.end = width
 
     def _update_views(self) -> None:
-        """Recompute what every step needs, after rows were added, removed or moved."""
+        """Recompute the views and the mask after rows were added, removed or moved."""
         keys, values, rows = self._keys_LBKDS, self._values_LBKSD, self.num_rows
         views = keys[:, :rows].unbind(0), values[:, :rows].unbind(0)
         self._views = list(zip(*views, strict=True))

@@ -2,10 +2,10 @@
 
 Shapes: I inputs, O outputs of a layer, R rank.
 
-Decoding runs every layer once per token on few rows, and the two small products of an adapter take
-a third of the time. So on a CPU their sum is computed once, ``W' = W + s B A``, and the model
-generates with ``W'``; the frozen weights are kept and used again afterwards. Only in fp32: rounded
-to bf16, the sum would be a different model.
+Decoding runs every layer once per token on few rows, where the two small products of an adapter
+take a third of the time. So on a CPU the sum ``W' = W + s B A`` is computed once, and the model
+generates with ``W'``. The frozen weights are kept and used again afterwards. This is done only in
+fp32, because the sum rounded to bf16 would be a different model.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from tunesmith_torch.options.generation_limits import MAX_MERGED_BYTES, MIN_TOKE
 def merged_adapters(
     model: nn.Module, tokens: int, *, max_bytes: int = MAX_MERGED_BYTES
 ) -> Iterator[None]:
-    """Use merged weights inside the block, if that is exact, fits into memory and saves time.
+    """Use merged weights inside the block if that is exact, fits into memory and saves time.
 
-    ``tokens``: the largest number of tokens that may be generated inside the block.
-    ``max_bytes``: the most bytes that merged weights may take.
+    ``tokens``: maximum number of tokens that may be generated inside the block. ``max_bytes``:
+    maximum size of the merged weights.
     """
     layers = _mergeable_layers(model, max_bytes) if tokens >= MIN_TOKENS_TO_MERGE else []
     try:
@@ -40,7 +40,7 @@ def merged_adapters(
 
 
 def _mergeable_layers(model: nn.Module, max_bytes: int) -> list[FusedLoraLinear]:
-    """Return all layers with plain adapters; none if they are not fp32 on a CPU, or too large."""
+    """Return all layers with plain adapters, or none if not in fp32 on a CPU, or too large."""
     fused_layers = [module for module in model.modules() if isinstance(module, FusedLoraLinear)]
     found = [layer for layer in fused_layers if layer.fusable_adapters()]
     weights = [layer.get_base_layer().weight for layer in found]

@@ -22,12 +22,12 @@ __all__ = ["open_text_model", "open_trained_model"]
 def open_trained_model(
     model: Path, artifact: Path | None, *, device: str, options: TrainingOptions
 ) -> TextModel:
-    """Open a model that was trained with these options, or the base model without an artifact.
+    """Open a model trained with these options, or the base model if ``artifact`` is None.
 
     An adapter that was trained on a full initial model is loaded onto that model.
 
     Raises:
-        UsageError: the initial model that the adapter needs is gone.
+        UsageError: the adapter's initial model no longer exists.
     """
     if artifact is not None and artifacts.artifact_format(artifact) == "adapter":
         model = adapter_base_folder(model, artifact, options)
@@ -46,7 +46,7 @@ def open_text_model(
         folder,
         torch_device,
         precision,
-        packing=False,  # scoring pads, and generation has an attention of its own
+        packing=False,  # scoring pads rows, and generation has its own attention
         quantization=Quantization.from_options(options.adaptation.quantization),
         fused_kernels=options.fused_kernels,
     )

@@ -1,4 +1,4 @@
-"""Compute the prompts of rows that join the decoding, and store their keys and values.
+"""Compute the prompts of rows that start decoding, and store their keys and values.
 
 Shapes: B distinct prompts, N rows, T tokens of the longest prompt, V vocabulary.
 """
@@ -45,8 +45,8 @@ def prefill(
             longest, cache.prefix_length, padding_B if any(padding) else None
         ),
         use_cache=True,
-        # An index and not a number, which makes a view: on a CPU, a head in bf16 takes hundreds of
-        # times as long for one, and gigabytes.
+        # A tensor index instead of a number. A number gives a view of the hidden states, and a bf16
+        # head on a CPU takes hundreds of times as long for a view, and gigabytes.
         logits_to_keep=torch.tensor([longest - 1], device=device),
         **{prefix_cache.cache_argument_name(model): prompt_cache},
     ).logits[:, -1]

@@ -3,9 +3,9 @@
 Shapes: B rows, T new tokens, P tokens of the common prefix, S slots of the cache, H heads of
 queries, K heads of keys and values, G = H / K, D head width, R = B * G.
 
-A :class:`Prefix` is computed once and never copied per row. When one token per row is decoded, the
-queries of all rows are multiplied with its keys in one matrix product, and one softmax spans the
-scores of both parts::
+A :class:`Prefix` is computed once and stored once for all rows. When each row decodes one token,
+one matrix product multiplies the queries of all rows with the keys of the prefix. One softmax spans
+the scores of both parts::
 
     scores of row b    [ q_b @ prefix keys | q_b @ own keys ]  -> softmax ->  weights
     output of row b      weights[:P] @ prefix values  +  weights[P:] @ own values
@@ -13,7 +13,7 @@ scores of both parts::
 This is the idea of Hydragen (Juravsky et al. 2024, arXiv 2402.05099, section 3), with one softmax
 instead of two.
 
-The module uses public interfaces of transformers only: an attention function registered by name,
+The module only uses public interfaces of transformers: an attention function registered by name,
 and 4-dimensional masks, which models pass on unchanged.
 """
 
@@ -39,19 +39,19 @@ _SCORE_OPTIONS = ("softcap", "s_aux", "position_bias", "sinks")
 
 
 class UnsupportedModel(Exception):
-    """The model's attention needs more than this module implements; use transformers' own."""
+    """Raised if the model's attention needs more than this module implements."""
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of the tokens that every row begins with, stored once for all rows."""
+    """Keys and values of the initial tokens that all rows share, stored once."""
 
     length: int
-    """Tokens of the prefix, P."""
+    """Number of tokens in the prefix, P."""
     keys: Sequence[Tensor]
     """One tensor per layer, shape 1KPD: K heads of keys, head width D."""
     values: Sequence[Tensor]
-    """One tensor per layer, of the same shape."""
+    """One tensor per layer, with the same shape."""
 
 
 _prefix: ContextVar[Prefix | None] = ContextVar("prefix", default=None)
@@ -59,7 +59,7 @@ _prefix: ContextVar[Prefix | None] = ContextVar("prefix", default=None)
 
 @contextmanager
 def use_cached_attention(model: PreTrainedModel, prefix: Prefix | None = None) -> Iterator[None]:
-    """Make the model attend with this module, and to ``prefix`` first, inside the block."""
+    """Inside the block, make the model use this attention, with ``prefix`` before all rows."""
     before = model.config._attn_implementation
     token = _prefix.set(prefix)
     try:
@@ -72,10 +72,10 @@ def use_cached_attention(model: PreTrainedModel, prefix: Prefix | None = None) -
 
 
 def prefill_mask(tokens: int, prefix: int, padding_B: Tensor | None) -> Tensor | None:
-    """Return which keys each new token sees: bool, shape B1T(P+T).
+    """Return the keys that each new token sees: bool, shape B1T(P+T).
 
-    None means causal: all of the prefix, and the new tokens up to the token itself. Padding in
-    front of a row's tokens sees itself only, because a softmax over nothing is NaN.
+    None means causal: the whole prefix, and the new tokens up to the token itself. Padding before a
+    row's tokens sees itself, because a softmax over nothing would be NaN.
     """
     if padding_B is None or tokens == 1:
         return None
@@ -116,7 +116,7 @@ def _decode(
 ) -> Tensor:
     """Attend with one new token per row.
 
-    Plain products: fused kernels gain nothing from a single query.
+    Plain products suffice, because fused kernels are no faster for a single query.
     """
     (B, H, _, D), K = query_BH1D.shape, key_BKSD.shape[1]
     query_BKGD = query_BH1D.view(B, K, H // K, D)
@@ -146,9 +146,9 @@ def _prefill(
     prefix: tuple[Tensor, Tensor] | None,
     scale: float,
 ) -> Tensor:
-    """Attend with many new tokens per row, shape BTHD.
+    """Attend with many new tokens per row; return shape BTHD.
 
-    The prefix is copied per row, for one layer at a time.
+    The prefix is copied for each row, but only for one layer at a time.
     """
     (B, H, T, _), K = query_BHTD.shape, key_BKTD.shape[1]
     if mask is None and (prefix is not None or query_BHTD.is_cpu):
@@ -162,7 +162,7 @@ def _prefill(
             torch.cat([shared.expand(B, -1, -1, -1), new], 2)
             for shared, new in zip(prefix, (key_BKTD, value_BKTD), strict=True)
         )
-    if mask is not None and K != H:  # kernels with a mask do not support grouped queries
+    if mask is not None and K != H:  # fused kernels with a mask do not support grouped queries
         key_BKTD = key_BKTD.repeat_interleave(H // K, 1)
         value_BKTD = value_BKTD.repeat_interleave(H // K, 1)
     out_BHTD = functional.scaled_dot_product_attention(
@@ -184,10 +184,10 @@ def _prefill_in_blocks(
     mask: Tensor,
     prefix: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """Compute the same on a CPU: row by row, in blocks of queries whose products fit its cache.
+    """Compute :func:`_prefill` on a CPU, row by row, in blocks of queries that fit its cache.
 
-    Takes half the time of the fused kernel with a mask: keys of a later block are not computed, and
-    grouped queries share a product.
+    This takes half the time of the fused kernel with a mask, because it skips keys after a block
+    and computes grouped queries in one product.
     """
     (B, H, T, _), K = query_BHTD.shape, key_BKTD.shape[1]
     hidden_BTS = ~mask[:, 0].expand(B, -1, -1)

@@ -2,15 +2,15 @@
 
 Shapes: P tokens of the common prefix.
 
-If all prompts begin with the same instructions, their keys and values are the same for all rows::
+If all prompts start with the same instructions, their keys and values are the same for all rows::
 
     row 0    [ instructions ][ question 0 ]
     row 1    [ instructions ][ question 1 ]
              |--- prefix ---|
 
-Models with recurrent layers, keys shared between layers, or windows that are too narrow store
-something else in their cache, and cannot use this. What else a model's attention needs is found by
-trying it: :mod:`tunesmith_torch.generation.cache_check`.
+Models with recurrent layers, with keys shared between layers, or with windows that are too narrow
+have a different cache and cannot use this. Other requirements of a model's attention show in a test
+run: see :mod:`tunesmith_torch.generation.cache_check`.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from tunesmith_torch.generation.prefix_attention import (
 from tunesmith_torch.losses.selected_positions import unwrap_peft
 
 MIN_PREFIX_TOKENS = 8
-"""Shorter common prefixes are not worth a forward pass of their own."""
+"""Shorter common prefixes are not worth a separate forward pass."""
 
 
 def unwrap_model(model: torch.nn.Module) -> PreTrainedModel:
     """Return the transformers model inside a PEFT model; its layers contain the adapters.
 
     Raises:
-        UnsupportedModel: the adapter works in the wrapper's forward, like a learned prompt.
+        UnsupportedModel: the adapter needs the wrapper's forward, as learned prompts do.
     """
     try:
         return cast(PreTrainedModel, unwrap_peft(model))
@@ -50,7 +50,7 @@ def unwrap_model(model: torch.nn.Module) -> PreTrainedModel:
 def has_plain_kv_cache(model: PreTrainedModel, longest: int) -> bool:
     """Return True if every layer attends to all earlier tokens of rows up to ``longest`` tokens.
 
-    Layers with a sliding window do so while no row is longer than the window. Recurrent layers, and
+    Layers with a sliding window do this if no row is longer than the window. Recurrent layers, and
     layers that read the keys of another layer, never do.
     """
     if not model.is_backend_compatible() or model.config.is_encoder_decoder:
@@ -72,11 +72,12 @@ def cache_argument_name(model: PreTrainedModel) -> str:
 
 
 def common_prefix_length(rows: Sequence[Any], max_length: int) -> int:
-    """Return the number of tokens that all rows have in common, at most ``max_length``.
+    """Return the number of initial tokens that all rows share, at most ``max_length``.
 
     ``rows``: lists or ``array.array`` of ids.
     """
-    first, last = min(rows), max(rows)  # in lexical order, these two differ the earliest
+    # Of all pairs of rows, the first and the last in lexical order differ at the earliest token.
+    first, last = min(rows), max(rows)
     count = 0
     for a, b in zip(first[: max(max_length, 0)], last, strict=False):
         if a != b:
@@ -88,9 +89,7 @@ def common_prefix_length(rows: Sequence[Any], max_length: int) -> int:
 def compute_common_prefix(
     model: PreTrainedModel, rows: Sequence[Any], max_length: int
 ) -> Prefix | None:
-    """Compute the prefix that all rows share, at most ``max_length`` tokens; None if it is too
-    short.
-    """
+    """Compute the prefix that all rows share, up to ``max_length`` tokens; None if too short."""
     shared = common_prefix_length(rows, max_length) if len(rows) > 1 else 0
     return compute_prefix(model, rows[0][:shared]) if shared >= MIN_PREFIX_TOKENS else None
 
@@ -100,7 +99,7 @@ def compute_prefix(
 ) -> Prefix:
     """Run the model on the prefix and return its keys and values.
 
-    ``before`` is a known prefix that ``ids`` begin with: only the tokens behind it are computed.
+    ``before`` is a known prefix at the start of ``ids``; only the tokens after it are computed.
     """
     known = before.length if before else 0
     ids_1T = torch.tensor([list(ids[known:])], device=model.device)

@@ -3,8 +3,8 @@
 Shapes: N rows with new logits, V vocabulary, B blocks of it, C tokens of a block.
 
 A token is found by inverting the cumulative distribution function at the row's number (inverse
-transform sampling). So a row's numbers alone decide its completion, and other rows in the batch
-have no influence. ``torch.multinomial`` does not give that: its numbers depend on the batch.
+transform sampling). So only a row's own numbers decide its completion. ``torch.multinomial`` cannot
+guarantee that, because its random numbers depend on the batch.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Sampler:
     temperature: float = 1.0
     """Divisor of the logits, above 0; 1 leaves them as they are."""
     top_p: float = 1.0
-    """Sample among the most likely tokens that together have this probability."""
+    """Sample among the most likely tokens whose total probability reaches this value."""
     seed: int = 0
     """Seed of all streams."""
     streams: tuple[int, ...] | None = None
-    """Stream numbers to use in place of the row numbers; None: row ``i`` uses stream ``i``."""
+    """The stream number of each row; None: row ``i`` uses stream ``i``."""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -52,7 +52,7 @@ class Sampler:
         return numbers
 
     def sample(self, logits_NV: Tensor, uniforms: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Return each row's token, shape N, and its log-probability in nats before ``top_p``.
+        """Return each row's token, shape N, and its log-probability in nats, before ``top_p``.
 
         ``uniforms``: one number in [0, 1) per row.
         """
@@ -63,7 +63,7 @@ class Sampler:
 
 
 def _sample(probability_NV: Tensor, uniform_N1: Tensor, top_p: float) -> Tensor:
-    """Invert the distribution function at ``uniform``; shape N1."""
+    """Return the token of each row at its number in [0, 1), shape N1."""
     order_NV = None
     if top_p < 1:
         probability_NV, order_NV = torch.sort(probability_NV, dim=-1, descending=True, stable=True)
@@ -77,7 +77,7 @@ def _invert_cdf(probability_NV: Tensor, uniform_N1: Tensor) -> Tensor:
     """Return the first token at which the cumulative probability exceeds ``uniform``; shape N1.
 
     ``uniform`` is a fraction of the row's total, so probabilities need not sum to one. The search
-    first picks a block of C tokens, then a token in it, because one cumulative sum over the
+    first picks a block of C tokens, then a token in the block. A cumulative sum over the whole
     vocabulary would take longer than the rest of sampling.
     """
     N, V = probability_NV.shape
@@ -98,8 +98,8 @@ def _invert_cdf(probability_NV: Tensor, uniform_N1: Tensor) -> Tensor:
 def _first_above(sum_NS: Tensor, target_N1: Tensor) -> Tensor:
     """Return the index at which a running sum first exceeds a value, shape N1.
 
-    It is at most the index at which the sum reaches its final value: rounding may put the value at
-    or above the total, and tokens of probability 0 must not be chosen.
+    The index is limited to where the sum reaches its final value. Rounding may put the value at or
+    above the total, and tokens of probability 0 must not be chosen.
     """
     end_N1 = torch.searchsorted(sum_NS, sum_NS[:, -1:].contiguous())
     return torch.minimum(torch.searchsorted(sum_NS, target_N1, right=True), end_N1)

@@ -22,11 +22,12 @@ class GeneratedSequence:
     """The completion of one prompt."""
 
     ids: tuple[int, ...]
-    """Token ids; the end token is included if there was one."""
+    """Token ids, including the end token if one was generated."""
     finish_reason: Literal["stop", "length"]
     logprobs: tuple[float, ...]
-    """Log-probability of each token in nats, after temperature and before ``top_p``; empty if
-    greedy.
+    """Log-probability of each token in nats, after temperature and before ``top_p``.
+
+    Empty for greedy decoding.
     """
 
 
@@ -44,7 +45,7 @@ class PartialSequence:
     ids: list[int] = field(default_factory=list)
     """Token ids generated so far."""
     logprobs: list[float] = field(default_factory=list)
-    """Log-probability of each of them when it was drawn, in nats."""
+    """Log-probability of each generated token when it was drawn, in nats."""
 
     def result(self, end_ids: frozenset[int]) -> GeneratedSequence:
         """Return the finished completion."""
@@ -57,16 +58,16 @@ class GenerationSettings:
     """Settings that stay constant while a batch is generated."""
 
     max_new_tokens: int
-    """Most tokens to generate for a prompt."""
+    """Maximum number of tokens to generate per prompt."""
     end_ids: frozenset[int]
     """Token ids that end an answer."""
     token_budget: int
-    """Most tokens of a batch: rows times the longest of them, answer included."""
+    """Maximum tokens in a batch: number of rows times the longest prompt with its answer."""
     sampler: Sampler | None
     progress: Callable[[int], None]
 
     def is_finished(self, row: PartialSequence) -> bool:
-        """Return True if the last token ends the row, or the row has reached its limit."""
+        """Return True if the last token ends the row or the row has reached its limit."""
         return row.ids[-1] in self.end_ids or len(row.ids) == self.max_new_tokens
 
 

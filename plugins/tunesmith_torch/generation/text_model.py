@@ -1,10 +1,10 @@
-"""A causal language model behind its chat template: conversations in, text and scores out.
+"""A causal language model with its chat template: conversations in, text and scores out.
 
 Shapes: B rows, T tokens, N scored positions, V vocabulary.
 
-The same class serves the base model, the model with adapters and the merged one, so compared models
-differ in their weights only. Rows are sorted by length and share a forward pass up to a token
-budget. Results are returned in the order of the prompts and do not depend on the budget.
+The same class serves the base model, the model with adapters and the merged model, so compared
+models differ only in their weights. Rows are sorted by length and share a forward pass up to a
+token budget. Results come in the order of the prompts and do not depend on the budget.
 """
 
 from __future__ import annotations
@@ -46,23 +46,25 @@ from tunesmith_torch.runtime.eval_mode import eval_mode
 __all__ = ["TorchTextModel"]
 
 SCORING_TOKENS = 8_192
-"""Largest number of tokens in a scoring pass. More gain nothing and take memory."""
+"""Maximum number of tokens in a scoring pass; more would take memory without saving time."""
 FULL_LOGITS_TOKENS = 1_024
-"""The same for models whose head cannot be run separately, so that all logits are in memory."""
+"""The same for models whose head cannot run separately, which keeps all logits in memory."""
 
 MIN_SAVED_TOKENS = {"cpu": 128}
-"""Tokens of a prompt, for each answer but one, for which it is computed alone, by device; the
-passes of its own take longer than fewer tokens in a pass with other prompts."""
+"""Tokens that sharing a prompt must save, by device type; below that, extra passes take longer.
+
+A prompt of n tokens with k answers saves (k - 1) n tokens.
+"""
 MIN_SAVED_ELSEWHERE = 2_048
-"""The same for other devices."""
+"""The same for other device types."""
 
 
 class _ScoredRow(NamedTuple):
-    """The ids of a prompt followed by those of its answer."""
+    """The token ids of a prompt, followed by those of its answer."""
 
     ids: array[int]
     answer_length: int
-    """Tokens of the answer."""
+    """Number of tokens in the answer."""
 
     @property
     def prompt(self) -> array[int]:
@@ -71,11 +73,11 @@ class _ScoredRow(NamedTuple):
 
     @property
     def num_scored(self) -> int:
-        """Number of tokens with a probability; the first token of a row has none."""
+        """Number of answer tokens with a probability; the first token of a row has none."""
         return min(self.answer_length, len(self.ids) - 1)
 
     def example(self, start: int) -> Example:
-        """Return the row from token ``start`` of the prompt on."""
+        """Return the row without its first ``start`` tokens, with the answer as trained tokens."""
         prompt_length = len(self.ids) - self.answer_length
         trained = [False] * (prompt_length - start) + [True] * self.answer_length
         return Example(self.ids[start:], trained)
@@ -84,7 +86,7 @@ class _ScoredRow(NamedTuple):
 class TorchTextModel:
     """A causal language model as a :class:`tunesmith.contracts.TextModel`.
 
-    The model keeps its dtype. It is in eval mode during a call and restored afterwards.
+    The model keeps its dtype. Calls switch it to eval mode and restore the mode afterwards.
     """
 
     def __init__(
@@ -108,10 +110,12 @@ class TorchTextModel:
         key_separator: str = ": ",
         is_indented: bool = False,
     ) -> TorchTextModel:
-        """Return this model whose answers are JSON of a schema, unless they are cut off.
+        """Return this model with its answers constrained to JSON of a schema.
+
+        An answer that reaches its token limit is cut off and may be incomplete JSON.
 
         Raises:
-            UsageError: the tokenizer or the schema does not allow it.
+            UsageError: llguidance does not support the tokenizer or the schema.
         """
         from tunesmith_torch.generation.json_constraint import compile_schema
 
@@ -128,7 +132,7 @@ class TorchTextModel:
 
     @property
     def context(self) -> int | None:
-        """Largest number of tokens of prompt and answer together; None: the model sets no limit."""
+        """Maximum number of tokens in prompt and answer together; None: no limit."""
         length = config_context_length(cast(PreTrainedModel, self.model).config)
         return None if length == UNLIMITED_CONTEXT else length
 
@@ -136,7 +140,7 @@ class TorchTextModel:
         """Return the number of tokens whose keys and values fit into the cache limit."""
         model = cast(PreTrainedModel, self.model)
         config = model.config.get_text_config()
-        # The stored values: as attributes, those that differ between layers (Gemma 4) are refused.
+        # From the dictionary: reading an attribute that differs between layers (Gemma 4) raises.
         values = config.to_dict()
         heads, layers, hidden, width, key_heads = (
             values.get(config.attribute_map.get(name, name))
@@ -156,12 +160,12 @@ class TorchTextModel:
         )
 
     def fits(self, prompt: Prompt, extra_tokens: int) -> bool:
-        """Return True if the prompt leaves room for that many more tokens."""
+        """Return True if the prompt leaves room for ``extra_tokens`` more tokens in the context."""
         context = self.context
         return context is None or self.count_tokens(prompt) + extra_tokens <= context
 
     def count_tokens(self, prompt: Prompt) -> int:
-        """Return the number of tokens of a prompt in the chat template."""
+        """Return the number of tokens in a prompt, including the chat template."""
         return len(self.template.encode_prompt(prompt))
 
     def score(
@@ -173,10 +177,10 @@ class TorchTextModel:
     ) -> list[TokenScores]:
         """Return the log-probabilities of each completion given its prompt.
 
-        The first token of a text without a prompt has no probability and is skipped.
+        If a text has no prompt, its first token has no probability and is skipped.
 
         Raises:
-            PromptTooLongError: a prompt with its completion is longer than the model's context.
+            PromptTooLongError: a prompt with its completion exceeds the model's context.
         """
         pairs = self.template.encode_exchanges(prompts, completions)
         return self._score(prompts, pairs, progress)
@@ -188,18 +192,17 @@ class TorchTextModel:
         *,
         progress: Progress | None = None,
     ) -> list[TokenScores]:
-        """Return the log-probabilities of generated answers, by their token ids.
+        """Return the log-probabilities of the token ids of generated answers.
 
         Raises:
-            UsageError: the token ids of an answer are missing, or are not in this model's
-                vocabulary.
+            UsageError: an answer has no token ids, or ids outside of this model's vocabulary.
         """
         vocabulary = cast(PreTrainedModel, self.model).config.get_text_config().vocab_size
         for answer in generations:
             if not answer.ids or max(answer.ids) >= vocabulary:
                 raise UsageError(
-                    "a generated answer has no token ids, or ids that this model does not have",
-                    hint="compare models with the same tokenizer only",
+                    "a generated answer has no token ids, or ids outside this model's vocabulary",
+                    hint="only compare models that have the same tokenizer",
                 )
         pairs = zip(self.template.encode_prompts(prompts), generations, strict=True)
         ids = [(prompt, list(answer.ids)) for prompt, answer in pairs]
@@ -250,7 +253,7 @@ class TorchTextModel:
     ) -> list[Generation]:
         """Sample an answer of at most ``max_new_tokens`` tokens for each prompt.
 
-        A prompt that occurs several times gets different answers.
+        If a prompt occurs several times, each occurrence gets a different answer.
 
         Raises:
             PromptTooLongError: a prompt leaves no room for such an answer in the model's context.
@@ -283,10 +286,10 @@ class TorchTextModel:
     def stream(
         self, prompt: Prompt, max_new_tokens: int, *, seed: int = 0, temperature: float = 0.0
     ) -> Iterator[Generation]:
-        """Yield the answer so far after each of its tokens; the last one is the whole answer.
+        """Yield the answer so far after each new token; the last item is the whole answer.
 
-        It is the answer of :meth:`generate`, or with a temperature above 0 that of :meth:`sample`.
-        A model that cannot generate step by step yields the whole answer only.
+        The answer equals that of :meth:`generate`, or of :meth:`sample` if the temperature is above
+        0. A model that cannot generate step by step yields only the whole answer.
 
         Raises:
             PromptTooLongError: the prompt leaves no room for such an answer in the model's context.
@@ -326,8 +329,8 @@ class TorchTextModel:
             return
         long = [index for index, length in enumerate(lengths) if length > context]
         raise PromptTooLongError(
-            f"{description}: longer than the model's context, got {lengths[long[0]]} tokens, at "
-            f"most {context} fit (number {long[0]} of {len(lengths)}, {len(long)} too long)",
+            f"{description}: longer than the model's context: {lengths[long[0]]} tokens, but only "
+            f"{context} fit (first at index {long[0]}; {len(long)} of {len(lengths)} too long)",
             [prompts[index] for index in long],
             hint="shorten the prompt, give fewer examples in it, or allow shorter answers",
         )
@@ -339,6 +342,30 @@ class TorchTextModel:
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Run all rows and yield, per pass, their indices and their concatenated log-probabilities.
 
+        Passes have their own order, and the indices tell the caller which rows they hold. Six rows
+        that start with a system prompt, where rows 1, 3 and 4 are answers to the same prompt A::
+
+            [system]                            once, for all rows: compute_common_prefix
+
+            [system][prompt A]                  once, for rows 1, 3 and 4: _share_prompts
+                              [answer 3]
+                              [answer 1]..      pass 1: longest first, padded on the right
+                              [answer 4]...
+
+                    [prompt and answer 5]
+                    [prompt and answer 0].      pass 2: all other rows
+                    [prompt and answer 2]...
+
+        Each pass attends to the stored keys and values of its prefix. With padding, it holds at
+        most the token budget; sorting by length keeps the padding small. Nothing is shared if the
+        model does not support this attention, or if a row is in a higher length class.
+
+        Two kinds of models are slower:
+
+        - If the head or an adapter only works in the model's own forward, all logits are in memory.
+          Passes have a small budget and rows of one length class.
+        - If padding changes the results, rows are computed one at a time.
+
         ``max_prefix``: longest common prefix, in tokens, that may be computed separately.
         """
         small_budget = min(self.token_budget, FULL_LOGITS_TOKENS)
@@ -346,6 +373,7 @@ class TorchTextModel:
         try:
             base, head = prefix_cache.unwrap_model(self.model), get_lm_head(self.model)
         except (prefix_attention.UnsupportedModel, EnvironmentProblem):
+            # groupby needs the rows of a class side by side: longer rows have higher classes.
             order = sorted(range(len(rows)), key=lambda row: len(rows[row].ids))
             for _, members in groupby(order, lambda row: classes.class_of(len(rows[row].ids))):
                 chosen = list(members)
@@ -360,7 +388,8 @@ class TorchTextModel:
             for indices, batch in _padded_batches(rows, 0, small_budget):
                 yield indices, logprobs_of_rows(self.model, batch.to(self.device))
             return
-        # A prefix that is computed alone has the rotary factors of short rows.
+        # A prefix that is computed alone gets the rotary factors of short rows, which longer rows
+        # may not have.
         shareable = is_cached and classes.class_of(longest) == 0
         ids = [row.ids for row in rows]
         prefix = prefix_cache.compute_common_prefix(base, ids, max_prefix) if shareable else None
@@ -381,7 +410,7 @@ class TorchTextModel:
 
 
 def _prompt_streams(prompts: Sequence[Prompt]) -> tuple[int, ...]:
-    """Return a random stream per prompt that does not depend on the other prompts."""
+    """Return a random stream per prompt, independent of the other prompts."""
     occurrences: Counter[Prompt] = Counter()
     streams = []
     for prompt in prompts:
@@ -396,9 +425,10 @@ def _prompt_streams(prompts: Sequence[Prompt]) -> tuple[int, ...]:
 def _share_prompts(
     model: PreTrainedModel, rows: Sequence[_ScoredRow], prefix: prefix_attention.Prefix | None
 ) -> Iterator[tuple[prefix_attention.Prefix | None, list[int]]]:
-    """Yield rows with the prefix they share: a prompt with many answers is computed once for them.
+    """Yield groups of rows with the prefix that they share, for prompts that have many answers.
 
-    ``prefix`` is that of all rows; rows of other prompts have it alone.
+    ``prefix`` is shared by all rows. The last group has only this prefix, and holds all rows whose
+    prompts have too few answers to be worth a separate pass.
     """
     least = MIN_SAVED_TOKENS.get(model.device.type, MIN_SAVED_ELSEWHERE)
     by_prompt: dict[bytes, list[int]] = {}
@@ -406,6 +436,7 @@ def _share_prompts(
         by_prompt.setdefault(row.prompt.tobytes(), []).append(number)
     others = []
     for members in by_prompt.values():
+        # Each row computes the last token of its prompt, which predicts the answer's first token.
         prompt = rows[members[0]].prompt[:-1]
         new = len(prompt) - (prefix.length if prefix else 0)
         if (len(members) - 1) * new < least:
@@ -421,7 +452,7 @@ def _padded_batches(
 ) -> Iterator[tuple[list[int], MicroBatch]]:
     """Yield batches of rows without their common prefix, longest first, padded on the right.
 
-    Causal attention cannot see padding that follows a row's tokens.
+    Padding on the right needs no mask: causal attention never sees what follows a row's tokens.
     """
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row].ids))
     lengths = [len(rows[row].ids) - prefix_length for row in order]
@@ -433,7 +464,7 @@ def _padded_batches(
 
 
 def _logprobs_from_logits(model: nn.Module, batch: MicroBatch) -> Tensor:
-    """Return log-probabilities for heads and adapters that only the model's own forward applies."""
+    """Return log-probabilities of models whose head or adapter needs the model's own forward."""
     logits_BTV = model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, use_cache=False).logits
     logits_BTV = logits_BTV[:, -batch.ids_BT.shape[1] :]  # learned prompts come before the tokens
     logits_NV = logits_BTV.flatten(0, 1)[batch.trained_N]

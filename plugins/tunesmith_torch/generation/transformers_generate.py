@@ -24,9 +24,9 @@ from tunesmith_torch.options.generation_limits import MAX_ROWS
 
 
 class _NextTokenProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers comes without types
-    """Chooses tokens like our own loop, inside transformers' loop.
+    """Chooses tokens inside transformers' loop in the same way as our own loop.
 
-    It returns scores that leave a single possible token, so both loops give the same completions.
+    It returns scores that allow only the chosen token, so both loops give the same completions.
     """
 
     def __init__(self, rows: Sequence[PartialSequence], settings: GenerationSettings) -> None:
@@ -51,7 +51,8 @@ def generate_with_transformers(
 ) -> None:
     """Generate all rows in place.
 
-    Only prompts of equal length share a batch, because not every such model ignores padding.
+    Only prompts of equal length share a batch, because padding changes the results of some of
+    these models.
     """
     waiting = deque(sorted(rows, key=lambda row: (-len(row.prompt), row.index)))
     finished = 0
@@ -71,7 +72,7 @@ def generate_with_transformers(
 def _generate_batch(
     model: Any, batch: Sequence[PartialSequence], settings: GenerationSettings
 ) -> None:
-    """Generate a batch in place, without a cache if the model's own one does not work."""
+    """Generate a batch in place, without a cache if the model's own cache does not work."""
     try:
         _run_generate(model, batch, settings, use_cache=True)
     except torch.OutOfMemoryError:

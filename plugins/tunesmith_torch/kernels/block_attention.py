@@ -4,8 +4,8 @@ Shapes: T tokens of a packed micro-batch, L tokens of a row, n queries of a bloc
 block may see, H heads, K key heads, G = H / K queries per key head, d head width.
 
 A packed micro-batch is one sequence of T tokens. ``cu_seqlens`` (flash attention's name) holds the
-index at which each row starts, and T at the end. Rows of 3, 2 and 300 tokens, cu_seqlens = (0, 3,
-5, 305), become four blocks::
+start index of each row, and T at the end. Rows of 3, 2 and 300 tokens, cu_seqlens = (0, 3, 5, 305),
+become four blocks::
 
     queries       keys                      x seen   . in the future   - in another row
     0    row a    x . . . .  <- block 1: rows a and b share one product, the mask keeps them
@@ -14,8 +14,8 @@ index at which each row starts, and T at the end. Rows of 3, 2 and 300 tokens, c
     3    row b    - - - x .
     4    row b    - - - x x
       5..132 c    keys   5..132   <- block 2: a long row is cut into blocks of 128 queries.
-    133..260 c    keys   5..260   <- block 3     A block multiplies with the keys up to its own
-    261..304 c    keys   5..304   <- block 4     end only, so half of the L x L table is skipped.
+    133..260 c    keys   5..260   <- block 3     Each multiplies only with the keys up to its end,
+    261..304 c    keys   5..304   <- block 4     so half of the L x L table is skipped.
 
 With P the probabilities and dO the gradient of the output, a block computes::
 
@@ -24,8 +24,8 @@ With P the probabilities and dO the gradient of the output, a block computes::
     dQ = scale dZ K               dK = scale dZ^T Q
 
 The G queries of a key head are stacked into one product, so keys are never repeated. In bf16,
-forward and backward take 0.3 to 0.55 of the fused kernel's time for rows of 32 to 512 tokens. P is
-kept for backward, L**2 / 2 numbers per head, so long rows use the fused kernel instead
+forward and backward take 30 to 55 % of the fused kernel's time for rows of 32 to 512 tokens.
+Backward reads P, which has L**2 / 2 numbers per head, so long rows use the fused kernel instead
 (:mod:`tunesmith_torch.kernels.varlen_attention` decides).
 """
 
@@ -60,14 +60,14 @@ def block_attention(
     """Attend within each row, [1, H, T, d] to [1, T, H, d].
 
     ``cu_seqlens`` holds the start of each row, and T. ``spec.softcap`` and ``spec.dropout`` are
-    ignored: the caller handles layers that have them.
+    ignored, because the caller handles layers that have them.
     """
     out: Tensor = _BlockAttentionFunction.apply(q, k, v, cu_seqlens, spec)  # type: ignore[no-untyped-call]
     return out
 
 
 class Block(NamedTuple):
-    """The queries ``start`` to ``end`` and the keys ``first_key`` to ``end`` that they may see."""
+    """Queries ``start`` to ``end``, and the keys ``first_key`` to ``end`` that they may see."""
 
     first_key: int
     start: int
@@ -79,7 +79,7 @@ class Block(NamedTuple):
 def split_into_blocks(
     cu_seqlens: tuple[int, ...], window: int | None, block_size: int = BLOCK_SIZE
 ) -> Iterator[Block]:
-    """Yield blocks in order: short rows together up to the block size, long rows in parts."""
+    """Yield blocks in order, joining short rows up to the block size and splitting long rows."""
     capacity = block_size if window is None else min(block_size, window)
     pending: list[int] = []
     for start, stop in pairwise(cu_seqlens):
@@ -119,8 +119,8 @@ class _BlockAttentionFunction(torch.autograd.Function):
             keys = k_KTd[:, lo:end].transpose(1, 2)
             torch.baddbmm(z, q_KGnd, keys, beta=0, alpha=ctx.spec.scale, out=z)
             local = ctx.spec.window is not None and ctx.spec.window < S and not row_lengths
-            # Without a window only the last n keys can lie in a query's future; all keys before
-            # them are seen by every query of the block and need no mask.
+            # Without a window, only the last n keys can lie in a query's future. Every query of the
+            # block sees all keys before them, so these need no mask.
             width = S if local else n
             window = ctx.spec.window if local else None
             if len(row_lengths) > 1:
@@ -144,8 +144,8 @@ class _BlockAttentionFunction(torch.autograd.Function):
         written = q.shape[2]
         blocks = split_into_blocks(ctx.cu_seqlens, ctx.spec.window, ctx.spec.block_size)
         computed = list(zip(probabilities, blocks, strict=True))
-        # Backwards, because the last block of a row sees the most of the row's keys: it assigns
-        # their gradients, and the blocks before it add to them. So dk and dv need no zeros first.
+        # In reverse, because the last block of a row sees all of the row's keys (without a window).
+        # It assigns their gradients, and earlier blocks add to them. So dk and dv start empty.
         for p, (lo, a, end, _) in reversed(computed):
             n = end - a
             do_KGnd = do_HTd[:, a:end].reshape(K, G * n, d)
@@ -166,7 +166,7 @@ class _BlockAttentionFunction(torch.autograd.Function):
 
 @lru_cache(maxsize=64)
 def causal_band(n: int, S: int, window: int | None, device: torch.device) -> Tensor:
-    """Return the boolean mask [n, S] of the keys that each of the last n of S positions may see."""
+    """Return the boolean mask [n, S] of keys that each of the last n of S positions may see."""
     mask_nS = torch.ones(n, S, dtype=torch.bool, device=device).tril_(S - n)
     return mask_nS if window is None else mask_nS.triu_(S - n - window + 1)
 
@@ -201,7 +201,7 @@ def row_bias(lengths: tuple[int, ...], shared: int, G: int, dtype: torch.dtype) 
 
 
 def clear_mask_cache() -> None:
-    """Free the cached masks, for example those that a trace made without numbers."""
+    """Free the cached masks, such as the fake tensors that tracing leaves behind."""
     causal_band.cache_clear()
     _causal_bias.cache_clear()
     row_bias.cache_clear()

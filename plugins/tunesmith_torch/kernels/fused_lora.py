@@ -1,18 +1,19 @@
-"""LoRA linear layers whose low-rank products run fused, and once for layers that share an input.
+"""LoRA linear layers with fused low-rank products, computed once for layers that share an input.
 
-PEFT computes an adapter as three layers, a scale and a sum: five results, two of which are as large
-as the layer's output and are read and written only to be added. Here a layer with its adapters is
-one operation (:mod:`tunesmith_torch.kernels.lora_autograd`). Layers that read the same input (the
-query, key and value projections; the two halves of a gated MLP) share one such operation::
+PEFT computes an adapter as three layers, a scale and a sum. That makes five results, and two of
+them are as large as the layer's output and are read and written only to be added. Here a layer with
+its adapters is one operation (:mod:`tunesmith_torch.kernels.lora_autograd`). Layers that read the
+same input share one such operation: the query, key and value projections, and the two halves of a
+gated MLP::
 
-    x --> q_proj(x)   the first call computes q, k and v, returns q and caches k and v
-    x --> k_proj(x)   the same tensor x: returns the cached k
-    x --> v_proj(x)   returns the cached v; now the cache is empty
-    z --> k_proj(z)   another tensor: k_proj leaves the group and computes alone from now on
+    x --> q_proj(x)  | the first call computes q, k and v, returns q and caches k and v
+    x --> k_proj(x)  | the same tensor x: returns the cached k
+    x --> v_proj(x)  | returns the cached v; now the cache is empty
+    z --> k_proj(z)  | while k is cached for x, another tensor: k_proj leaves the group for good
 
 :func:`register_fused_lora` makes PEFT build its adapters from :class:`FusedLoraLinear`, through
-PEFT's own table of custom layers. What this layer does not support (dropout in training, DoRA, an
-adapter that is disabled or merged) runs in PEFT's own forward, which it inherits.
+PEFT's own table of custom layers. Features that this layer does not support (dropout in training,
+DoRA, disabled or merged adapters) use PEFT's forward, which it inherits.
 
 Shapes: I inputs, O outputs of a layer, R rank.
 """
@@ -32,21 +33,21 @@ from torch import Tensor, nn
 from tunesmith_torch.kernels.lora_autograd import LoraFunction, LoraLayerSpec
 
 SHARED_INPUT_NAMES = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Names of sibling layers that read the same input. A wrong guess costs one product, no error."""
+"""Names of sibling layers that read the same input; a wrong guess only wastes one product."""
 
 
 def register_fused_lora(config: LoraConfig, model: nn.Module) -> None:
     """Build the adapters of ``config`` from :class:`FusedLoraLinear` if all layers are plain.
 
     PEFT picks custom layers by ``isinstance``, and quantized layers are subclasses of
-    ``nn.Linear``. So a model with one such layer keeps PEFT's own layers everywhere.
+    ``nn.Linear``. So a model with a single quantized layer keeps PEFT's own layers everywhere.
     """
     if all(type(m) is nn.Linear for m in model.modules() if isinstance(m, nn.Linear)):
         config._register_custom_module({nn.Linear: FusedLoraLinear})
 
 
 def group_by_input(model: nn.Module) -> None:
-    """Group the fused layers that read the same input; other layers are not changed."""
+    """Group the fused layers that read the same input; leave other layers unchanged."""
     for module in model.modules():
         for names in SHARED_INPUT_NAMES:
             children = (getattr(module, name, None) for name in names)
@@ -57,14 +58,14 @@ def group_by_input(model: nn.Module) -> None:
 
 
 def clear_caches(model: nn.Module) -> None:
-    """Free the results that an interrupted forward pass left: each keeps its graph alive."""
+    """Free the results left by an interrupted forward pass, which keep its graph alive."""
     for module in model.modules():
         if isinstance(module, FusedLoraLinear) and module.input_group is not None:
             module.input_group.clear()
 
 
 class SharedInputGroup:
-    """Fused layers that read the same input, and the results that are not fetched yet."""
+    """Fused layers that read the same input, and the results that have not been fetched yet."""
 
     def __init__(self, layers: Iterable[FusedLoraLinear]) -> None:
         self._layers = list(layers)
@@ -72,12 +73,12 @@ class SharedInputGroup:
         self._cached: dict[FusedLoraLinear, Tensor] = {}
 
     def compute(self, layer: FusedLoraLinear, names: list[str], x: Tensor) -> Tensor:
-        """Return the output of ``layer``; on the first call with ``x``, compute the others' too.
+        """Return the output of ``layer``, and on the first call with ``x`` compute its siblings.
 
         ``names`` are the adapters of ``layer``.
         """
         cached, same = self._cached.pop(layer, None), self._x is x
-        if cached is not None and not same:  # this layer reads another input than its siblings
+        if cached is not None and not same:  # this layer does not read the input of its siblings
             self._layers.remove(layer)
             layer.input_group = None
             return forward_group({layer: names}, x)[0]
@@ -88,11 +89,11 @@ class SharedInputGroup:
             cached, *rest = forward_group(layers, x)
             self._x, self._cached = x, dict(zip([*layers][1:], rest, strict=True))
         if not self._cached:
-            self._x = None  # all results are fetched: keep no reference to the input
+            self._x = None  # all results are fetched: release the input
         return cached
 
     def _others(self, layer: FusedLoraLinear) -> dict[FusedLoraLinear, list[str]]:
-        """Return the siblings that can be computed together with ``layer``, and their adapters."""
+        """Return the siblings that can be computed with ``layer``, and their adapters."""
         adapters = {
             each: each.fusable_adapters()
             for each in self._layers
@@ -113,7 +114,7 @@ class FusedLoraLinear(PeftLinear):  # type: ignore[misc]
     """Weights with the adapters added; set by :mod:`tunesmith_torch.generation.merged_lora`."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute what PEFT's forward computes."""
+        """Return the same output as PEFT's forward."""
         if self.merged_OI is not None:
             return nn.functional.linear(x, self.merged_OI, self.get_base_layer().bias)
         names = [] if args or kwargs else self.fusable_adapters()
@@ -132,7 +133,7 @@ class FusedLoraLinear(PeftLinear):  # type: ignore[misc]
         return names if all(map(self._is_fusable, names)) else []
 
     def has_pre_hooks(self) -> bool:
-        """Return True if a hook may change the input, so that it must be computed alone."""
+        """Return True if a hook may change the input, which rules out sharing it."""
         return bool(self._forward_pre_hooks)
 
     def _is_fusable(self, name: str) -> bool:
@@ -142,7 +143,7 @@ class FusedLoraLinear(PeftLinear):  # type: ignore[misc]
 
 
 def forward_group(layers: Mapping[FusedLoraLinear, Sequence[str]], x: Tensor) -> tuple[Tensor, ...]:
-    """Return the output of each layer for one input, with the adapters that are named."""
+    """Return the output of each layer for one input, with the named adapters."""
     specs, base_weights, lora_weights = [], [], []
     start = 0
     for layer, names in layers.items():

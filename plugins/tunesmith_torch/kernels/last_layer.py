@@ -3,19 +3,19 @@
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, P = B * T positions, N of them
 trained, D width.
 
-Every layer but the last needs all positions, because later tokens attend to their keys and values.
-In the *last* layer, what follows keys and values concerns one position alone: nothing reads the
+Every layer except the last needs all positions, because later tokens attend to their keys and
+values. In the *last* layer, only keys and values are read by other positions. Nothing reads the
 queries, the output projection and the feed-forward of positions without loss. With positions 1 and
 3 of four trained::
 
-    hidden states [P, D]    0   1   2   3
-    k_proj, v_proj          k   k   k   k     all positions: trained queries attend to them
-    q_proj                  .   q   .   q     N of P positions
-    o_proj, mlp             .   o   .   o     N of P positions
-    output [P, D]           0   y   0   y     scattered back, zeros elsewhere
+    hidden states [P, D]    0   1   2   3   |
+    k_proj, v_proj          k   k   k   k   | all positions: trained queries attend to them
+    q_proj                  .   q   .   q   | N of P positions
+    o_proj, mlp             .   o   .   o   | N of P positions
+    output [P, D]           0   y   0   y   | scattered back, zeros elsewhere
 
-So the inputs of these modules are gathered to N rows and their outputs scattered back to P rows, by
-hooks that exist during one forward pass. The module tree and its parameter names do not change.
+Hooks gather the inputs of these modules to N rows and scatter their outputs back to P rows. They
+exist during one forward pass. The module tree and its parameter names do not change.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _Mapping = Callable[[Tensor, "PositionIndex"], Tensor]
 
 
 class PositionIndex:
-    """The indices of N of P positions, and for each of the P its row among the N (N: none)."""
+    """The indices of N of P positions, and the inverse: each position's place among the N, or N."""
 
     def __init__(self, positions_N: Tensor, P: int) -> None:
         self.positions_N = positions_N
@@ -55,12 +55,12 @@ def _gather(x_PD: Tensor, index: PositionIndex) -> Tensor:
 
 
 def _scatter(x_ND: Tensor, index: PositionIndex) -> Tensor:
-    """Select from x_ND and one row of zeros: faster than a scatter, and always the same bits."""
+    """Select from x_ND and one row of zeros, which is faster than a scatter and deterministic."""
     return torch.cat([x_ND, x_ND.new_zeros(1, x_ND.shape[1])]).index_select(0, index.inverse_P)
 
 
 class _IndexFunction(torch.autograd.Function):
-    """A gather with a scatter as its gradient, or the reverse: each is the other's transpose."""
+    """A gather whose gradient is a scatter, or the reverse: each is the other's transpose."""
 
     @staticmethod
     def forward(
@@ -107,8 +107,8 @@ def compute_last_layer_at(
 def is_recomputed(decoder: nn.Module) -> bool:
     """Return True if gradient checkpointing runs the last layer, or a part of it, twice.
 
-    Only the modules that could do so are asked, in each forward pass anew: all modules of a model
-    take milliseconds, and an answer that is stored could be outdated.
+    Every forward pass asks again, because a stored answer could be outdated. It asks only modules
+    that could do so, because asking all modules of a model takes milliseconds.
     """
     last = _last_layer(decoder)
     parts = [] if last is None else [last, *last.children()]
@@ -124,7 +124,7 @@ def _last_layer(decoder: Any) -> nn.Module | None:
 
 
 def _position_wise_modules(decoder: nn.Module) -> list[nn.Module]:
-    """Return the last layer's modules that treat each position alone; unknown names are skipped."""
+    """Return the last layer's modules that treat each position separately, if names are known."""
     last = _last_layer(decoder)
     attention = getattr(last, "self_attn", None)
     parts = [

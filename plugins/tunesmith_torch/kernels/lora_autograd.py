@@ -1,25 +1,25 @@
 """Linear layers with LoRA adapters on one input, as one autograd function with a fused backward.
 
-Shapes: T tokens, I inputs, O outputs of a layer, R rank, summed over adapters and layers.
+Shapes: T tokens, I inputs, O outputs of a layer, R total rank of all adapters and layers.
 
 A linear layer with an adapter computes (Hu et al. 2021, section 4.1)::
 
     y = x W^T + b + s (x A^T) B^T
 
-The low-rank part is added into ``x W^T`` by the product itself (``addmm``), so there is no second
-T x O table, and the scale goes into the small matrix B.
+The product itself (``addmm``) adds the low-rank part to ``x W^T``, so there is no second T x O
+table. The scale goes into the small matrix B.
 
 Backward, with ``g = dL/dy`` and ``u = x A^T`` kept from forward::
 
     du = g (s B)       dB = s g^T u       dA = du^T x       dx = g W + du A
 
-again with the sum done by the product. W is frozen and gets no gradient. Products run in the format
-of W: A and B are fp32 master weights, rounded for the products, and their gradients are fp32 again,
-so autocast has nothing left to do here.
+Again the product computes the sum. W is frozen and gets no gradient. Products run in the format of
+W: A and B are fp32 master weights that are rounded for the products, and their gradients are
+converted back to fp32. Autocast has nothing left to do here.
 
-Several adapters of one layer are computed as one adapter whose rank is the sum of their ranks.
-Layers that read the same input have their A's stacked: ``x A^T``, ``du^T x`` and ``du A`` are one
-product for all of them, and their ``dx`` are added up by the products::
+Several adapters of one layer are computed as one adapter whose rank is the sum of their ranks. For
+layers that read the same input, the matrices A are stacked. Then ``x A^T``, ``du^T x`` and ``du A``
+are one product for all layers, and the products add up ``dx``::
 
     columns of u:   | q_proj, R = 8 | k_proj, R = 8 | v_proj, adapter 1 | v_proj, adapter 2 |
 """
@@ -35,7 +35,7 @@ from torch.autograd.function import once_differentiable
 
 
 class LoraLayerSpec(NamedTuple):
-    """The columns of ``u`` that belong to each adapter of a layer, and each adapter's scale."""
+    """The columns of ``u`` for each adapter of a layer, and each adapter's scale."""
 
     columns: tuple[slice, ...]
     scales: tuple[float, ...]
@@ -48,8 +48,8 @@ class LoraLayerSpec(NamedTuple):
 class LoraFunction(torch.autograd.Function):
     """Several LoRA layers on one input.
 
-    Arguments: x, the layers' specs, then weight and bias of each layer, then A and B of each
-    adapter, in the order of the specs.
+    The arguments are x and the specs of the layers, then weight and bias of each layer, then A and
+    B of each adapter, in the order of the specs.
     """
 
     @staticmethod

@@ -1,17 +1,20 @@
-"""The attention mask of packed rows: a dense table that is built only if it is read.
+"""The attention mask of packed rows, a dense table that is built only if it is read.
 
 Shapes: T tokens of a micro-batch, R + 1 boundaries of its R rows.
 
 Packed attention needs no T x T table, because it computes each row alone. But the model's own mask
-function decides what each token may see, and a model may use another mask than the causal one
-within rows. So the mask function is called at the edges of what each token should see::
+function decides what each token may see, and this mask may not be causal within rows. So the mask
+function is called only at the edges of what each token should see::
 
     row starts at s                  query q in this row, window w
+
     ... s-1 | s   s+1  ...  q   q+1 ...
+
               ^ first       ^ itself          must be seen:     max(s, q - w + 1)  and  q
+
          ^ before first         ^ next        must be hidden:   the key before it  and  q + 1
 
-4 T values instead of T * T; the table itself is built only for attention that reads it.
+That takes 4 T values instead of T * T. The full table is built only for attention that reads it.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from tunesmith.errors import EnvironmentProblem
 
 
 class LazyMask:
-    """A mask whose dense table is built when it is read for the first time."""
+    """A mask whose dense table is built when it is first read."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
@@ -37,7 +40,7 @@ class LazyMask:
 
     @cached_property
     def table(self) -> Tensor | None:
-        """The mask that "sdpa" would use."""
+        """The dense mask that "sdpa" would use."""
         table: Tensor | None = AttentionMaskInterface()["sdpa"](**self.options)
         return table
 
@@ -45,7 +48,7 @@ class LazyMask:
         """Check that the model's mask is causal within the rows that start at ``cu_seqlens``.
 
         Raises:
-            EnvironmentProblem: the mask shows less or more than that.
+            EnvironmentProblem: a token would see fewer or more keys than that.
         """
         if cu_seqlens in self.checked:
             return
@@ -62,12 +65,12 @@ class LazyMask:
         before, after = before & (first_T > 0), after & (q_T + 1 < T)
         if not bool((first & itself & ~before & ~after).all()):
             reason = "its mask is not causal within these rows"
-            raise packing_problem(reason, "positions must restart in each row")
+            raise packing_problem(reason, "restart the positions in each row")
         self.checked.add(cu_seqlens)
 
 
 def packed_mask(**options: Any) -> Any:
-    """Return the mask of "sdpa", as a :class:`LazyMask` if this may be a packed micro-batch."""
+    """Return the mask for "sdpa", as a :class:`LazyMask` if the micro-batch may be packed."""
     T = options.get("q_length")
     plain = options["attention_mask"] is None and not options.get("use_vmap")
     if plain and options["batch_size"] == 1 and isinstance(T, int) and options["kv_length"] == T:
@@ -78,5 +81,5 @@ def packed_mask(**options: Any) -> Any:
 def packing_problem(
     reason: str, hint: str = "train this model without packing"
 ) -> EnvironmentProblem:
-    """Return the error for a model whose attention cannot run on packed rows."""
+    """Return an error about a model whose attention cannot run on packed rows."""
     return EnvironmentProblem(f"packed attention: {reason}", hint=hint)

@@ -7,21 +7,21 @@ fp32, and then each channel by a weight::
 
     r = (mean(x**2) + eps) ** -1/2        n = r x        y = w n
 
-transformers writes this as seven operations, for which autograd keeps two fp32 copies of ``x`` and
-reads them eleven times in backward. But ``n`` and ``r`` are enough. With ``g = dL/dy`` and
+transformers implements this in seven operations. Autograd keeps two fp32 copies of ``x`` for them
+and reads these eleven times in backward. But ``n`` and ``r`` are enough. With ``g = dL/dy`` and
 ``dn = w g``, the product rule for ``n = r x`` and ``dr/dx = -r**3 x / D`` give::
 
     dx = r dn + (dr/dx) sum(dn x)
        = r (dn - n mean(dn n))                  because r x = n
     dw = sum over rows of (g n)
 
-Forward takes three passes, backward four (six where ``w`` is trained), all in the format of ``x``
-except for the sums, which are fp32. Forward gives the same bits as the model's own norm, up to the
-order in which a row's squares are added. On a CPU in bf16 this takes half the time, which saves 3 %
-of a training step.
+Forward takes three passes and backward four (six if ``w`` is trained). All use the format of ``x``,
+except sums, which are fp32. Forward gives the same bits as the model's own norm, apart from the
+order of adding up a row's squares. On a CPU in bf16 this takes half the time, which saves 3 % of a
+training step.
 
-:func:`fuse_rms_norms` runs an example through each module whose class name ends in RMSNorm and
-replaces those that compute this formula; any other is left unchanged. Parameters keep their names.
+:func:`fuse_rms_norms` runs an example through each module whose class name ends in RMSNorm, and
+replaces the modules that compute this formula. Parameters keep their names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from torch.autograd.function import once_differentiable
 
 
 def fuse_rms_norms(model: nn.Module) -> int:
-    """Replace every RMSNorm of the model by :class:`FusedRMSNorm`; return their number."""
+    """Replace each RMSNorm of the model with :class:`FusedRMSNorm`; return their number."""
     replacements = [
         (parent, name, norm)
         for parent in model.modules()
@@ -47,7 +47,7 @@ def fuse_rms_norms(model: nn.Module) -> int:
 
 
 class FusedRMSNorm(nn.Module):
-    """RMSNorm; ``weight`` is the replaced module's own parameter."""
+    """RMSNorm whose ``weight`` is the parameter of the module that it replaces."""
 
     def __init__(self, weight: nn.Parameter, eps: float) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class FusedRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute what the model's own norm computes."""
+        """Return the same output as the model's own norm."""
         y: Tensor = _RMSNormFunction.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
         return y
 
@@ -66,8 +66,8 @@ class FusedRMSNorm(nn.Module):
 def _fused_replacement(module: nn.Module) -> FusedRMSNorm | None:
     """Return the module's replacement, or None if it does not compute the formula above.
 
-    The class name is not enough, because Gemma's RMSNorm scales by 1 + w: the outputs of both
-    modules are compared.
+    The outputs of both modules are compared. The class name is not enough, because Gemma's RMSNorm
+    scales by 1 + w.
     """
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     plain = [name for name, _ in module.named_parameters()] == ["weight"] and not any(
@@ -82,8 +82,8 @@ def _fused_replacement(module: nn.Module) -> FusedRMSNorm | None:
         return None
     norm = FusedRMSNorm(weight, eps).train(module.training)
     with torch.no_grad():
-        # Three magnitudes, because eps changes only small rows. Sines instead of random numbers, so
-        # that the state of the random number generator does not change.
+        # Three magnitudes, because eps changes only small rows. Sines, because random numbers would
+        # change the state of the generator.
         waves_TD = torch.arange(3.0 * len(weight), device=weight.device).view(3, -1).sin()
         magnitudes_T1 = torch.tensor([[1e-3], [1.0], [30.0]], device=weight.device)
         x_TD = (waves_TD * magnitudes_T1).to(weight.dtype)

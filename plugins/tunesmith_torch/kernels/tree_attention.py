@@ -1,12 +1,11 @@
-"""Attention in which several completions see one prompt, and not each other (tree attention).
+"""Attention where several completions see one prompt, but not each other (tree attention).
 
 Shapes: T tokens of a micro-batch, H heads, K key heads, G = H / K, n queries of some branches, P
 tokens of their prefix, S = P + n keys, d head width.
 
-A prompt with several completions need not be computed once for each: in a causal model, keys and
-values of the prompt do not depend on what follows. So a micro-batch holds each prompt once, as a
-*prefix*, and then its completions, as *branches* of the tree whose root the prefix is. Prefixes
-come first, then all branches, in one sequence of T tokens::
+In a causal model, the keys and values of a prompt do not depend on what follows. So a micro-batch
+holds each prompt once, as a *prefix*, and each of its completions as a *branch* of that prefix.
+Prefixes come first, then all branches, in one sequence of T tokens::
 
     prefix 0 | prefix 1 | branch 0.0 | branch 0.1 | branch 1.0 | branch 1.1
 
@@ -18,8 +17,9 @@ come first, then all branches, in one sequence of T tokens::
             branch 1.0     .    #    .    .    c    .
             branch 1.1     .    #    .    .    .    c
 
-Positions of a branch continue those of its prefix, so each completion gets the same hidden states
-as in a separate row, and gradients flow into the prefix from all its branches.
+The positions of a branch continue those of its prefix, so each completion gets the same hidden
+states as in a separate row. Gradients flow into the prefix from all its branches.
+:mod:`tunesmith_torch.prefix.common_prefix` derives why both are exact.
 
 Prefixes are packed rows (:mod:`tunesmith_torch.kernels.varlen_attention`). On a CPU, short branches
 of one prefix share a product, with a mask that keeps them separate, because products for ten tokens
@@ -62,13 +62,13 @@ class TreeLayout:
     longest_prefix: int
     """Tokens of the longest prefix."""
     branches: tuple[Branch, ...]
-    """In order and without gaps, from the end of the prefixes to the end of the micro-batch."""
+    """Branches in order and without gaps, from the last prefix to the end of the sequence."""
     longest_row: int = 0
-    """Tokens of the longest prefix and branch of other micro-batches, for a check beforehand."""
+    """Tokens in the longest row of later micro-batches, for a check before training; 0: unknown."""
 
     @property
     def prefix_tokens(self) -> int:
-        """Tokens of all prefixes."""
+        """Number of tokens in all prefixes."""
         return self.branches[0].start
 
     @cached_property
@@ -77,10 +77,10 @@ class TreeLayout:
         return list(dict.fromkeys((b.prefix_start, b.prefix_stop) for b in self.branches))
 
     def query_groups(self, merge: bool) -> list[list[Branch]]:
-        """Split the branches into those whose attention is one product.
+        """Group the branches whose attention is computed in one product.
 
-        With ``merge``, neighbors of one prefix are grouped, up to the block size; else each branch
-        is a group.
+        With ``merge``, neighboring branches of one prefix form groups up to the block size.
+        Otherwise each branch is a group.
         """
         groups: list[list[Branch]] = []
         for branch in self.branches:
@@ -93,7 +93,7 @@ class TreeLayout:
 
     @property
     def longest_sequence(self) -> int:
-        """Tokens of the longest prefix and branch together."""
+        """Number of tokens in the longest prefix and branch together."""
         lengths = (b.prefix_stop - b.prefix_start + b.stop - b.start for b in self.branches)
         return max(self.longest_row, *lengths)
 
@@ -114,7 +114,7 @@ def tree_attention(
     tree_layout: TreeLayout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend within the tree, [1, H, T, d] to [1, T, H, d]; without one, as packed attention.
+    """Attend within the tree, [1, H, T, d] to [1, T, H, d]; without one, use packed attention.
 
     Raises:
         EnvironmentProblem: the model's attention is more than a causal softmax.
@@ -140,10 +140,11 @@ def tree_attention(
         )
         outs.append(prefix_out)
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-    # torch.split, not slices: the gradient of each slice is a tensor of the full size, nearly all
-    # of it zeros; the gradient of a split is one concatenation.
+    # torch.split, not slices: the gradient of each slice would be a full-size tensor that is nearly
+    # all zeros, while the gradient of a split is a single concatenation.
     spans, groups = tree_layout.prefix_spans, tree_layout.query_groups(query.is_cpu)
     lengths = [group[-1].stop - group[0].start for group in groups]
+    # keys and values: one part per prefix, then one per group; queries: one part per group
     sizes = [stop - start for start, stop in spans] + lengths
     keys, values = (torch.split(x[0], sizes, 1) for x in (key, value))
     _, *queries = torch.split(query[0], [P, *lengths], 1)
@@ -161,7 +162,7 @@ def _check_supported(layout: TreeLayout, kwargs: dict[str, Any]) -> None:
     unsupported = [n for n in ("softcap", "s_aux", "position_bias") if kwargs.get(n) is not None]
     if window is not None and window < layout.longest_sequence:
         tokens = f"{layout.longest_sequence} tokens"
-        raise _sharing_problem(f"a `sliding_window` of {window}, and the longest row has {tokens}")
+        raise _sharing_problem(f"a `sliding_window` of {window}, but the longest row has {tokens}")
     if kwargs.get("dropout"):
         unsupported.append("dropout")
     if unsupported:
@@ -181,8 +182,9 @@ def _attend_branches(
 ) -> Tensor:
     """Return the attention output of branches of one prefix, [1, n, H, d].
 
-    Keys and values come in two parts: those of the prefix, and those of the branches. The G queries
-    of a key head are rows of one product, M = G * n.
+    Keys and values come in two parts, from the prefix and from the branches. A query sees all keys
+    of the prefix and its own branch up to itself (:func:`row_bias`). The G queries of a key head
+    are rows of one product, M = G * n.
     """
     (H, n, d), (K, P, _) = q_Hnd.shape, keys[0].shape
     q_KMd = q_Hnd.reshape(K, H // K * n, d)

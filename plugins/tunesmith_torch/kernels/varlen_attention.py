@@ -3,20 +3,37 @@
 Shapes: T tokens of a packed micro-batch, L tokens of a row, H heads, K key heads, G = H / K queries
 per key head, d head width.
 
-A packed micro-batch is one sequence of T tokens whose ``position_ids`` restart where an example
-starts::
+A packed micro-batch is one sequence of T tokens whose ``position_ids`` restart at each row::
 
-    tokens          a0  a1  a2  b0  b1  c0  c1  c2  c3
-    position_ids     0   1   2   0   1   0   1   2   3
-    cu_seq_lens_q    0           3       5               9     (R + 1 boundaries of R rows)
+    tokens          a0  a1  a2 | b0  b1 | c0  c1  c2  c3
+    position_ids     0   1   2 |  0   1 |  0   1   2   3
+    cu_seq_lens_q    0         |  3     |  5              9     R + 1 boundaries of R rows
 
-transformers masks that with a dense T x T table. Here the boundaries arrive as the arguments that
-transformers passes on to flash attention (``cu_seq_lens_q``, ``max_length_q``), and every row is
-computed alone. Without boundaries, transformers' own "sdpa" does the work. Both functions are
-registered with ``AttentionInterface`` and ``AttentionMaskInterface``: no model is patched.
+Of the T x T table of scores, only the causal triangles on the diagonal are needed::
 
-A CPU computes rows in blocks (:mod:`tunesmith_torch.kernels.block_attention`), long rows one by one
-with torch's fused kernel. On CUDA, ``torch.nn.attention.varlen`` takes all rows in one call.
+    keys     a a a | b b | c c c c
+             ----------------------
+    query a  x . . | . . | . . . .       x  score that is needed
+    query a  x x . | . . | . . . .       .  never seen: another row, or the future
+    query a  x x x | . . | . . . .
+    query b  . . . | x . | . . . .
+    query b  . . . | x x | . . . .
+    query c  . . . | . . | x . . .
+    query c  . . . | . . | x x . .       and so on
+
+transformers would compute all of them and mask most. Here the boundaries arrive as the arguments
+that transformers passes to flash attention (``cu_seq_lens_q``, ``max_length_q``), and every row is
+computed alone. No model is patched: ``AttentionInterface`` and ``AttentionMaskInterface`` register
+both functions. :func:`packed_attention` chooses a kernel::
+
+    no boundaries: padded rows           | transformers' "sdpa" with its dense mask
+      and with a softcap                 | plain products with that mask
+    CUDA in bf16 or fp16, no softcap,    |
+      no dropout, head width up to 256   | torch.nn.attention.varlen, all rows in one call
+    CPU, rows of up to 1024 tokens,      |
+      no softcap, no dropout             | block_attention
+    softcap, or window shorter than row  | plain products with a mask, row by row
+    any other                            | torch's fused kernel, row by row
 """
 
 from __future__ import annotations
@@ -36,7 +53,7 @@ from tunesmith_torch.kernels.packed_mask import LazyMask, packed_mask, packing_p
 
 NAME = "tunesmith_packed"
 LONG_ROW_TOKENS = 1024
-"""Rows with more tokens use the fused kernel on a CPU, which keeps no probabilities."""
+"""Longer rows use the fused kernel on a CPU, which does not store L x L probabilities."""
 
 
 def register() -> str:
@@ -63,16 +80,21 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it so
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend within rows, [1, H, T, d] to [1, T, H, d]; without boundaries, as "sdpa" does.
+    """Attend within rows, [1, H, T, d] to [1, T, H, d]; without boundaries, attend like "sdpa".
+
+    transformers calls this in every layer. ``cu_seq_lens_q`` has the boundaries of the rows, and
+    ``max_length_q`` the length of the longest row.
 
     Raises:
-        EnvironmentProblem: the model's attention or mask is not the causal one within rows.
+        EnvironmentProblem: the model's attention or mask is anything but causal within rows.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     spec = AttentionSpec(scale, sliding_window, softcap, dropout)
+    # Attention sinks and position biases change the scores: dropping them silently would be wrong.
     if ignored := [n for n in ("s_aux", "position_bias") if kwargs.get(n) is not None]:
         raise packing_problem(f"its attention uses `{ignored[0]}`")
     if cu_seq_lens_q is None:
+        # Padded rows, which also have B > 1: the mask of the model decides who sees whom.
         table = attention_mask.table if isinstance(attention_mask, LazyMask) else attention_mask
         if softcap is not None:  # "sdpa" has no softcap and would raise
             return _eager_attention(query, key, value, table, spec).transpose(
@@ -83,17 +105,20 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it so
         out, _ = sdpa(module, query, key, value, table, **sdpa_options)
         return out, None
     if value.shape[-1] != query.shape[-1]:
-        raise packing_problem("its values have another width than its keys")
+        raise packing_problem("its values and keys differ in width")
     _check_supported(module, query, key, attention_mask, sliding_window, kwargs)
+    # Autocast does not convert the arguments of these kernels, and norms may have returned fp32.
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if _can_use_varlen(query, spec):
         return _varlen_kernel(query, key, value, cu_seq_lens_q, max_length_q, spec), None
+    # The varlen kernel reads the boundaries on the GPU; here Python needs them as numbers.
     cu_seqlens = tuple(cu_seq_lens_q.tolist())
     if cu_seqlens[-1] != query.shape[2]:
         end, tokens = cu_seqlens[-1], query.shape[2]
         raise packing_problem(f"the row boundaries end at token {end} of {tokens}")
+    # The mask itself is never applied: this checks that it says the same as the boundaries.
     if isinstance(attention_mask, LazyMask) and query.is_cpu:
         attention_mask.check_matches(cu_seqlens)
     return _attend_row_by_row(query, key, value, cu_seqlens, spec), None
@@ -113,7 +138,7 @@ def _check_supported(
     if isinstance(mask, Tensor):
         raise packing_problem("got both an attention mask and row boundaries (cu_seq_lens_q)")
     if isinstance(mask, LazyMask) and mask.window != window:
-        mismatch = f"its mask has sliding window {mask.window}, its attention {window}"
+        mismatch = f"the sliding windows of mask ({mask.window}) and attention ({window}) differ"
         raise packing_problem(mismatch)
     causal = kwargs.get("is_causal")
     if not (getattr(module, "is_causal", True) if causal is None else causal):
@@ -152,7 +177,7 @@ def _attend_row_by_row(
 def _eager_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, spec: AttentionSpec
 ) -> Tensor:
-    """Compute attention with a softcap, or with a window that a fused kernel cannot express."""
+    """Compute attention with a softcap, or with a window that fused kernels do not support."""
     G = q.shape[1] // k.shape[1]
     z = q @ k.repeat_interleave(G, 1).transpose(2, 3) * spec.scale
     if spec.softcap is not None:
@@ -160,7 +185,7 @@ def _eager_attention(
     if mask is None and q.shape[2] > 1:
         mask = causal_band(q.shape[2], k.shape[2], None, q.device)
     if mask is not None:
-        # The lowest finite number, not -inf: a padding token that sees no key must not become NaN.
+        # The lowest finite number, not -inf: a padding token that sees no key would become NaN.
         lowest = torch.finfo(z.dtype).min
         z = z.masked_fill(~mask, lowest) if mask.dtype == torch.bool else z + mask
     p = torch.softmax(z, -1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)

@@ -2,33 +2,47 @@
 
 Shapes: N trained positions, n positions of a chunk, b positions of a block, V vocabulary, D width.
 
-A language model turns a hidden state ``h`` into logits ``z = cap(scale * (W h + bias))``, and its
-loss at a position with label ``y`` is ``nll = logsumexp(z) - z[y]``. Stored at once, the logits of
-8 000 positions over a vocabulary of 128 000 take 4 GB, and autograd keeps several such tables. But
-the gradient is known as soon as the logits are::
+At a position with hidden state ``h``, label ``y`` and loss weight ``w``, a model computes::
 
-    d nll / d z = softmax(z) - onehot(y)          (times the derivatives of cap and scale)
-    d nll / d h = (d nll / d z) W                 d nll / d W = (d nll / d z)^T h
+    r = W h + bias               raw product, [V]
+
+    z = cap(scale r)             logits, where cap(x) = c tanh(x / c) for a softcap c, otherwise x
+
+    nll = logsumexp(z) - z[y]    minus the log of softmax(z)[y], in nats
+
+The logits of 8 000 positions over a vocabulary of 128 000 take 4 GB in fp32, and autograd keeps
+several such tables. But it need not keep any, because the gradient of ``L = sum of w nll`` is known
+as soon as the logits are. By the chain rule, with ``d logsumexp(z) / dz = softmax(z)``::
+
+    dL/dz = w (softmax(z) - onehot(y))
+
+    g = dL/dr = w scale cap'(scale r) (softmax(z) - onehot(y))       cap'(x) = 1 - tanh(x / c)^2
+
+    dL/dh = W^T g        dL/dW = sum of g h^T        dL/dbias = sum of g       over positions
+
+With the n positions of a chunk as the rows of matrices H [n, D] and G [n, V], this is::
+
+    dH = G W  [n, D]     dW = G^T H  [V, D]          dbias = column sums of G  [V]
 
 So ``linear_cross_entropy`` computes the gradients *in forward*, and backward only multiplies them
-by the incoming gradient. Logits exist for one chunk at a time, in one buffer::
+by the incoming gradient, a single number. Logits exist for one chunk at a time, in one buffer::
 
            D               V
-        +-----+   W   +-----------+    1. W h + bias into the buffer
-      n |  h  | ----> |  buffer   |    2. nll and softmax, block by block (b rows); afterwards the
-        +-----+       +-----------+       buffer holds d nll / d (W h + bias)
-      n | ... |                        3. dh = buffer W        dW += buffer^T h
+        +-----+   W   +-----------+    1. R = H W^T + bias into the buffer
+      n |  H  | ----> |  buffer   |    2. nll and softmax, block by block (b rows);
+        +-----+       +-----------+       afterwards the buffer holds G in place of R
+      n | ... |                        3. dH = G W        dW += G^T H
         +-----+                        4. the next chunk overwrites the buffer
       N
 
-That is three matrix products per chunk (two if the head is frozen), where recomputing the logits in
-backward takes four. ``token_logprobs`` has to recompute them, because each position receives its
-own gradient, which forward does not know; without gradients it is one product.
+That is three matrix products per chunk (two if the head is frozen). Recomputing the logits in
+backward would take four. ``token_logprobs`` must recompute them, because each position receives a
+different gradient, which forward does not know. Without gradients it takes one product.
 
-Products run in the dtype of the head, or of autocast where that is on; exponentials and sums in
+Products run in the dtype of the head, or of autocast where that is on. Exponentials and sums run in
 fp32 (fp64 for fp64). All positions count: no label means "ignore". On a CPU, elementwise work goes
-through blocks of a megabyte, which stay in the cache: temporaries of the size of a chunk would be
-mapped and page-faulted anew each time, which is four times slower.
+through blocks of a megabyte, which stay in the cache. Temporaries as large as a chunk would be
+mapped and page-faulted each time, which is four times slower.
 """
 
 from __future__ import annotations
@@ -49,9 +63,9 @@ BLOCK_BYTES = 2**20
 
 
 class _LogitTransform(NamedTuple):
-    """The step from ``W h + bias`` to logits, and the dtype of products.
+    """The step from ``W h + bias`` to logits, and the dtype of matrix products.
 
-    The dtype is stored because backward runs outside autocast.
+    The dtype is stored because autograd calls backward outside of autocast.
     """
 
     softcap: float | None
@@ -69,9 +83,10 @@ def linear_cross_entropy(  # noqa: PLR0913 - heads have these options
     softcap: float | None = None,
     logit_scale: float = 1.0,
 ) -> Tensor:
-    """Return the sum over positions of ``weights_N * nll`` in nats, a scalar in fp32.
+    """Return the sum of ``weights_N * nll`` over positions in nats, a scalar in fp32.
 
-    It can be differentiated once, by hidden states, weight and bias (not by ``weights_N``).
+    It can be differentiated once, with respect to hidden states, weight and bias (not
+    ``weights_N``).
     """
     transform = _LogitTransform(softcap, logit_scale, _product_dtype(weight_VD))
     weights_N = torch.ones_like(labels_N) if weights_N is None else weights_N
@@ -117,8 +132,8 @@ class _LinearCrossEntropyFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        # In place, because a head's gradient is large. A second backward would find the gradients
-        # modified, and autograd itself refuses it.
+        # In place, because a head's gradient is large. A second backward would read modified
+        # gradients; autograd raises an error for it.
         gradients = [None if grad is None else grad.mul_(grad_output) for grad in ctx.saved_tensors]
         return (*gradients, None, None, None, None)
 
@@ -128,7 +143,7 @@ class _TokenLogprobsFunction(torch.autograd.Function):
     def forward(ctx: Any, *args: Any) -> Tensor:
         *inputs, labels_N, ctx.transform = args
         ctx.save_for_backward(*inputs, labels_N)
-        # Without gradients weights have no effect: labels take their place.
+        # Weights only affect gradients, and none are needed here: labels fill the argument.
         return _nll_and_input_grads(inputs, labels_N, labels_N, ctx.transform, [False] * 3)[
             0
         ].neg_()
@@ -138,6 +153,7 @@ class _TokenLogprobsFunction(torch.autograd.Function):
     def backward(ctx: Any, grad_output_N: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, labels_N = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
+        # The output is -nll, so an incoming gradient g is a loss weight of -g.
         _, gradients = _nll_and_input_grads(inputs, labels_N, -grad_output_N, ctx.transform, needs)
         return (*gradients, None, None)
 
@@ -149,16 +165,26 @@ def _nll_and_input_grads(
     transform: _LogitTransform,
     needs: Sequence[bool],
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Return nll_N, and the gradients of ``sum(weights_N * nll_N)`` by the inputs that need one.
+    """Return nll_N, and the gradients of ``L = sum(weights_N * nll_N)`` for the inputs.
 
-    ``inputs`` and ``needs`` are in the order hidden_ND, weight_VD, bias_V.
+    Per chunk of n positions, with the formulas at the top of this module::
+
+        raw_nV = hidden_nD @ weight_DV + bias_V          R; the next line replaces it by dL/dR
+        raw_nV = weights * scale * cap' * (softmax - onehot)      G
+
+        dhidden_nD  = raw_nV @ weight_VD
+        dweight_VD += raw_Vn @ hidden_nD
+        dbias_V    += raw_nV.sum(0)
+
+    ``inputs`` and ``needs`` are in the order hidden_ND, weight_VD, bias_V. A gradient is None if
+    ``needs`` is False for its input.
     """
     cast = (x if x is None else x.detach().to(transform.dtype) for x in inputs)
     hidden_ND, weight_VD, bias_V = cast
     assert hidden_ND is not None and weight_VD is not None
     (N, D), V = hidden_ND.shape, len(weight_VD)
-    # A head's gradient is read and written once per chunk; with D / 4 positions or more in a chunk,
-    # the products take longer than that.
+    # Every chunk reads and writes all of dweight_VD. From about D / 4 positions on, the products
+    # of a chunk take longer than that.
     chunk_size = max(CHUNK_BYTES // (V * hidden_ND.element_size()), D // 4, 1)
     wide = torch.promote_types(transform.dtype, torch.float32)
     nll_N = hidden_ND.new_empty(N, dtype=wide)
@@ -166,7 +192,7 @@ def _nll_and_input_grads(
     single_chunk = 0 < N <= chunk_size
     dhidden_ND = torch.empty_like(hidden_ND) if needs[0] else None
     dweight_VD = None
-    if needs[1]:  # one product overwrites it; several are added up in fp32, from zeros
+    if needs[1]:  # a single product overwrites it; several are added up in fp32, from zeros
         dweight_VD = (
             torch.empty_like(weight_VD) if single_chunk else weight_VD.new_zeros(V, D, dtype=wide)
         )
@@ -180,7 +206,7 @@ def _nll_and_input_grads(
         nll_N[chunk] = _nll_and_logit_grads(
             raw_nV, labels_N[chunk], weights_N[chunk], transform, any(needs)
         )
-        # From here on raw_nV holds its own gradient.
+        # From here on raw_nV holds G, the gradient of L with respect to its former content.
         if dhidden_ND is not None:
             torch.mm(raw_nV, weight_VD, out=dhidden_ND[chunk])
         if dweight_VD is not None and single_chunk:
@@ -200,13 +226,15 @@ def _nll_and_logit_grads(
     transform: _LogitTransform,
     needs_grad: bool,
 ) -> Tensor:
-    """Return nll_n; overwrite ``raw_nV`` with the gradient of ``sum(weights_n * nll_n)`` by it.
+    """Return nll_n; overwrite ``raw_nV`` with the gradient of ``sum(weights_n * nll_n)``.
 
-    Without ``needs_grad``, the content of ``raw_nV`` is undefined afterwards. What concerns the
-    label alone is done once, outside the blocks: ``softmax(z)[y] - 1`` is ``exp(-nll) - 1``.
+    Without ``needs_grad``, the content of ``raw_nV`` is undefined afterwards. The blocks write
+    ``softmax(z)`` times the factors, without the ``- onehot(y)``. Then each label's entry is
+    replaced, once for all blocks: ``softmax(z)[y] - 1`` equals ``exp(-nll) - 1``.
     """
     n, V = raw_nV.shape
     labels_n1 = labels_n[:, None]
+    # The label's logit is read before the blocks overwrite it.
     target_n1, slope_n1 = _logits(raw_nV.gather(1, labels_n1), transform, needs_grad)
     scaled_n1 = (weights_n[:, None] * transform.scale).to(target_n1.dtype)
     rows = max(BLOCK_BYTES // (4 * V), 1) if raw_nV.is_cpu else n
@@ -214,10 +242,11 @@ def _nll_and_logit_grads(
     blocks = zip(torch.split(raw_nV, rows), torch.split(scaled_n1, rows), strict=True)
     for raw_bV, scaled_b1 in blocks:
         z_bV, slope_bV = _logits(raw_bV, transform, needs_grad)
+        # logsumexp(z) = max + log(sum of exp(z - max)), which cannot overflow
         max_b1 = z_bV.amax(1, keepdim=True)
         sum_b1 = z_bV.sub_(max_b1).exp_().sum(1, keepdim=True)
         if needs_grad:
-            z_bV.mul_(scaled_b1 / sum_b1)
+            z_bV.mul_(scaled_b1 / sum_b1)  # w scale softmax(z)
             if slope_bV is not None:
                 z_bV.mul_(slope_bV)
             if z_bV.dtype != raw_bV.dtype:  # fp32 logits are raw_bV itself, changed in place
@@ -225,6 +254,7 @@ def _nll_and_logit_grads(
         logsumexps.append(sum_b1.log_().add_(max_b1))
     nll_n1 = torch.cat(logsumexps).sub_(target_n1)
     if needs_grad:
+        # expm1 keeps the digits that softmax(z)[y] - 1 would lose near a probability of 1.
         label_grad_n1 = nll_n1.neg().expm1_().mul_(scaled_n1)
         if slope_n1 is not None:
             label_grad_n1.mul_(slope_n1)
@@ -235,7 +265,7 @@ def _nll_and_logit_grads(
 def _logits(
     raw: Tensor, transform: _LogitTransform, needs_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return logits in fp32, in place where ``raw`` is fp32, and the derivative of a softcap."""
+    """Return logits in fp32, in place if ``raw`` is fp32, and cap'(scale r) of any softcap."""
     z = raw.to(torch.promote_types(raw.dtype, torch.float32))
     if transform.scale != 1.0:
         z.mul_(transform.scale)

@@ -1,15 +1,17 @@
-"""Split micro-batches so that each forward pass computes rows of one length class only.
+"""Split a micro-batch whose rows belong to different length classes.
 
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, P = B * T positions, N trained
 positions.
 
-See :mod:`tunesmith_torch.kernels.rotary_lengths` for the classes. With an original context of 4
-tokens, a packed micro-batch of rows ``a b c``, ``d e f g h`` and ``i`` becomes two::
+Rows of different classes must not share a forward pass: see
+:mod:`tunesmith_torch.kernels.rotary_lengths`. With an original context of 4 tokens, a packed
+micro-batch of rows ``a b c``, ``d e f g h`` and ``i`` becomes two::
 
     a b c | i            rows of up to 4 tokens
+
     d e f g h            longer rows
 
-Nearly all micro-batches have rows of one class and are not changed.
+Nearly all micro-batches have rows of one class and stay unchanged.
 """
 
 # ruff: noqa: N815 - tensors end in their shape, attributes too
@@ -32,7 +34,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one class, as a micro-batch of their own."""
+    """A micro-batch with the rows of one class."""
 
     batch: MicroBatch
     tree_layout: TreeLayout | None
@@ -43,9 +45,10 @@ class Part:
 def split_by_length(
     batch: MicroBatch, layout: TreeLayout | None, classes: LengthClasses
 ) -> list[Part]:
-    """Return a part for each class of rows with trained positions; a single one if all are equal.
+    """Return one part per length class that has trained positions.
 
-    Prefixes and branches in ``layout`` belong to rows as long as both together.
+    If all rows are of one class, the only part is the whole micro-batch. The length of a row in
+    ``layout`` is that of its prefix and branch together.
     """
     whole = Part(batch, layout, torch.arange(len(batch.trained_N), device=batch.trained_N.device))
     if classes.class_of(batch.longest) == 0:
@@ -64,7 +67,7 @@ def split_by_length(
 
 
 def join_parts(parts: Sequence[Part], compute: Callable[[Part], Tensor]) -> Tensor:
-    """Return the results of all parts, in the order of the trained positions, [N, ...]."""
+    """Compute each part, and return the results in the order of trained positions, [N, ...]."""
     if len(parts) == 1:
         return compute(parts[0])
     order_N = torch.cat([part.selected_N for part in parts]).argsort()
@@ -113,7 +116,7 @@ def _select_branches(batch: MicroBatch, layout: TreeLayout, rows: Sequence[int])
         prefix_start, prefix_stop = new_prefix[branch.prefix_start, branch.prefix_stop]
         start, end = end, end + branch.stop - branch.start
         new_branches.append(Branch(prefix_start, prefix_stop, start, end))
-    # An empty prefix has no row of its own: packed attention takes none.
+    # An empty prefix gets no boundary, because packed attention does not accept empty rows.
     cu_seqlens = layout.prefix_cu_seqlens.new_tensor(sorted(set(ends)))
     longest_prefix = max(stop - start for start, stop in prefixes)
     new_layout = TreeLayout(cu_seqlens, longest_prefix, tuple(new_branches))
@@ -122,7 +125,7 @@ def _select_branches(batch: MicroBatch, layout: TreeLayout, rows: Sequence[int])
 
 
 def _select(batch: MicroBatch, spans: Sequence[Span], longest: int) -> Part:
-    """Return the positions of these spans, one after the other, as one sequence."""
+    """Return the positions of these spans, joined end to end into one sequence."""
     device = batch.ids_BT.device
     kept = torch.cat([torch.arange(start, stop, device=device) for start, stop in spans])
     new_index_P = kept.new_full((batch.ids_BT.numel(),), -1)

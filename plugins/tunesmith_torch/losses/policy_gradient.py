@@ -1,9 +1,9 @@
-"""Advantages and losses of policy gradients: each function is a formula of its paper.
+"""Advantages and losses of policy gradients, each function a formula from its paper.
 
 Shapes: C completions of one prompt, T tokens of one completion, N tokens of a micro-batch.
 
-An advantage is how much better a completion (or a token) was than expected. GRPO and RLOO take the
-other completions of the same prompt as the expectation, PPO a learned value of each token.
+An advantage is how much better a completion (or a token) was than expected. GRPO and RLOO estimate
+the expectation from the other completions of the same prompt, PPO from a learned value per token.
 """
 
 from __future__ import annotations
@@ -25,22 +25,26 @@ __all__ = [
 
 
 def grpo_advantages(rewards_C: Tensor) -> Tensor:
-    """``(r - mean) / std`` within the group (Shao et al. 2024, section 4.1); 0 if all are equal."""
+    """Return ``(r - mean) / std`` within the group, or 0 if all rewards are equal.
+
+    Shao et al. 2024, section 4.1.
+    """
     if _all_equal(rewards_C):
         return torch.zeros_like(rewards_C)
     return (rewards_C - rewards_C.mean()) / rewards_C.std(correction=0)
 
 
 def rloo_advantages(rewards_C: Tensor) -> Tensor:
-    """Each reward minus the mean of the others (Ahmadian et al. 2024, equation 8)."""
+    """Return each reward minus the mean of the others (Ahmadian et al. 2024, equation 8)."""
     if _all_equal(rewards_C):
         return torch.zeros_like(rewards_C)
     C = len(rewards_C)
+    # r_i - (sum of the others) / (C - 1) = (r_i - mean) * C / (C - 1)
     return (rewards_C - rewards_C.mean()) * (C / (C - 1))
 
 
 def _all_equal(rewards_C: Tensor) -> bool:
-    """Return True if the rewards differ by rounding at most: noise must not become an advantage."""
+    """Return True if the rewards differ only by rounding, which must not become an advantage."""
     spread = float(rewards_C.max() - rewards_C.min())
     return spread <= 1e-5 * float(rewards_C.abs().max())
 
@@ -48,7 +52,7 @@ def _all_equal(rewards_C: Tensor) -> bool:
 def group_advantages(
     rewards_C: Tensor, trained_C: Tensor, advantages: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Return advantages among the completions where ``trained_C`` is True; 0 for the others."""
+    """Return the advantages of the completions where ``trained_C`` is True, and 0 elsewhere."""
     advantage_C = torch.zeros_like(rewards_C)
     if trained_C.any():
         advantage_C[trained_C] = advantages(rewards_C[trained_C])
@@ -63,10 +67,10 @@ def token_advantages(
     gamma: float,
     lam: float,
 ) -> Tensor:
-    """Return generalized advantages of all tokens of C completions with these lengths.
+    """Return the generalized advantages of all tokens in C completions of these lengths.
 
-    The reward of a token is minus its KL penalty; the last token of a completion also gets the
-    completion's reward::
+    The reward of a token is minus its KL penalty. The last token of a completion also gets the
+    reward of the completion::
 
         tokens     t0      t1      t2         |  t0      t1
         rewards   -kl     -kl     -kl + r[0]  | -kl     -kl + r[1]
@@ -95,17 +99,17 @@ def gae(rewards_T: Tensor, values_T: Tensor, gamma: float, lam: float) -> Tensor
 def clipped_loss(
     logp_N: Tensor, old_logp_N: Tensor, advantage_N: Tensor, clip_range: float
 ) -> Tensor:
-    """``-min(ratio A, clip(ratio) A)`` for each token (Schulman et al. 2017, equation 7)."""
+    """Return ``-min(ratio A, clip(ratio) A)`` per token (Schulman et al. 2017, equation 7)."""
     ratio_N = torch.exp(logp_N - old_logp_N)
     clipped_N = ratio_N.clamp(1 - clip_range, 1 + clip_range)
     return -torch.minimum(ratio_N * advantage_N, clipped_N * advantage_N)
 
 
 def kl_estimate(logp_N: Tensor, reference_logp_N: Tensor) -> Tensor:
-    """Estimate KL(policy, reference) for each token; never negative, 0 if both agree.
+    """Estimate KL(policy, reference) per token; never negative, and 0 if both agree.
 
-    ``exp(d) - d - 1`` with ``d = reference - logp``: unbiased for tokens that the policy sampled
-    (Schulman 2020, "Approximating KL divergence", k3).
+    The estimate is ``exp(d) - d - 1`` with ``d = reference - logp``, which is unbiased for tokens
+    sampled from the policy (Schulman 2020, "Approximating KL divergence", k3).
     """
     d_N = reference_logp_N - logp_N
     return torch.expm1(d_N) - d_N

@@ -2,8 +2,8 @@
 
 Shapes: B rows, T tokens, N trained positions, V vocabulary.
 
-Neither packing nor padding nor a separate head takes part, so this is slow, and it is used for the
-models that compute something else in those layouts.
+This does without packing, padding and a separate head. It is slow, and only used for models whose
+results would change in those layouts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tunesmith_torch.data.packing import MicroBatch
 def logprobs_of_rows(model: nn.Module, batch: MicroBatch) -> Tensor:
     """Return the log-probability of each target of a padded micro-batch, in nats, [N].
 
-    ``model`` may be a PEFT model; its own forward is run. Learned prompts come before the tokens.
+    ``model`` may be a PEFT model, whose own forward is called.
     """
     assert batch.mask_BT is not None, "rows alone are collated with packed=False"
     B, T = batch.ids_BT.shape
@@ -29,6 +29,7 @@ def logprobs_of_rows(model: nn.Module, batch: MicroBatch) -> Tensor:
         if not bool(selected.any()):
             continue
         logits_1TV = model(input_ids=batch.ids_BT[row : row + 1, :length], use_cache=False).logits
+        # Counted from the end, because the logits of learned prompts precede those of the tokens.
         logits_NV = logits_1TV[0, -length:][batch.trained_N[selected] % T]
         targets_N = batch.targets_N[selected]
         logprobs.append(-functional.cross_entropy(logits_NV.float(), targets_N, reduction="none"))

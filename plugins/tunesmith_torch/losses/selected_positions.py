@@ -3,8 +3,8 @@
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, P = B * T positions, N of them
 trained, D width, V vocabulary.
 
-The loss reads hidden states at N of P positions only: those that predict a trained token. The head
-is computed for these, and the last layer for little else
+The loss reads the hidden states of only N of P positions, those that predict a trained token. The
+head is computed at these positions, and so is most of the last layer
 (:mod:`tunesmith_torch.kernels.last_layer`)::
 
     tokens            <user>   Who   ?   <assistant>   Ann   .   <end>
@@ -12,9 +12,9 @@ is computed for these, and the last layer for little else
     hidden states                             h         h    h            each predicts the next
     targets_N                                Ann        .  <end>
 
-``max_logprob_difference`` compares the result with the model's own forward pass on a few random
-tokens. The check runs on the very model that will be trained, so an architecture that works in
-another way than assumed here is found before training.
+``max_logprob_difference`` compares the result to the model's own forward pass on a few random
+tokens. The check runs on the model that will be trained, so it detects an architecture that breaks
+these assumptions before training starts.
 """
 
 # ruff: noqa: N815 - tensors end in their shape, attributes too
@@ -43,11 +43,11 @@ from tunesmith_torch.runtime.eval_mode import eval_mode
 __all__ = ["LMHead", "get_decoder", "get_lm_head", "hidden_at_targets"]
 
 MAX_TRAINED_SHARE = 0.8
-"""Above this share of trained positions, trimming the last layer costs more than it saves."""
+"""Above this share of trained positions, trimming the last layer costs more time than it saves."""
 
 
 class LMHead(NamedTuple):
-    """The weights of a language-model head, and the softcap and scale of its logits."""
+    """The weights of a language-model head, with the softcap and scale of its logits."""
 
     weight_VD: Tensor
     bias_V: Tensor | None
@@ -82,22 +82,22 @@ def unwrap_peft(model: Any) -> Any:
     """Return the transformers model inside a PEFT model; its layers keep their adapters.
 
     Raises:
-        EnvironmentProblem: the adapter needs PEFT's own forward, which is not run here.
+        EnvironmentProblem: the adapter needs PEFT's own forward, which is not called here.
     """
     if not hasattr(model, "get_base_model"):
         return model
     for name, config in getattr(model, "peft_config", {}).items():
         if config.is_prompt_learning or getattr(config, "alora_invocation_tokens", None):
             kind = getattr(config.peft_type, "value", config.peft_type)
-            raise EnvironmentProblem(f"adapter `{name}`: {kind} cannot skip PEFT's own forward")
+            raise EnvironmentProblem(f"adapter `{name}`: {kind} needs PEFT's own forward pass")
     return model.get_base_model()
 
 
 def get_lm_head(model: nn.Module) -> LMHead:
-    """Return the head of a causal language model, tied or not, PEFT or not.
+    """Return the head of a causal language model, with or without tied weights or PEFT.
 
     Raises:
-        EnvironmentProblem: the head is not one plain linear layer.
+        EnvironmentProblem: the head is not a single plain linear layer.
     """
     base = unwrap_peft(model)
     head, config = base.get_output_embeddings(), base.config.get_text_config()
@@ -108,7 +108,7 @@ def get_lm_head(model: nn.Module) -> LMHead:
         head = copies[0] if copies and not head.disable_adapters else head.original_module
     if type(head) is not nn.Linear:
         raise EnvironmentProblem(
-            f"the head is a {type(head).__name__}, and only a plain linear head can be fused with "
+            f"the head is a {type(head).__name__}, but only a plain linear head can be fused with "
             "the loss",
             hint="train without an adapter or quantization on the head",
         )
@@ -127,9 +127,9 @@ def hidden_at_targets(
 ) -> Tensor:
     """Run the model without its head; return the hidden states at trained positions, [N, D].
 
-    ``trim`` saves what the last layer would compute for the other positions. It has no effect under
-    gradient checkpointing, where the layer runs again in backward, without the hooks that trim it.
-    ``attention_kwargs`` are passed on to the model's attention.
+    ``trim`` skips most of the last layer's work at other positions. It has no effect with gradient
+    checkpointing, which runs the layer again in backward without the hooks that trim it.
+    ``attention_kwargs`` are passed to the model's attention.
     """
     decoder = get_decoder(unwrap_peft(model))
     classes = length_classes(decoder)
@@ -150,7 +150,7 @@ def hidden_at_targets(
 def get_decoder(base: Any) -> Any:
     """Return the model below the head: its embeddings, layers and final norm."""
     decoder = base.get_decoder()
-    if decoder is base:  # transformers looks for it under other names
+    if decoder is base:  # transformers does not find this architecture's decoder by its name
         decoder = next(part for part in base.children() if isinstance(part, PreTrainedModel))
     return decoder
 
@@ -162,6 +162,7 @@ def _hidden_of_part(
     few = 0 < len(batch.trained_N) <= MAX_TRAINED_SHARE * batch.ids_BT.numel()
     options: dict[str, Any] = {"attention_mask": batch.mask_BT, **attention_kwargs}
     if batch.boundaries is not None:
+        # Named like flash attention's arguments: models pass them on to the attention unchanged.
         options |= {f"cu_seq_lens_{x}": batch.boundaries for x in "qk"}
         options |= {f"max_length_{x}": batch.longest for x in "qk"}
     index = PositionIndex(batch.trained_N, batch.ids_BT.numel())
@@ -178,11 +179,11 @@ def _hidden_of_part(
 def max_logprob_difference(
     model: nn.Module, *, packed: bool = True, lengths: Sequence[int] = (9, 14)
 ) -> float:
-    """Return the largest difference of log-probabilities here and of the model itself, in nats.
+    """Return the largest error of log-probabilities computed here, in nats.
 
-    Rows of random tokens in one trimmed micro-batch are compared with each row alone through the
-    model's own head. Rounding in fp32 gives 1e-5; a row that attends to another, or a logit
-    scale that is not known here, gives 0.1 and more.
+    Rows of random tokens in one trimmed micro-batch are compared to each row alone through the
+    model's own head. Rounding in fp32 gives 1e-5. A row that attends to another row, or an unknown
+    logit scale, gives at least 0.1.
     """
     base = unwrap_peft(model)
     vocabulary = base.config.get_text_config().vocab_size

@@ -1,1 +1,1 @@
-"""Models on disk and in memory: load, quantize, adapt, merge, save."""
+"""Load, quantize, adapt, merge and save models."""

@@ -1,4 +1,4 @@
-"""Refuse adapter configs that make PEFT compute or allocate without end, before PEFT reads them."""
+"""Reject adapter configs that would make PEFT compute or allocate without limit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tunesmith_torch.untrusted.limited_process import run_limited
 
 ADAPTER_CONFIG = "adapter_config.json"
 MAX_NUMBER = 10_000_000
-"""Numbers of a config that are larger are a mistake or an attack; token ids are below it."""
+"""Larger numbers in a config are a mistake or an attack; token ids are smaller."""
 MAX_LAYERS = 1_000
 MAX_VIRTUAL_TOKENS = 100_000
 MAX_SVD_ITERATIONS = 100
@@ -29,10 +29,10 @@ _PISSA_ITERATIONS = re.compile(r"pissa_niter_(\d+)", re.ASCII)
 
 
 def check_adapter_config(folder: Path, module_names: Iterable[str], largest: int) -> None:
-    """Check the sizes and the regular expressions of an adapter's config.
+    """Check the sizes and the regular expressions in an adapter's config, before PEFT reads it.
 
-    ``module_names`` are the names of the base model's modules, with which PEFT matches the
-    expressions; ``largest`` is the largest dimension of a tensor of the adapter.
+    ``module_names``: names of the base model's modules, which PEFT matches with the expressions.
+    ``largest``: the largest dimension of any tensor in the adapter.
 
     Raises:
         EnvironmentProblem: this version of PEFT does not know the kind of adapter.
@@ -43,9 +43,9 @@ def check_adapter_config(folder: Path, module_names: Iterable[str], largest: int
     kind = config.get("peft_type")
     if not isinstance(kind, str) or kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
         raise EnvironmentProblem(
-            f"{path}: peft_type: no kind of adapter that this version of PEFT knows, "
+            f"{path}: peft_type: this version of PEFT does not know this kind of adapter, "
             f"got {kind!r:.40}",
-            hint="upgrade peft, or train the adapter again with one of its kinds",
+            hint="upgrade peft, or train an adapter of a kind that it knows",
         )
     _check_sizes(config, path, largest)
     patterns = [text for text in _strings(config) if not _PLAIN.fullmatch(text)]
@@ -55,17 +55,18 @@ def check_adapter_config(folder: Path, module_names: Iterable[str], largest: int
     done = run_limited(Path(pattern_process.__file__), data)
     if done.reason:
         raise IntegrityError(
-            f"{path}: a regular expression is not used, {done.reason}, the first is "
+            f"{path}: matching its regular expressions failed ({done.reason}); the first one is "
             f"{patterns[0]!r:.60}",
-            hint="name the modules in a list in place of an expression",
+            hint="replace the expression with a list of module names",
         )
 
 
 def can_load_on_meta(config: PeftConfig) -> bool:
-    """Return True if PEFT can build the adapter without memory, and take its tensors from the file.
+    """Return True if PEFT can build the adapter on the meta device and fill it from the file.
 
-    Then nothing is allocated that the file does not hold. Modules that are trained completely would
-    lose their ties to others, and some initializations compute with the base model's weights.
+    Then PEFT allocates only what the file contains. This is not possible in two cases: modules that
+    are trained fully would lose their ties to others, and some initializations compute with the
+    base model's weights.
     """
     init = getattr(config, "init_lora_weights", True)
     return not (
@@ -76,7 +77,7 @@ def can_load_on_meta(config: PeftConfig) -> bool:
 
 
 def _check_sizes(config: dict[str, Any], path: Path, largest: int) -> None:
-    """Check the sizes in a config; ``largest`` is the largest dimension of a stored tensor."""
+    """Check the sizes in a config, given the largest dimension of any stored tensor."""
     layers = config.get("layer_replication") or []
     copies = [max(0, int(end) - int(start)) for start, end in layers] if _are_pairs(layers) else []
     iterations = _PISSA_ITERATIONS.fullmatch(str(config.get("init_lora_weights")))
@@ -103,7 +104,7 @@ def _are_pairs(value: Any) -> bool:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Yield all strings at any depth, the keys of tables included."""
+    """Yield all strings at any depth, including the keys of tables."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -116,7 +117,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _numbers(value: Any) -> Iterator[int]:
-    """Yield the sizes of all integers at any depth."""
+    """Yield the absolute values of all integers at any depth."""
     if isinstance(value, int):
         yield abs(value)
     elif isinstance(value, (dict, list)):

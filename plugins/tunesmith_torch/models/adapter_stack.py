@@ -1,13 +1,13 @@
-"""Stack LoRA adapters: train a fresh adapter on top of the frozen adapter of an earlier run.
+"""Stack LoRA adapters: train a fresh adapter on top of an earlier run's frozen adapter.
 
-A policy that was fine-tuned before is trained further with a *fresh* adapter over the frozen one::
+Training a fine-tuned policy further uses a *fresh* adapter over the frozen one::
 
     base  +  initial adapter (frozen)  +  policy adapter (trained)
 
-At its first step the policy equals the initial model, and switching the fresh adapter off gives the
-initial model again, which serves as the reference. The saved artifact is one adapter for the
-unchanged base model, because the sum of two low-rank updates is a low-rank update: ``B1 A1 + B2 A2
-= [B1 B2] [A1; A2]``.
+At the first step, the policy equals the initial model. Switching the fresh adapter off later gives
+the initial model back, which serves as the reference. The saved artifact is a single adapter for
+the unchanged base model, because the sum of two low-rank updates is a low-rank update:
+``B1 A1 + B2 A2 = [B1 B2] [A1; A2]``.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ from tunesmith_torch.runtime.device import Precision
 __all__ = ["adapt_model", "adapt_over_merged", "combine_with_initial"]
 
 INITIAL, POLICY = "default", "policy"
-"""PEFT's names of the frozen adapter and of the trained one. They occur in parameter names."""
+"""PEFT's names for the frozen adapter and for the trained one, which are in parameter names."""
 MERGED = "folded"
-"""Name under which an initial adapter that was merged into the base is loaded for adding up."""
+"""PEFT's name for an initial adapter that was merged and is loaded again to be added up."""
 
 
 def adapt_model(
@@ -67,12 +67,12 @@ def adapt_model(
     seed: int,
     fused_kernels: bool = True,
 ) -> AdaptedModel:
-    """Prepare a model for training; until its first step it equals the initial model.
+    """Prepare a model for training; before the first step it equals the initial model.
 
     ``base`` is the base model, or the initial model if that is a full model.
 
     Raises:
-        UsageError: the initial adapter, or the one to be trained, cannot be added to another.
+        UsageError: the initial adapter or the adapter to train cannot be added to another one.
     """
     adapter = adaptation.adapter
     if initial_model is None or initial_model.format == "model":
@@ -101,7 +101,7 @@ def _adapt_over_adapter(
     *,
     fused_kernels: bool,
 ) -> AdaptedModel:
-    """Add the initial adapter, frozen, and a fresh one that is trained."""
+    """Add the frozen initial adapter, and a fresh adapter to train."""
     config = build_lora_config(base.model, options, fused_kernels=fused_kernels)
     details = adapter_details(base.model, options)
     _refuse_not_summable(config, "technique.adapter")
@@ -129,12 +129,12 @@ def adapt_over_merged(
 ) -> AdaptedModel:
     """Merge the initial adapter into the base and add a single fresh adapter.
 
-    For trainers that support one adapter only and compute the reference by disabling it, such as
-    TRL's: with two adapters, ``disable_adapter`` would give the plain base model.
+    Use this for trainers that support only one adapter and disable it to compute the reference,
+    such as TRL's. With two adapters, ``disable_adapter`` would give the plain base model.
     :func:`combine_with_initial` returns the adapter to save.
 
     Raises:
-        UsageError: the initial adapter, or the one to be trained, cannot be added to another.
+        UsageError: the initial adapter or the adapter to train cannot be added to another one.
     """
     _refuse_not_summable(build_lora_config(base.model, options), "technique.adapter")
     model = attach_adapter(base, initial_model.path)
@@ -144,7 +144,10 @@ def adapt_over_merged(
 
 
 def combine_with_initial(adapted: AdaptedModel, initial_model: InitialModel) -> AdaptedModel:
-    """Return a trained result of :func:`adapt_over_merged` as one adapter for the original base."""
+    """Return a model trained after :func:`adapt_over_merged` as one adapter for the original base.
+
+    The adapter is the sum of the initial adapter and the trained one.
+    """
     model = cast(PeftModel, adapted.model)
     add_frozen_adapter(model, initial_model.path, MERGED)
     return _sum_adapters(adapted, model, (MERGED, model.active_adapter))
@@ -152,7 +155,7 @@ def combine_with_initial(adapted: AdaptedModel, initial_model: InitialModel) -> 
 
 @contextmanager
 def reference_policy(adapted: AdaptedModel) -> Iterator[None]:
-    """Turn an adapted model into the policy that training began with, inside the ``with`` block.
+    """Inside the ``with`` block, turn an adapted model into the policy that training started from.
 
     Raises:
         UsageError: all weights are trained, so the initial weights no longer exist.
@@ -170,8 +173,9 @@ def reference_policy(adapted: AdaptedModel) -> Iterator[None]:
 
 @contextmanager
 def active_adapters(model: PeftModel, names: list[str]) -> Iterator[None]:
-    """Activate exactly these adapters inside the ``with`` block; trainable parameters stay
-    trainable.
+    """Activate exactly these adapters inside the ``with`` block.
+
+    The set of trainable parameters does not change.
     """
     tuner = cast(Any, model.base_model)
     before = list(tuner.active_adapters)
@@ -180,7 +184,7 @@ def active_adapters(model: PeftModel, names: list[str]) -> Iterator[None]:
         tuner.set_adapter(names)
         yield
     finally:
-        # set_adapter also changes which parameters are trainable: restore that.
+        # set_adapter also changes which parameters are trainable, so restore them.
         tuner.set_adapter(before)
         model.requires_grad_(False)
         for parameter in trained:
@@ -188,12 +192,12 @@ def active_adapters(model: PeftModel, names: list[str]) -> Iterator[None]:
 
 
 def add_frozen_adapter(model: PeftModel, folder: Path, name: str) -> None:
-    """Load an adapter from disk next to those that a model has.
+    """Load another adapter from disk into a model that already has adapters.
 
     It is inactive except inside :func:`active_adapters`.
 
     Raises:
-        IntegrityError: the adapter lacks tensors of the model, or has tensors unknown to it.
+        IntegrityError: the tensors of the adapter do not match the model.
     """
     check_adapter_folder(folder, model.get_base_model())
     before = list(cast(Any, model.base_model).active_adapters)
@@ -238,14 +242,14 @@ def _sum_adapters(adapted: AdaptedModel, model: PeftModel, names: tuple[str, str
         matrices = [part[name] for part in parts if name in part]
         a_RD = torch.cat([a for a, _ in matrices], 0)
         b_DR = torch.cat([b for _, b in matrices], 1)
-        # A module with one of the two adapters only is padded with zeros to the common rank.
+        # If a module has only one of the two adapters, zeros pad it to the common rank.
         padding = total_rank - a_RD.shape[0]
         state[f"{name}.lora_A.weight"] = torch.nn.functional.pad(a_RD, (0, 0, 0, padding))
         state[f"{name}.lora_B.weight"] = torch.nn.functional.pad(b_DR, (0, padding))
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=total_rank,
-        lora_alpha=total_rank,  # the scales are in the matrices already
+        lora_alpha=total_rank,  # a scale of 1: the matrices already contain the scales
         target_modules=[name.removeprefix("base_model.model.") for name in modules],
         fan_in_fan_out=model.peft_config[names[0]].fan_in_fan_out,
         bias="none",
@@ -255,7 +259,7 @@ def _sum_adapters(adapted: AdaptedModel, model: PeftModel, names: tuple[str, str
         combined = get_peft_model(base_model, config, autocast_adapter_dtype=True)
     loaded = set_peft_model_state_dict(combined, state)
     if loaded.unexpected_keys:
-        raise IntegrityError(f"adapters cannot be added up: {loaded.unexpected_keys[0]}")
+        raise IntegrityError(f"adapters cannot be added: {loaded.unexpected_keys[0]}")
     return replace(adapted, model=combined)
 
 
@@ -267,7 +271,7 @@ def _activate_adapters(model: PeftModel, names: list[str]) -> None:
 
 
 def _scaled_matrices(model: PeftModel, adapter: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return A and B of every module with this adapter, in fp32, the scale multiplied into B."""
+    """Return A and B of every module with this adapter, in fp32, with B multiplied by the scale."""
     config = model.peft_config[adapter]
     scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
@@ -279,8 +283,8 @@ def _scaled_matrices(model: PeftModel, adapter: str) -> dict[str, tuple[Tensor, 
 def _refuse_not_summable(config: LoraConfig, where: str) -> None:
     """Raise an error unless the adapter is a plain low-rank update.
 
-    DoRA divides by a norm, and fully trained modules are not low-rank: neither can be added. PEFT
-    reads the parameters of experts from other names than it writes them to for a sum.
+    DoRA divides by a norm, and fully trained modules are not low-rank, so neither can be added. For
+    parameters of experts, the names that PEFT writes for a sum differ from those that it reads.
     """
     plain = not (
         config.use_dora
@@ -290,7 +294,7 @@ def _refuse_not_summable(config: LoraConfig, where: str) -> None:
     )
     if config.peft_type != "LORA" or not plain or config.alpha_pattern or config.bias != "none":
         raise UsageError(
-            f"{where}: only a plain LoRA adapter can be added to another, "
+            f"{where}: only plain LoRA adapters can be added together; "
             "this one uses DoRA, modules_to_save, target_parameters, rank or alpha patterns, or a "
             "bias",
             hint="merge the earlier adapter into its base model and set `from` to that folder",

@@ -1,17 +1,18 @@
-"""Find the modules of a model that the options of an adapter name, and refuse names without effect.
+"""Find the modules that an adapter's options name, and reject names that have no effect.
 
-PEFT ignores a name in ``modules_to_save`` that fits no module: nothing would be trained, and the
-artifact would claim the opposite. It also compares the ends of names only, so that ``norm`` would
-mean ``input_layernorm`` too. Here a name means the modules whose last parts, between dots, it is.
+PEFT ignores a name in ``modules_to_save`` that matches no module: nothing would be trained, but the
+artifact would claim otherwise. PEFT also compares only the ends of names, so ``norm`` would match
+``input_layernorm`` too. Here a name matches a module if it equals the last dotted parts of the
+module's name.
 
-Only modules that text passes through are chosen: the vision tower of a multimodal model has layers
-of the same names, and they would never get a gradient.
+Only modules that text passes through are chosen. The vision tower of a multimodal model has layers
+with the same names, but they would never get a gradient.
 
-Experts of a mixture are one parameter for all experts of a layer, which is no module. They get an
-adapter by ``target_parameters`` only. In families where the experts were modules before
-transformers 5, PEFT replaces the names ``gate_proj``, ``up_proj`` and ``down_proj`` by these
-parameters, both for training and when an adapter is read. The linear layers that still have such a
-name (dense layers, shared experts) are named by their weight, ``mlp.up_proj.weight``, instead.
+The experts of a layer are stacked into one parameter, not into modules. They only get an adapter
+through ``target_parameters``. In families whose experts were modules before transformers 5, PEFT
+replaces the names ``gate_proj``, ``up_proj`` and ``down_proj`` with these parameters, both in
+training and when it reads an adapter. Linear layers that still have such a name (dense layers,
+shared experts) are therefore named by their weight, such as ``mlp.up_proj.weight``.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ __all__ = ["AdapterTargets"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ADAPTABLE = (nn.Linear, Conv1D, nn.Embedding, *_CONVOLUTIONS)
-"""Classes of modules that PEFT has an adapter for."""
+"""Classes of modules that PEFT can adapt."""
 MAMBA_TYPES = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
 """Model types whose ``out_proj`` PEFT refuses to adapt."""
 _MODULES_KEY = "technique.adapter.target_modules"
@@ -45,20 +46,20 @@ _PARAMETERS_KEY = "technique.adapter.target_parameters"
 
 @dataclass(frozen=True)
 class AdapterTargets:
-    """The names for PEFT's config: what gets an adapter, and what is trained fully."""
+    """Names for PEFT's config: what gets an adapter, and what is trained fully."""
 
     modules: list[str]
     parameters: list[str]
     modules_to_save: list[str]
     are_conv1d: bool
-    """True if all modules are of transformers' ``Conv1D``, whose weight is transposed."""
+    """True if all modules are transformers' ``Conv1D``, whose weight is transposed."""
 
     @classmethod
     def resolve(cls, model: PreTrainedModel, options: AdapterOptions) -> AdapterTargets:
         """Return the targets that the options name, after checking each name.
 
         Raises:
-            UsageError: a name fits no module or parameter, or one that cannot be trained.
+            UsageError: a name matches no module or parameter, or one that cannot be trained.
         """
         modules = text_modules(model)
         chosen = _choose_modules(model, modules, options)
@@ -68,9 +69,9 @@ class AdapterTargets:
         if weights and (options.dropout or options.use_dora):
             option = "dropout" if options.dropout else "use_dora"
             raise UsageError(
-                f"technique.adapter.{option}: PEFT cannot do this with {chosen_text(weights)} of a "
-                f"{model.config.model_type}",
-                hint=f"leave out adapter.{option}, or name other modules in adapter.target_modules",
+                f"technique.adapter.{option}: PEFT does not support it for {chosen_text(weights)} "
+                f"in a {model.config.model_type}",
+                hint=f"remove adapter.{option}, or name other modules in adapter.target_modules",
             )
         return cls(
             modules=_shortest_names(model, direct, options),
@@ -90,7 +91,7 @@ def text_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def freeze_other_modalities(model: PreTrainedModel) -> list[str]:
-    """Freeze the parameters that text does not pass through; return the parts that have them."""
+    """Freeze the parameters that text does not pass through; return the names of these parts."""
     text = {id(p) for module in text_modules(model).values() for p in module.parameters(False)}
     others = [(name, p) for name, p in model.named_parameters() if id(p) not in text]
     if model.config.get_text_config() is model.config:
@@ -101,19 +102,19 @@ def freeze_other_modalities(model: PreTrainedModel) -> list[str]:
 
 
 def experts_without_adapter(model: PreTrainedModel, targets: AdapterTargets) -> list[str]:
-    """Return the stacked parameters of experts that no adapter changes, by their last names."""
+    """Return the short names of stacked expert parameters that no adapter changes."""
     stacked = _stacked_parameters(text_modules(model))
     targeted = {name for target in targets.parameters for name in matching_names(stacked, target)}
     return _last_two_parts(name for name in stacked if name not in targeted)
 
 
 def matching_names(names: Iterable[str], target: str) -> list[str]:
-    """Return the full names whose last parts are ``target``, as PEFT matches target modules."""
+    """Return the full names whose last dotted parts are ``target``, PEFT's rule for modules."""
     return [name for name in names if name == target or name.endswith(f".{target}")]
 
 
 def chosen_text(names: Sequence[str]) -> str:
-    """Return the first of the names, and how many more there are."""
+    """Return the first of the names, and the number of the others."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{names[0]}{more}"
 
@@ -138,14 +139,14 @@ def _choose_modules(
             raise UsageError(f'{_MODULES_KEY}: no module is named "{target}"', hint=hint)
         if lost := _lost_when_read(model, found):
             raise UsageError(
-                f'{_MODULES_KEY}: "{target}" is {chosen_text(sorted(lost))}, whose adapter PEFT '
-                f"would not read again: it renames it for a {model.config.model_type}",
+                f'{_MODULES_KEY}: "{target}" is {chosen_text(sorted(lost))}; PEFT could not read '
+                f"its adapter back, because it renames it for a {model.config.model_type}",
                 hint=hint,
             )
         other = next((m for m in found.values() if not _fits_adapter(m)), None)
         if other is not None:
             raise UsageError(
-                f'{_MODULES_KEY}: "{target}" is a {type(other).__name__}, which can have no '
+                f'{_MODULES_KEY}: "{target}" is a {type(other).__name__}, which cannot have an '
                 "adapter",
                 hint=hint,
             )
@@ -157,7 +158,7 @@ def _choose_modules(
 def _linear_layers(
     model: PreTrainedModel, modules: Mapping[str, nn.Module]
 ) -> dict[str, nn.Module]:
-    """Return the linear layers that an adapter fits, except the output head."""
+    """Return the linear layers that can have an adapter, except the output head."""
     head = model.get_output_embeddings()
     linear = {
         name: module
@@ -172,14 +173,14 @@ def _linear_layers(
 
 
 def _fits_adapter(module: nn.Module) -> bool:
-    """Return True for a layer that an adapter can be added to."""
+    """Return True for a layer that can have an adapter."""
     return isinstance(module, _ADAPTABLE) and not (
         isinstance(module, (nn.Linear, Conv1D)) and _computes_more(module)
     )
 
 
 def _computes_more(module: nn.Module) -> bool:
-    """Return True for a layer that is more than a product of its input with its weight.
+    """Return True for a layer that computes more than a product of its input and weight.
 
     Llama 4's router returns two tensors; DeepSeek V4's grouped layer is block-diagonal.
     """
@@ -191,27 +192,27 @@ def _computes_more(module: nn.Module) -> bool:
         with torch.no_grad():
             output = module(weight.new_zeros(1, weight.shape[1]))
     except (RuntimeError, IndexError):
-        return True  # it takes inputs of another shape
+        return True  # it needs inputs of a different shape
     return not isinstance(output, Tensor) or output.shape != (1, weight.shape[0])
 
 
 def _is_refused_by_peft(model: PreTrainedModel, name: str) -> bool:
-    """Return True for a projection whose weight Mamba's kernels read without its adapter."""
+    """Return True for a projection whose weight Mamba's kernels read directly, without adapter."""
     return _last_part(name) == "out_proj" and model.config.model_type in MAMBA_TYPES
 
 
 def _lost_when_read(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
-    """Return the names under which PEFT would not find an adapter that it has saved.
+    """Return the names of modules whose saved adapter PEFT would not find again.
 
-    When it reads an adapter, it applies to each name the renamings by which transformers reads
-    older weights of this type, and some also change names that are new already: Laguna's
+    When PEFT reads an adapter, it renames modules as transformers does for older weights of the
+    model type. Some of these rules also change names that are current, such as Laguna's
     ``shared_experts``.
     """
     try:
         from peft.utils.transformers_weight_conversion import (
             convert_peft_adapter_state_dict_for_transformers,
         )
-    except ImportError:  # an earlier version of PEFT, which renames nothing
+    except ImportError:  # an earlier version of PEFT, which does not rename
         return set()
     stored = {f"base_model.model.{name}.lora_A.weight": name for name in names}
     read = convert_peft_adapter_state_dict_for_transformers(
@@ -223,7 +224,7 @@ def _lost_when_read(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
 def _shortest_names(
     model: PreTrainedModel, chosen: Mapping[str, nn.Module], options: AdapterOptions
 ) -> list[str]:
-    """Return names for PEFT that fit exactly the chosen modules, short ones where possible."""
+    """Return names that match exactly the chosen modules in PEFT, short names if possible."""
     short = options.target_modules
     names = sorted({_last_part(n) for n in chosen}) if short == "all-linear" else list(short)
     all_names = [name for name, _ in model.named_modules()]
@@ -232,7 +233,7 @@ def _shortest_names(
 
 
 def _rerouted_names(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
-    """Return the names that PEFT replaces by the stacked parameters of experts."""
+    """Return the names that PEFT replaces with stacked parameters of experts."""
     try:
         from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
     except ImportError:  # an earlier version of PEFT, which replaces nothing
@@ -250,9 +251,9 @@ def _rerouted_names(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
 
 
 def _refuse_tied_targets(model: PreTrainedModel, chosen: Mapping[str, nn.Module]) -> None:
-    """Refuse a target that shares its weight with another module.
+    """Reject a target that shares its weight with another module.
 
-    An adapter changes one of the two only, so merging or saving would lose or duplicate it.
+    An adapter changes only one of the two, so merging or saving would lose or duplicate it.
     """
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is None or embeddings.weight is not head.weight:
@@ -273,7 +274,7 @@ def _refuse_tied_targets(model: PreTrainedModel, chosen: Mapping[str, nn.Module]
 def _resolve_parameters(
     model: PreTrainedModel, modules: Mapping[str, nn.Module], names: Sequence[str]
 ) -> list[str]:
-    """Return the names for PEFT of parameters that get an adapter, after checking each."""
+    """Return the PEFT names of parameters that get an adapter, after checking each."""
     candidates = {
         f"{name}.{parameter_name}": parameter
         for name, module in modules.items()
@@ -289,15 +290,15 @@ def _resolve_parameters(
             known = ", ".join(_last_two_parts(candidates)) or "none"
             raise UsageError(
                 f'{_PARAMETERS_KEY}: no parameter outside of linear layers is named "{name}"',
-                hint=f"matrices of this model that are no layer: {known}; a linear layer is named "
-                "in adapter.target_modules",
+                hint=f"possible parameters of this model: {known}; name linear layers in "
+                "adapter.target_modules",
             )
         resolved += [name] if found == matching_names(all_names, name) else found
     return resolved
 
 
 def _stacked_parameters(modules: Mapping[str, nn.Module]) -> list[str]:
-    """Return the full names of parameters that hold a matrix for each expert."""
+    """Return the full names of parameters that hold one matrix per expert."""
     return [
         f"{name}.{parameter_name}"
         for name, module in modules.items()
@@ -313,7 +314,7 @@ def _stacked_parameters(modules: Mapping[str, nn.Module]) -> list[str]:
 def _resolve_modules_to_save(
     model: PreTrainedModel, modules: Mapping[str, nn.Module], names: Sequence[str]
 ) -> list[str]:
-    """Return the names for PEFT of modules that are trained fully, after checking each."""
+    """Return the PEFT names of modules that are trained fully, after checking each."""
     key = "technique.adapter.modules_to_save"
     all_names = [name for name, _ in model.named_modules()]
     resolved: list[str] = []
@@ -330,7 +331,7 @@ def _resolve_modules_to_save(
                 raise UsageError(
                     f'{key}: "{name}" is {full_name}, which cannot be trained fully: {problem}'
                 )
-        # PEFT takes every module whose name ends with these letters, also "layernorm" for "norm".
+        # PEFT matches every module whose name ends with these letters: "layernorm" for "norm".
         is_exact = found == [full_name for full_name in all_names if full_name.endswith(name)]
         resolved += [name] if is_exact else found
     return resolved
@@ -364,7 +365,7 @@ def _last_part(name: str) -> str:
 
 
 def _last_parts(names: Iterable[str]) -> list[str]:
-    """Return the last parts of dotted names, sorted, without the numbers of layers."""
+    """Return the last parts of dotted names, sorted, without layer numbers."""
     return sorted({part for part in map(_last_part, names) if not part.isdigit()})
 
 

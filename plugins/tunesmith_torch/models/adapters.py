@@ -1,6 +1,6 @@
-"""Prepare a base model for training: choose the weights that move, all of them or LoRA adapters.
+"""Prepare a base model for training: make all weights trainable, or add LoRA adapters.
 
-A technique combines this choice with an objective, which decides what the weights move towards.
+A technique combines this choice of weights with an objective.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ class AdaptedModel:
     """A model that is ready for training."""
 
     model: PreTrainedModel | PeftModel
-    """The model to train: the parameters that require a gradient are trained, and no others."""
+    """The model to train; only parameters that require a gradient are trained."""
     base: LoadedBase
-    """The base model that it was made from; its modules are parts of ``model``."""
+    """The base model; its modules are parts of ``model``."""
     precision: Precision
-    """The number format in which it computes."""
+    """The number format of its computations."""
     format: Literal["adapter", "model"]
-    """The saved weights: the adapter alone, or all."""
+    """The weights to save: only the adapter, or all."""
     details: JSON
     """Facts about the adaptation for reports: what was adapted, rank, target modules."""
 
     @property
     def named_trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Names and parameters that training changes; tied parameters once."""
+        """Names and parameters that training changes, where tied parameters count once."""
         return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
 
     @property
     def num_parameters(self) -> int:
-        """Number of parameters of the base model, adapters included."""
+        """Number of parameters in the base model, including adapters."""
         # A packed 4-bit tensor has fewer elements than weights; transformers corrects for that.
         return int(self.base.model.num_parameters())
 
@@ -67,7 +67,7 @@ class AdaptedModel:
     def autocast(self) -> torch.autocast:
         """Return the autocast context of the forward pass.
 
-        Adapters are stored in fp32 and compute in the base model's format.
+        It makes adapters, which are stored in fp32, compute in the base model's format.
         """
         device = self.base.model.device.type
         mixed = self.precision.dtype != torch.float32 and self.format == "adapter"
@@ -75,7 +75,7 @@ class AdaptedModel:
 
 
 def adapt_full(base: LoadedBase, precision: Precision) -> AdaptedModel:
-    """Make all weights trainable that text passes through (full fine-tuning)."""
+    """Make all weights that text passes through trainable (full fine-tuning)."""
     base.model.requires_grad_(True)
     frozen = freeze_other_modalities(base.model)
     details: JSON = {"weights": "all", **({"frozen": frozen} if frozen else {})}
@@ -90,13 +90,13 @@ def adapt_lora(
     *,
     fused_kernels: bool = True,
 ) -> AdaptedModel:
-    """Add low-rank updates in fp32 to chosen matrices and train only those.
+    """Add low-rank updates in fp32 to the chosen matrices, and train only these.
 
-    Hu et al. 2021, LoRA, section 4.1. The random seed is set directly before the adapters are
-    initialized, so that their values do not depend on what ran before.
+    See Hu et al. 2021, LoRA, section 4.1. The random seed is set right before the adapters are
+    initialized, so their values do not depend on earlier computations.
 
     Raises:
-        UsageError: a name fits no module, or a target shares its weight with another module.
+        UsageError: a name matches no module, or a target shares its weight with another module.
     """
     config = build_lora_config(base.model, options, fused_kernels=fused_kernels)
     adapted = adapt_peft(base, precision, config, seed, adapter_details(base.model, options))
@@ -108,14 +108,14 @@ def adapt_lora(
 def adapt_peft(
     base: LoadedBase, precision: Precision, config: PeftConfig, seed: int, details: JSON
 ) -> AdaptedModel:
-    """Add an adapter of any kind that PEFT has, such as IA3, and train only that, in fp32.
+    """Add an adapter of any kind that PEFT supports, such as IA3, and train only that, in fp32.
 
-    The weights of the base model are frozen. The random seed is set directly before the adapter is
-    initialized. ``details`` are facts about it for reports, such as its kind under ``weights``.
+    The weights of the base model are frozen. The random seed is set right before the adapter is
+    initialized. ``details`` are facts for reports, such as the kind of adapter under ``weights``.
     Import PEFT after this module: see :mod:`tunesmith_torch.runtime.peft_import`.
 
     Raises:
-        ValueError: PEFT refuses the config, such as one whose names fit no module.
+        ValueError: PEFT rejects the config, for example because its names match no module.
     """
     torch.manual_seed(seed)
     base.model.requires_grad_(False)
@@ -130,10 +130,10 @@ def adapt_peft(
 def build_lora_config(
     model: PreTrainedModel, options: AdapterOptions, *, fused_kernels: bool = True
 ) -> LoraConfig:
-    """Return the PEFT config of the adapter that the options ask for, for this model.
+    """Return the PEFT config for this model of the adapter that the options describe.
 
     Raises:
-        UsageError: a name fits no module, or a target shares its weight with another module.
+        UsageError: a name matches no module, or a target shares its weight with another module.
     """
     targets = AdapterTargets.resolve(model, options)
     saved_names = {name.rsplit(".", 1)[-1] for name in targets.modules_to_save}
@@ -159,9 +159,9 @@ def build_lora_config(
 
 
 def adapter_details(model: PreTrainedModel, options: AdapterOptions) -> JSON:
-    """Return facts for reports about the adapters that the options ask for.
+    """Return facts for reports about the adapters that the options describe.
 
-    ``not_adapted`` names the experts that stay as they are; it is absent if there are none.
+    ``not_adapted`` lists the experts that do not get an adapter; it is absent if all get one.
     """
     targets = AdapterTargets.resolve(model, options)
     details: JSON = {"weights": "lora", "rank": options.rank}
@@ -173,15 +173,15 @@ def adapter_details(model: PreTrainedModel, options: AdapterOptions) -> JSON:
 
 
 def count_adapters(model: PeftModel, adapter: str) -> JSON:
-    """Return the number of matrices that this adapter changes, and their names in a layer."""
+    """Return the number of matrices that this adapter changes, and their names within a layer."""
     names = list(_adapted_names(model, adapter))
     return {"targets": sorted(set(names)), "adapted_modules": len(names)}
 
 
 def _adapted_names(model: PeftModel, adapter: str) -> Iterator[str]:
-    """Yield the last part of the name of each module with the adapter.
+    """Yield the last part of the name of each adapted module.
 
-    Of a parameter, which is no module, it is preceded by the name of its module.
+    For a parameter, yield its name with that of its module.
     """
     for full_name, module in model.named_modules():
         if not isinstance(module, LoraLayer):
@@ -194,6 +194,6 @@ def _adapted_names(model: PeftModel, adapter: str) -> Iterator[str]:
 
 
 def _embedding_names(model: PreTrainedModel) -> set[str]:
-    """Return the last parts of the names of the input embeddings and of the output head."""
+    """Return the last name parts of the input embeddings and of the output head."""
     embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
     return {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if m in embeddings}

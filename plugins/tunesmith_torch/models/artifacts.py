@@ -1,8 +1,8 @@
-"""Artifacts: save trained weights in standard formats, and load them again.
+"""Save trained weights in standard formats, and load them again.
 
-An adapter is a PEFT folder, a fully trained model a transformers folder. Both contain safetensors
-weights, the tokenizer with its chat template, and a ``generation_config.json`` that stops at the
-token which ends an answer. A folder is committed in one step, with a manifest.
+An adapter is saved as a PEFT folder, a fully trained model as a transformers folder. Both contain
+safetensors weights, the tokenizer with its chat template, and a ``generation_config.json`` that
+stops at the token that ends an answer. A folder is committed atomically, with a manifest.
 """
 
 from __future__ import annotations
@@ -82,19 +82,18 @@ def build_generation_config(base: LoadedBase, template: Template) -> GenerationC
 
 
 def artifact_format(folder: Path) -> Literal["adapter", "model"]:
-    """Return the kind of artifact in a folder."""
+    """Return the format of the artifact in a folder."""
     return "adapter" if (folder / "adapter_config.json").is_file() else "model"
 
 
 def attach_adapter(base: LoadedBase, folder: Path, *, fused_kernels: bool = True) -> PeftModel:
-    """Return the base model with an adapter read from disk, after checking that every tensor is
-    used.
+    """Return the base model with an adapter from disk, after checking that all tensors match.
 
     ``fused_kernels``: compute adapters with :mod:`tunesmith_torch.kernels.fused_lora`.
 
     Raises:
-        EnvironmentProblem: the adapter brings code, or makes PEFT download something.
-        IntegrityError: the adapter lacks tensors of the model, or has tensors unknown to it.
+        EnvironmentProblem: the adapter contains code, or would make PEFT download something.
+        IntegrityError: the tensors of the adapter do not match the model.
     """
     check_adapter_folder(folder, base.model)
     with ignore_deprecation(), peft_import.without_unused_bitsandbytes(), adapter_errors(folder):
@@ -111,7 +110,8 @@ def attach_adapter(base: LoadedBase, folder: Path, *, fused_kernels: bool = True
         )
     fused_lora.group_by_input(model)
     check_adapter(model, folder, "default")
-    for parameter in model.parameters():  # not model.to: buffers, such as frequencies, keep theirs
+    # Not model.to, because buffers such as rotary frequencies must keep their format.
+    for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(base.model.dtype)
     return model.eval()
@@ -120,25 +120,25 @@ def attach_adapter(base: LoadedBase, folder: Path, *, fused_kernels: bool = True
 def check_adapter_folder(folder: Path, model: nn.Module) -> None:
     """Check an adapter's folder before PEFT reads it for this model.
 
-    Without its safetensors file PEFT would read a pickled one, or ask a hub for it.
+    If the safetensors file were missing, PEFT would read a pickled file or query a hub.
 
     Raises:
-        EnvironmentProblem: the adapter brings code, or makes PEFT download something.
+        EnvironmentProblem: the adapter contains code, or would make PEFT download something.
         IntegrityError: a file is missing or truncated, or the config is implausible.
     """
     refuse_foreign_code(folder)
     weights = folder / ADAPTER_WEIGHTS
     if not weights.is_file():
-        raise IntegrityError(f"{weights}: is missing, and no other format of weights is read")
+        raise IntegrityError(f"{weights}: missing; adapters are only read from safetensors files")
     largest = max((n for shape in check_safetensors(weights) for n in shape), default=0)
     check_adapter_config(folder, [name for name, _ in model.named_modules()], largest)
 
 
 @contextmanager
 def adapter_errors(folder: Path) -> Iterator[None]:
-    """Raise an error of PEFT inside the block as an :class:`~tunesmith.errors.IntegrityError`.
+    """Convert PEFT's errors inside the block to an :class:`~tunesmith.errors.IntegrityError`.
 
-    Any error: with a config that is wrong, PEFT raises whatever the first wrong value leads to.
+    All exceptions are converted, because PEFT may raise any kind for a wrong config value.
     """
     try:
         yield
@@ -147,24 +147,24 @@ def adapter_errors(folder: Path) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise IntegrityError(
-            f"{folder}: the adapter cannot be loaded, {reason:.200}",
+            f"{folder}: the adapter cannot be loaded: {reason:.200}",
             hint="the adapter was trained on another base model, or its files were changed",
         ) from error
 
 
 def check_adapter(model: PeftModel, folder: Path, name: str) -> None:
-    """Compare the tensors of adapter ``name`` with those in the folder that it was read from.
+    """Compare the tensors of adapter ``name`` to those in the folder it was read from.
 
     Raises:
-        IntegrityError: the names differ, or a value is not finite.
+        IntegrityError: names or values differ, or a value is not finite.
     """
-    # PEFT ignores unknown tensor names silently. The names that it would write are those it read.
+    # PEFT silently ignores unknown tensor names, but it writes exactly the names that it has read.
     state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
         differing = sorted({*file.keys()} ^ {*state})
         if differing:
             raise IntegrityError(
-                f"{folder}: {len(differing)} tensors do not fit this base model, "
+                f"{folder}: {len(differing)} tensors do not match this base model, "
                 f"the first is {differing[0]}",
                 hint="the adapter was trained on another base model, or its file was changed",
             )
@@ -175,19 +175,19 @@ def check_adapter(model: PeftModel, folder: Path, name: str) -> None:
 def _check_tensor(folder: Path, name: str, read: Tensor, stored: Tensor) -> None:
     """Check that a tensor has finite values, and that PEFT has read it into the model."""
     if not stored.is_floating_point() or not stored.isfinite().all():
-        raise IntegrityError(f"{folder}: {name} holds values that are not finite numbers")
+        raise IntegrityError(f"{folder}: {name} contains values that are not finite numbers")
     if read.is_meta or not torch.equal(read.cpu(), stored.to(read.dtype)):
         raise IntegrityError(
-            f"{folder}: PEFT does not read {name} into this model",
+            f"{folder}: PEFT has not read {name} into this model",
             hint="train an adapter on other modules: technique.adapter.target_modules",
         )
 
 
 def _name_base(job: Job[Any], adapted: AdaptedModel) -> str:
-    """Return the name of the base model, with which others can find it.
+    """Return a name of the base model that others can use to find it.
 
-    A model that was downloaded or converted is in a cache, whose path means nothing elsewhere: it
-    has the name of the run file.
+    A downloaded or converted model is in a cache, whose path means nothing on other machines, so
+    its name in the run file is used.
     """
     in_folder = not job.base_name or expand_home(job.base_name).is_dir()
     return str(adapted.base.folder) if in_folder else job.base_name
@@ -205,8 +205,10 @@ def _write_weights(folder: Path, adapted: AdaptedModel, base: str) -> None:
 
 
 def _finish_adapter_config(path: Path, base: str) -> None:
-    """Name the base model, and sort the targets: PEFT writes the path that it was loaded from, and
-    sets in any order, while equal runs must give equal bytes.
+    """Write the name of the base model into the config, and sort the targets.
+
+    PEFT writes the path of the base model, and sets in any order. But equal runs must give equal
+    bytes.
     """
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base

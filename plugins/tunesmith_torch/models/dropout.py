@@ -1,10 +1,11 @@
 """Switch dropout off for losses that compare log-probabilities.
 
-A preference loss compares the policy with a reference, a policy gradient with the probabilities at
-which tokens were sampled. Both are computed without dropout. With dropout in the update alone, two
-equal models would differ: the first DPO loss would not be ln 2, and no ratio would be 1.
+A preference loss compares the policy to a reference. A policy gradient compares it to the
+probabilities at which tokens were sampled. Both are computed without dropout. With dropout only in
+the update, two equal models would differ: the first DPO loss would not be ln 2, and no ratio would
+be 1.
 
-Eval mode would do the same, but transformers recomputes activations in train mode only.
+Eval mode would do the same, but transformers only recomputes activations in train mode.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ _NAMES = re.compile(r"drop|jitter")
 
 @contextmanager
 def no_dropout(model: nn.Module) -> Iterator[float]:
-    """Set every probability of dropout, and the noise of routers, to 0 inside the block.
+    """Set every dropout probability, and the noise of routers, to 0 inside the block.
 
-    Yields the largest probability that the model had. The config has its values again when the
-    model is saved.
+    Yields the largest probability that the model had. After the block the values are restored, so a
+    saved config contains them.
     """
     found = list(_find_probabilities(model))
     for owner, name, _ in found:
@@ -38,7 +39,7 @@ def no_dropout(model: nn.Module) -> Iterator[float]:
 
 
 def _find_probabilities(model: nn.Module) -> Iterator[tuple[object, str, float]]:
-    """Yield each value above 0 with its owner: a module, or a config, which some models read."""
+    """Yield each value above 0 with its owner: a module, or a config that some models read."""
     configs = {id(config): config for module in model.modules() for config in _configs_of(module)}
     for owner in (*model.modules(), *configs.values()):
         for name, value in vars(owner).items():
@@ -48,7 +49,7 @@ def _find_probabilities(model: nn.Module) -> Iterator[tuple[object, str, float]]
 
 
 def _configs_of(owner: object) -> Iterator[PretrainedConfig]:
-    """Yield the configs among the attributes of a module or config, and those within them."""
+    """Yield the configs among the attributes of a module or config, including nested ones."""
     for value in vars(owner).values():
         if isinstance(value, PretrainedConfig):
             yield value

@@ -1,25 +1,23 @@
-"""Write the keys of ``config.json`` that other engines read, beside those of transformers 5.
+"""Write the keys of ``config.json`` that other engines read, next to those of transformers 5.
 
-transformers 5 writes the parameters of rotary embeddings as ``rope_parameters`` only, and the
+transformers 5 writes the parameters of rotary embeddings only as ``rope_parameters``, and the
 format of the weights as ``dtype``. Earlier versions, mlx-lm, mistral.rs and others read
-``rope_theta``, ``rope_scaling`` and ``torch_dtype``; without ``rope_theta`` they compute with 10000
-and generate nonsense without an error. A saved folder therefore has both forms:
+``rope_theta``, ``rope_scaling`` and ``torch_dtype``. Without ``rope_theta`` they assume 10000 and
+generate nonsense without an error. A saved folder therefore has both forms:
 
-==================  ================================================================================
-one theta           ``rope_theta``
-scaled positions    ``rope_scaling``: the type, as ``rope_type`` and ``type``, and its parameters.
-                    Phi-3 has exactly ``type``, ``short_factor`` and ``long_factor`` in it
-partial rotation    ``partial_rotary_factor``
-Gemma 3             ``rope_theta`` and ``rope_scaling`` of its global layers, and
-                    ``rope_local_base_freq``, the theta of its local ones
-other models with   only what is the same in all layers: the earlier form has no place for the rest
-several thetas
-GPT-NeoX            ``rotary_emb_base`` and ``rotary_pct`` too
-experts of Qwen3    ``num_experts``, beside ``num_local_experts``
-==================  ================================================================================
+- One theta: ``rope_theta``.
+- Scaled positions: ``rope_scaling`` with the type, as ``rope_type`` and ``type``, and its
+  parameters. For Phi-3 it has exactly ``type``, ``short_factor`` and ``long_factor``.
+- Partial rotation: ``partial_rotary_factor``.
+- Gemma 3: ``rope_theta`` and ``rope_scaling`` of its global layers, and ``rope_local_base_freq``,
+  the theta of its local layers.
+- Other models with several thetas: only values that are the same in all layers, because the earlier
+  form cannot express others.
+- GPT-NeoX: ``rotary_emb_base`` and ``rotary_pct`` as well.
+- Experts of Qwen3: ``num_experts``, next to ``num_local_experts``.
 
-transformers prefers ``rope_scaling`` where both are present, so the result is read back. If it does
-not give the same parameters, the file stays as transformers wrote it, with a warning.
+transformers prefers ``rope_scaling`` if both are present, so the result is read back. If that does
+not give the same parameters, the file stays as transformers wrote it, and a warning is issued.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ from tunesmith.errors import TunesmithWarning
 __all__ = ["write_earlier_keys"]
 
 _NOT_SCALING = ("rope_theta", "partial_rotary_factor", "rope_type", "type")
-"""Keys of ``rope_parameters`` that are no parameters of a scaling."""
+"""Keys of ``rope_parameters`` that do not belong to a scaling."""
 _PHI3_SCALING = ("short_factor", "long_factor")
 
 
@@ -54,8 +52,8 @@ def write_earlier_keys(folder: Path) -> None:
     if _read_rope_parameters(folder) != before:
         path.write_text(text, encoding="utf-8")
         warnings.warn(
-            f"{path}: the earlier form of `rope_parameters` would not mean the same for a "
-            f"{config.get('model_type')}, so it is skipped; check that the engine which serves "
+            f"{path}: the earlier form of `rope_parameters` would have a different meaning for a "
+            f"{config.get('model_type')}, so it is not written; check that the engine that serves "
             "this model reads `rope_parameters`",
             TunesmithWarning,
             stacklevel=2,
@@ -63,7 +61,7 @@ def write_earlier_keys(folder: Path) -> None:
 
 
 def earlier_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of earlier versions for a config that transformers 5 wrote."""
+    """Return the earlier keys for a config that transformers 5 wrote."""
     keys: dict[str, Any] = {}
     if config.get("dtype") is not None:
         keys["torch_dtype"] = config["dtype"]
@@ -87,7 +85,7 @@ def earlier_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat_keys(parameters: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """Return the keys for one set of parameters, which all layers share."""
+    """Return the keys for a set of parameters that all layers share."""
     keys = {
         name: parameters[name]
         for name in ("rope_theta", "partial_rotary_factor")
@@ -100,14 +98,14 @@ def _flat_keys(parameters: Mapping[str, Any], family: str) -> dict[str, Any]:
     scaling = {name: value for name, value in parameters.items() if name not in _NOT_SCALING}
     if rope_type == "default" and not scaling:
         return keys
-    if family.startswith("phi3"):  # its earlier versions refuse further keys
+    if family.startswith("phi3"):  # earlier versions reject other keys
         phi3 = {name: value for name, value in scaling.items() if name in _PHI3_SCALING}
         return {**keys, "rope_scaling": {"type": rope_type, **phi3}}
     return {**keys, "rope_scaling": {"rope_type": rope_type, "type": rope_type, **scaling}}
 
 
 def _read_rope_parameters(folder: Path) -> Any:
-    """Return the parameters as transformers reads them, without the second name of the type."""
+    """Return the parameters as transformers reads them, without the duplicate key ``type``."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     parameters = getattr(config.get_text_config(), "rope_parameters", None)
     return _without_type(parameters) if isinstance(parameters, Mapping) else parameters

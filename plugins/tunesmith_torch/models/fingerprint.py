@@ -1,4 +1,4 @@
-"""Fingerprint of a model and of token ids, to recognize stored results that still apply."""
+"""The fingerprint of a model and token ids, to recognize stored results that are still valid."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from tunesmith_torch.prefix.completion_groups import CompletionGroup
 __all__ = ["fingerprint"]
 
 _SAMPLE_SIZE = 65_536
-"""Approximate number of elements that are hashed per tensor: all of an adapter, a regular sample of
-a matrix.
-"""
+"""Approximate number of elements hashed per tensor, a regular sample of larger ones."""
 
 
 def fingerprint(model: nn.Module, groups: Sequence[CompletionGroup]) -> str:

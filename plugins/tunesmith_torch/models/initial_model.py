@@ -1,4 +1,4 @@
-"""The model that training begins with if ``from`` names one: an adapter or a full model."""
+"""The initial model that ``from`` names: an adapter or a full model to start training from."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tunesmith_torch.untrusted.foreign_code import read_object, refuse_foreign_c
 __all__ = ["InitialModel", "adapter_base_folder", "find_adapter_base"]
 
 LINEAGE_FILE = "initial_model.json"
-"""File in a job's folder that identifies the model which its training began with."""
+"""File in a job's folder that identifies the model its training started from."""
 
 
 @dataclass(frozen=True)
 class InitialModel:
-    """The artifact of an earlier run that training begins with."""
+    """The artifact of an earlier run that training starts from."""
 
     path: Path
     format: Literal["adapter", "model"]
 
     @classmethod
     def from_options(cls, options: TrainingOptions, stage: str = "") -> InitialModel | None:
-        """Return the model that the options name in ``from``; None: the base model.
+        """Return the model that the options name in ``from``, or None for the base model.
 
         Raises:
             UsageError, IntegrityError: see :meth:`find`.
@@ -42,13 +42,13 @@ class InitialModel:
     def find(cls, location: str, stage: str = "", key: str = "technique.from") -> InitialModel:
         """Return the artifact in a run folder, or the artifact folder itself.
 
-        In a run with stages, the artifact of ``stage`` is taken, or else that of the policy or of
-        the supervised stage. ``key`` is the option that names the folder, for messages.
+        In a run with stages, this is the artifact of ``stage``, otherwise that of the policy stage
+        or the supervised stage. ``key`` is the option that names the folder, for messages.
 
         Raises:
-            UsageError: there is none.
-            EnvironmentProblem: it brings code.
-            IntegrityError: its files differ from its manifest, or it is a link out of the folder.
+            UsageError: the folder has no artifact.
+            EnvironmentProblem: the artifact contains code.
+            IntegrityError: its files differ from its manifest, or a link leads out of the folder.
         """
         folder = Path(location)
         folders = [folder, *(folder / name for name in (stage or "policy", "supervised"))]
@@ -57,8 +57,8 @@ class InitialModel:
             if any((candidate / name).is_file() for name in names):
                 if not candidate.resolve().is_relative_to(folder.resolve()):
                     raise IntegrityError(
-                        f"{key}: {candidate} is a symbolic link out of {folder}, to "
-                        f"{candidate.resolve()}",
+                        f"{key}: {candidate} is a symbolic link to {candidate.resolve()}, outside "
+                        f"of {folder}",
                         hint="name that folder itself, if you trust it",
                     )
                 refuse_foreign_code(candidate)
@@ -67,8 +67,8 @@ class InitialModel:
                     raise IntegrityError(f"{candidate}: {problems[0]}")
                 return cls(candidate, artifact_format(candidate))
         raise UsageError(
-            f"{key}: no adapter and no model in {folder}",
-            hint="name a run folder whose run has finished, or the adapter or model folder itself",
+            f"{key}: no adapter or model in {folder}",
+            hint="name the run folder of a finished run, or the adapter or model folder itself",
         )
 
     def lineage(self) -> JSON:
@@ -87,7 +87,7 @@ class InitialModel:
 
 
 def base_folder(model: Path, initial_model: InitialModel | None) -> Path:
-    """Return the folder to load first: a fully trained initial model, or else the base model."""
+    """Return the folder to load first: a full initial model, otherwise the base model."""
     return (
         initial_model.path
         if initial_model is not None and initial_model.format == "model"
@@ -96,12 +96,12 @@ def base_folder(model: Path, initial_model: InitialModel | None) -> Path:
 
 
 def adapter_base_folder(model: Path, adapter: Path, options: TrainingOptions) -> Path:
-    """Return the folder of the weights under a trained adapter: an initial model, or the base.
+    """Return the folder of the weights that a trained adapter needs: an initial model or the base.
 
-    An initial adapter was combined with the trained one, so the base is enough for it.
+    An initial adapter is already combined with the trained one, so it only needs the base.
 
     Raises:
-        UsageError: the initial model is gone.
+        UsageError: the initial model no longer exists.
     """
     path = adapter.parent / LINEAGE_FILE
     lineage = read_object(path) if path.is_file() else {}
@@ -114,7 +114,7 @@ def find_adapter_base(adapter: Path, model: Path) -> Path:
     """Return the folder of the weights that an adapter was trained on, or ``model`` if unknown."""
     config = read_object(adapter / "adapter_config.json")
     named = Path(str(config.get("base_model_name_or_path") or ""))
-    # A run folder that was moved still contains the model of its first stage.
+    # After a run folder is moved, the recorded path is wrong, but the folder still has the model.
     moved = adapter.parent.parent / named.parent.name / named.name
     for folder in (named, moved):
         if (folder / "config.json").is_file():

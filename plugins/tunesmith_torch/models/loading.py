@@ -1,7 +1,7 @@
-"""Load base models from folders, and refuse folders that are incomplete or inconsistent.
+"""Load base models from folders, and reject folders that are incomplete or inconsistent.
 
-transformers fills tensors that a file lacks with random numbers and logs one line. A model that is
-partly random still trains, only badly, so here a missing tensor is an error.
+transformers fills missing tensors with random numbers and only logs a line. A partly random model
+still trains, only badly, so here a missing tensor is an error.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ __all__ = [
 ]
 
 _UNUSUAL_TEXT = "\u2603 \U0001f600\n"
-"""A text of which most vocabularies lack something: not every tokenizer can encode that."""
+"""A text with characters that most vocabularies lack, because some tokenizers cannot encode it."""
 MAX_TABLE_VALUES = 1 << 30
-"""Values in buffers of a model, such as the masks of GPT-2, which no file holds."""
+"""Maximum number of values in a model's buffers, such as GPT-2's masks, which no file contains."""
 
 UNLIMITED_CONTEXT = 2**30
-"""Context length of a model that sets no limit."""
+"""Context length of a model without a limit."""
 
 
 @dataclass(frozen=True)
@@ -80,28 +80,29 @@ def load_base(
     quantization: BitsAndBytesConfig | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> LoadedBase:
-    """Read a model folder. Nothing is downloaded, and no code from the folder is run.
+    """Read a model folder without downloading anything or running code from the folder.
 
-    ``attention`` is the name of an attention implementation that transformers knows. With ``sdpa``,
-    the few architectures that do not support it (Gemma 2 caps its scores) get ``eager``. For
-    quantized weights, see :func:`tunesmith_torch.models.quantization.load_quantized`. ``tokenizer``
-    is the folder's, if it has been loaded before.
+    ``attention`` names an attention implementation that transformers knows. With ``sdpa``, the few
+    architectures that do not support it (Gemma 2 caps its scores) get ``eager``. For quantized
+    weights, see :func:`tunesmith_torch.models.quantization.load_quantized`. ``tokenizer`` is the
+    folder's tokenizer, if already loaded.
 
     Raises:
-        EnvironmentProblem: no such folder, no safetensors weights, or the model needs its own code.
-        IntegrityError: a file is truncated, a tensor is missing, unexpected, of another shape, or
-            not finite.
+        EnvironmentProblem: there is no such folder, it has no safetensors weights, or the model
+            needs its own code.
+        IntegrityError: a file is truncated, or a tensor is missing, unexpected, not finite or has
+            the wrong shape.
     """
     named = named_attention(check_folder(folder))
-    # Without the argument transformers follows the config, or chooses what the architecture has.
-    # It prefers the name in the file to the argument, unless both are given.
+    # Without the argument, transformers follows the config or picks what the architecture supports.
+    # With the argument alone, the name in the config would win, so both are set.
     follow_config = attention == "sdpa" and not named & FLASH_ATTENTION
     config = _config_for_training(folder, None if follow_config else attention)
     options = {} if follow_config else {"attn_implementation": attention}
     tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
     _check_size(folder, build_on_meta(folder))
     try:
-        with no_progress_bars(), _build_errors(f"{folder}: the model cannot be built, "):
+        with no_progress_bars(), _build_errors(f"{folder}: the model cannot be built: "):
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -112,12 +113,12 @@ def load_base(
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
-                ignore_mismatched_sizes=True,  # _check_tensor_names reports all of them together
+                ignore_mismatched_sizes=True,  # _check_tensor_names reports them all at once
                 output_loading_info=True,
             )
     except IntegrityError as error:
         if isinstance(error.__cause__, KeyError) and error.__cause__.args == (attention,):
-            # The architecture has a table of its own attentions (Falcon).
+            # The architecture has its own table of attentions, which lacks this one (Falcon).
             return load_base(
                 folder,
                 device=device,
@@ -137,7 +138,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Return the folder's tokenizer.
 
     Raises:
-        EnvironmentProblem: there is none, or it needs its own code.
+        EnvironmentProblem: the folder has no usable tokenizer, or it needs its own code.
     """
     refuse_foreign_code(folder)
     check_tokenizer(folder)
@@ -146,12 +147,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             folder, trust_remote_code=False, local_files_only=True
         )
         if not isinstance(tokenizer.model_max_length, (int, float)):
-            raise TypeError(f"model_max_length is no number, {tokenizer.model_max_length!r:.40}")
+            found = f"{tokenizer.model_max_length!r:.40}"
+            raise TypeError(f"model_max_length must be a number, got {found}")
         tokenizer.encode(_UNUSUAL_TEXT)
-    # Any error: the library has none of its own for files that it does not understand.
+    # All exceptions, because the library may raise any kind for files that it does not understand.
     except Exception as error:
         raise EnvironmentProblem(
-            f"{folder}: no usable tokenizer, {_one_line(error):.160}",
+            f"{folder}: no usable tokenizer: {_one_line(error):.160}",
             hint="the folder needs tokenizer.json and tokenizer_config.json, and a config.json "
             "that transformers can read",
         ) from error
@@ -159,7 +161,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_config(folder: Path) -> PretrainedConfig:
-    """Return the model's config without reading weights, for estimates.
+    """Return the model's config without reading the weights.
 
     Raises:
         EnvironmentProblem: the installed transformers cannot build a language model of this type,
@@ -175,17 +177,17 @@ def load_config(folder: Path) -> PretrainedConfig:
 
 
 def _check_model_type(name: object, path: Path) -> None:
-    """Check that transformers has a language model of the type that a config names.
+    """Check that transformers has a language model of the config's type.
 
     Raises:
-        EnvironmentProblem: it has none.
+        EnvironmentProblem: transformers has no such language model.
     """
     installed = f"transformers {transformers.__version__}"
     if not isinstance(name, str) or name not in CONFIG_MAPPING:
         raise EnvironmentProblem(
             f"{path}: model_type is {name!r:.60}, which {installed} does not know",
-            hint="if the model is newer, `pip install --upgrade transformers`; if it needs code of "
-            "its own, choose a model that transformers has",
+            hint="if the model is newer, `pip install --upgrade transformers`; if it needs its own "
+            "code, choose a model that transformers supports",
         )
     if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise EnvironmentProblem(
@@ -196,16 +198,16 @@ def _check_model_type(name: object, path: Path) -> None:
 
 
 def build_on_meta(folder: Path) -> PreTrainedModel:
-    """Return the model on the meta device: its structure without weights.
+    """Return the model on the meta device, which has its structure but no weights.
 
     Raises:
         EnvironmentProblem, IntegrityError: see :func:`load_base`.
     """
     config = load_config(folder)
-    with torch.device("meta"), _build_errors(f"{folder}: the model cannot be built, "):
+    with torch.device("meta"), _build_errors(f"{folder}: the model cannot be built: "):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config,
-            attn_implementation="eager",  # never the config's, which may need a package
+            attn_implementation="eager",  # not the config's, which may need another package
             trust_remote_code=False,
         )
     return model
@@ -213,10 +215,10 @@ def build_on_meta(folder: Path) -> PreTrainedModel:
 
 @contextmanager
 def _build_errors(prefix: str) -> Iterator[None]:
-    """Raise an error of the library inside the block as an :class:`IntegrityError`.
+    """Convert the library's errors inside the block to an :class:`IntegrityError`.
 
-    ``prefix`` begins its message. Any error: with a config that is wrong, the code of the
-    architecture raises whatever the first wrong value leads to.
+    ``prefix`` is the start of its message. All exceptions are converted, because the code of an
+    architecture may raise any kind for a wrong config value.
     """
     try:
         yield
@@ -235,10 +237,10 @@ def _one_line(error: Exception) -> str:
 
 
 def _check_size(folder: Path, meta_model: PreTrainedModel) -> None:
-    """Check that the files can hold the weights that the config promises.
+    """Check that the files are large enough for the weights that the config describes.
 
     Raises:
-        IntegrityError: they cannot.
+        IntegrityError: they are too small, or the config needs implausibly large tables.
     """
     stored = sum(file.stat().st_size for file in weight_files(folder))
     weights = sum(parameter.numel() for parameter in meta_model.parameters())
@@ -246,8 +248,8 @@ def _check_size(folder: Path, meta_model: PreTrainedModel) -> None:
     tables = sum(buffer.numel() for buffer in meta_model.buffers())
     if tables > MAX_TABLE_VALUES:
         raise IntegrityError(
-            f"{folder / 'config.json'}: the sizes need tables of {tables:,} values, "
-            f"at most {MAX_TABLE_VALUES:,} are allowed"
+            f"{folder / 'config.json'}: these sizes need tables of {tables:,} values, but at most "
+            f"{MAX_TABLE_VALUES:,} are allowed"
         )
 
 
@@ -255,15 +257,15 @@ def _check_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, embedding
     largest = max(tokenizer.get_vocab().values(), default=0)
     if max(len(tokenizer), largest + 1) > embeddings:
         raise IntegrityError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the largest with id {largest}, "
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens with ids up to {largest}, but "
             f"the model only {embeddings}"
         )
 
 
 def _ids_only(folder: Path, config: GenerationConfig) -> GenerationConfig:
-    """Return a config with the special ids of another one, and without its way to generate.
+    """Return a generation config that keeps only the special token ids.
 
-    Tools that generate would mix the rest, such as a billion beams, into their own config.
+    Tools that generate would mix the other settings, such as a billion beams, into their own.
     """
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     ids = {name: getattr(config, name) for name in names}
@@ -283,13 +285,15 @@ _PLAIN_OUTPUTS = {
     "output_attentions": False,
     "output_router_logits": False,
 }
-"""Keys of a config that change what a forward pass returns. Nothing here reads more than hidden
-states and logits, and router logits are compared with a mask that generation does not pass.
+"""Keys of a config that change what a forward pass returns.
+
+This toolkit reads only hidden states and logits. Models also combine router logits with a mask that
+generation does not pass.
 """
 
 
 def _config_for_training(folder: Path, attention: str | None) -> PretrainedConfig:
-    """Return the model's config, with this attention in place of the one that it names."""
+    """Return the model's config, with this attention instead of the one that it names."""
     config = load_config(folder)
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         for key, value in _PLAIN_OUTPUTS.items():
@@ -304,12 +308,12 @@ def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
     """Keep only each layer's input in the forward pass, and recompute the rest in backward.
 
     Raises:
-        EnvironmentProblem: transformers has not prepared the architecture for that.
+        EnvironmentProblem: transformers does not support this for the architecture.
     """
     if not model.supports_gradient_checkpointing:
         raise EnvironmentProblem(
-            f"technique.gradient_checkpointing: {type(model).__name__} of transformers does not "
-            "support it",
+            f"technique.gradient_checkpointing: transformers does not support it for "
+            f"{type(model).__name__}",
             hint="set it to false, or choose another base model",
         )
     # transformers 6 renames gradient_checkpointing_enable.
@@ -319,7 +323,7 @@ def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
 
 @contextmanager
 def ignore_deprecation(name: str = "is_gradient_checkpointing") -> Iterator[None]:
-    """Suppress transformers' warning, inside the block, that PEFT or TRL uses a deprecated name.
+    """Suppress transformers' warnings inside the block that PEFT or TRL uses a deprecated name.
 
     ``name`` is a regular expression.
     """
@@ -342,20 +346,19 @@ def no_progress_bars() -> Iterator[None]:
 
 
 def _check_tensor_names(folder: Path, info: Mapping[str, Any]) -> None:
-    """Check that every tensor of the model came from the files, and every tensor of the files was
-    used.
-    """
+    """Check that the tensors in the files and in the model are the same, with the same shapes."""
+    mismatched = [name for name, *_ in info["mismatched_keys"]]
     problems: list[tuple[str, Iterable[str]]] = [
         ("missing from the files", info["missing_keys"]),
         ("in the files but not in the model", info["unexpected_keys"]),
-        ("of another shape than the config says", [name for name, *_ in info["mismatched_keys"]]),
+        ("of a different shape than config.json describes", mismatched),
     ]
     for description, names in problems:
         found = sorted(names)
         if found:
             raise IntegrityError(
                 f"{folder}: {len(found)} tensors are {description}, the first is {found[0]}",
-                hint="config.json and the weights are not of the same model, or a file is missing",
+                hint="config.json and the weights belong to different models, or a file is missing",
             )
     if info.get("error_msgs"):
         raise IntegrityError(f"{folder}: {info['error_msgs'][0]!s:.200}")
@@ -364,24 +367,24 @@ def _check_tensor_names(folder: Path, info: Mapping[str, Any]) -> None:
 def _check_finite(folder: Path, model: PreTrainedModel) -> None:
     """Check in one pass that all weights are finite.
 
-    The sum of a tensor is finite unless one of its values is not. A sum in float32 can overflow for
-    absurdly large weights only; then the slow, exact check decides.
+    A tensor with a non-finite value has a non-finite sum. A float32 sum of finite values only
+    overflows for absurdly large weights, and then the slow, exact check decides.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not parameter.sum(dtype=torch.float32).isfinite() and not parameter.isfinite().all():
-                raise IntegrityError(f"{folder}: {name} holds values that are not finite")
+                raise IntegrityError(f"{folder}: {name} contains values that are not finite")
 
 
 def context_length(base: LoadedBase) -> int:
-    """Return the largest number of tokens that the model supports."""
+    """Return the maximum number of tokens that the model supports."""
     return config_context_length(base.config)
 
 
 def config_context_length(config: PretrainedConfig) -> int:
-    """Return the largest number of tokens that a model with this config supports.
+    """Return the maximum number of tokens that a model with this config supports.
 
-    Recurrent models set no limit, and their configs have none; that of XLNet is -1.
+    Recurrent models have no limit. Their configs do not contain one, and XLNet's contains -1.
     """
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return UNLIMITED_CONTEXT if limit is None or limit < 1 else int(limit)

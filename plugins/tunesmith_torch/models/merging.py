@@ -1,10 +1,10 @@
-"""Merge an adapter into its base model, with both in memory as a whole.
+"""Merge an adapter into its base model, with both completely in memory.
 
 Shapes: O outputs, I inputs of a layer.
 
-An adapter that was trained over quantized weights has compensated for their rounding errors, so it
-is merged into the *dequantized* weights, those that it was trained with. It would no longer fit the
-original weights, and quantizing the sum again would round most of the update away.
+An adapter trained over quantized weights has compensated for their rounding errors, so it is merged
+into the *dequantized* weights that it was trained with. It would not fit the original weights, and
+quantizing the sum would round most of the update away.
 """
 
 from __future__ import annotations
@@ -41,35 +41,35 @@ __all__ = ["MergeOptions", "save_merged"]
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """The weights that training used, which an adapter is merged into."""
+    """Facts about the base weights in training, to merge an adapter into the same weights."""
 
     device: torch.device
     dtype: torch.dtype
-    """Format of the computation in which the adapter was trained."""
+    """Number format of the computation in training."""
     quantization: Quantization | None = None
-    """Storage format of the base while the adapter was trained; None: not quantized."""
+    """Storage format of the base weights in training; None: not quantized."""
 
 
 def refuse_other_folder(out: Path, kind: str, artifact: Path) -> None:
-    """Check that writing to ``out`` replaces nothing but a folder of the same kind.
+    """Check that writing to ``out`` would only replace a folder of the same kind.
 
-    A folder with a manifest may be an adapter or a checkpoint, which nothing can bring back.
-    ``artifact`` is the trained model, whose own folder stays as its manifest says.
+    A folder with a manifest may be an adapter or a checkpoint, which cannot be recreated.
+    ``artifact`` is the trained model, whose folder must not change.
 
     Raises:
-        IntegrityError: the manifest in ``out`` is damaged, or none of tunesmith.
-        UsageError: ``out`` holds something else, or lies inside the trained model.
+        IntegrityError: the manifest in ``out`` is damaged, or not a manifest of tunesmith.
+        UsageError: ``out`` contains something else, or lies inside the trained model.
     """
     hint = "choose another name with --out"
     if artifact.resolve() in out.resolve().parents:
-        raise UsageError(f"{out}: lies inside the trained model, which stays as it is", hint=hint)
+        raise UsageError(f"{out}: lies inside the trained model, which must not change", hint=hint)
     if not (out / MANIFEST).is_file():
         return
     found = read_manifest(out).meta.get("format")
     if found != kind:
         held = {"adapter": "an adapter", "model": "a trained model"}
         raise UsageError(
-            f"{out}: holds {held.get(str(found), 'something else')}, so it is not replaced",
+            f"{out}: contains {held.get(str(found), 'something else')}, so it is not replaced",
             hint=hint,
         )
 
@@ -77,7 +77,7 @@ def refuse_other_folder(out: Path, kind: str, artifact: Path) -> None:
 def save_merged(
     base: Path, adapter: Path, folder: Path, options: MergeOptions, dtype: torch.dtype
 ) -> None:
-    """Write config and weights of the sum of base and adapter, in ``dtype``."""
+    """Write the config and the merged weights of base and adapter, in ``dtype``."""
     model = _merge(base, adapter, options).to(dtype)
     _untie_changed_head(model)
     with no_progress_bars():
@@ -88,9 +88,9 @@ def save_merged(
 
 
 def load_training_base(base: Path, options: MergeOptions) -> LoadedBase:
-    """Load the base with exactly the weights that were used in training, in float32.
+    """Load the base with exactly the weights that training used, in float32.
 
-    Computing in bfloat16 alone changes distributions by more than a merge may.
+    Computing in bfloat16 would change distributions by more than a merge is allowed to.
     """
     if options.quantization is None:
         loaded = load_base(base, device=options.device, dtype=options.dtype)
@@ -104,14 +104,14 @@ def load_training_base(base: Path, options: MergeOptions) -> LoadedBase:
 
 
 def _merge(base: Path, adapter: Path, options: MergeOptions) -> PreTrainedModel:
-    """Return the sum of base and adapter, added in float32."""
+    """Return the merged model of base and adapter, added in float32."""
     adapted = attach_adapter(_load_dequantized(base, options), adapter)
     model: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
     return model
 
 
 def _load_dequantized(base: Path, options: MergeOptions) -> LoadedBase:
-    """Return the weights that were used in training, as ordinary matrices."""
+    """Return the base with the weights that training used, as ordinary matrices."""
     training_base = load_training_base(base, options)
     if options.quantization is None:
         return training_base

@@ -1,7 +1,7 @@
-"""Check model folders without importing torch, so that planning stays quick.
+"""Check model folders without importing torch, which keeps planning quick.
 
-This module reads names, sizes and JSON only. A folder that passes can still hold wrong numbers;
-:func:`tunesmith_torch.models.loading.load_base` checks those.
+This module only reads names, sizes and JSON. A folder that passes may still contain wrong numbers,
+which :func:`tunesmith_torch.models.loading.load_base` checks.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ __all__ = [
 ]
 
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-"""Weight formats that can run code when they are read; they are never opened."""
+"""Weight formats that can run code when they are read, so they are never opened."""
 
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
 _INNER_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim")
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
-"""Names of the number of experts in configs: Mixtral's, Qwen's, and DeepSeek's and GLM's."""
+"""Config keys for the number of experts, in Mixtral, in Qwen, and in DeepSeek and GLM."""
 _CONFIG_LIMITS = {
     **dict.fromkeys(_LAYERS, 1_000),
     **dict.fromkeys(_WIDTHS, 1_000_000),
@@ -49,12 +49,14 @@ _CONFIG_LIMITS = {
     "n_positions": 10_000_000,
     "num_labels": 100_000,  # transformers makes a table of them
 }
-"""Upper bounds of config values. Larger ones are a mistake or an attack: building or allocating by
-them would take hours, or end the process.
+"""Upper bounds of config values.
+
+Larger values are a mistake or an attack: building such a model would take hours or kill the
+process.
 """
 
 MAX_TENSORS = 250_000
-"""Tensors of a file; models with hundreds of experts in each layer have 140,000."""
+"""Maximum number of tensors in a file; models with hundreds of experts per layer have 140,000."""
 _BITS_OF_FORMAT = {
     **{f"{kind}{bits}": bits for kind in "FIU" for bits in (8, 16, 32, 64)},
     "BF16": 16,
@@ -62,16 +64,16 @@ _BITS_OF_FORMAT = {
     "F8_E4M3": 8,
     "F8_E5M2": 8,
 }
-"""Bits of a value by the name of its format in a safetensors file; rare formats are not checked."""
+"""Bits per value for the formats of a safetensors file; rare formats are not checked."""
 
 _MAX_VALUES_PER_BYTE = 16
-"""Values that a config may promise for each byte of the weight files; 4-bit weights have two."""
+"""Maximum weights in the config per byte of the weight files; 4-bit weights have two per byte."""
 
 
 def read_context_length(config: Mapping[str, Any]) -> int | None:
-    """Return the largest number of tokens that a ``config.json`` names; None if it names none.
+    """Return the context length in a ``config.json``, or None if it has none.
 
-    That of XLNet is -1, which sets no limit.
+    XLNet's is -1, which means no limit.
     """
     text = config.get("text_config")
     table = text if isinstance(text, Mapping) else config
@@ -83,8 +85,8 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     """Return the folder's ``config.json``, after checking that its numbers are plausible.
 
     Raises:
-        EnvironmentProblem: there is no such folder or file, or a file of the folder brings code
-            or makes a library download some.
+        EnvironmentProblem: there is no such folder or file, or a file of the folder contains code
+            or would make a library download some.
         IntegrityError: the file is not JSON, or its numbers are implausible.
     """
     if not folder.is_dir():
@@ -93,7 +95,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise EnvironmentProblem(
             f"{folder}: no config.json, so this is not a model folder",
-            hint="name the folder that holds config.json and the *.safetensors files",
+            hint="name the folder that contains config.json and the *.safetensors files",
         )
     refuse_foreign_code(folder)
     config = read_object(path)
@@ -102,10 +104,10 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 
 def check_sizes(config: Mapping[str, Any], path: Path) -> None:
-    """Check that the sizes in a config are plausible; ``path`` is named in errors.
+    """Check that the sizes in a config are plausible; errors name ``path``.
 
     Raises:
-        IntegrityError: one is not.
+        IntegrityError: a size is implausible.
     """
     text = config.get("text_config")
     parts = {"": config, "text_config.": text if isinstance(text, Mapping) else {}}
@@ -125,11 +127,11 @@ def check_sizes(config: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_promised_weights(config: Mapping[str, Any], files: list[Path], path: Path) -> None:
-    """Compare the sizes in a config with those of the files, before memory is allocated for them.
+    """Compare the sizes in a config to those of the files, before memory is allocated for them.
 
-    transformers fills what the files lack: a small file and a large config would take the machine's
-    memory before the difference is noticed. Only sizes that all architectures have are compared;
-    :func:`tunesmith_torch.models.loading.load_base` compares all of them.
+    transformers fills in tensors that the files lack. A large config with a small file would use up
+    the memory before anyone notices. Only sizes that all architectures have are compared here;
+    :func:`tunesmith_torch.models.loading.load_base` compares all sizes.
     """
     text = config.get("text_config")
     sizes = text if isinstance(text, Mapping) else config
@@ -148,10 +150,10 @@ def _check_promised_weights(config: Mapping[str, Any], files: list[Path], path: 
 
 
 def _check_promised_format(config: Mapping[str, Any], files: Sequence[Path], path: Path) -> None:
-    """Check that weights which the config calls quantized are stored as bytes.
+    """Check that a config with quantization belongs to weights that are stored as bytes.
 
     Raises:
-        IntegrityError: none is.
+        IntegrityError: the config describes quantized weights, but no weight is stored as bytes.
     """
     if not config.get("quantization_config"):
         return
@@ -161,21 +163,21 @@ def _check_promised_format(config: Mapping[str, Any], files: Sequence[Path], pat
         if b'"U8"' in header or b'"I8"' in header:
             return
     raise IntegrityError(
-        f"{path}: quantization_config says that the weights are quantized, and none of them is",
+        f"{path}: has a quantization_config, but none of the weights is quantized",
         hint="remove the key from the file; the technique qlora quantizes a base model itself",
     )
 
 
 def refuse_empty_promise(promise: str, values: int, stored: int) -> None:
-    """Check that a promised number of weights can be in files with ``stored`` bytes.
+    """Check that files with ``stored`` bytes can contain a number of weights.
 
     Raises:
-        IntegrityError: it cannot; ``promise`` begins the message.
+        IntegrityError: they cannot; ``promise`` is the start of the message.
     """
     if values > _MAX_VALUES_PER_BYTE * stored:
         raise IntegrityError(
-            f"{promise} {values:,} weights or more, the files have {stored:,} bytes",
-            hint="config.json and the weights are not of the same model",
+            f"{promise} {values:,} weights or more, but the files have only {stored:,} bytes",
+            hint="config.json and the weights belong to different models",
         )
 
 
@@ -183,8 +185,8 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of the model, after checking that each is complete.
 
     Raises:
-        EnvironmentProblem: there are none, or only pickled ones.
-        IntegrityError: a file is missing or truncated, or the index points out of the folder.
+        EnvironmentProblem: the folder has no weights, or only pickled ones.
+        IntegrityError: a file is missing or truncated, or the index points outside the folder.
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -202,19 +204,19 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_folder(folder: Path) -> Mapping[str, Any]:
-    """Check all that names, sizes and JSON can show, and return the config.
+    """Check the names, sizes and JSON of a model folder, and return its config.
 
     Raises:
-        EnvironmentProblem: as for :func:`read_config` and :func:`weight_files`.
-        IntegrityError: as for both.
+        EnvironmentProblem: see :func:`read_config` and :func:`weight_files`.
+        IntegrityError: see both functions.
     """
     config = read_config(folder)
     adapter = folder / "adapter_config.json"
     if adapter.exists():
         raise EnvironmentProblem(
-            f"{adapter}: the folder holds a model and an adapter, and transformers would silently "
-            "add the adapter to the model",
-            hint="move the adapter's files to a folder of their own, and set `from` to it",
+            f"{adapter}: the folder contains a model and an adapter, and transformers would "
+            "silently add the adapter to the model",
+            hint="move the adapter's files to a separate folder, and set `from` to it",
         )
     files = weight_files(folder)
     _check_promised_weights(config, files, folder / "config.json")
@@ -223,29 +225,28 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
 
 
 def missing_weights(folder: Path) -> str:
-    """Return why a folder has no weights at all; empty if it has some.
+    """Return a message if a folder has no weights at all, or "" if it has some.
 
-    Pickled weights, an index or half a file count as weights: :func:`check_folder` checks those.
+    Pickled weights, an index or half a file count as weights; :func:`check_folder` checks them.
     """
     for path in folder.iterdir():
         if path.suffix in (".safetensors", *PICKLED_SUFFIXES) or path.name.endswith(".index.json"):
             return ""
-    return f"{folder}: only a config, no *.safetensors file"
+    return f"{folder}: has a config, but no *.safetensors file"
 
 
 def check_safetensors(file: Path) -> list[list[int]]:
-    """Compare the file's size with its header, and return the shapes of its tensors.
+    """Compare the file's size to its header, and return the shapes of its tensors.
 
-    This finds interrupted downloads quickly.
-
-    The format is eight bytes of header length, the header in JSON, then the tensors, whose
-    ``data_offsets`` count from the header's end.
+    This detects interrupted downloads quickly. The file has eight bytes with the length of the
+    header, the header in JSON, then the tensors. Their ``data_offsets`` count from the end of the
+    header.
 
     Raises:
-        IntegrityError: the file is missing or truncated, or its header cannot be true.
+        IntegrityError: the file is missing or truncated, or its header is inconsistent.
     """
     if not _is_file(file):
-        raise IntegrityError(f"{file}: named by the weight index, but missing")
+        raise IntegrityError(f"{file}: in the weight index, but missing")
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -263,7 +264,7 @@ def check_safetensors(file: Path) -> list[list[int]]:
     if any(end != start for (_, end), (start, _) in pairwise([(0, 0), *spans])):
         raise IntegrityError(f"{file}: the tensors overlap, or there are gaps between them")
     if len(spans) > MAX_TENSORS:
-        raise IntegrityError(f"{file}: has {len(spans)} tensors, at most {MAX_TENSORS} are allowed")
+        raise IntegrityError(f"{file}: has {len(spans)} tensors, more than {MAX_TENSORS} allowed")
     return [entry["shape"] for entry in tensors]
 
 
@@ -275,10 +276,10 @@ def _is_file(path: Path) -> bool:
 
 
 def _span(entry: Mapping[str, Any]) -> tuple[int, int]:
-    """Return where the bytes of a tensor begin and end, counted from the end of the header.
+    """Return where the bytes of a tensor start and end, counted from the end of the header.
 
     Raises:
-        ValueError: they are not as many as its shape and format need.
+        ValueError: their number does not match the tensor's shape and format.
     """
     start, end = entry["data_offsets"]
     numbers = [start, end, *entry["shape"]]
@@ -286,7 +287,7 @@ def _span(entry: Mapping[str, Any]) -> tuple[int, int]:
         raise ValueError("not a size")
     bits = _BITS_OF_FORMAT.get(entry["dtype"])
     if bits is not None and (end - start) * 8 != math.prod(entry["shape"]) * bits:
-        raise ValueError("another size than the shape and the format need")
+        raise ValueError("the size does not match shape and format")
     return start, end
 
 

@@ -1,4 +1,4 @@
-"""Load base models with the toolkit's attention for packed rows and its fused norms."""
+"""Load base models with this toolkit's packed attention and fused norms."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def load_model(  # noqa: PLR0913 - independent choices, the optional ones by key
     fused_kernels: bool = True,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> LoadedBase:
-    """Load a base model; with ``packing`` its attention takes packed rows and shared prefixes.
+    """Load a base model; with ``packing`` its attention supports packed rows and shared prefixes.
 
     ``fused_kernels``: use norms with fewer passes over memory, see
-    :mod:`tunesmith_torch.kernels.rms_norm`. ``tokenizer``: the folder's, if it has been loaded
-    before.
+    :mod:`tunesmith_torch.kernels.rms_norm`. ``tokenizer``: the folder's tokenizer, if already
+    loaded.
     """
     if packing:
         varlen_attention.register()
@@ -40,7 +40,7 @@ def load_model(  # noqa: PLR0913 - independent choices, the optional ones by key
     read = partial(load_quantized, quantization=quantization) if quantization else load_base
     load = partial(read, folder, device=device, dtype=precision.dtype)
     base = load(attention=name, tokenizer=tokenizer)
-    # Attention of an architecture that keeps its own cannot be exchanged later.
+    # An architecture with its own attention cannot switch later, so test and reload now.
     if packing and not base.model.is_backend_compatible() and not _can_pack(base.model):
         base = load(tokenizer=base.tokenizer)
     if fused_kernels:

@@ -2,12 +2,12 @@
 
 Shapes: O outputs, I inputs.
 
-4 bits: NF4, blocks of 64 weights with a common scale. Double quantization stores the scales in 8
-bits too and saves 0.37 bits per weight (Dettmers et al. 2023, QLoRA, section 3). 8 bits: LLM.int8
-(Dettmers et al. 2022). The head and the embeddings keep their format.
+With 4 bits (NF4), blocks of 64 weights share a scale. Double quantization also stores the scales in
+8 bits, which saves 0.37 bits per weight (Dettmers et al. 2023, QLoRA, section 3). With 8 bits, the
+format is LLM.int8 (Dettmers et al. 2022). The head and the embeddings keep their format.
 
-The weights are read from the safetensors files tensor by tensor. Each is quantized and released
-before the next is read, so the full-precision model is never in memory.
+The weights are read from the safetensors files one tensor at a time. Each tensor is quantized and
+released before the next one is read, so the full-precision model is never in memory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tunesmith_torch.runtime import bitsandbytes
 __all__ = ["Quantization"]
 
 BLOCK_SIZE = 64
-"""Weights of a row that share a scale, with 4 bits."""
+"""Number of weights in a row that share a scale, with 4 bits."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Quantization:
 
     bits: Literal[4, 8] = 4
     double_quantization: bool = True
-    """Quantize the scales of 4-bit blocks, too."""
+    """Also quantize the scales of 4-bit blocks."""
 
     @classmethod
     def from_options(cls, options: QuantizationOptions | None) -> Quantization | None:
-        """Return the quantization that the options ask for; None if there are none."""
+        """Return the quantization that the options describe, or None without options."""
         return None if options is None else cls(options.bits, options.double_quantization)
 
 
@@ -63,11 +63,11 @@ def load_quantized(
 ) -> LoadedBase:
     """Read a model folder like :func:`~tunesmith_torch.models.loading.load_base`, and quantize it.
 
-    ``dtype`` is the format of the computation and of everything that is not quantized.
+    ``dtype`` is the format of the computation and of all weights that are not quantized.
 
     Raises:
         EnvironmentProblem: bitsandbytes is missing, or does not work on this device.
-        IntegrityError: as for ``load_base``.
+        IntegrityError: see ``load_base``.
     """
     bitsandbytes.get_checked_package(device)
     check_folder(folder)
@@ -81,7 +81,7 @@ def load_quantized(
         bnb_4bit_use_double_quant=quantization.double_quantization,
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=_layers_to_keep(meta_model) if is_4bit else None,
-        llm_int8_threshold=0.0,  # no separate outlier columns: merging uses the same weights
+        llm_int8_threshold=0.0,  # no separate outlier columns, as merging needs the same weights
     )
     base = load_base(
         folder,
@@ -101,7 +101,7 @@ def quantized_layers(model: nn.Module) -> dict[str, Any]:
 
 
 def dequantize(layer: Any, dtype: torch.dtype) -> Tensor:
-    """Return the matrix that a quantized layer multiplies by, as an ordinary tensor, [O, I]."""
+    """Return the matrix that a quantized layer multiplies with, as an ordinary tensor, [O, I]."""
     weight, functional = (
         layer.weight,
         bitsandbytes.get_checked_package(layer.weight.device).functional,
@@ -128,7 +128,7 @@ def list_quantized(model: PreTrainedModel, quantization: Quantization) -> frozen
 def quantize_and_dequantize(
     weight_OI: Tensor, quantization: Quantization, device: torch.device
 ) -> Tensor:
-    """Return the matrix, in float32, that a quantized layer with this weight multiplies by."""
+    """Return the float32 matrix that a quantized layer with this weight multiplies with."""
     functional = bitsandbytes.get_checked_package(device).functional
     on_device_OI = weight_OI.contiguous().to(device)
     if quantization.bits == 8:
@@ -147,7 +147,7 @@ def quantize_and_dequantize(
 
 
 def compute_in_float32(model: PreTrainedModel) -> None:
-    """Make a quantized model compute in float32 with unchanged weights."""
+    """Make a quantized model compute in float32, without changing its weights."""
     for layer in quantized_layers(model).values():
         if layer.weight.dtype == torch.uint8:
             layer.compute_dtype = layer.weight.quant_state.dtype = torch.float32
@@ -157,7 +157,7 @@ def compute_in_float32(model: PreTrainedModel) -> None:
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Return the bytes that the quantized matrices take, scales and tables included."""
+    """Return the size of the quantized matrices in bytes, including scales and tables."""
     stored = (layer.state_dict() for layer in quantized_layers(model).values())
     return sum(t.nbytes for state in stored for name, t in state.items() if name != "bias")
 
@@ -165,9 +165,9 @@ def weight_bytes(model: nn.Module) -> int:
 def _layers_to_keep(model: PreTrainedModel) -> list[str] | None:
     """Return the names of layers that must not be quantized, or None if that is only the head.
 
-    On CPUs bitsandbytes reads a matrix back wrongly, by a quarter of its norm, if its rows are not
-    multiples of the block size. Such a layer is not quantized on any device, so that a run gives
-    the same result everywhere.
+    If the length of a matrix's rows is not a multiple of the block size, bitsandbytes on a CPU
+    reads it back with an error of a quarter of its norm. Such a layer is not quantized on any
+    device, so results are the same everywhere.
     """
     head = model.get_output_embeddings()
     inputs = {
@@ -187,20 +187,20 @@ def _is_quantized(module: nn.Module) -> bool:
 def _make_forward_deterministic(model: PreTrainedModel) -> None:
     """Make training and evaluation compute the same forward pass, and release the mapped files.
 
-    With bfloat16 on a CPU, a 4-bit layer repacks itself at its first pass in eval mode: it rounds
-    its scales to bfloat16, computes with those from then on, and passes no gradient. The layer's
-    own attribute switches that off.
+    With bfloat16 on a CPU, a 4-bit layer repacks itself in its first pass in eval mode. It rounds
+    its scales to bfloat16, uses those from then on, and passes no gradient. An attribute of the
+    layer switches this off.
     """
     for layer in quantized_layers(model).values():
         layer.support_avx512bf16_for_cpu = False
-    if model.device.type == "cpu":  # one tensor in a mapped file keeps all of the file mapped
+    if model.device.type == "cpu":  # a single tensor would keep its whole file mapped
         for parameter in model.parameters():
             if parameter.is_floating_point():
                 parameter.data = parameter.data.clone()
 
 
 def _check_files(folder: Path, model: PreTrainedModel) -> None:
-    """Check what quantized weights no longer show: shapes, and values that are not finite."""
+    """Check shapes and finite values in the files, which quantized weights no longer show."""
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for path in sorted(folder.glob("*.safetensors")):
         try:
@@ -209,11 +209,11 @@ def _check_files(folder: Path, model: PreTrainedModel) -> None:
                     tensor = file.get_tensor(name)
                     if shapes.get(name, tensor.shape) != tensor.shape:
                         raise IntegrityError(
-                            f"{folder}: {name} is of another shape than the config says, "
+                            f"{folder}: {name} has a different shape than config.json describes, "
                             f"got {list(tensor.shape)} for {list(shapes[name])}"
                         )
                     # In float64 the sum of finite weights does not overflow.
                     if not tensor.sum(dtype=torch.float64).isfinite():
-                        raise IntegrityError(f"{folder}: {name} holds values that are not finite")
+                        raise IntegrityError(f"{folder}: {name} has values that are not finite")
         except SafetensorError as error:
-            raise IntegrityError(f"{path}: cannot be read, {error!s:.160}") from error
+            raise IntegrityError(f"{path}: cannot be read: {error!s:.160}") from error

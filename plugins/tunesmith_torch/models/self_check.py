@@ -1,14 +1,16 @@
-"""Choose, by trying it out on the loaded model, how rows are laid out in micro-batches.
+"""Choose the layout of rows in micro-batches by testing it on the loaded model.
 
-The fast layouts assume how an architecture works. Each is compared with the model's own forward
-pass over each row alone, and the first that gives the same log-probabilities is used::
+The fast layouts make assumptions about an architecture. Each layout is compared to the model's own
+forward pass over each row alone, and the first one with the same log-probabilities is used::
 
     packed    rows end to end, with this toolkit's attention        the fastest
+
     padded    rows in a rectangle, with the model's own attention
+
     alone     one row at a time through the model's own forward     exact for every model
 
-The rows of the check are longer than a sliding window or chunk of the model, if training has such
-rows: a short row would not reveal what happens beyond.
+If training has rows longer than a sliding window or chunk of the model, so has the test: short rows
+would not reveal how the model behaves beyond it.
 """
 
 from __future__ import annotations
@@ -38,22 +40,25 @@ from tunesmith_torch.runtime.eval_mode import eval_mode
 TOLERANCE_NATS = {torch.float32: 1e-3, torch.bfloat16: 1.0}
 """Largest accepted difference, in nats, between two computations of one log-probability.
 
-In a model of 135M parameters rounding to bf16 causes 0.3, rounding to fp32 3e-5, and a row that
-attends to another row 2.7. Over a base in 8 bits, activations are rounded to 8 bits in any compute
-format: 0.4.
+In a model with 135M parameters, differences are:
+
+- 3e-5 from rounding to fp32.
+- 0.3 from rounding to bf16.
+- 0.4 with a base in 8 bits, whose activations are rounded to 8 bits in any compute format.
+- 2.7 if a row attends to another row.
 """
 COPY_TOLERANCE_NATS = {torch.float32: 1e-4, torch.bfloat16: 0.05}
-"""Largest accepted difference between two copies of a row in one micro-batch.
+"""Largest accepted difference, in nats, between two copies of a row in one micro-batch.
 
-What precedes a row must not matter at all, and both copies are rounded in the same way.
+The rows before a copy must have no effect, and both copies are rounded in the same way.
 """
 SHORT_ROWS = 9, 14
-"""Tokens of the rows that every check has."""
+"""Row lengths in tokens that every test includes."""
 LONGEST_CHECK = 2048
-"""Tokens of the longest row that is tried: more would take longer than it saves."""
+"""Maximum row length in a test, in tokens; longer rows would take more time than they save."""
 
 _WINDOW_NAME = re.compile("window|attention_chunk|index_topk|budget")
-"""Part of the name of a length beyond which attention is another one."""
+"""Matches config keys of lengths beyond which attention changes."""
 
 ForwardErrors = (
     RuntimeError,
@@ -64,12 +69,12 @@ ForwardErrors = (
     AssertionError,
     TunesmithError,
 )
-"""Errors of an architecture that cannot compute a layout."""
+"""Exceptions that an architecture may raise if it does not support a layout."""
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """The way rows are laid out, and the reason why a faster one is not used."""
+    """The way that rows are laid out, and the reason if a faster layout is not used."""
 
     kind: Literal["packed", "padded", "alone"]
     reason: str = ""
@@ -78,17 +83,17 @@ class RowLayout:
 def choose_row_layout(adapted: AdaptedModel, *, packing: bool, longest: int) -> RowLayout:
     """Return the fastest layout that gives the model's own log-probabilities.
 
-    If that is not packing, the model gets its own attention back. ``longest``: tokens of the
-    longest row in training.
+    If the layout is not packed, the model gets its own attention back. ``longest``: number of
+    tokens in the longest training row.
 
     Raises:
-        EnvironmentProblem: the log-probabilities of a row depend on what follows, or on chance.
+        EnvironmentProblem: the log-probabilities of a row depend on later tokens, or on chance.
     """
     base = adapted.base.model
     lengths = check_lengths(base.config.get_text_config(), longest)
     reason = ""
     if packing:
-        # Attention of the architecture's own may have room for its context only (GPT Neo).
+        # An architecture's own attention may fail beyond its context (GPT Neo): test up to there.
         context = 0 if base.is_backend_compatible() else context_length(adapted.base) - 1
         fills_context = max(lengths) < context <= LONGEST_CHECK
         packed_lengths = (*lengths, context) if fills_context else lengths
@@ -104,13 +109,13 @@ def choose_row_layout(adapted: AdaptedModel, *, packing: bool, longest: int) -> 
 
 
 def use_own_attention(model: Any) -> None:
-    """Give the model the attention that transformers would choose, if it has this toolkit's."""
+    """Replace this toolkit's attention with the one that transformers would choose."""
     if model.config._attn_implementation == tree_attention.NAME:
         model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
 
 
 def check_lengths(config: Any, longest: int) -> tuple[int, ...]:
-    """Return the lengths of rows that reveal what a model does within and beyond its windows."""
+    """Return row lengths that test a model within and beyond its attention windows."""
     limits = {n + 3 for n in _windows(config.to_dict())}
     shortest = max(SHORT_ROWS)
     return (
@@ -120,7 +125,7 @@ def check_lengths(config: Any, longest: int) -> tuple[int, ...]:
 
 
 def _windows(config: Mapping[str, Any]) -> Iterator[int]:
-    """Yield the lengths at which a config says that a model computes something else."""
+    """Yield the lengths in a config beyond which the model's attention changes."""
     for name, value in config.items():
         if isinstance(value, Mapping):
             yield from _windows(value)
@@ -130,7 +135,7 @@ def _windows(config: Mapping[str, Any]) -> Iterator[int]:
 
 def _problem(adapted: AdaptedModel, lengths: tuple[int, ...], *, packed: bool) -> str:
     """Return the reason why a layout cannot be used; empty if it can."""
-    base = adapted.base.model
+    base, layout = adapted.base.model, "packed" if packed else "padded"
     try:
         with adapted.autocast():
             nats = max_logprob_difference(adapted.model, packed=packed, lengths=lengths)
@@ -138,21 +143,22 @@ def _problem(adapted: AdaptedModel, lengths: tuple[int, ...], *, packed: bool) -
     except torch.OutOfMemoryError:
         raise
     except ForwardErrors as error:
-        return f"{type(base).__name__} cannot compute it: {' '.join(str(error).split())[:120]}"
+        text = " ".join(str(error).split())[:120]
+        return f"{type(base).__name__} does not support {layout} rows: {text}"
     eight_bits = getattr(base, "is_loaded_in_8bit", False)
     dtype = torch.bfloat16 if eight_bits else adapted.precision.dtype
     if not leak <= COPY_TOLERANCE_NATS[dtype]:
         change = format_deviation(leak)
-        return f"rows of {type(base).__name__} would change each other by {change} nats"
+        return f"{layout} rows of {type(base).__name__} would change each other by {change} nats"
     if not nats <= TOLERANCE_NATS[dtype]:
-        change = format_deviation(nats)
-        return f"it would change log-probabilities of {type(base).__name__} by {change} nats"
+        change, name = format_deviation(nats), type(base).__name__
+        return f"{layout} rows would change log-probabilities of {name} by {change} nats"
     return ""
 
 
 @torch.no_grad()
 def _difference_of_copies(model: nn.Module, *, packed: bool) -> float:
-    """Return the largest difference of log-probabilities between two copies of a row, in nats."""
+    """Return the largest difference in log-probability between two copies of a row, in nats."""
     base = unwrap_peft(model)
     generator = torch.Generator().manual_seed(1)
     vocabulary = base.config.get_text_config().vocab_size
@@ -169,7 +175,7 @@ def _difference_of_copies(model: nn.Module, *, packed: bool) -> float:
 
 @torch.no_grad()
 def _require_causal(adapted: AdaptedModel, lengths: tuple[int, ...]) -> None:
-    """Refuse a model whose log-probabilities depend on later tokens, or on chance."""
+    """Reject a model whose log-probabilities depend on later tokens, or on chance."""
     base = unwrap_peft(adapted.model)
     generator = torch.Generator().manual_seed(0)
     vocabulary, longest = base.config.get_text_config().vocab_size, max(lengths)

@@ -1,16 +1,18 @@
 """AdamW in fp32, in 8 bits or paged, and its state as named tensors.
 
 AdamW (Loshchilov, Hutter 2019) keeps two moments for each weight, running means of the gradient and
-of its square: eight bytes in fp32. In 8 bits (Dettmers et al. 2022, section 2), each block of 256
-values is stored as indices into a table of 256 values and one scale, a quarter of the memory::
+of its square. They take eight bytes in fp32. In 8 bits (Dettmers et al. 2022, section 2), each
+block of 256 values is stored as indices into a table of 256 values and one scale, which takes a
+quarter of the memory::
 
     fp32      exp_avg, exp_avg_sq     4 + 4 bytes per weight
+
     8 bits    state1, state2          1 + 1 bytes per weight      indices into qmap1, qmap2
               absmax1, absmax2        4 + 4 bytes per 256 weights
 
-The state of the paged optimizer lies in memory that the GPU's driver moves to the host when the GPU
-runs out of memory. Both come from bitsandbytes. The paged one needs a GPU: on a CPU, bitsandbytes
-would not page and would not report it.
+Both 8-bit optimizers come from bitsandbytes. The GPU driver moves the state of the paged optimizer
+to host memory when the GPU runs out of memory. It needs a GPU: on a CPU, bitsandbytes would
+silently not page.
 """
 
 from __future__ import annotations
@@ -38,10 +40,10 @@ QUANTIZATION_TABLES = ("qmap1", "qmap2", "absmax1", "absmax2")
 
 
 def check_available(optimizer_name: OptimizerName, device: torch.device) -> None:
-    """Check that the optimizer works on this device, by a step of a small one.
+    """Check with a small test step that the optimizer works on this device.
 
     Raises:
-        EnvironmentProblem: bitsandbytes is missing, or does not work here.
+        EnvironmentProblem: bitsandbytes is missing or does not work here.
     """
     if optimizer_name == "adamw":
         return
@@ -49,7 +51,7 @@ def check_available(optimizer_name: OptimizerName, device: torch.device) -> None
     fallback = 'use optimizer.name = "adamw", which does not need bitsandbytes'
     if optimizer_name == "paged-adamw-8bit" and device.type != "cuda":
         raise EnvironmentProblem(
-            f"{where} pages memory of an NVIDIA GPU, and this run is on {device.type}",
+            f"{where} pages memory of an NVIDIA GPU, but this run uses {device.type}",
             hint='use optimizer.name = "adamw-8bit", which takes no more memory, or "adamw"',
         )
     package = bitsandbytes.get_package()
@@ -73,7 +75,7 @@ def check_available(optimizer_name: OptimizerName, device: torch.device) -> None
 def build_optimizer(
     groups: Sequence[Mapping[str, Any]], options: TrainingOptions
 ) -> torch.optim.Optimizer:
-    """Return the optimizer that the options name, over parameter groups of fp32 weights."""
+    """Return the optimizer that the options name, for parameter groups of fp32 weights."""
     settings: dict[str, Any] = {"lr": options.learning_rate, "betas": options.optimizer.betas}
     if options.optimizer.name == "adamw":
         return torch.optim.AdamW([dict(group) for group in groups], fused=True, **settings)
@@ -89,7 +91,7 @@ def build_optimizer(
 def optimizer_state(
     optimizer: torch.optim.Optimizer, master: Tensor, optimizer_name: OptimizerName
 ) -> dict[str, Tensor]:
-    """Return the optimizer's state of one weight; before the first step, its initial zeros."""
+    """Return the optimizer's state for one weight; before the first step, zeros."""
     state = optimizer.state.get(master) or {"step": 0}
     tensors = {key: torch.as_tensor(value).detach() for key, value in state.items()}
     # All weights share one quantization table, and safetensors refuses shared memory.
@@ -111,7 +113,7 @@ def load_optimizer_state(
 
     Raises:
         KeyError: a part is missing.
-        ValueError: a part has another shape than the weight.
+        ValueError: a part does not have the shape of the weight.
     """
     step = flat[f"step.{name}"]
     if optimizer_name != "adamw" and not int(step):

@@ -1,7 +1,8 @@
-"""AdamW over fp32 master weights, also where the model itself computes in bf16.
+"""AdamW on fp32 master weights, even if the model computes in bf16.
 
-A bf16 number has eight bits of mantissa: at a learning rate of 1e-5 nearly every update would be
-rounded away. So the optimizer keeps fp32 *master weights* of bf16 parameters::
+A bf16 number has eight significant bits, so neighboring numbers differ by at least 0.4 %. Changing
+a weight of 0.01 by 1e-5 is a change of 0.1 %, which rounding to bf16 would undo, and so it is for
+nearly every update. The optimizer therefore keeps fp32 *master weights* of bf16 parameters::
 
     bf16 parameter -- forward, backward --> bf16 gradient of one micro-batch
           ^                                       | added up in fp32 as soon as autograd has it
@@ -27,23 +28,24 @@ from tunesmith_torch.runtime import sharding
 __all__ = ["MasterWeights"]
 
 UpdateTransform = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
-"""Gets copies of the master weights before a step, and the weights after it to change in place."""
+"""Takes copies of the master weights before a step, and the weights after it to change in place."""
 
 
 class MasterWeights:
-    """The trained parameters, their fp32 master weights, and AdamW over these."""
+    """The trained parameters, their fp32 master weights, and the optimizer of these."""
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], options: TrainingOptions) -> None:
-        """Build the optimizer of these parameters.
+        """Build the optimizer for these parameters.
 
         Raises:
-            TrainingError: there are none.
+            TrainingError: ``named`` is empty.
         """
         self.names: list[str] = []
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
         for name, parameter in named:
             master = parameter
             if parameter.dtype != torch.float32:
+                # The hook runs in each backward pass, so the loop never sees bf16 gradients.
                 master = nn.Parameter(parameter.detach().float())
                 parameter.register_post_accumulate_grad_hook(_accumulate_into(master))  # type: ignore[no-untyped-call]
             self.names.append(name)
@@ -53,7 +55,7 @@ class MasterWeights:
                 "no parameter of the model is trained: all are frozen",
                 hint="choose other adapter.target_modules, or a technique that trains such a model",
             )
-        # Norm weights and biases are not decayed, as usual: they scale and shift activations, and
+        # No decay for norm weights and biases, as is common: they scale and shift activations, and
         # pulling them to zero regularizes nothing.
         decayed = [master for _, master in self._pairs if master.ndim >= 2]
         others = [master for _, master in self._pairs if master.ndim < 2]
@@ -73,7 +75,7 @@ class MasterWeights:
 
     @property
     def is_sharded(self) -> bool:
-        """True if this rank has a part of each weight only."""
+        """True if this rank holds only a part of each weight."""
         return any(sharding.local_part(master) is not master for master in self.masters)
 
     def _by_name(self) -> Iterable[tuple[str, nn.Parameter]]:
@@ -85,9 +87,9 @@ class MasterWeights:
         return sharding.complete_value(norm)
 
     def step(self, learning_rate: float, transform: UpdateTransform | None = None) -> None:
-        """Update the master weights, write them back to the parameters, and free the gradients.
+        """Update the master weights, copy them to the parameters, and free the gradients.
 
-        ``transform`` may change the update. Copies of all master weights are made only for it.
+        ``transform`` may change the update. All master weights are copied only if it is given.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -99,7 +101,7 @@ class MasterWeights:
             for parameter, master in self._pairs:
                 master.grad = None
                 if parameter is not master:
-                    parameter.copy_(master)
+                    parameter.copy_(master)  # rounds to bf16
 
     def zero_grad(self) -> None:
         """Free the gradients of the parameters and of the master weights."""
@@ -107,7 +109,7 @@ class MasterWeights:
             parameter.grad = master.grad = None
 
     def largest_gradients(self, count: int = 5) -> list[tuple[str, float]]:
-        """Return names and norms of the largest gradients, non-finite ones first."""
+        """Return the names and norms of the largest gradients, non-finite norms first."""
         norms = [
             (name, float(sharding.complete_value(master.grad.norm())))
             for name, (_, master) in zip(self.names, self._pairs, strict=True)
@@ -118,9 +120,9 @@ class MasterWeights:
         ]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return master weights and AdamW's state as flat named tensors, for safetensors.
+        """Return master weights and optimizer state as flat named tensors, for safetensors.
 
-        Before the first step AdamW has no moments yet; they are returned as zeros.
+        Before the first step AdamW has no moments yet, so zeros are returned for them.
         """
         flat: dict[str, Tensor] = {}
         for name, (_, master) in zip(self.names, self._pairs, strict=True):
@@ -136,7 +138,7 @@ class MasterWeights:
 
         Raises:
             KeyError: a tensor is missing.
-            ValueError: a tensor has another shape than the model's.
+            ValueError: a tensor does not have the shape of the model's.
         """
         for name, master in zip(self.names, self.masters, strict=True):
             found = flat[f"master.{name}"].shape
@@ -152,6 +154,12 @@ class MasterWeights:
 
 
 def _accumulate_into(master: nn.Parameter) -> Any:
+    """Return a hook that moves a parameter's bf16 gradient into the master's fp32 gradient.
+
+    Autograd calls it during backward, as soon as the gradient of the parameter is complete. So at
+    most a few bf16 gradients exist at a time, and micro-batches are added up in fp32.
+    """
+
     def add(parameter: Tensor) -> None:
         assert parameter.grad is not None
         if master.grad is None:

@@ -1,7 +1,7 @@
-"""The rows and the learning rate of each optimizer step, as functions of the step's number.
+"""The rows and the learning rate of each optimizer step, as functions of the step number.
 
-Nothing here has state, so a resumed run needs only the number of its step to continue in the same
-order and at the same learning rate.
+Nothing here has state: a resumed run needs only its step number to continue in the same order and
+at the same learning rate.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ __all__ = ["BatchOrder", "LearningRateSchedule"]
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """Rows in a new random order each epoch, cut into batches; the last of an epoch is short."""
+    """Rows in a new random order each epoch, cut into batches; an epoch's last may be smaller."""
 
     rows: int
     """Number of training rows."""
     batch_size: int
-    """Rows of an optimizer step."""
+    """Rows per optimizer step."""
     epochs: float
     """Passes over the rows; may be a fraction."""
     seed: int
     """Seed of the order; the same seed gives the same order."""
     max_steps: int | None = None
-    """Most optimizer steps; None: as many as the epochs have."""
+    """Maximum number of optimizer steps; None: as many as the epochs need."""
 
     @classmethod
     def from_options(cls, rows: int, options: TrainingOptions, seed: int) -> BatchOrder:
-        """Return the order in which the training loop takes this number of rows."""
+        """Return the order of this number of rows in the training loop."""
         return cls(rows, options.batch_size, options.epochs, seed, options.max_steps)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of one epoch."""
+        """Number of optimizer steps in one epoch."""
         return math.ceil(self.rows / self.batch_size)
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the run."""
-        # Rounded first, because 0.1 * 30 steps are 3.0000000000000004, which must not become 4.
+        """Number of optimizer steps in the run."""
+        # Rounded first, because 0.1 * 30 is 3.0000000000000004, which must not become 4.
         steps = max(1, math.ceil(round(self.steps_per_epoch * self.epochs, 6)))
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def batches(self, first: int = 0) -> Iterator[tuple[int, list[int]]]:
-        """Yield the number of each step, from ``first`` on (0 is the first), and its rows."""
+        """Yield the number of each step, counted from 0 and starting at ``first``, and its rows."""
         shuffled, shuffled_epoch = [], -1
         for step in range(first, self.steps):
             epoch, position = divmod(step, self.steps_per_epoch)
@@ -60,7 +60,7 @@ class BatchOrder:
 
     def _shuffle(self, epoch: int) -> list[int]:
         rows = list(range(self.rows))
-        # random.Random hashes a string seed with SHA-512, so that neighboring seeds and epochs give
+        # random.Random hashes a string seed with SHA-512, so neighboring seeds and epochs give
         # unrelated orders.
         random.Random(f"{self.seed}/{epoch}").shuffle(rows)
         return rows
@@ -81,24 +81,24 @@ class LearningRateSchedule:
     """
 
     peak: float
-    """Learning rate after warm-up."""
+    """Learning rate at the end of the warm-up."""
     steps: int
-    """Optimizer steps of the training."""
+    """Number of optimizer steps in the training."""
     warmup_ratio: float
-    """Share of the steps in which the rate rises, from 0 to 1."""
+    """Share of the steps during which the rate rises, from 0 to 1."""
     schedule: Literal["cosine", "linear", "constant"]
-    """Shape of the decay after warm-up; ``constant`` has none."""
+    """Shape of the decay after the warm-up; ``constant`` means no decay."""
 
     @classmethod
     def from_options(cls, options: TrainingOptions, steps: int) -> LearningRateSchedule:
-        """Return the schedule of the training loop for this number of steps."""
+        """Return the training loop's schedule for this number of steps."""
         return cls(
             options.learning_rate, steps, options.schedule.warmup_ratio, options.schedule.type
         )
 
     @property
     def warmup_steps(self) -> int:
-        """Steps of the warm-up."""
+        """Number of warm-up steps."""
         # Rounded first: 100 * 0.07 is 7.000000000000001, which must not become 8.
         return min(math.ceil(round(self.steps * self.warmup_ratio, 6)), self.steps - 1)
 

@@ -1,1 +1,1 @@
-"""Tokens that several rows or completions begin with, computed once for all of them."""
+"""Initial tokens that several rows or completions share, computed once for all of them."""

@@ -2,15 +2,43 @@
 
 Shapes: P tokens of the prefix, T tokens of a micro-batch, N trained positions.
 
-Keys and values of the prefix do not depend on what follows, so a micro-batch of many rows holds it
-once, and the rest of each row is a branch of it (:mod:`tunesmith_torch.kernels.tree_attention`).
-Rows ``s y s a b``, ``s y s c d`` and ``s y s e f g``, P = 3::
+A micro-batch holds the prefix once, and the rest of each row is a branch of it
+(:mod:`tunesmith_torch.kernels.tree_attention`). Rows ``s y s a b``, ``s y s c d`` and
+``s y s e f g``, P = 3::
 
     tokens       s  y  s | a  b | c  d | e  f  g      10 tokens instead of 16
-    positions    0  1  2 | 3  4 | 3  4 | 3  4  5
+    positions    0  1  2 | 3  4 | 3  4 | 3  4  5      each branch continues the prefix
 
-Gradients flow into the prefix from every row, so the training result is the same. Short messages
-after a long system prompt, the usual form of a narrow task, cost half as much or less.
+Short messages after a long system prompt, the usual form of a narrow task, take half the time or
+less.
+
+Why the result is exact, forward: in a causal model, layer ``l + 1`` computes position ``t`` of a
+row from the states of layer ``l`` at ``t`` and before, and from nothing else::
+
+    h[l+1, t] = layer(h[l, t], keys[l, 0..t], values[l, 0..t])
+
+    keys[l, j], values[l, j]: functions of h[l, j] and of the position j
+
+The embeddings of the first P tokens are the same in all rows. By induction over layers, so are
+their states, keys and values: it is enough to compute them once. A position in a branch attends to
+these P keys and then to its own branch up to itself. Its position number is the same as in the
+separate row, so it computes the same softmax over the same scores.
+
+Why the gradient is exact, too: let ``H`` be all keys and values of the prefix, a function of the
+weights ``W``. The loss is a sum over rows ``r``. Each ``L_r`` depends on ``W`` directly and through
+``H``::
+
+    separate rows:   dL/dW = sum over r of ( dL_r/dW + dL_r/dH dH/dW )
+
+    shared prefix:   dL/dW = sum over r of dL_r/dW + ( sum over r of dL_r/dH ) dH/dW
+
+Both are equal, because ``dH/dW`` is the same in all rows. Autograd computes the second line: it
+adds up what all branches send into ``H``, and then runs backward through the prefix once. Only
+rounding differs, because sums are added in another order.
+
+The argument needs layers that treat each position separately, except for causal attention. It
+fails for dropout of attention, which would differ between rows, and for sliding windows shorter
+than a row. :mod:`tunesmith_torch.prefix.prefix_check` tests it on the model itself.
 """
 
 from __future__ import annotations
@@ -27,9 +55,9 @@ from tunesmith_torch.kernels.tree_attention import Branch, TreeLayout
 from tunesmith_torch.prefix.prefix_check import Report, can_share_prefix
 
 MIN_PREFIX_SHARE = 0.1
-"""A prefix is shared only if it is at least this share of the rows' tokens."""
+"""A prefix is shared only if it makes up at least this share of the rows' tokens."""
 MAX_SUFFIX_TOKENS = 1024
-"""Longest rest of a row; beyond, attention by blocks saves more than sharing the prefix does."""
+"""Maximum length of a branch; beyond it, block attention saves more time than sharing does."""
 
 
 def shared_prefix_length(
@@ -38,10 +66,10 @@ def shared_prefix_length(
     report: Report = lambda text: None,
     longest_row: int = 0,
 ) -> int:
-    """Return the tokens of the prefix that this model computes once, 0 if it cannot share one.
+    """Return the length of the prefix that the model may compute once, or 0.
 
-    ``longest_row``: tokens of the longest row, if the examples are only a sample. ``report``
-    receives the reason if there is a prefix that cannot be shared.
+    ``longest_row``: tokens in the longest row, if the examples are only a sample. ``report``
+    receives the reason if the rows have a common prefix but the model cannot share it.
     """
     P = common_prefix_length(examples)
     longest = max(longest_row, *map(len, examples)) if P else 0
@@ -49,10 +77,10 @@ def shared_prefix_length(
 
 
 def common_prefix_length(examples: Sequence[Example]) -> int:
-    """Return the number of tokens that every row begins with, 0 if sharing them does not pay.
+    """Return the number of initial tokens that all rows share, or 0 if sharing saves no time.
 
-    The prefix ends before the token that predicts a row's first trained token, because that
-    prediction belongs to the row.
+    The prefix ends before the token that predicts a row's first trained token, because each row
+    makes that prediction separately.
     """
     if len(examples) < 2:
         return 0
@@ -64,14 +92,17 @@ def common_prefix_length(examples: Sequence[Example]) -> int:
 
 
 def limit_prefix(examples: Sequence[Example], P: int) -> int:
-    """Return how many of the first ``P`` tokens these examples share, without trained ones.
+    """Return how many of the first ``P`` tokens these examples share, before any trained token.
 
-    Weights of tokens have no place in the layout with a prefix: examples with weights share 0.
+    The layout with a prefix does not support loss weights, so the result is 0 if an example has
+    any.
     """
     first = np.asarray(examples[0].ids)[:P]
     for example in examples:
         ids, trained = np.asarray(example.ids)[:P], np.asarray(example.trained, dtype=bool)
         same = ids == first[: len(ids)]
+        # argmin: the first token that differs; argmax: the first trained token f. The token f - 1
+        # predicts it and must be in the branch, so the prefix may hold the tokens 0 to f - 2.
         P = min(P, len(ids) if same.all() else int(np.argmin(same)), int(np.argmax(trained)) - 1)
         if P <= 0 or example.weights is not None:
             return 0
@@ -81,7 +112,7 @@ def limit_prefix(examples: Sequence[Example], P: int) -> int:
 def collate_with_prefix(
     examples: Sequence[Example], rows: Sequence[int], P: int
 ) -> tuple[MicroBatch, TreeLayout]:
-    """Lay out rows as branches of their first ``P`` tokens, which are the same in all of them."""
+    """Lay out rows as branches of their first ``P`` tokens, which all of them share."""
     chosen = [examples[row] for row in rows]
     suffixes = [np.asarray(example.ids, dtype=np.int64)[P:] for example in chosen]
     cu_seqlens = [P, *accumulate(map(len, suffixes), initial=P)][1:]

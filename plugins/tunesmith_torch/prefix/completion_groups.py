@@ -3,22 +3,22 @@
 Shapes: R groups, C completions of a micro-batch, N trained positions (all tokens of all
 completions), T tokens.
 
-A preference pair is a group of two completions, the samples of a policy are groups of eight or so.
+A preference pair is a group of two completions. Samples from a policy are groups of about eight.
 With ``share_prompts``, a prompt is computed once for all of its completions
-(:mod:`tunesmith_torch.kernels.tree_attention`). Prompts ``p q r`` and ``s t``, with completions ``a
-b``, ``c`` and ``d e f``::
+(:mod:`tunesmith_torch.kernels.tree_attention`; :mod:`tunesmith_torch.prefix.common_prefix` explains
+why that is exact). Prompts ``p q r`` and ``s t``, with completions ``a b``, ``c`` and ``d e f``::
 
-    group 0: p q r -> a b           group 1: s t -> d e f
-             p q r -> c
+    group 0: p q r -> a b         | group 1: s t -> d e f
+             p q r -> c           |
 
     tokens       p  q | s | r  a | r | t  d  e      prefixes, then branches
     positions    0  1 | 0 | 2  3 | 2 | 1  2  3
     targets                 a  b   c   d  e  f      N = 6
     completion              0  0   1   2  2  2      completion_N; lengths_C = 2 1 3
 
-The last token of the prompt is not in the prefix but at the head of each branch, because it
-predicts the first token of the completion, which differs. Nothing follows the last token of a
-completion, so it is a target only.
+The last token of the prompt is not in the prefix but at the head of each branch: it predicts the
+first token of the completion, which differs between branches. The last token of a completion is
+only a target, because nothing follows it.
 """
 
 # ruff: noqa: N815 - tensors end in their shape, attributes too
@@ -77,7 +77,7 @@ class LabeledGroup(CompletionGroup):
     """A group whose completions are labeled: a preference pair, unless ``labels`` are given."""
 
     labels: tuple[bool, ...] = (True, False)
-    """For each completion, True if it is good: chosen in a pair, or labeled as good."""
+    """For each completion, True if it was chosen in a pair or labeled as good."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +85,18 @@ class CompletionBatch:
     """A micro-batch of groups."""
 
     batch: MicroBatch
-    """The tokens, and the N positions that are trained, of all C completions."""
+    """The tokens, and the N trained positions of all C completions."""
     completion_N: Tensor
-    """Index of the completion that each trained position belongs to, 0 to C - 1."""
+    """Index of each trained position's completion, 0 to C - 1."""
     lengths_C: Tensor
-    """Tokens of each completion."""
+    """Number of tokens in each completion."""
     group_indices: tuple[int, ...]
     """Indices of the groups in the list of all groups, in the order of the micro-batch."""
     tree_layout: TreeLayout | None
-    """None: prompts are repeated for each completion."""
+    """The prompts and their branches; None: each completion repeats its prompt."""
 
     def sum_per_completion(self, values_N: Tensor) -> Tensor:
-        """Sum a value of each trained position over each completion, [C]."""
+        """Sum values of trained positions over each completion, [C]."""
         zeros_C = values_N.new_zeros(len(self.lengths_C))
         return zeros_C.index_add(0, self.completion_N, values_N)
 
@@ -116,7 +116,7 @@ class CompletionBatch:
 
 @dataclass(frozen=True)
 class GroupLayout:
-    """The way groups become micro-batches; results do not depend on it."""
+    """The way that groups become micro-batches; results do not depend on it."""
 
     packing: bool = True
     """Concatenate the rows; False: pad them to a rectangle."""
@@ -124,7 +124,7 @@ class GroupLayout:
     """Compute each prompt once; has no effect without packing."""
 
     def count_tokens(self, group: CompletionGroup) -> int:
-        """Return the tokens that are computed for the group."""
+        """Return the number of tokens that the model computes for the group."""
         if self.packing and self.share_prompts:
             return len(group.prompt) - 1 + group.completion_tokens
         return len(group.prompt) * len(group.completions) + group.completion_tokens
@@ -132,7 +132,10 @@ class GroupLayout:
     def micro_batches(
         self, groups: Sequence[CompletionGroup], rows: Sequence[int], budget: int
     ) -> Iterator[CompletionBatch]:
-        """Yield the groups with the indices ``rows``, at most ``budget`` tokens at a time."""
+        """Yield micro-batches of the groups ``rows``, with at most ``budget`` tokens each.
+
+        If one group has more tokens, the largest group becomes the budget.
+        """
         if not rows:
             return
         # A group is never split. Padded, each of its completions costs as much as the longest.
@@ -147,7 +150,7 @@ class GroupLayout:
             yield self.collate(groups, [rows[i] for i in members])
 
     def collate(self, groups: Sequence[CompletionGroup], rows: Sequence[int]) -> CompletionBatch:
-        """Return one micro-batch of the groups with the indices ``rows``."""
+        """Return one micro-batch with the groups at the indices ``rows``."""
         chosen = [groups[row] for row in rows]
         lengths = [len(completion) for group in chosen for completion in group.completions]
         if self.packing and self.share_prompts:
@@ -169,14 +172,14 @@ class GroupLayout:
 
 
 def completion_hidden(model: nn.Module, completions: CompletionBatch) -> Tensor:
-    """Return the hidden states that predict the completions' tokens, [N, D]."""
+    """Return the hidden states that predict the tokens of the completions, [N, D]."""
     layout = completions.tree_layout
     kwargs = {} if layout is None else {"tree_layout": layout}
     return hidden_at_targets(model, completions.batch, attention_kwargs=kwargs)
 
 
 def completion_logprobs(model: nn.Module, completions: CompletionBatch) -> Tensor:
-    """Return the log-probability of every token of every completion, [N], ready for backward."""
+    """Return the log-probability of every completion token, [N], ready for backward."""
     hidden_ND = completion_hidden(model, completions)
     return get_lm_head(model).logprobs(hidden_ND, completions.batch)
 
@@ -185,9 +188,9 @@ def completion_logprobs(model: nn.Module, completions: CompletionBatch) -> Tenso
 def score_groups(
     model: nn.Module, groups: Sequence[CompletionGroup], layout: GroupLayout, budget: int
 ) -> list[Tensor]:
-    """Return for each group the summed log-probability of each completion, on the CPU.
+    """Return, for each group, the summed log-probability of each completion, on the CPU.
 
-    The model is in eval mode meanwhile.
+    The model is in eval mode during the call.
     """
     device = unwrap_peft(model).device
     scores: list[Tensor] = [torch.empty(0)] * len(groups)
@@ -230,7 +233,7 @@ def _collate_tree(
         tokens=end,
         longest=max(group.longest_sequence for group in groups),
     )
-    # A prompt of one token has an empty prefix, and packed attention takes no empty rows.
+    # A prompt of one token has an empty prefix, but packed attention does not accept empty rows.
     unique = sorted(set(cu_seqlens))
     longest_prefix = max((len(prefix) for prefix in prefixes), default=0)
     layout = TreeLayout(torch.tensor(unique, dtype=torch.int32), longest_prefix, tuple(branches))
@@ -251,12 +254,12 @@ def require_pairs(records: Sequence[Record]) -> None:
     """Check that all records are pairs.
 
     Raises:
-        DataError: naming the first one that is not.
+        DataError: a record is not a pair; the error names the first one.
     """
     for record in records:
         if not isinstance(record, Preference):
             kind = type(record).__name__
-            raise DataError(record.source, f"a pair of answers is needed, this is a {kind}")
+            raise DataError(record.source, f"needs a pair of answers, but this is a {kind}")
 
 
 def tokenize_preferences(records: Sequence[Record], template: Template) -> list[LabeledGroup]:
@@ -288,7 +291,7 @@ def _labeled_answers(record: Record) -> Sequence[tuple[str, bool]]:
             return ((record.completion, record.label),)
         case _:
             kind = type(record).__name__
-            message = f"a pair of answers or an answer with a label is needed, this is a {kind}"
+            message = f"needs a pair of answers or a labeled answer, but this is a {kind}"
             raise DataError(record.source, message)
 
 
@@ -297,9 +300,13 @@ def collate_final_tokens(
 ) -> Iterator[CompletionBatch]:
     """Yield micro-batches whose trained positions are the last tokens of the completions, N = C.
 
-    A reward model reads the hidden state of a completion's last token, but layouts give the states
-    that *predict* a token, one before. So each completion is extended by a token, its last one
-    again, whose prediction is then the state at the true last token.
+    A reward model reads the state *at* a completion's last token, but the layouts select states
+    that *predict* a token, one position earlier. So the last token of each completion is repeated::
+
+        completion    a  b  c        extended    a  b  c  c
+                            ^                          ^  predicts the repeated c: same state
+
+    The repeated token is only a target, so the model does not compute it where prompts are shared.
     """
     extended = [
         CompletionGroup(

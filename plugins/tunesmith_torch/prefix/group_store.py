@@ -1,4 +1,4 @@
-"""Tokenized preferences in flat arrays, in memory or mapped from files."""
+"""Tokenized preferences in flat arrays, in memory or memory-mapped from files."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ __all__ = ["GroupStore", "store_groups"]
 
 RECORDS_PER_CALL = 1000
 _LABELS = ((True, False), (True,), (False,))
-"""The labels of a pair, of a good and of a bad answer."""
+"""The possible labels of a group: of a pair, of a good answer and of a bad one."""
 
 
 @dataclass(frozen=True, eq=False)
 class GroupStore(Sequence[LabeledGroup]):
-    """Groups that are made when they are taken out: five bytes of memory for each token."""
+    """Groups that are built on access, stored in five bytes per token."""
 
     parts: ExampleStore
-    """The prompt of each group and then its completions; the record is the number of the group."""
+    """The prompt of each group, then its completions; their record number is the group's index."""
     labels: bytearray
-    """For each group, the position of its labels in the list of all that are possible."""
+    """For each group, the index of its labels in the list of possible labels."""
     records: Sequence[int]
-    """For each group, the number of the record that it was made from."""
+    """For each group, the index of the record that it was made from."""
     skipped: Sequence[SkippedRow] = ()
-    """Records with more tokens than a row may have."""
+    """Records with too many tokens for a row."""
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
-        """The first part of each group, and the end."""
+        """The index of each group's first part, and the number of parts."""
         return np.searchsorted(self.parts.records, np.arange(len(self) + 1))
 
     def __len__(self) -> int:
@@ -67,7 +67,7 @@ class GroupStore(Sequence[LabeledGroup]):
 
 
 def store_groups(records: Sequence[Record], template: Template, limit: int) -> GroupStore:
-    """Return the preferences of at most ``limit`` tokens; those of large data are in files.
+    """Return the preferences of at most ``limit`` tokens; large data is stored in files.
 
     Raises:
         DataError: a record is neither a pair nor a labeled answer.
@@ -75,7 +75,7 @@ def store_groups(records: Sequence[Record], template: Template, limit: int) -> G
     folder: AbstractContextManager[str | None] = nullcontext()
     if is_large(records):
         folder = TemporaryDirectory(prefix="tunesmith-")
-    with folder as path:  # mapped files may be deleted
+    with folder as path:  # files may be deleted while they are mapped
         builder = ExampleStoreBuilder(None if path is None else Path(path))
         labels, kept, skipped = bytearray(), array("q"), list[SkippedRow]()
         for record, group in enumerate(_tokenize(records, template)):

@@ -1,4 +1,4 @@
-"""Checks, by trying it out, that a model gives the same results where a prefix is shared."""
+"""Test whether a model gives the same results if rows share a prefix."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Report = Callable[[str], None]
 
 @torch.no_grad()
 def prefix_sharing_error(model: nn.Module, longest_row: int = 0) -> float:
-    """Return the mean absolute change of log-probabilities by shared prompts, in nats.
+    """Return the mean absolute change of log-probabilities when prompts are shared, in nats.
 
-    A few random tokens in a shared layout are compared with each completion alone, through the
-    model's own forward, so that an architecture that works in another way than assumed is found
-    before training. ``longest_row``: tokens of the longest row that will be computed.
+    A few random tokens in a shared layout are compared to each completion alone through the model's
+    own forward pass. This detects, before training, an architecture that breaks the assumptions.
+    ``longest_row``: number of tokens in the longest row that will be computed.
 
     Raises:
-        EnvironmentProblem: the model's attention is not supported, or not for rows of that length.
+        EnvironmentProblem: the model's attention is not supported, at all or at that row length.
     """
     base = unwrap_peft(model)
     vocabulary = base.config.get_text_config().vocab_size
@@ -57,29 +57,29 @@ def can_share_prefix(
 ) -> bool:
     """Return True on a CPU if sharing a prefix leaves the model's log-probabilities unchanged.
 
-    ``longest_row``: tokens of the longest row that will be computed. If the model rules sharing
-    out, and not just the device or the layout of rows, the reason is reported.
+    ``longest_row``: number of tokens in the longest row that will be computed. ``report`` receives
+    the reason if the model cannot share, but not if the device or the layout of rows rules it out.
     """
     base = unwrap_peft(model)
     if base.device.type != "cpu" or base.config._attn_implementation != tree_attention.NAME:
         return False
     fault = _find_fault(model, longest_row)
     if fault:
-        report(f"the tokens that rows begin with are computed for each row: {fault}")
+        report(f"the common prefix is computed separately for each row: {fault}")
     return not fault
 
 
 def _find_fault(model: nn.Module, longest_row: int) -> str:
-    """Return why rows must not share a prefix; empty if they may."""
+    """Return the reason why rows must not share a prefix; empty if they may."""
     base = unwrap_peft(model)
-    if _has_attention_dropout(base):  # not seen in eval mode, and an error in training
+    if _has_attention_dropout(base):  # has no effect in eval mode, but raises an error in training
         return "the model's attention has dropout"
     try:
         error = prefix_sharing_error(model, longest_row)
     except EnvironmentProblem as problem:
         return problem.message
-    # Rounding of thirty layers in bf16 moves these unlikely tokens by 0.07; attention to another
-    # row moves them by 0.9.
+    # Rounding in thirty bf16 layers changes these unlikely tokens by 0.07 nats. Attending to
+    # another row changes them by 0.9.
     tolerance = 1e-3 if base.dtype == torch.float32 else 0.25
     return (
         ""
@@ -89,7 +89,7 @@ def _find_fault(model: nn.Module, longest_row: int) -> str:
 
 
 def _has_attention_dropout(base: Any) -> bool:
-    """Return True if the config has a dropout of attention, by any of its many names."""
+    """Return True if the config sets attention dropout, under any of its many names."""
     config: dict[str, Any] = base.config.get_text_config().to_dict()
     parts = [config, *(part for part in config.values() if isinstance(part, dict))]
     items = [(str(name), value) for part in parts for name, value in part.items()]

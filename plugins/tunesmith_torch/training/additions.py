@@ -1,21 +1,27 @@
-"""Additions to a training: one more term of the loss, a change of each update, an early end.
+"""Additions to a training: extra loss terms, changes to each update, an early end.
 
-A table of the run file can add them to every technique that uses the trainer: its offer returns an
-:class:`tunesmith.additions.Addition`, whose ``build`` returns a :class:`TrainingAddition`. It is
-built once for each training, or each stage of one, and called in the training loop::
+A table of the run file can add them to every technique that uses the trainer. Its offer returns a
+:class:`tunesmith.additions.Addition`, whose ``build`` returns a :class:`TrainingAddition`. Each
+training, or each stage of one, builds its own, and the training loop calls it::
 
-    build(context)           before the first step, with the weights that training begins with
-      draw(step)             once for each batch: the items of the term, the same on all ranks
-      term(items)            as many items as fit into a micro-batch: the term's share, for backward
+    build(context)           before the first step, with the initial weights
+
+      draw(step)             once per batch: the items of the term, the same on all ranks
+
+      term(items)            per micro-batch: the term's share for these items, for backward
+
       transform_update(...)  after each optimizer step: may change the update in place
+
       evaluate(step)         after each step: continue, or finish with the present weights
+
       state_dict()           for each checkpoint
 
-The term of an update is the *sum* of what ``term`` returns for all items of ``draw``, in all
-micro-batches and on all ranks. It is added to the loss of the batch, which is a mean (over trained
-tokens, or over pairs). So a term that is a mean over tokens divides by the trained tokens of all of
-its items, which ``draw`` knows, and not by those of one call. The gradient then does not depend on
-``micro_batch_tokens`` or on the number of processes. It is clipped together with that of the loss.
+The term of an update is the *sum* of all results of ``term``, over all items of ``draw``, all
+micro-batches and all ranks. It is added to the loss of the batch, which is a mean (over trained
+tokens, or over pairs). A term that is a mean over tokens must therefore divide by the trained
+tokens of all items, which ``draw`` knows, not by those of one call. Then the gradient does not
+depend on ``micro_batch_tokens`` or on the number of processes. It is clipped together with that of
+the loss.
 
 Terms and transformations of several tables apply in the order of the tables in the plan.
 """
@@ -45,7 +51,7 @@ from tunesmith_torch.runtime.memory import is_out_of_memory
 __all__ = ["AdditionContext", "Additions", "TrainingAddition", "Update"]
 
 Item = tuple[int, Any]
-"""Something that a term is computed over: the tokens of its forward pass, 0 without one; and it."""
+"""A pair: the tokens of the item's forward pass (0 if it needs none), and the item for ``term``."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +61,18 @@ class AdditionContext:
     job: Job[Any]
     """The rows, the options, the seed, the stage, and ``emit`` for events such as ``Monitored``."""
     adapted: AdaptedModel
-    """The model in training, with its tokenizer and device. It has the weights that training begins
-    with, also when training is resumed: a checkpoint is read later."""
+    """The model in training, with its tokenizer and device.
+
+    It has the initial weights, even when training is resumed: the checkpoint is read later.
+    """
     parameters: Mapping[str, nn.Parameter]
     """The trained parameters by name."""
     template: Template
     """Turns records into tokens."""
     limit: int
-    """Most tokens of a row."""
+    """Maximum number of tokens in a row."""
     folder: Path
-    """Folder of this addition, for files that are kept until the run is deleted."""
+    """Folder for this addition's files; they are kept until the run is deleted."""
     is_text_model: bool
     """False for a reward model, which has no logits."""
 
@@ -76,55 +84,56 @@ class AdditionContext:
 
 @dataclass(frozen=True)
 class Update:
-    """An optimizer step that was taken."""
+    """An optimizer step that has just been taken."""
 
     step: int
     """Number of the step, counted from 0."""
     learning_rate: float
     """Learning rate of the step."""
     before: Mapping[str, Tensor]
-    """Copies of the fp32 weights before the step, by name; scratch memory for the addition."""
+    """Copies of the fp32 weights before the step, by name; the addition may overwrite them."""
     after: Mapping[str, Tensor]
-    """The fp32 weights after it, to be changed in place. bf16 parameters are rounded from them."""
+    """The fp32 weights after the step, to change in place; bf16 parameters are their rounding."""
 
 
 class TrainingAddition:
-    """Base of additions. Methods that a class does not override cost the training nothing.
+    """Base class of additions. Methods that a class does not override cost no time.
 
-    On several ranks each method gets the same arguments on all ranks, except ``term``, and must do
-    the same. Random numbers follow from the seed of the job and the step, or from the state.
+    With several ranks, every method except ``term`` gets the same arguments on all ranks and must
+    do the same there. Derive random numbers from the job's seed and the step, or from the state.
     """
 
     def draw(self, step: int) -> Sequence[Item]:
-        """Return the items of the term for the batch of a step; none: no term in this step.
+        """Return the term's items for the batch of a step; an empty list skips the term.
 
-        Updates that share a batch, as in PPO, share its items. Without an override there is one
-        item without tokens, for a term that needs no data.
+        Updates that share a batch, as in PPO, share its items. The default is one item without
+        tokens, for a term that needs no data.
         """
         return [(0, None)]
 
     def term(self, items: Sequence[Any]) -> Tensor:
-        """Return the term's share of these items: a scalar with a gradient, weighted as it counts.
+        """Return the weighted share of these items in the term, as a scalar with a gradient.
 
-        ``term(a + b)`` equals ``term(a) + term(b)``. Autocast is on where the model uses it.
+        ``term(a + b)`` must equal ``term(a) + term(b)``. Autocast is on where the model uses it.
         """
         raise NotImplementedError
 
     def transform_update(self, update: Update) -> None:
-        """Change ``update.after`` in place; weight decay is in it. Gradients are off."""
+        """Change ``update.after`` in place, after weight decay; gradients are off."""
         raise NotImplementedError
 
     def evaluate(self, step: int) -> Literal["continue", "finish"]:
         """Measure after ``step`` steps and decide: ``finish`` ends with the present weights.
 
-        It may write other weights into the model before, such as those of its last measurement.
-        :class:`tunesmith.errors.RunStopped` ends the run so that it can be resumed. Also called
-        before the first step (with 0), and again with the step at which training is resumed.
+        Before returning it may write other weights into the model, such as those of its last
+        measurement. To end the run but keep it resumable, raise
+        :class:`tunesmith.errors.RunStopped`. The loop also calls this before the first step (with
+        0), and again with the step at which training is resumed.
         """
         raise NotImplementedError
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """Return the state that a resumed training needs; it is stored in every checkpoint."""
+        """Return the state that a resumed training needs, to be stored in every checkpoint."""
         raise NotImplementedError
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -134,7 +143,7 @@ class TrainingAddition:
 
 @dataclass(frozen=True)
 class Added:
-    """An addition that was built, with the table that it belongs to."""
+    """A built addition, and the table of the run file that it belongs to."""
 
     origin: Addition
     built: Any
@@ -151,7 +160,7 @@ class Added:
         return own is not None and own is not getattr(TrainingAddition, method)
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method; unexpected errors name the plugin, except those that the loop handles."""
+        """Call a method, and blame the plugin for any error that the loop does not handle."""
         try:
             return getattr(self.built, method)(*arguments)
         except Exception as error:
@@ -162,7 +171,10 @@ class Added:
                 raise
 
     def term(self, items: Sequence[Any]) -> Tensor:
-        """Return the term's share of some items; raise an error unless it is a usable scalar."""
+        """Return the term's share for some items.
+
+        Raises an error that names the plugin if the result is not a scalar with a gradient.
+        """
         share = self.call("term", items)
         with self.origin.blame():
             if not isinstance(share, Tensor) or share.ndim or not share.requires_grad:
@@ -194,7 +206,7 @@ class Additions:
         limit: int,
         is_text_model: bool,
     ) -> Additions:
-        """Build the additions of a job; the arguments are those of the context."""
+        """Build the additions of a job; the other arguments go into :class:`AdditionContext`."""
         added = []
         for origin in job.additions:
             folder = job.out / "additions" / origin.table
@@ -211,17 +223,17 @@ class Additions:
             with origin.blame():
                 added.append(Added(origin, origin.build(context)))
             if not any(map(added[-1].has, ("term", "transform_update", "evaluate"))):
-                text = "adds nothing to the training" + (f" of stage {job.stage}" * bool(job.stage))
+                text = "has no effect on training" + (f" in stage {job.stage}" * bool(job.stage))
                 job.emit(FindingReported(level="info", source=origin.table, message=text))
         return cls(added, job.emit)
 
     @property
     def details(self) -> JSON:
-        """The names of their tables, for the first event; nothing without any."""
+        """The names of the additions' tables, for the first event; empty if there are none."""
         return {"additions": [a.origin.table for a in self.added]} if self.added else {}
 
     def draw(self, step: int) -> list[tuple[Added, list[Item]]]:
-        """Return the items of each term that this rank computes."""
+        """Return this rank's items for each term."""
         drawn = []
         for added in self._terms:
             items = list(added.call("draw", step)) if added.has("draw") else [(0, None)]
@@ -250,12 +262,12 @@ class Additions:
         if not tables:
             return False
         self.finished_at = step
-        text = f"training ended after step {step}, and its weights are the artifact"
+        text = f"ended training after step {step}; the artifact has the weights of that step"
         self._emit(FindingReported(level="info", source=tables[0], message=text))
         return True
 
     def count_steps(self, steps: int) -> int:
-        """Return the number of steps that were taken: ``steps`` unless an addition ended them."""
+        """Return the number of steps taken: ``steps``, unless an addition ended training early."""
         return steps if self.finished_at is None else self.finished_at
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -280,7 +292,7 @@ NO_ADDITIONS = Additions()
 def micro_batches(
     drawn: Sequence[tuple[Added, Sequence[Item]]], budget: int
 ) -> Iterator[tuple[Added, list[Any]]]:
-    """Yield the items of each call of ``term``: as many as fit, padded, or a single larger one."""
+    """Yield the items for each call of ``term``: as many as fit when padded, or one larger item."""
     for added, items in drawn:
         sizes = [max(1, tokens) for tokens, _ in items]
         for rows in padded_batches(sizes, max([budget, *sizes])) if items else ():

@@ -1,9 +1,9 @@
-"""Choose the values that the run file leaves to ``"auto"`` from the memory that is free now.
+"""Choose the values of ``"auto"`` options from the memory that is free now.
 
-``batch_size``, ``micro_batch_tokens`` and ``gradient_checkpointing`` may be ``"auto"``. They are
-chosen once, before the weights are read, announced in an event and written to the run folder. A
-resumed run reads the stored values, even if another amount of memory is free by then: with other
-micro-batches it would not end with the same weights.
+``batch_size``, ``micro_batch_tokens`` and ``gradient_checkpointing`` may be ``"auto"``. The choice
+is made once, before the weights are read, reported in an event and stored in the run folder. A
+resumed run reads the stored values even if a different amount of memory is free by then: different
+micro-batches would not give the same weights.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from tunesmith_torch.runtime.machine import available_memory, count_ranks_here
 from tunesmith_torch.untrusted.foreign_code import read_object
 
 GroupingOf = Callable[[Any, str], Grouping]
-"""Return which parts of a record are computed together, for options and a type of device."""
+"""Returns the parts of a record that are computed together, given the options and device type."""
 
 CHOSEN_FILE = "chosen.json"
 """File in the job's folder that stores the chosen values."""
 TOKEN_CANDIDATES = tuple(MIN_MICRO_BATCH_TOKENS * 2**power for power in range(6, -1, -1))
-"""Sizes of a micro-batch to try, largest first; above 32 768 tokens no GPU is busier."""
+"""Micro-batch sizes to try, largest first; beyond 32 768 tokens no GPU gets faster."""
 
 
 def resolve_auto(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
-    """Return the job with numbers in place of ``"auto"``; the same object if there is none."""
+    """Return the job with values in place of ``"auto"``, or the same job if there are none."""
     options: TrainingOptions = job.config
     if not options.has_auto:
         return job
@@ -49,7 +49,7 @@ def resolve_auto(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
     activations = "recomputed" if chosen["gradient_checkpointing"] else "kept"
     micro_batches = f"micro-batches of up to {chosen['micro_batch_tokens']} tokens"
     message = (
-        f"{chosen['batch_size']} rows a step, {micro_batches}, activations are {activations}: "
+        f"{chosen['batch_size']} rows per step, {micro_batches}, activations {activations}: "
         f"{reason}"
     )
     job.emit(FindingReported(level="info", source="memory", message=message))
@@ -57,26 +57,26 @@ def resolve_auto(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
 
 
 def _load_or_choose(job: Job[Any], grouping: GroupingOf) -> tuple[dict[str, int], str]:
-    """Return the stored values, or choose and store them; and the reason, for the event."""
+    """Return the stored values, or choose and store them; also return a reason for the event."""
     path = job.out / CHOSEN_FILE
     if path.is_file():
-        return read_object(path), "as chosen when the run began"
+        return read_object(path), "chosen when the run started"
     request = build_request(job)
     free = request.process_memory
     chosen = choose_batch(job.config, request, free, grouping(job.config, request.device))
     write_atomic(path, json.dumps(chosen) + "\n")
-    return chosen, "free memory is unknown" if free is None else f"{format_bytes(free)} are free"
+    return chosen, "free memory is unknown" if free is None else f"{format_bytes(free)} free"
 
 
 def choose_batch(
     options: TrainingOptions, request: EstimateRequest, free: int | None, grouping: Grouping
 ) -> dict[str, int]:
-    """Choose rows of a step, tokens of a micro-batch, and gradient checkpointing.
+    """Choose the rows of a step, the tokens of a micro-batch, and gradient checkpointing.
 
-    Takes the largest micro-batch whose step fits into ``free`` bytes by the upper bound of the
-    estimate. Gradient checkpointing is tried last: it costs a third of the time, small
-    micro-batches next to nothing. If nothing fits, or ``free`` is None, the combination that needs
-    least memory is returned.
+    Takes the largest micro-batch whose estimated upper bound of memory fits into ``free`` bytes.
+    Gradient checkpointing is tried last: it makes training a third slower, while small
+    micro-batches cost next to nothing. If nothing fits, or ``free`` is None, returns the
+    combination that needs the least memory.
     """
     batch = options.batch_size or AUTO_BATCH_SIZE
     fixed = bool(options.micro_batch_tokens) and options.batch_size != AUTO
@@ -103,7 +103,7 @@ def choose_batch(
 
 
 def build_request(job: Job[Any]) -> EstimateRequest:
-    """Return the request for an estimate of this training, with the memory that is free now."""
+    """Return the request for a memory estimate of this training, with the memory free now."""
     config = read_object(Path(job.model) / "config.json")
     device = pick_device(job.device)
     return EstimateRequest(
@@ -120,9 +120,9 @@ def build_request(job: Job[Any]) -> EstimateRequest:
 
 
 def _free_bytes(device: torch.device) -> int | None:
-    """Return the bytes that this process may still allocate on the device; None: unknown."""
+    """Return the bytes that this process may still allocate on the device, or None if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = available_memory()
-    # The ranks of a machine share its memory, and each trains on its share.
+    # The ranks on one machine divide its memory equally.
     return None if free is None else free // count_ranks_here(distributed.world_size())

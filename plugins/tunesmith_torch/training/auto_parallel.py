@@ -1,10 +1,9 @@
-"""Choose between copies of the model and a sharded one when the run file says ``"auto"``.
+"""Choose between copies of the model and a sharded model if the run file asks for ``"auto"``.
 
-The choice depends on the number of processes and the memory that each may take, so a training has
-one for each number of processes: it is made when training first begins with so many, announced in
-an event, and written to the run folder. A training that is resumed with as many processes keeps it,
-whatever is free by then; with another number it may train in the other way, from the same
-checkpoint.
+The choice depends on the number of processes and the memory available to each. It is made when
+training first starts with a given number of processes, reported in an event, and stored in the run
+folder. A run that resumes with the same number keeps the choice, whatever memory is free by then.
+With a different number it may switch, and continue from the same checkpoint.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ def resolve_parallel(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
     """Return the job with ``"data"`` or ``"sharded"`` in place of ``"auto"``.
 
     Raises:
-        UsageError: the weights would be sharded, and an addition sees all of them.
+        UsageError: the options ask for sharded weights, but an addition needs all of them.
     """
     options: TrainingOptions = job.config
     if job.additions and options.parallel == "sharded" and distributed.world_size() > 1:
         raise UsageError(
-            f"[{job.additions[0].table}]: needs all weights on each rank, and "
+            f"[{job.additions[0].table}]: needs all weights on each rank, but "
             'technique.parallel is "sharded"',
             hint='use parallel = "data"',
         )

@@ -1,8 +1,8 @@
 """Tie checkpoints to the training that saved them: one run, or one stage of a run.
 
-The folder of a training has a random id in :data:`TRAINING_FILE`, and so has each of its
-checkpoints. A checkpoint that was copied from another run fits the model and passes its checksums,
-but training would continue from weights and random states that this run has never had.
+A training writes a random id into :data:`TRAINING_FILE` of its folder and into each checkpoint. A
+checkpoint copied from another run may fit the model and pass its checksums, but training would
+continue from weights and random states that this run never had.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ def owner_meta(job: Job[Any]) -> JSON:
 
 
 def require_own(job: Job[Any], checkpoint: Checkpoint, last_step: int | None) -> None:
-    """Check that the job has saved the checkpoint, and that the plan reaches its step.
+    """Check that this job saved the checkpoint, and that the plan reaches its step.
 
-    ``last_step`` is the last step of the plan; None: not known. Checkpoints of earlier versions
-    have no id, and pass.
+    ``last_step`` is the last step of the plan, or None if unknown. Checkpoints of earlier versions
+    have no id and pass.
 
     Raises:
-        IntegrityError: the checkpoint belongs to another run or stage, or is beyond the plan.
+        IntegrityError: the checkpoint belongs to another run or stage, or lies beyond the plan.
     """
     meta = checkpoint.meta
     problem = ""
     if meta.get("stage", job.stage) != job.stage:
-        problem = f'is of stage "{meta["stage"]}", not of "{job.stage}"'
+        problem = f'belongs to stage "{meta["stage"]}", not to "{job.stage}"'
     elif "training" in meta and meta["training"] != _read_id(job.out):
         problem = "was saved by another run"
     elif last_step is not None and checkpoint.step > last_step:
-        problem = f"is of step {checkpoint.step}, and the plan ends at step {last_step}"
+        problem = f"is at step {checkpoint.step}, but the plan ends at step {last_step}"
     if problem:
         raise IntegrityError(
             f"{checkpoint.path}: the checkpoint {problem}, so training cannot continue from it",
-            hint="move this folder out of the run to go on from the checkpoint before it",
+            hint="move this folder out of the run to continue from the previous checkpoint",
         )
 
 
 def _read_id(folder: Path) -> str:
-    """Return the id of the training in this folder; empty if it has none."""
+    """Return the id of the training in this folder, or "" if there is none."""
     try:
         found = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))["id"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -1,4 +1,14 @@
-"""Save and restore the checkpoints of a training, and apply a monitor's decisions."""
+"""Save and restore the checkpoints of a training, and apply a monitor's decisions.
+
+The order within a step decides what an interruption costs::
+
+    update -> StepFinished event -> stopped (Ctrl-C)?  save, then leave
+                                 -> evaluate           may save the best weights, or end training
+                                 -> save if due
+
+A stopped run saves its step *before* evaluating it: a signal must not wait for an evaluation, and
+the resumed run makes up for it (:func:`tunesmith_torch.training.loop.run_training_loop`).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +30,7 @@ from tunesmith_torch.training.monitor import NO_MONITOR, MonitorDecision, Traini
 __all__ = ["CheckpointWriter"]
 
 DEFAULT_SAVE_SECONDS = 120
-"""Seconds between checkpoints if ``checkpoints.every`` is unset: the work a crash may cost."""
+"""Seconds between checkpoints if ``checkpoints.every`` is unset: the most work a crash can cost."""
 
 
 @dataclass
@@ -30,7 +40,7 @@ class CheckpointWriter:
     job: Job[Any]
     masters: MasterWeights
     every: int | None
-    """Steps between checkpoints; None: one every :data:`DEFAULT_SAVE_SECONDS`."""
+    """Steps between checkpoints; None: save every :data:`DEFAULT_SAVE_SECONDS`."""
     monitor: TrainingMonitor
     additions: Additions = NO_ADDITIONS
     last_step: int = 0
@@ -41,10 +51,11 @@ class CheckpointWriter:
     def resume(self, last_step: int | None = None) -> int:
         """Restore the newest checkpoint; return the number of steps already taken.
 
-        ``last_step`` is the last step of the plan; None: not known.
+        ``last_step`` is the last step of the plan, or None if unknown.
 
         Raises:
-            IntegrityError: the checkpoint is of another run or stage, or beyond the last step.
+            IntegrityError: the checkpoint belongs to another run or stage, or lies beyond the last
+                step.
         """
         self._require_space()
         checkpoint = distributed.rank_0_first(self.job.checkpoints.newest)
@@ -57,25 +68,25 @@ class CheckpointWriter:
         return checkpoint.step
 
     def after_step(self, event: StepFinished) -> bool:
-        """Emit the step, let the monitor evaluate it, save if due; True if training is over.
+        """Emit the step, evaluate it, and save if due; return True if training is over.
 
         Raises:
-            RunStopped: raised by ``job.emit`` or an addition, passed on after the step was saved.
+            RunStopped: ``job.emit`` or an addition raised it. The step is saved first.
         """
         step, stop = event.step, None
         try:
             self.job.emit(event)
         except RunStopped as error:
             stop = error
-        # Rank 0 decides: it has the signals, and its clock is another one.
+        # Rank 0 decides for all ranks: it receives the signals, and their clocks differ.
         is_stopped, is_due = distributed.broadcast_from_rank_0(
             lambda: [stop is not None, self.is_due(step)]
         )
         if is_stopped:
-            self.save(step)
+            self.save(step)  # on all ranks, because each may hold a part of the weights
             if stop is not None:
                 raise stop
-            distributed.all_gather_object(None)  # waits for the error of rank 0
+            distributed.all_gather_object(None)  # waits for the error that rank 0 raises
         try:
             if self.evaluate(step):
                 return True
@@ -87,16 +98,16 @@ class CheckpointWriter:
         return False
 
     def evaluate(self, step: int) -> bool:
-        """Let additions and the monitor evaluate the step; True if training is over."""
+        """Let additions and the monitor evaluate the step; return True if training is over."""
         if self.additions.is_finished(step):
             return True
         return self.apply_decision(step, self.monitor.evaluate(step))
 
     def apply_decision(self, step: int, decision: MonitorDecision) -> bool:
-        """Save or restore the best weights as decided; True if training is over.
+        """Save or restore the best weights as decided; return True if training is over.
 
         Raises:
-            IntegrityError: training stops and this run has no best checkpoint to go back to.
+            IntegrityError: training stops, but this run has no best checkpoint to restore.
         """
         if decision == "save_best":
             self.save(step, best=True)
@@ -113,11 +124,11 @@ class CheckpointWriter:
         """Check that the disk has room for the kept checkpoints, the next one and the artifact.
 
         Raises:
-            EnvironmentProblem: it has not; the message names both sizes.
+            EnvironmentProblem: the disk is too full; the message names both sizes.
         """
         weights_bytes = sum(4 * master.numel() for master in self.masters.masters)
         existing = len(self.job.checkpoints.steps())
-        best = self.monitor is not NO_MONITOR  # kept besides the newest ones
+        best = self.monitor is not NO_MONITOR  # kept in addition to the newest ones
         new = max(1, self.job.checkpoints.keep + 1 + best - existing)
         # A checkpoint holds the fp32 masters and AdamW's two moments: three times the weights.
         require_space(self.job.out, 3 * weights_bytes * new + weights_bytes)
@@ -129,9 +140,9 @@ class CheckpointWriter:
         return time.monotonic() - self.last_time > DEFAULT_SAVE_SECONDS
 
     def save(self, step: int, *, best: bool = False) -> None:
-        """Commit a checkpoint, unless this step has one already.
+        """Commit a checkpoint, unless this step already has one.
 
-        Rank 0 commits it. Each rank with a part of the weights writes it into the folder before.
+        Rank 0 commits it, after every rank with a part of the weights has written that part.
         """
         if step == self.last_step and not best:
             return
@@ -152,7 +163,7 @@ class CheckpointWriter:
     def _write(self, folder: Path | None) -> None:
         """Write this rank's part of the state; return when all ranks have written theirs.
 
-        ``folder``: the one that rank 0 is going to commit; the other ranks receive it.
+        ``folder`` is the folder that rank 0 will commit; the other ranks pass None and receive it.
         """
         if self.masters.is_sharded:
             folder = Path(

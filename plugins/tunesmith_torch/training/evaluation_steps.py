@@ -1,7 +1,7 @@
-"""The steps at which the validation loss is evaluated: often enough to choose, and cheap.
+"""The steps at which the validation loss is evaluated: enough of them, at a low cost.
 
-The cost is predicted from tokens, not measured, so that a resumed run evaluates at the same steps
-as an uninterrupted one.
+The cost is predicted from token counts, not measured. A resumed run therefore evaluates at the same
+steps as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -12,31 +12,35 @@ from dataclasses import dataclass
 from tunesmith_torch.optim.schedule import BatchOrder
 
 EVALUATIONS = 10
-"""Evaluations in a run, besides those at the end of each epoch."""
+"""Evaluations in a run, in addition to those at the end of each epoch."""
 MAX_SHARE = 0.1
-"""Largest share of the training that evaluations, and saving the best checkpoint, may cost."""
+"""Maximum cost of evaluations and of saving the best checkpoint, as a share of the training."""
 FULL_FORWARD_SHARE, ADAPTER_FORWARD_SHARE = 1 / 3, 1 / 2
-"""Cost of a forward pass, as a share of a training step over the same tokens: backward costs twice
-as much where all weights get a gradient, and as much where they are frozen."""
-SAVE_TOKENS = {"cpu": 2_500, "cuda": 500_000}
-"""Tokens that are trained in the time in which a checkpoint of all weights is saved.
+"""Cost of a forward pass, as a share of a training step over the same tokens.
 
-Both times grow with the number of weights. Measured with 135 million of them on two CPU cores: 3.6
-seconds for 1.6 GB; on a GPU training is faster, and the disk is not."""
+Backward costs twice as much as forward if all weights get a gradient, and the same if the base is
+frozen.
+"""
+SAVE_TOKENS = {"cpu": 2_500, "cuda": 500_000}
+"""Tokens trained in the time that it takes to save a checkpoint of all weights.
+
+Both times grow with the number of weights. The CPU value was measured with 135 million weights on
+two cores, where saving 1.6 GB took 3.6 seconds. On a GPU, training is faster but the disk is not.
+"""
 
 
 @dataclass(frozen=True)
 class EvaluationCosts:
-    """Costs in tokens of training."""
+    """Costs, each as the number of tokens that training computes in the same time."""
 
     training: float
-    """All steps of the run."""
+    """Cost of all steps of the run."""
     validation: float
-    """Evaluating the validation rows once."""
+    """Cost of evaluating the validation rows once."""
     sample: float
-    """Evaluating the sample of training rows once."""
+    """Cost of evaluating the sample of training rows once."""
     save: float
-    """Saving the best checkpoint once."""
+    """Cost of saving the best checkpoint once."""
 
     @classmethod
     def predict(
@@ -49,9 +53,9 @@ class EvaluationCosts:
         trainable_share: float,
         device: str,
     ) -> EvaluationCosts:
-        """Return the costs; the sample's rows stand for all training rows.
+        """Predict the costs, taking the sample's rows as typical of all training rows.
 
-        ``trainable_share``: trainable parameters, as a share of all.
+        ``trainable_share``: trainable parameters as a share of all parameters.
         """
         forward = FULL_FORWARD_SHARE if trainable_share > 0.5 else ADAPTER_FORWARD_SHARE
         rows = order.rows * order.steps / order.steps_per_epoch
@@ -65,18 +69,18 @@ class EvaluationCosts:
 
 @dataclass(frozen=True)
 class EvaluationSteps:
-    """The steps after which the validation loss is evaluated, the last one always."""
+    """The steps after which the validation loss is evaluated, always including the last one."""
 
     steps: frozenset[int]
-    """Numbers of the steps, from 1; 0: before the first one."""
+    """Numbers of the steps, from 1; 0 means before the first step."""
     with_sample: bool
-    """True if the loss on the sample of training rows is evaluated, too."""
+    """True if the loss on the sample of training rows is evaluated as well."""
 
     @classmethod
     def choose(
         cls, order: BatchOrder, costs: EvaluationCosts, every: int | None
     ) -> EvaluationSteps:
-        """Return the steps that ``every`` asks for, or those that the costs permit."""
+        """Return the steps for an interval of ``every``, or as many as the costs allow if None."""
         last = order.steps
         if every is not None:
             return cls(frozenset({0, *range(every, last, every), last}), with_sample=True)
@@ -84,7 +88,7 @@ class EvaluationSteps:
         epochs = range(order.steps_per_epoch, last, order.steps_per_epoch)
         steps = frozenset({0, *range(interval, last, interval), *epochs, last})
         budget = MAX_SHARE * costs.training
-        # The first step's weights are never the best, and the last step's need no checkpoint.
+        # Step 0 is never saved as the best, and the last step needs no checkpoint.
         saving = (len(steps) - 2) * costs.save
         if len(steps) * (costs.validation + costs.sample) + saving <= budget:
             return cls(steps, with_sample=True)

@@ -2,8 +2,8 @@
 
 Shapes: N trained positions.
 
-What is described is the layout that the model computes, not the rows that it was made from: packed
-rows, prompts that are shared, padding, and which tokens the loss is about.
+The description shows the layout that the model computes, not the original rows: packed rows, shared
+prompts, padding, and the tokens that contribute to the loss.
 """
 
 # ruff: noqa: N815 - tensors end in their shape, attributes too
@@ -33,24 +33,24 @@ from tunesmith_torch.models.adapters import AdaptedModel
 __all__ = ["TokenLayout"]
 
 MAX_ROW_TOKENS = 160
-"""Tokens of a row that are described: as many of its beginning as of its end."""
+"""Tokens shown of a longer row: half from its start, half from its end."""
 MAX_TOKENS = 400
-"""Tokens that are described: the event has a few kB."""
+"""Tokens shown in all, to keep the event at a few kB."""
 LONGEST_CHARACTER = 4
-"""Tokens, of one byte each, that a character can consist of."""
+"""Maximum number of single-byte tokens in one character."""
 
 
 class TokenLayout(NamedTuple):
-    """The tokens of a micro-batch, and what its loss is about."""
+    """The tokens of a micro-batch, and which of them its loss reads."""
 
     batch: MicroBatch
     tree_layout: TreeLayout | None = None
     titles: Sequence[str] = ()
-    """Titles of the rows, without shared prefixes; empty: they are numbered."""
+    """Titles of the rows, not counting shared prefixes; empty: rows are numbered."""
     is_scored: bool = False
-    """True if ``trained_N`` are states that become rewards, and no tokens are predicted."""
+    """True if the states at ``trained_N`` become rewards instead of predicting tokens."""
     loss_weights_N: Tensor | None = None
-    """Weights of the trained tokens, of which those with 0 are not trained; None: all are."""
+    """Weights of the trained tokens; 0 means not trained. None: all are trained."""
 
 
 @runtime_checkable
@@ -58,7 +58,7 @@ class ShowsTokens(Protocol):
     """An objective whose micro-batches can be described."""
 
     def micro_batches(self, prepared: Any, budget: int) -> Sequence[Any]:
-        """Lay a prepared batch out."""
+        """Split a prepared batch into micro-batches."""
         ...
 
     def token_layout(self, micro_batch: Any) -> TokenLayout:
@@ -69,7 +69,7 @@ class ShowsTokens(Protocol):
 def emit_first_batch(
     job: Job[Any], adapted: AdaptedModel, objective: object, prepared: Any, budget: int
 ) -> None:
-    """Emit the tokens of a prepared batch, if there are any and the objective can show them."""
+    """Emit the first tokens of a prepared batch, if the objective can show them."""
     if not isinstance(objective, ShowsTokens):
         return
     micro_batches = objective.micro_batches(prepared, budget)
@@ -84,7 +84,7 @@ def describe_first_batch(
     tokenizer: PreTrainedTokenizerBase,
     stage: str,
 ) -> FirstBatch:
-    """Return the event about the first one of at least one micro-batch."""
+    """Return the event that describes the first of these micro-batches."""
     layout = objective.token_layout(micro_batches[0])
     batch = layout.batch
     kind: Literal["packed", "shared", "padded"] = "packed"
@@ -114,7 +114,7 @@ def describe_first_batch(
 
 
 def _list_spans(layout: TokenLayout) -> Iterator[tuple[str, int, int]]:
-    """Yield title, start and stop of each row; prefixes before their rows, and no padding."""
+    """Yield title, start and stop of each row without padding; a prefix precedes its rows."""
     batch, tree = layout.batch, layout.tree_layout
     if tree is not None:
         numbers = {branch: number for number, branch in enumerate(tree.branches)}
@@ -142,7 +142,7 @@ def _title(layout: TokenLayout, number: int) -> str:
 
 
 def _read_span(layout: TokenLayout, start: int, stop: int) -> tuple[list[int], str]:
-    """Return the tokens of a row, and a mark for each."""
+    """Return the tokens of a row, and one mark per token."""
     batch = layout.batch
     ids = batch.ids_BT.flatten()[start:stop].tolist()
     marks = [CONTEXT] * len(ids)
@@ -153,10 +153,10 @@ def _read_span(layout: TokenLayout, start: int, stop: int) -> tuple[list[int], s
     if layout.is_scored:
         for place in places:
             marks[place] = SCORED
-        # What follows is there only so that the state at this token is returned.
+        # Later tokens only serve to return the state at this one (see collate_final_tokens).
         end = max(places, default=len(ids) - 1) + 1
         return ids[:end], "".join(marks[:end])
-    # Position t predicts token t + 1. A last token is a target only and may not be in the input.
+    # Position t predicts token t + 1. The last token is only a target and may be missing from ids.
     for place, target in zip(places, batch.targets_N[inside_N].tolist(), strict=True):
         if place + 1 == len(ids):
             ids, marks = [*ids, target], [*marks, TRAINED]
@@ -173,7 +173,7 @@ def _describe_row(
     shown = "".join(m.upper() if n in special else m for n, m in zip(ids, marks, strict=True))
     half = MAX_ROW_TOKENS // 2
     text = _decode(tokenizer, ids)
-    if redact(text) != text:  # a secret has several tokens, none of which is recognized as one
+    if redact(text) != text:  # a secret spans several tokens; no single token looks like one
         pieces, shown = _redact_runs(tokenizer, ids, shown)
     elif len(ids) > MAX_ROW_TOKENS:
         pieces = [
@@ -191,14 +191,14 @@ def _describe_row(
 def _redact_runs(
     tokenizer: PreTrainedTokenizerBase, ids: list[int], marks: str
 ) -> tuple[list[str], str]:
-    """Return the redacted text of each run of tokens with one mark; their tokens are not shown."""
+    """Return the redacted text of each run of tokens with the same mark, and the marks."""
     runs = [
         (mark, redact(_decode(tokenizer, [number for number, _ in run])))
         for mark, run in groupby(zip(ids, marks, strict=True), key=lambda pair: pair[1])
     ]
     text = redact(_decode(tokenizer, ids))
     if "".join(part for _, part in runs) != text or len(text) > 4 * MAX_ROW_TOKENS:
-        # A secret spans runs, or there is too much: what is trained is not worth a leak.
+        # A secret spans several runs, or the text is too long: drop the marks rather than leak it.
         return [text[: 4 * MAX_ROW_TOKENS], "no marks: the row has a secret"], CONTEXT + OMITTED
     return [part for _, part in runs], "".join(mark for mark, _ in runs)
 
@@ -206,14 +206,14 @@ def _redact_runs(
 def _split_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     """Return the text of each token, with the space before it.
 
-    A character of several tokens is the text of its last one.
+    If a character spans several tokens, its last token gets the text.
     """
     pieces: list[str] = []
     before: list[int] = []
     pending: list[int] = []
     for number in ids:
         pending.append(number)
-        # Decoded after the token before it: some tokenizers drop the space that begins a text.
+        # Decoded with the preceding token, because some tokenizers drop a leading space.
         text = _decode(tokenizer, [*before, *pending])[len(_decode(tokenizer, before)) :]
         if text.endswith("\ufffd") and len(pending) < LONGEST_CHARACTER:
             pieces.append("")

@@ -1,25 +1,51 @@
 """The training loop that every technique shares.
 
-:func:`run_training_loop` is given a model whose trainable weights are already chosen
-(:mod:`tunesmith_torch.models.adapters`) and an :class:`Objective`, which knows the data and the
-loss. One pass through the loop is one optimizer step::
+:func:`run_training_loop` takes a model whose trainable weights are already chosen
+(:mod:`tunesmith_torch.models.adapters`) and an :class:`Objective`, which holds the data and the
+loss. Each pass through the loop is one optimizer step::
 
-    rows of the batch            BatchOrder: a new random order for each epoch
-      -> prepared batch          objective.prepare(rows, run): once; a rollout, reference scores
-      -> FirstBatch event        of the first step: the tokens of the batch, for reports
-      -> micro-batches           objective.micro_batches(prepared, budget): at most `budget` tokens
-      -> loss / loss_divisor     objective.loss(micro_batch), then backward; gradients add up
-      -> terms of additions      added.term(items), then backward
-      -> sum over ranks, clip, AdamW step on the fp32 master weights
-      -> additions.transform     may change the update
-      -> one more update?        monitor.is_batch_finished(): PPO reuses a rollout
-      -> StepFinished event, monitor.evaluate(step), checkpoint
+    BatchOrder                rows 17, 4, 92, ... of a shuffled epoch; each rank takes its share
+      |
+      v
+    objective.prepare         once per batch: a rollout, rewards, reference scores, or nothing
+      |
+      v
+    objective.micro_batches   [micro-batch 0]    [micro-batch 1]    ...    at most `budget` tokens
+      |                              |                  |
+      |  forward               loss 0 / Z         loss 1 / Z        ...    Z: divisor of the batch
+      |  backward                    |                  |
+      |                              +--------+---------+-----------...
+      |                                       |
+      |                                       v
+      |                       gradient of this rank, added up in fp32; terms of additions join it
+      |                                       |
+      |                                       v
+      |                       sum over all ranks, clip the norm
+      |                                       |
+      |                                       v
+      |                       AdamW step on the fp32 master weights, copied back to the model
+      |                                       |
+      |                                       v
+      +--- again: no ---      monitor.is_batch_finished()?     PPO updates several times per batch
+                                              |
+                                              | yes
+                                              v
+                              StepFinished event, evaluation, checkpoint if due
 
-The loss of a micro-batch is a *sum* (over tokens, or over pairs). It is divided by the count of the
-*complete* batch, over all ranks. The gradient is therefore that of the batch's mean loss, for any
-size of the micro-batches and any number of processes
-(:mod:`tunesmith_torch.runtime.distributed`). A mean of micro-batch means would weight tokens in
-small micro-batches more.
+The loss of a micro-batch is a *sum* (over tokens, or over pairs). Z is the divisor of the
+*complete* batch over all ranks, such as its number of trained tokens. With m running over all
+micro-batches of all ranks, the loss of the batch is a mean whose gradient is a plain sum::
+
+    L = sum over m of (loss m / Z)          dL/dW = sum over m of d(loss m / Z)/dW
+
+Each backward pass adds one term of that sum. The result does not depend on the size of the
+micro-batches or on the number of processes, up to rounding. This is also why running out of memory
+is harmless: the gradient is computed again in smaller micro-batches. A mean of micro-batch means
+would weight tokens in small micro-batches more.
+
+A step reads nothing but its number and the training state. Rows and learning rate are functions of
+the step's number (:mod:`tunesmith_torch.optim.schedule`). Everything else is in the checkpoint
+(:mod:`tunesmith_torch.training.training_state`), so a resumed run continues bit by bit.
 """
 
 from __future__ import annotations
@@ -68,18 +94,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BatchCounts:
-    """Counts of a batch: all tokens, tokens with a loss, and the divisor of the summed loss."""
+    """Token counts of a batch, and the divisor of its summed loss."""
 
     tokens: int
     """All tokens, without padding."""
     trained_tokens: int
-    """Those of them that contribute to the loss."""
+    """Tokens that contribute to the loss."""
     loss_divisor: float
-    """Divisor of the summed loss: the weights of the trained tokens, or the number of pairs."""
+    """Divisor of the summed loss: total weight of the trained tokens, or number of pairs."""
 
 
 class RunWithBudget(Protocol):
-    """Calls a computation with a token budget, again with a smaller one if memory runs out."""
+    """Runs a computation with a token budget, and again with a smaller one if memory runs out."""
 
     def __call__(self, compute: Callable[[int], T], /) -> T: ...
 
@@ -87,8 +113,8 @@ class RunWithBudget(Protocol):
 class Objective(Protocol):
     """A dataset and a loss over it, summed over micro-batches.
 
-    With several ranks, :meth:`prepare` is called with the rows of the own rank only (possibly
-    none), :meth:`counts` with the rows of the complete batch; :meth:`metrics` covers all ranks.
+    With several ranks, :meth:`prepare` gets the rows of this rank only (possibly none).
+    :meth:`counts` gets the rows of the complete batch, and :meth:`metrics` covers all ranks.
     """
 
     def __len__(self) -> int:
@@ -96,14 +122,15 @@ class Objective(Protocol):
         ...
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
-        """Return the counts of these rows together; a row is an index below ``len(self)``."""
+        """Return the total counts of these rows; a row is an index below ``len(self)``."""
         ...
 
     def prepare(self, rows: Sequence[int], run: RunWithBudget) -> Any:
-        """Do once for each batch what needs sampling, rewards or another model.
+        """Do the work that a batch needs only once, such as sampling or scoring with other models.
 
-        The result is kept for all updates of the batch, also if memory runs out in one of them.
-        Forward passes of its own go through ``run``, so that they too get smaller micro-batches.
+        The result is kept for all updates of the batch, even if memory runs out in one of them.
+        Pass forward computations to ``run``, which repeats them in smaller micro-batches if memory
+        runs out.
         """
         ...
 
@@ -112,26 +139,27 @@ class Objective(Protocol):
         ...
 
     def micro_batches(self, prepared: Any, budget: int) -> Sequence[Any]:
-        """Lay a prepared batch out so that each micro-batch computes at most ``budget`` tokens.
+        """Split a prepared batch into micro-batches that compute at most ``budget`` tokens each.
 
-        A pure function: it may be called several times for one batch, with smaller budgets.
+        This must be a pure function: the loop may call it again for the same batch with a smaller
+        budget.
         """
         ...
 
     def loss(self, micro_batch: Any) -> Tensor:
         """Return the loss summed over the micro-batch: a scalar, ready for backward.
 
-        In nats, if it is a log-likelihood. The loop divides by the batch's ``loss_divisor``.
+        A log-likelihood is in nats. The loop divides by the batch's ``loss_divisor``.
         """
         ...
 
     def metrics(self) -> dict[str, float]:
-        """Return metrics of the last batch over all ranks, besides the loss; may be empty."""
+        """Return metrics of the last batch over all ranks, without the loss; may be empty."""
         ...
 
 
 class RunLoop(Protocol):
-    """Trains a prepared model to the last step: the training loop, or one with its promises."""
+    """Trains a prepared model to the last step: :func:`run_training_loop` or a replacement."""
 
     def __call__(
         self,
@@ -157,9 +185,9 @@ def run_training_loop(
     """Train from the newest checkpoint, or from the initial weights, to the last step.
 
     Raises:
-        TrainingError: a loss or gradient is not finite, or memory ran out even with micro-batches
-            that were halved :data:`MAX_HALVINGS` times.
-        RunStopped: raised by ``job.emit``, passed on after a checkpoint was saved.
+        TrainingError: a loss or gradient is not finite, or memory ran out even after halving the
+            micro-batches :data:`MAX_HALVINGS` times.
+        RunStopped: ``job.emit`` raised it. A checkpoint is saved before it is passed on.
     """
     keep_freed_memory()
     options: TrainingOptions = job.config
@@ -167,6 +195,7 @@ def run_training_loop(
     order = BatchOrder.from_options(len(objective), options, seed)
     schedule = LearningRateSchedule.from_options(options, order.steps)
     with parallelize(adapted, objective.loss, options.parallel) as parallelism:
+        # The optimizer is built inside the block, from the parameters as this rank holds them.
         masters = MasterWeights(adapted.named_trainable_parameters, options)
         checkpoints = CheckpointWriter(job, masters, options.checkpoints.every, monitor, additions)
         budget = MicroBatchBudget(job, adapted, options.micro_batch_tokens)
@@ -174,12 +203,15 @@ def run_training_loop(
             job, adapted, objective, parallelism, masters, budget, additions
         )
         adapted.model.train()
-        seed_all(seed)
+        seed_all(seed)  # a checkpoint replaces these generator states with its own
         steps_done = checkpoints.resume(order.steps)
+        # Evaluates the untrained model, or after a resume the step whose evaluation was missed: a
+        # stopped run saves its step before evaluating it.
         if checkpoints.evaluate(steps_done):
             return
         for step, rows in order.batches(steps_done):
             started = time.perf_counter()
+            # Checkpoints hold the generators of rank 0 only; the others are seeded in each step.
             distributed.seed_worker_rank(seed, step)
             learning_rate = schedule.learning_rate_at(step)
             batch = accumulator.prepare(step, rows)
@@ -188,6 +220,7 @@ def run_training_loop(
             transform = additions.transform(step, learning_rate)
             gradient = accumulator.compute_gradient(batch, learning_rate)
             masters.step(learning_rate, transform)
+            # One update per batch, except where a monitor asks for more: PPO reuses its rollouts.
             while not monitor.is_batch_finished():
                 gradient = accumulator.compute_gradient(batch, learning_rate)
                 masters.step(learning_rate, transform)
@@ -219,17 +252,17 @@ class _Batch:
     rows: Sequence[int]
     prepared: Any
     drawn: Sequence[tuple[Added, Sequence[Item]]]
-    """The items of the terms of additions."""
+    """This rank's items for each loss term that an addition contributes."""
 
 
 @dataclass(frozen=True)
 class _Gradient:
-    """The gradient that is in the masters, as numbers."""
+    """The loss and norm that belong to the gradient in the masters."""
 
     losses: Sequence[float]
-    """The shares of all micro-batches in the mean loss of the batch."""
+    """``loss m / Z`` of every micro-batch on every rank; their sum is the batch's mean loss."""
     term_shares: dict[str, list[float]]
-    """Those of the terms of additions, by name."""
+    """The same for each term of an addition, by name."""
     norm: float
     """Norm before clipping."""
 
@@ -248,7 +281,7 @@ class _Gradient:
 
 @dataclass
 class _GradientAccumulator:
-    """Computes the gradient of a batch in micro-batches, smaller ones if memory runs out."""
+    """Computes the gradient of a batch in micro-batches, in smaller ones if memory runs out."""
 
     job: Job[Any]
     adapted: AdaptedModel
@@ -272,8 +305,10 @@ class _GradientAccumulator:
         """Leave the clipped gradient of the mean loss and of all terms in the masters.
 
         Raises:
-            TrainingError: one of them is not finite. No weight has been updated then.
+            TrainingError: a loss, a term or the gradient is not finite. No weight was updated.
         """
+        # Running out of memory ends the `with` block without an exception, and the next attempt
+        # starts over with a smaller budget.
         for attempt in self.budget.attempts():
             with attempt:
                 shares = self._accumulate(batch, attempt.tokens)
@@ -281,7 +316,7 @@ class _GradientAccumulator:
         options: TrainingOptions = self.job.config
         with self.parallelism.collectives():
             norm = self.masters.clip_grad_norm(options.optimizer.max_grad_norm)
-        # One transfer from the GPU for all numbers of the step: each one waits for the device.
+        # All numbers of the step leave the GPU in one transfer, because each transfer waits for it.
         values = torch.stack([*(share for _, share in shares), norm.detach().float()]).tolist()
         own_shares = [(name, value) for (name, _), value in zip(shares, values[:-1], strict=True)]
         sums: dict[str, list[float]] = {"": []}
@@ -295,19 +330,21 @@ class _GradientAccumulator:
     def _accumulate(self, batch: _Batch, budget: int) -> list[tuple[str, Tensor]]:
         """Run backward through this rank's micro-batches; return their shares of the batch loss.
 
-        Those of an addition have the name of its term, those of the objective have none.
+        Each share comes with the name of an addition's term, or "" for the objective.
         """
-        self.masters.zero_grad()  # of an attempt that ran out of memory
+        self.masters.zero_grad()  # an attempt that ran out of memory leaves part of a gradient
         self.objective.start_update()
-        # Of the complete batch, not of this rank's rows: the sum over all is then the mean.
+        # Z counts the complete batch, not this rank's rows: the sum over ranks is then the mean.
         divisor = self.objective.counts(batch.rows).loss_divisor
-        # Without a token that counts, the objective has no gradient on any rank.
+        # If no token of the batch counts, no rank computes a gradient of the objective.
         parts = self.objective.micro_batches(batch.prepared, budget) if divisor else ()
         shares = []
         with self.parallelism.collectives():
             for part in self.parallelism.align(parts):
                 with self.adapted.autocast():
                     loss = self.parallelism.loss(part) / divisor
+                # Adds this micro-batch to the gradient and frees its activations, so peak memory
+                # is that of the largest micro-batch.
                 loss.backward()  # type: ignore[no-untyped-call]
                 shares.append(("", loss.detach().float()))
             for added, items in micro_batches(batch.drawn, budget):
@@ -320,7 +357,7 @@ class _GradientAccumulator:
     def _write_diagnosis(
         self, batch: _Batch, gradient: _Gradient, learning_rate: float
     ) -> TrainingError:
-        """Write ``postmortem.json`` about a step that is not finite; return the error to raise."""
+        """Write ``postmortem.json`` about a non-finite step; return the error to raise."""
         newest = self.job.checkpoints.newest()
         last_good = newest.path.name if newest else None
         diagnosis = {
@@ -340,7 +377,7 @@ class _GradientAccumulator:
         what = next((name for name, x in values.items() if not math.isfinite(x)), "gradient")
         return TrainingError(
             f"step {batch.step + 1}: the {what} is not finite (loss {gradient.loss}, gradient "
-            f"norm {gradient.norm}); nothing was updated; the last good checkpoint is "
+            f"norm {gradient.norm}); no weight was updated; last good checkpoint: "
             f"{last_good or 'none'}",
-            hint=f"{path.name} names the rows; try a lower learning rate or precision = 'fp32'",
+            hint=f"{path.name} lists the rows; try a lower learning rate or precision = 'fp32'",
         )

@@ -1,4 +1,13 @@
-"""The number of tokens that a micro-batch may compute, halved if memory runs out."""
+"""The maximum number of tokens in a micro-batch, which is halved if memory runs out.
+
+On several ranks one of them may run out of memory, but all must compute again::
+
+    rank 0   attempt, 8192 tokens   ok            waits | attempt, 8192 tokens   ok
+    rank 1   attempt, 8192 tokens   out of memory       | attempt, 4096 tokens   ok
+
+Micro-batches only divide the batch differently, so results stay the same
+(:mod:`tunesmith_torch.training.loop`).
+"""
 
 from __future__ import annotations
 
@@ -20,18 +29,18 @@ from tunesmith_torch.runtime.memory import is_out_of_memory
 T = TypeVar("T")
 
 MAX_HALVINGS = 3
-"""Times that a run may halve its micro-batches after running out of memory."""
+"""Number of times that a run may halve its micro-batches after running out of memory."""
 
 
 @dataclass
 class Attempt:
     """One attempt at a computation with a token budget, as a ``with`` block.
 
-    The block is left early, without an exception, if memory runs out, here or on another rank.
+    If memory runs out here or on another rank, the block ends early without an exception.
     """
 
     tokens: int
-    """Tokens that a micro-batch may compute."""
+    """Maximum number of tokens in a micro-batch."""
     has_succeeded: bool = False
     is_out_of_memory: bool = False
 
@@ -40,7 +49,7 @@ class Attempt:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if error is None:
-            # Wait until every rank has got this far: only then may results be combined.
+            # Results may be combined only after every rank has succeeded.
             with suppress(distributed.RecomputeBatch):
                 distributed.all_gather_object(None)
                 self.has_succeeded = True
@@ -58,19 +67,18 @@ class MicroBatchBudget:
     job: Job[Any]
     adapted: AdaptedModel
     tokens: int
-    """Most tokens of a micro-batch now."""
+    """Maximum number of tokens in a micro-batch at present."""
     step: int = 0
-    """The optimizer step that is computed now, counted from 0; for messages."""
+    """The current optimizer step, counted from 0; for messages."""
     halvings: int = 0
-    """Number of times that it was halved in this process."""
+    """Number of times that this process has halved the budget."""
 
     def attempts(self) -> Iterator[Attempt]:
-        """Yield attempts at a computation until one succeeds, with fewer tokens after each that
-        runs out of memory.
+        """Yield attempts at a computation until one succeeds, halving the budget after failures.
 
-        Each must start anew. With several ranks all of them make their attempts together; if memory
-        runs out on one, all compute again, and only that rank halves. It is a generator, so that
-        the computation is not called from here and its traceback stays short::
+        Each attempt must start over. Several ranks make their attempts together: if one runs out of
+        memory, all compute again, and only that rank halves its budget. As a generator, this method
+        stays out of the computation's traceback::
 
             for attempt in budget.attempts():
                 with attempt:
@@ -85,14 +93,14 @@ class MicroBatchBudget:
             if attempt.has_succeeded:
                 return
             if attempt.is_out_of_memory:
-                # Not in Attempt.__exit__: until it returns, the traceback keeps the activations.
+                # Not in Attempt.__exit__: the traceback keeps the activations until that returns.
                 fused_lora.clear_caches(self.adapted.model)
                 self._halve()
                 with suppress(distributed.RecomputeBatch):
                     distributed.request_recompute()
 
     def run(self, compute: Callable[[int], T]) -> T:
-        """Return ``compute(tokens)`` of the first attempt that succeeds.
+        """Return ``compute(tokens)`` from the first attempt that succeeds.
 
         Raises:
             TrainingError: memory ran out even after :data:`MAX_HALVINGS` halvings.
@@ -109,7 +117,7 @@ class MicroBatchBudget:
                 f"step {self.step + 1}: memory ran out with micro-batches of {self.tokens} tokens, "
                 f"after halving them {MAX_HALVINGS} times",
                 hint=(
-                    "set gradient_checkpointing = true, a smaller max_length, or train adapters "
+                    "set gradient_checkpointing = true or a smaller max_length, or train adapters "
                     "instead"
                 ),
             )
@@ -121,8 +129,8 @@ class MicroBatchBudget:
                 level="warning",
                 source="memory",
                 message=(
-                    f"step {self.step + 1}: memory ran out; going on with micro-batches of "
-                    f"{self.tokens} tokens, the batch stays the same"
+                    f"step {self.step + 1}: memory ran out; continuing with micro-batches of "
+                    f"{self.tokens} tokens (the batch size is unchanged)"
                 ),
             )
         )

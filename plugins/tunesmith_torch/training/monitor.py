@@ -1,4 +1,4 @@
-"""Monitors: they evaluate the model between the steps of a training, and may end it."""
+"""Monitors, which evaluate the model between training steps and may end the training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunesmith.events import JSON, Event
 __all__ = ["MonitorDecision", "TrainingMonitor"]
 
 MonitorDecision = Literal["continue", "save_best", "stop"]
-"""``save_best``: save the current weights as the best. ``stop``: end with the best weights."""
+"""``save_best`` saves the current weights as the best; ``stop`` ends with the best weights."""
 
 
 class TrainingMonitor(Protocol):
@@ -19,19 +19,20 @@ class TrainingMonitor(Protocol):
     def is_batch_finished(self) -> bool:
         """Return True if the batch needs no further update.
 
-        The loop calls it exactly once after each optimizer step, so implementations may count.
+        The loop calls this exactly once after each optimizer step, so implementations may count
+        the calls.
         """
         ...
 
     def evaluate(self, step: int) -> MonitorDecision:
-        """Evaluate the model after ``step`` optimizer steps and decide how to go on.
+        """Evaluate the model after ``step`` optimizer steps and decide how to continue.
 
-        Also called before the first step (with 0) and when training is resumed.
+        The loop also calls this before the first step (with 0) and when training is resumed.
         """
         ...
 
     def state_dict(self) -> JSON:
-        """Return the state that a resumed training needs; it is stored in every checkpoint."""
+        """Return the state that a resumed training needs, to be stored in every checkpoint."""
         ...
 
     def load_state_dict(self, state: JSON) -> None:
@@ -39,16 +40,16 @@ class TrainingMonitor(Protocol):
         ...
 
     def count_steps(self, planned: int) -> int:
-        """Return the number of steps that were taken, fewer than planned if it stopped training."""
+        """Return the number of steps taken: fewer than planned if the monitor ended training."""
         ...
 
     def results(self) -> Sequence[Event]:
-        """Return the events to emit when training is over, such as the result of a gate."""
+        """Return the events to emit when training is over, such as a final result."""
         ...
 
 
 class NoMonitor(TrainingMonitor):
-    """No evaluation in between: one update for each batch, up to the last step."""
+    """A monitor that never evaluates: one update per batch, up to the last step."""
 
     def is_batch_finished(self) -> bool:
         return True

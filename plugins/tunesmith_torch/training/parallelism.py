@@ -1,9 +1,10 @@
-"""The two ways in which ranks train together: on copies of a model, or on one that is sharded.
+"""The two ways for ranks to train together: on copies of the model, or on a sharded model.
 
-Both run through the one training loop. :func:`parallelize` returns the difference between them as
-a :class:`Parallelism`::
+Both use the same training loop. :func:`parallelize` returns the difference between them as a
+:class:`Parallelism`::
 
-    replicated    each rank has all weights    gradients are summed once for each batch
+    replicated    each rank has all weights    gradients are summed once per batch
+
     sharded       each rank has a part         FSDP gathers weights and sums gradients in each pass
 """
 
@@ -35,7 +36,7 @@ class Parallelism:
     """Copies of the weights on every rank, or all weights of a single process."""
 
     loss: Loss
-    """Returns the loss of a micro-batch of those that :meth:`align` returned."""
+    """Returns the loss of a micro-batch that :meth:`align` returned."""
 
     def align(self, micro_batches: Sequence[Any]) -> Sequence[Any]:
         """Return the micro-batches that this rank computes."""
@@ -47,16 +48,16 @@ class Parallelism:
 
 
 class ShardedParallelism(Parallelism):
-    """A part of the weights on every rank: all ranks run the same number of passes."""
+    """A part of the weights on every rank, where all ranks must run the same number of passes."""
 
     def align(self, micro_batches: Sequence[Any]) -> Sequence[Any]:
-        """Add a pass over nothing, None, for each micro-batch that another rank has more."""
+        """Append None, an empty pass, until this rank has as many passes as any other."""
         most = max(distributed.all_gather_object(len(micro_batches)))
         return [*micro_batches, *[None] * (most - len(micro_batches))]
 
     @contextmanager
     def collectives(self) -> Iterator[None]:
-        """End training if a pass fails: it cannot be repeated, as the others are in it too."""
+        """End training if a pass fails, because the other ranks cannot leave that pass to retry."""
         with distributed.collectives():
             try:
                 yield
@@ -71,10 +72,10 @@ class ShardedParallelism(Parallelism):
 
 @contextmanager
 def parallelize(adapted: AdaptedModel, loss: Loss, parallel: Parallel) -> Iterator[Parallelism]:
-    """Distribute the model as the option asks for; afterwards it is whole on every rank.
+    """Distribute the model as the option asks; after the block it is whole again on every rank.
 
     Raises:
-        TrainingError: the ranks have loaded other weights than rank 0.
+        TrainingError: a rank has loaded different weights than rank 0.
         UsageError: the model cannot be sharded.
     """
     distributed.check_same_on_all_ranks("the weights", lambda: fingerprint(adapted.model, ()))
@@ -89,7 +90,7 @@ def parallelize(adapted: AdaptedModel, loss: Loss, parallel: Parallel) -> Iterat
     mesh = distributed.device_mesh(adapted.base.model.device)
     sharded = sharding.shard(adapted.model, blocks, compute, mesh, adapted.precision.dtype)
     if mesh.device_type == "cpu":
-        trim_heap()  # of the whole model, which the training loop would keep for itself
+        trim_heap()  # keep_freed_memory would otherwise hold on to the memory of the whole model
     with distributed.collectives(), torch.no_grad():
         sharded(None)  # FSDP finds its root in the first pass
     yield ShardedParallelism(sharded)
@@ -97,7 +98,7 @@ def parallelize(adapted: AdaptedModel, loss: Loss, parallel: Parallel) -> Iterat
 
 
 def _find_blocks(adapted: AdaptedModel) -> list[nn.Module]:
-    """Return the layers that are gathered one at a time: those that transformers never splits."""
+    """Return the layers to gather one at a time: the ones that transformers never splits."""
     base = adapted.base.model
     classes = base._no_split_modules or ()
     blocks = [module for module in base.modules() if type(module).__name__ in classes]
@@ -107,7 +108,7 @@ def _find_blocks(adapted: AdaptedModel) -> list[nn.Module]:
     if not blocks:
         problem = "transformers does not name its layers"
     elif length_classes(get_decoder(base)).thresholds:
-        problem = "long rows need passes of their own, and all ranks must run equally many"
+        problem = "long rows need separate passes, but all ranks must run the same number"
     if problem:
         raise UsageError(
             f'technique.parallel: "sharded" cannot be used with this {type(base).__name__}: '
@@ -118,7 +119,7 @@ def _find_blocks(adapted: AdaptedModel) -> list[nn.Module]:
 
 
 def _pass_over_nothing(adapted: AdaptedModel) -> Tensor:
-    """Run a pass that changes no gradient: a loss of 0 for one token."""
+    """Run one token with a loss of 0, which takes part in every collective but adds no gradient."""
     decoder = get_decoder(adapted.base.model)
     ids_1T = torch.zeros(1, 1, dtype=torch.long, device=adapted.base.model.device)
     hidden_1TD = decoder(input_ids=ids_1T, use_cache=False).last_hidden_state

@@ -1,19 +1,18 @@
-"""The data that preference training (DPO and others) and reward models share.
+"""The data that preference training (DPO and others) and reward models have in common.
 
-A row is a prompt with labeled completions, as a
-:class:`~tunesmith_torch.prefix.completion_groups.LabeledGroup`: a pair has two, the chosen and the
-rejected one, and a labeled answer is the only one of its row. A micro-batch lays its rows out in
-order. With ``share_prompts`` each prompt is computed once for both completions of a pair; otherwise
-it is repeated::
+A row is a prompt with labeled completions, a
+:class:`~tunesmith_torch.prefix.completion_groups.LabeledGroup`. A pair has a chosen and a rejected
+completion; a labeled answer has only one. A micro-batch lays its rows out in order. With
+``share_prompts`` each prompt is computed once for both completions of a pair; otherwise it is
+repeated::
 
     shared        prompt 0 | prompt 1 | chosen 0 | rejected 0 | chosen 1 | rejected 1
     not shared    prompt 0  chosen 0 | prompt 0  rejected 0 | prompt 1  chosen 1 | ...
 
-A shared prompt is visible to its own completions only
-(:mod:`tunesmith_torch.kernels.tree_attention`).
+Only its own completions see a shared prompt (:mod:`tunesmith_torch.kernels.tree_attention`).
 
-In both layouts the completions of a micro-batch of pairs alternate: ``[0::2]`` are the chosen ones,
-``[1::2]`` the rejected ones.
+In both layouts, the completions of a micro-batch of pairs alternate: ``[0::2]`` are chosen,
+``[1::2]`` rejected.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ __all__ = ["PreferenceData", "fitting_groups", "fitting_pairs", "group_rows"]
 
 @dataclass(frozen=True)
 class PreferenceData:
-    """Tokenized pairs and labeled answers, and the layout of their micro-batches."""
+    """Tokenized pairs and labeled answers, with the layout of their micro-batches."""
 
     groups: Sequence[LabeledGroup]
     layout: GroupLayout
@@ -59,12 +58,12 @@ class PreferenceData:
         options: PairOptions,
         report: Report = lambda text: None,
     ) -> PreferenceData:
-        """Return the groups in the layout that the options ask for, as far as the model can.
+        """Return the groups in the layout that the options ask for, if the model supports it.
 
         ``report`` receives the reason if the model cannot share prompts.
         """
         sharing = options.packing and options.share_prompts
-        # A reward model reads the token after the last one, too.
+        # A reward model appends one more token (see collate_final_tokens).
         longest = max((group.longest_sequence for group in groups), default=0) + 1
         sharing = sharing and can_share_prefix(adapted.model, longest, report)
         return cls(groups, GroupLayout(options.packing, sharing))
@@ -75,7 +74,7 @@ class PreferenceData:
         return all(len(group.completions) == 2 for group in self.groups)
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
-        """Return the tokens of the groups as laid out; the loss divisor is their number."""
+        """Return the tokens of the groups as laid out; the divisor is the number of groups."""
         tokens = int(np.sum([self.layout.count_tokens(self.groups[row]) for row in rows]))
         trained = int(np.sum([self.groups[row].completion_tokens for row in rows]))
         return BatchCounts(tokens=tokens, trained_tokens=trained, loss_divisor=len(rows))
@@ -115,8 +114,8 @@ def fitting_groups(job: Job[Any], template: Template, limit: int) -> GroupStore:
     """Tokenize all preferences and keep those of at most ``limit`` tokens; report the others.
 
     Raises:
-        DataError: a record is neither a pair nor a labeled answer, none fits, or more are too long
-            than ``max_skipped`` allows.
+        DataError: a record is neither a pair nor a labeled answer, no record fits, or the share of
+            records that are too long exceeds ``max_skipped``.
     """
     fitting = store_groups(job.train, template, limit)
     total, remedy = len(job.train), describe_remedy(limit, job.config.max_length)
@@ -124,7 +123,7 @@ def fitting_groups(job: Job[Any], template: Template, limit: int) -> GroupStore:
     if not fitting:
         raise DataError(
             job.train[0].source if job.train else "data",
-            f"no row can be learned from: none of {total} has at most {limit} tokens",
+            f"no usable row: all {total} rows have more than {limit} tokens",
             hint=remedy,
         )
     check_share(fitting.skipped, total, job.config.max_skipped, remedy)
@@ -132,7 +131,7 @@ def fitting_groups(job: Job[Any], template: Template, limit: int) -> GroupStore:
 
 
 def fitting_pairs(job: Job[Any], template: Template, limit: int) -> GroupStore:
-    """Return the preference pairs that fit, like :func:`fitting_groups`.
+    """Return the preference pairs of at most ``limit`` tokens, like :func:`fitting_groups`.
 
     Raises:
         DataError: a record is not a pair, or no pair fits.

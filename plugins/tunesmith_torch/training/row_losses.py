@@ -1,4 +1,4 @@
-"""The loss of each row of a part of the data, without a gradient."""
+"""Measure the loss of each row, without gradients."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ T = TypeVar("T")
 
 
 class RowObjective(Objective, Protocol):
-    """An objective that knows the loss of each row."""
+    """An objective that can return the loss of each row."""
 
     row_groups: Sequence[str | None] | None
     """The group of each row, as :func:`list_row_groups` returns them."""
 
     def row_losses(self, micro_batch: Any) -> list[tuple[int, float]]:
-        """Return the index of each row of the micro-batch, with its loss summed over the row.
+        """Return the index and the summed loss of each row in the micro-batch.
 
-        The unit is that of :meth:`Objective.loss`: nats, if it is a log-likelihood.
+        The unit is that of :meth:`Objective.loss`: nats for a log-likelihood.
         """
         ...
 
@@ -42,15 +42,15 @@ class RowLosses:
     step: int
     """Optimizer steps taken before the measurement."""
     losses: Sequence[float]
-    """The loss of each row per unit of its weight, such as nats per token."""
+    """The loss of each row divided by its weight, such as nats per token."""
     weights: Sequence[float]
-    """The divisor of each row's summed loss: its trained tokens, its pairs or its completions."""
+    """The weight of each row: its number of trained tokens, pairs or completions."""
     groups: Sequence[str | None] | None = None
-    """The group of each row: rows of one group depend on each other. None: no row has a group."""
+    """The group of each row; rows in one group depend on each other. None: no row has a group."""
 
     @property
     def mean(self) -> float:
-        """The loss of all rows together, as the training loop computes it for a batch."""
+        """The weighted mean of all rows, computed like the loss of a batch in training."""
         total = math.fsum(self.weights)
         pairs = zip(self.losses, self.weights, strict=True)
         return math.fsum(loss * weight for loss, weight in pairs) / total if total else math.nan
@@ -67,7 +67,7 @@ def list_row_groups(
     """Return the group of each row; None if no row has one.
 
     Args:
-        records: the records that rows were made from; some may give several rows, or none.
+        records: the records that the rows were made from; a record may give several rows or none.
         numbers: for each row, the number of its record.
     """
     groups = [records[number].group for number in numbers]
@@ -77,10 +77,11 @@ def list_row_groups(
 def measure_row_losses(
     adapted: AdaptedModel, objective: RowObjective, step: int, budget: int
 ) -> tuple[RowLosses, dict[str, float]]:
-    """Return the loss of each of the objective's rows, and its metrics over all of them.
+    """Return the loss of each of the objective's rows, and the metrics over all rows.
 
-    The model is in eval mode meanwhile, and no random number is used, so that a training goes on as
-    it would without this. ``budget``: tokens of a micro-batch. Each rank computes its share.
+    The model is in eval mode during the call, and no random numbers are used, so training continues
+    exactly as it would without this call. ``budget``: maximum tokens in a micro-batch. Each rank
+    computes its share of the rows.
     """
 
     def run(compute: Callable[[int], T], /) -> T:

@@ -1,7 +1,7 @@
-"""Account for the rows that give no example: report them, keep them, and limit their share.
+"""Report skipped rows, store them, and limit their share.
 
-A data loader counts the rows that cannot be read. Others turn out to be unusable when they are
-tokenized: they are too long, or the chat template refuses them.
+A data loader counts the rows that cannot be read. Other rows turn out to be unusable when they are
+tokenized, because they are too long or the chat template rejects them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tunesmith_torch.runtime import distributed
 __all__ = ["count_causes", "describe_remedy"]
 
 SKIPPED_FILE = "skipped-in-training.jsonl"
-"""File in a job's folder with the rows that gave no example; ``skipped.jsonl`` is the loader's."""
+"""File in a job's folder with rows skipped in training; the loader writes ``skipped.jsonl``."""
 
 
 def count_affected(tokenized: TokenizedRecords | StreamedExamples) -> dict[str, int]:
-    """Return the numbers of rows that were skipped, by cause, and of those that were changed."""
+    """Return the number of rows that were skipped or changed, by cause."""
     if isinstance(tokenized, StreamedExamples):
         skipped = list(tokenized.skipped.values())
         changed = {"prompt was shortened": tokenized.truncated}
@@ -42,7 +42,7 @@ def count_affected(tokenized: TokenizedRecords | StreamedExamples) -> dict[str, 
 
 
 def count_causes(skipped: Sequence[SkippedRow]) -> dict[str, int]:
-    """Return the numbers of rows that were skipped, by cause."""
+    """Return the number of skipped rows by cause."""
     return dict(Counter(row.cause for row in skipped))
 
 
@@ -50,7 +50,7 @@ def report_skipped(job: Job[Any], skipped: Sequence[SkippedRow]) -> None:
     """Emit a warning for each cause, with the number of rows, and write the rows to a file."""
     for cause, count in Counter(row.cause for row in skipped).items():
         first = next(row for row in skipped if row.cause == cause)
-        text = f"left out of training: {format_count(count, 'row')}, {cause}; first: {first.where}"
+        text = f"skipped {format_count(count, 'row')}: {cause}; first: {first.where}"
         job.emit(
             FindingReported(level="warning", source="data", message=f"{text} ({first.detail})")
         )
@@ -61,9 +61,9 @@ def report_skipped(job: Job[Any], skipped: Sequence[SkippedRow]) -> None:
 
 
 def describe_remedy(limit: int, max_length: int) -> str:
-    """Return what helps against rows of more than ``limit`` tokens.
+    """Return advice about rows with more than ``limit`` tokens.
 
-    A limit below ``max_length`` is that of the model, which no option changes.
+    A limit below ``max_length`` is the model's context, which no option can change.
     """
     if limit < max_length:
         return (
@@ -76,12 +76,12 @@ def describe_remedy(limit: int, max_length: int) -> str:
 def check_share(
     skipped: Sequence[SkippedRow], rows: int, allowed: float, remedy: str = "shorten these rows"
 ) -> None:
-    """Check that no more than the allowed share of the rows is skipped.
+    """Check that the share of skipped rows is at most the allowed share.
 
-    ``remedy`` is what helps against rows that are too long; see :func:`describe_remedy`.
+    ``remedy`` is advice about rows that are too long; see :func:`describe_remedy`.
 
     Raises:
-        DataError: more are; the message has the causes.
+        DataError: too many rows are skipped; the message lists the causes.
     """
     if len(skipped) <= allowed * rows:
         return
@@ -92,20 +92,20 @@ def check_share(
         for cause, count in causes.most_common(10)
     ]
     summary = (
-        f"{len(skipped):,} of {rows:,} rows cannot be learned from, more than the technique's "
+        f"{len(skipped):,} of {rows:,} rows are unusable, more than the technique's "
         f"max_skipped = {allowed:g} allows"
     )
     raise DataError(
         "training data",
         "\n".join([summary, *lines]),
-        hint=f"{remedy if TOO_LONG in causes else 'change these rows'}, or raise the technique's "
+        hint=f"{remedy if TOO_LONG in causes else 'correct these rows'}, or raise the technique's "
         "max_skipped to train without them",
         skipped=skipped,
     )
 
 
 class StreamAccount:
-    """Loads streamed examples, and accounts for rows that turn out to give none."""
+    """Loads streamed examples, and keeps account of rows that turn out to be unusable."""
 
     def __init__(
         self,
@@ -128,19 +128,19 @@ class StreamAccount:
         self._reported = {where: row.cause for where, row in known.items()}
 
     def _read_known(self) -> Iterator[SkippedRow]:
-        """Yield the rows of the file; a damaged line is reported, and its row found once more."""
+        """Yield the rows of the file; report damaged lines, whose rows will be found again."""
         for number, line in enumerate(self._path.read_bytes().splitlines(), 1):
             try:
                 yield SkippedRow(**json.loads(line))
             except (ValueError, TypeError, RecursionError):
-                text = f"{self._path}:{number}: is damaged; its row is counted again when it comes"
+                text = f"{self._path}:{number}: is damaged; its row is counted when read again"
                 self._job.emit(FindingReported(level="warning", source="data", message=text))
 
     def load(self, rows: Sequence[int]) -> None:
         """Load rows.
 
         Raises:
-            DataError: too many of all rows turned out to be unusable.
+            DataError: too many rows turned out to be unusable.
         """
         self._examples.load(rows)
         if len(self._examples.skipped) > len(self._reported):
@@ -152,8 +152,8 @@ class StreamAccount:
         """Emit a warning for each new cause, and add the rows to the file."""
         for row in skipped:
             if row.cause not in self._reported.values():
-                text = f"left out of training: rows, {row.cause}; first: {row.where}"
-                text += f" ({row.detail}); they are counted when training has finished"
+                text = f"skipped rows: {row.cause}; first: {row.where}"
+                text += f" ({row.detail}); the total is reported after training"
                 self._job.emit(FindingReported(level="warning", source="data", message=text))
             self._reported[row.where] = row.cause
         if distributed.is_rank_0():
@@ -161,10 +161,11 @@ class StreamAccount:
                 file.writelines(map(_to_line, skipped))
 
     def _check(self, skipped: Sequence[SkippedRow]) -> None:
-        """Check the share of all rows, and of those that have been loaded, a random sample."""
+        """Check the share among all rows, and among the rows loaded so far."""
         check_share(skipped, self._rows, self._allowed, self._remedy)
+        # Batches are a random sample of the rows. More than four standard deviations above the
+        # allowed share are not chance, so the run fails early instead of after an epoch.
         found, expected = len(skipped) - self._known_before, self._allowed * self._examples.seen
-        # Four standard deviations above the allowed share are not chance.
         if found > expected + 4 * math.sqrt(expected) + 1:
             check_share(skipped[-found:], self._examples.seen, self._allowed, self._remedy)
 

@@ -1,4 +1,4 @@
-"""Read tensors from safetensors files that hold all rows of them, or some rows each."""
+"""Write and read tensors in safetensors files, where each file may hold only some of the rows."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from torch import Tensor
 from tunesmith_torch.runtime import sharding
 
 _ROWS = "rows"
-"""Key of a file's metadata: for each part of a tensor its first row, and the rows of the tensor."""
+"""Metadata key of a file: each part's first row, and the number of rows of the whole tensor."""
 
 
 class _Part(NamedTuple):
-    """Rows of a tensor, in an open file."""
+    """Some rows of a tensor, in an open file."""
 
     file: Any
     start: int
     stop: int
     total: int
-    """Rows of the complete tensor."""
+    """Number of rows of the complete tensor."""
 
 
 def save_parts(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors into a file; of those that are sharded, the rows that this rank has."""
+    """Write tensors into a file; of sharded tensors, the rows that this rank holds."""
     rows = {
         name: [sharding.first_row(tensor), len(tensor)]
         for name, tensor in tensors.items()
@@ -43,8 +43,8 @@ def save_parts(path: Path, tensors: Mapping[str, Tensor]) -> None:
 class StoredTensors(Mapping[str, Tensor]):
     """The tensors of several files, by name, for use in a ``with`` block.
 
-    A tensor ``PART.NAME`` that has the shape of ``like[NAME]`` is returned sharded in the same way:
-    only the rows of this rank are read.
+    A tensor ``PART.NAME`` with the shape of ``like[NAME]`` is returned sharded like that tensor,
+    and only the rows of this rank are read.
     """
 
     def __init__(self, files: Iterable[Path], like: Mapping[str, Tensor]) -> None:
@@ -76,8 +76,8 @@ class StoredTensors(Mapping[str, Tensor]):
         """Return a tensor.
 
         Raises:
-            KeyError: no file has it.
-            ValueError: the files lack rows of it, or it does not have the shape of its like.
+            KeyError: no file has this tensor.
+            ValueError: the files lack some of its rows.
         """
         parts = self._parts[name]
         like = self._like.get(name.partition(".")[2])
@@ -109,7 +109,7 @@ class StoredTensors(Mapping[str, Tensor]):
             pieces.append(part.file.get_slice(name)[first - part.start : last - part.start])
             position = last
         if position != stop:
-            raise ValueError(f"rows {position} to {stop} of {name} are in none of the files")
+            raise ValueError(f"no file has rows {position} to {stop} of {name}")
         if not pieces:
             pieces = [parts[0].file.get_slice(name)[:0]]
         return torch.cat(pieces)

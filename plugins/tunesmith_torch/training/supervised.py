@@ -1,4 +1,19 @@
-"""Supervised fine-tuning: cross-entropy of the completions in the data."""
+"""Supervised fine-tuning: cross-entropy on the completions in the data.
+
+What happens to the rows of one batch (:class:`NextTokenObjective`)::
+
+    rows                      token ids, and a mark on each token that is trained
+
+      -> micro_batches        packed end to end, or padded; a common prefix is laid out once
+
+      -> hidden_at_targets    decoder without its head, N states that predict a trained token [N, D]
+
+      -> get_lm_head().loss   head and cross-entropy in one function: nats summed over N
+
+The parts are explained where they live: :mod:`tunesmith_torch.data.packing`,
+:mod:`tunesmith_torch.prefix.common_prefix`, :mod:`tunesmith_torch.losses.selected_positions` and
+:mod:`tunesmith_torch.losses.cross_entropy`.
+"""
 
 from __future__ import annotations
 
@@ -56,19 +71,19 @@ from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 __all__ = ["NextTokenObjective", "SupervisedData", "SupervisedTask"]
 
 Layout = tuple[MicroBatch, TreeLayout | None]
-"""A micro-batch, and the tree of its rows if they share a common prefix (else None)."""
+"""A micro-batch, and the tree of its rows if they share a prefix, otherwise None."""
 SupervisedData: TypeAlias = TokenizedRecords | StreamedExamples
-"""All examples, or, of large data, examples that are tokenized when they are needed."""
+"""All examples; for large data, examples that are tokenized when they are needed."""
 _NOT_COUNTED = -1
 
 
 class NextTokenObjective:
-    """Negative log-likelihood summed over the trained tokens, divided by their number in the batch.
+    """Mean negative log-likelihood of the trained tokens in a batch.
 
-    A token is trained if its role contributes to the loss (``Example.trained``): usually the
-    completion and the token that ends it. If the rows of a sample begin with the same tokens, a
-    system prompt for example, each micro-batch computes this common prefix once, as far as its rows
-    have it (:mod:`tunesmith_torch.prefix.common_prefix`).
+    ``Example.trained`` marks the tokens that contribute to the loss, usually the completion and the
+    token that ends it. If a sample of rows starts with the same tokens, such as a system prompt,
+    each micro-batch computes the part that its rows share once
+    (:mod:`tunesmith_torch.prefix.common_prefix`).
     """
 
     def __init__(
@@ -81,9 +96,10 @@ class NextTokenObjective:
         report: Report = lambda text: None,
         load: Callable[[Sequence[int]], None] = lambda rows: None,
     ) -> None:
-        """``load`` is called before the examples of rows are read.
+        """Find the common prefix.
 
-        ``report`` receives the reason if the rows' common prefix cannot be shared.
+        ``load`` is called with rows before their examples are read. ``report`` receives the reason
+        if the common prefix of the rows cannot be shared.
         """
         self._adapted = adapted
         self._model = adapted.model
@@ -97,7 +113,7 @@ class NextTokenObjective:
         self._loss_weights = np.zeros(len(examples))
         self.row_groups: Sequence[str | None] | None = None
         self.prefix_length = self._find_prefix(report) if packing else 0
-        """Tokens with which the rows of a sample begin, and which each micro-batch may share."""
+        """Number of initial tokens that a sample of rows shares; micro-batches may compute less."""
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -110,9 +126,9 @@ class NextTokenObjective:
             return shared_prefix_length(sample, self._model, report, _longest_row(self._examples))
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
-        """Return the tokens of the rows; the loss is divided by the weights of the trained ones.
+        """Return the token counts of the rows; the divisor is the trained tokens' total weight.
 
-        Without weights in the data, that is their number.
+        If the data has no weights, that is the number of trained tokens.
         """
         new = [row for row in rows if self._lengths[row] == _NOT_COUNTED]
         if new:
@@ -120,7 +136,7 @@ class NextTokenObjective:
         for row in new:
             example = self._examples[row]
             self._lengths[row] = len(example)
-            # The first token of a row has no token before it that could predict it.
+            # Nothing precedes the first token of a row, so nothing predicts it.
             self._trained[row] = np.count_nonzero(np.asarray(example.trained)[1:])
             self._loss_weights[row] = _loss_weight(example, self._trained[row])
         trained = int(self._trained[rows].sum())
@@ -129,28 +145,30 @@ class NextTokenObjective:
         return BatchCounts(tokens=tokens, trained_tokens=trained, loss_divisor=divisor)
 
     def prepare(self, rows: Sequence[int], run: RunWithBudget) -> Sequence[int]:
-        """Return the rows: nothing needs to be prepared."""
+        """Return the rows unchanged."""
         return rows
 
     def is_counted(self, rows: Sequence[int]) -> bool:
-        """Return True if the rows were part of a batch of this process."""
+        """Return True if this process has counted the tokens of all these rows."""
         return bool((self._lengths[rows] != _NOT_COUNTED).all())
 
     def start_update(self) -> None:
-        """Do nothing: :meth:`loss` records no metrics."""
+        """Do nothing, because :meth:`loss` records no metrics."""
 
     def micro_batches(self, prepared: Sequence[int], budget: int) -> list[Layout]:
-        """Pack the rows end to end, or pad them, at most ``budget`` tokens in each micro-batch."""
+        """Pack rows end to end, or pad them, into micro-batches of at most ``budget`` tokens."""
         self._load(prepared)
         rows = [row for row in prepared if len(self._examples[row])]
         if not rows:
             return []
+        # The prefix was found in a sample: rows outside of it may share fewer tokens.
         prefix = self.prefix_length
         if prefix:
             prefix = limit_prefix([self._examples[row] for row in rows], prefix)
+        # Each micro-batch contains the prefix once, so only the rest of a row takes up budget.
         lengths = np.array([len(self._examples[row]) for row in rows]) - prefix
         split = pack if self._packing else padded_batches
-        # A row that is longer than the budget gets a separate micro-batch.
+        # If a row is longer than the budget, the longest row becomes the budget.
         bins = split(lengths, max(budget - prefix, int(lengths.max())))
         return [self._layout([rows[i] for i in members], prefix) for members in bins]
 
@@ -175,7 +193,7 @@ class NextTokenObjective:
             hidden_ND = self._hidden_at_targets(batch, tree_layout)
             logprobs_N = get_lm_head(self._model).logprobs(hidden_ND, batch)
         losses_N = -logprobs_N if batch.weights_N is None else -logprobs_N * batch.weights_N
-        # Summed here, because sums on a GPU differ in their last bits from call to call.
+        # Summed on the CPU: on a GPU, the last bits of such sums differ from call to call.
         row_N = _rows_of_targets(batch, tree_layout)
         losses_R = np.bincount(row_N, losses_N.double().cpu().numpy(), len(batch.rows))
         return list(zip(batch.rows, losses_R.tolist(), strict=True))
@@ -190,12 +208,12 @@ class NextTokenObjective:
         return pad_to_multiple(collate(self._examples, rows, packed=self._packing)), None
 
     def metrics(self) -> dict[str, float]:
-        """Return nothing: the loss is the only metric."""
+        """Return no metrics, because the loss is the only one."""
         return {}
 
 
 def _rows_of_targets(batch: MicroBatch, tree_layout: TreeLayout | None) -> NDArray[np.int64]:
-    """Return for each trained position the index of its row in the micro-batch."""
+    """Return the index of each trained position's row in the micro-batch."""
     if tree_layout is not None:
         starts = [branch.start for branch in tree_layout.branches]
     elif batch.boundaries is not None:
@@ -207,21 +225,21 @@ def _rows_of_targets(batch: MicroBatch, tree_layout: TreeLayout | None) -> NDArr
 
 
 def _longest_row(examples: Sequence[Example]) -> int:
-    """Return the tokens of the longest row, or an upper bound."""
+    """Return the number of tokens in the longest row, or an upper bound."""
     if isinstance(examples, StreamedExamples):
         return examples.longest
     return max(map(len, examples), default=0)
 
 
 def _loss_weight(example: Example, trained: float) -> float:
-    """Return the sum of the weights of an example's trained tokens, without its first token."""
+    """Return the total weight of an example's trained tokens, except its first token."""
     if example.weights is None:
         return trained
     return float(np.asarray(example.weights)[1:][np.asarray(example.trained)[1:]].sum())
 
 
 class SupervisedTask(TrainingTask[SupervisedData]):
-    """Train on the next tokens of conversations, completions and texts."""
+    """Trains next-token prediction on conversations, completions and texts."""
 
     can_compute_rows_alone = True
     has_row_losses = True
@@ -274,7 +292,7 @@ class SupervisedTask(TrainingTask[SupervisedData]):
     def objective_over(
         self, session: Session, prepared: Prepared, records: Sequence[Record], name: str
     ) -> NextTokenObjective | None:
-        """Return the objective over the examples of these records; None if they give none."""
+        """Return the objective over the examples of these records, or None if there are none."""
         options: SupervisedOptions = session.options
         tokenized = session.template.tokenize_records(
             records, session.limit, truncate_prompts=options.truncate_prompts
@@ -313,7 +331,7 @@ def _prepare_streamed(session: Session, examples: StreamedExamples) -> Prepared:
     def count_tokens() -> tuple[int, int] | None:
         batches = [rows for _, rows in order.batches()]
         if not all(map(objective.is_counted, batches)):
-            return None  # an earlier process has trained on some
+            return None  # an earlier process trained on some of them
         counts = [objective.counts(rows) for rows in batches]
         return sum(c.tokens for c in counts), sum(c.trained_tokens for c in counts)
 
@@ -331,7 +349,7 @@ def _check(job: Job[Any], examples: TokenizedRecords, limit: int) -> TokenizedRe
     """Report the rows that are skipped or changed.
 
     Raises:
-        DataError: nothing is left to learn from, or too many rows are skipped.
+        DataError: no usable row is left, or too many rows are skipped.
     """
     report_skipped(job, examples.skipped)
     for finding in _findings(examples, limit):
@@ -340,7 +358,7 @@ def _check(job: Job[Any], examples: TokenizedRecords, limit: int) -> TokenizedRe
         first = examples.skipped[0] if examples.skipped else None
         raise DataError(
             first.where if first else "data",
-            f"no row can be learned from: {first.cause}, {first.detail}" if first else "no rows",
+            f"no usable row: {first.cause}, {first.detail}" if first else "no rows",
             hint=_remedy(job, limit),
         )
     check_share(examples.skipped, len(job.train), job.config.max_skipped, _remedy(job, limit))
@@ -348,13 +366,14 @@ def _check(job: Job[Any], examples: TokenizedRecords, limit: int) -> TokenizedRe
 
 
 def _check_streamed(job: Job[Any], examples: StreamedExamples) -> StreamedExamples:
-    """Report the rows that are skipped in advance, and that others may follow."""
+    """Report the rows that are skipped in advance, and that more may follow."""
     skipped = list(examples.skipped.values())
-    if job.checkpoints.newest() is None:  # else the file has the rows that were found later, too
+    # A resumed run keeps the file, which also has the rows that an earlier process found later.
+    if job.checkpoints.newest() is None:
         report_skipped(job, skipped)
     remedy = _remedy(job, examples.tokenization.max_length)
     check_share(skipped, len(job.train), job.config.max_skipped, remedy)
-    text = f"{len(examples):,} rows are tokenized while training needs them, as the data is large"
+    text = f"{len(examples):,} rows: tokenizing during training, because the dataset is large"
     job.emit(FindingReported(level="info", source="data", message=text))
     return examples
 
@@ -366,13 +385,13 @@ def _remedy(job: Job[Any], limit: int) -> str:
 
 def _findings(examples: TokenizedRecords, limit: int) -> Iterator[FindingReported]:
     if examples.truncated:
-        text = f"{len(examples.truncated)} prompts were shortened to fit {limit} tokens"
+        text = f"shortened {len(examples.truncated)} prompts to fit into {limit} tokens"
         yield FindingReported(level="warning", source="data", message=text)
     if examples.split_texts:
         count = len(examples.split_texts)
-        text = f"{count} texts were longer than {limit} tokens and became several rows"
+        text = f"split {count} texts longer than {limit} tokens into several rows"
         yield FindingReported(level="info", source="data", message=text)
     if examples.with_control_tokens:
         count = len(examples.with_control_tokens)
-        text = f"{count} rows contain control tokens as text; they stay plain text"
+        text = f"{count} rows contain control tokens as text; they are kept as plain text"
         yield FindingReported(level="info", source="data", message=text)

@@ -1,8 +1,8 @@
-"""The digest of a job's token ids: a resumed run trains on the ids that it started with.
+"""The digest of a job's token ids, which ensures that a resumed run trains on the same ids.
 
 The core compares rows, options and the files of the base model. Token ids also depend on the text
-of a chat template's file, on the tokenizer's library, and on whatever else a template reads. Of
-large data a sample is compared.
+of a chat template's file, on the tokenizer library, and on anything else that a template reads. For
+large data, a sample is compared.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.options.training import TrainingOptions
 
 Row: TypeAlias = Sequence[int] | NDArray[Any]
-"""Integers or truth values of a row."""
+"""The integers or booleans of a row."""
 TOKENS_FILE = "tokens.json"
 """File in a job's folder with the digest."""
 _DIGESTS = ("inputs", "chat_template", "token_ids")
@@ -37,14 +37,16 @@ _TOKENIZER_FILES = (
 
 
 def check_tokens(job: Job[Any], template: Template, rows: Iterable[Row]) -> None:
-    """Store the digest of the token ids in the job's folder, or compare it with the stored one.
+    """Store the digest of the token ids in the job's folder, or compare it to the stored one.
 
-    If rows, options or the base model have changed too, the user has accepted it
-    (``--accept-changes``), and the digest is stored anew. So it is if the file is damaged: then a
-    finding says that the ids were not compared.
+    The digest is replaced in two cases:
+
+    - Rows, options or the base model have changed too, which the user has accepted with
+      ``--accept-changes``.
+    - The file is damaged. A finding reports that the ids were not compared.
 
     Raises:
-        UsageError: the same rows and options give other token ids than before.
+        UsageError: the same rows and options give different token ids than before.
     """
     path = job.out / TOKENS_FILE
     digests = {
@@ -54,37 +56,37 @@ def check_tokens(job: Job[Any], template: Template, rows: Iterable[Row]) -> None
     }
     stored, problem = _read_digests(path)
     if problem:
-        text = f"{problem}; it is written again, and the token ids are not compared"
+        text = f"{problem}; writing it again without comparing the token ids"
         job.emit(FindingReported(level="warning", source="tokens", message=text))
     if stored.get("inputs") != digests["inputs"]:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(digests, indent=2) + "\n")
     elif stored["token_ids"] != digests["token_ids"]:
         same_template = stored["chat_template"] == digests["chat_template"]
-        cause = "its tokenizer" if same_template else "its chat template"
+        cause = "the tokenizer" if same_template else "the chat template"
         raise UsageError(
-            f"the rows have other token ids than when training began: {cause} has changed, "
-            f"digest was {stored['token_ids'][:12]}, is now {digests['token_ids'][:12]}",
+            f"the rows have different token ids than when training started: {cause} has changed "
+            f"(digest was {stored['token_ids'][:12]}, is now {digests['token_ids'][:12]})",
             hint="restore its files and the versions of the libraries, or start a new run; to "
-            f"train on with the new ids, delete {path}",
+            f"continue with the new ids, delete {path}",
         )
 
 
 def _read_digests(path: Path) -> tuple[dict[str, str], str]:
-    """Return the stored digests, none if there are none, and what is wrong with their file."""
+    """Return the stored digests, and a description of any problem with their file."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return {name: str(stored[name]) for name in _DIGESTS}, ""
     except FileNotFoundError:
         return {}, ""
     except OSError as error:
-        return {}, f"{path}: cannot be read, {error.strerror or error}"
+        return {}, f"{path}: cannot be read ({error.strerror or error})"
     except (ValueError, LookupError, TypeError, RecursionError):
         return {}, f"{path}: is damaged"
 
 
 def digest_rows(rows: Iterable[Row]) -> str:
-    """Return the SHA-256 of rows of integers, their lengths and order included."""
+    """Return the SHA-256 of rows of integers, including their lengths and order."""
     digest = hashlib.sha256()
     for row in rows:
         numbers = np.asarray(row, dtype="<i8")

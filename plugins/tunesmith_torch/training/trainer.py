@@ -1,23 +1,22 @@
 """The trainer that every technique shares: from a job to a committed artifact.
 
-:func:`train` holds the skeleton; a technique fills in its data and its objective as a
-:class:`TrainingTask`::
+:func:`train` holds the skeleton. A technique fills in its data and its objective as a
+:class:`TrainingTask`. All ranks run these steps together::
 
-    all ranks together                 distributed.all_ranks
-      "auto" options                   resolve_auto, with task.grouping
-      device, precision, tokenizer
-      rows to tokens, while weights    task.tokenize
-        are read                       load_model
-      adapters, or all weights         task.adapt, by options.adaptation
-      the layout of rows                choose_row_layout
-      objective                        task.prepare
-      the loss on validation rows      task.objective_over, training.validation
-      what tables of the run file add  tunesmith_torch.training.additions
-      the training loop                tunesmith_torch.training.loop
-      the artifact, committed          task.finalize, save_artifact
+    replace "auto" options          | resolve_parallel, resolve_auto, with task.grouping
+    pick device and precision       | pick_device, pick_precision
+    tokenize rows in a thread       | task.tokenize
+      while the weights are read    | load_model
+    add adapters, or unfreeze all   | task.adapt, as options.adaptation asks
+    choose the layout of rows       | choose_row_layout: packed, padded or one at a time
+    build the objective             | task.prepare
+    prepare validation              | task.objective_over, tunesmith_torch.training.validation
+    build additions                 | tunesmith_torch.training.additions
+    run the training loop           | tunesmith_torch.training.loop
+    save and commit the artifact    | task.finalize, artifacts.save_artifact
 
-Which weights are trained (``options.adaptation``) and towards what (the objective) are independent.
-All options come from ``job.config``, and from nowhere else.
+The choice of trained weights (``options.adaptation``) is independent of the objective. All options
+come from ``job.config``.
 """
 
 from __future__ import annotations
@@ -83,21 +82,21 @@ DataT = TypeVar("DataT")
 
 @dataclass(frozen=True)
 class Session:
-    """A model that is loaded and adapted, and the job that it will be trained for."""
+    """A loaded and adapted model, and the job that trains it."""
 
     job: Job[Any]
     template: Template
     adapted: AdaptedModel
     initial_model: InitialModel | None
-    """The model that ``from`` names; None: training begins with the base model."""
+    """The model that ``from`` names; None: training starts from the base model."""
     lineage: JSON
     """Facts that identify the initial model; empty without one."""
     folder: Path
-    """Folder of the base weights: the base model, or an initial model that is a full one."""
+    """Folder of the base weights: the base model, or a full model that ``from`` names."""
     layout: RowLayout
     """The way rows are laid out in micro-batches."""
     limit: int
-    """Most tokens of a row."""
+    """Maximum number of tokens in a row."""
 
     @property
     def options(self) -> Any:
@@ -105,7 +104,7 @@ class Session:
         return self.job.config
 
     def report(self, text: str) -> None:
-        """Report that the model is computed in another way than the options ask for."""
+        """Emit a finding that the model is computed differently than the options ask for."""
         self.job.emit(FindingReported(level="info", source="model", message=text))
 
 
@@ -115,7 +114,7 @@ class Prepared:
 
     objective: Objective
     adapted: AdaptedModel
-    """The model in training: that of the session, or one with a head around it."""
+    """The model in training: the session's model, or that model with an extra head."""
     totals: BatchCounts | None
     """Counts of all rows, for the first event; None if they are not known yet."""
     details: JSON = field(default_factory=dict)
@@ -124,49 +123,51 @@ class Prepared:
     additions: Additions = NO_ADDITIONS
     run_loop: RunLoop = run_training_loop
     count_tokens: Callable[[], tuple[int, int] | None] | None = None
-    """Return the tokens computed, and those with a loss, once training is over, if it knows them.
+    """Returns, after training, the tokens computed and those with a loss; None if unknown.
 
-    None: they are the counts of the rows of all steps.
+    Without this function, the counts of the rows of all steps are added up.
     """
     affected_rows: Callable[[], dict[str, int]] = dict
-    """Return the numbers of rows that were skipped or changed, by cause."""
+    """Returns the number of rows that were skipped or changed, by cause."""
     write_extra: Callable[[Path], None] | None = None
     """Writes further files into the artifact's folder."""
     is_text_model: bool = True
-    """False if the artifact generates no text: a reward model."""
+    """False if the artifact does not generate text, such as a reward model."""
 
 
 class TrainingTask(ABC, Generic[DataT]):
     """The part that a technique fills in: how rows become tokens, and the objective over them."""
 
     can_compute_rows_alone: ClassVar[bool] = False
-    """True if the objective can use the model's own forward, one row at a time."""
+    """True if the objective can use the model's own forward pass, one row at a time."""
     has_row_losses: ClassVar[bool] = False
-    """True if the task has a loss on validation rows (:meth:`objective_over`) and no own monitor;
-    its options have the table ``validation``."""
+    """True if validation rows have a loss (:meth:`objective_over`) and the task has no monitor.
+
+    Its options then have the table ``validation``.
+    """
 
     def grouping(self, options: Any, device: str) -> Grouping:
-        """Return which parts of a record are computed together, for ``auto`` options."""
+        """Return the parts of a record that are computed together, to choose ``auto`` options."""
         return SINGLE_COMPLETION
 
     @abstractmethod
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> DataT:
-        """Return the training data, of at most ``limit`` tokens a row; report what is skipped.
+        """Return the training data with at most ``limit`` tokens per row; report skipped rows.
 
-        It runs in a thread of its own while the weights are read.
+        The trainer calls this in a separate thread while it reads the weights.
 
         Raises:
-            DataError: nothing can be trained on.
+            DataError: no row can be trained on.
         """
 
     def longest_row(self, data: DataT, limit: int) -> int:
-        """Return the tokens of the longest row, or an upper bound."""
+        """Return the number of tokens in the longest row, or an upper bound."""
         return limit
 
     def token_rows(self, data: DataT, template: Template) -> Iterable[Row]:
-        """Return the token ids of the training data.
+        """Return the token ids of the training data, for a digest.
 
-        A resumed run is refused if they differ from those that training began with.
+        A run refuses to resume if they differ from those that training started with.
         """
         return ()
 
@@ -186,15 +187,15 @@ class TrainingTask(ABC, Generic[DataT]):
 
     @abstractmethod
     def prepare(self, session: Session, data: DataT) -> Prepared:
-        """Return the objective over the data, with the models that it needs besides."""
+        """Return the objective over the data, with any other models that it needs."""
 
     def objective_over(
         self, session: Session, prepared: Prepared, records: Sequence[Record], name: str
     ) -> RowObjective | None:
-        """Return the objective over other records, to evaluate it; None if they give no row.
+        """Return the objective over other records, for evaluation; None if no record is usable.
 
-        It is called before the first step, also when training is resumed. ``name`` tells its files
-        below the job's folder from those of the training data.
+        The trainer calls this before the first step, even when it resumes. ``name`` keeps the
+        objective's files in the job's folder separate from those of the training data.
         """
         return None
 
@@ -204,15 +205,16 @@ class TrainingTask(ABC, Generic[DataT]):
 
 
 def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
-    """Load, adapt, train, and commit the artifact; continue from the newest checkpoint.
+    """Load, adapt and train a model, and commit the artifact; resume from the newest checkpoint.
 
     Raises:
         DataError: no record can be trained on.
-        EnvironmentProblem: the model is not causal, or too unusual for the technique.
+        EnvironmentProblem: the model is not causal, or the technique does not support it.
         UsageError: the options cannot be used with this model.
         TrainingError: see :func:`tunesmith_torch.training.loop.run_training_loop`.
     """
     with distributed.all_ranks(job):
+        # First of all "auto" becomes numbers: everything below reads plain options.
         job = resolve_auto(resolve_parallel(job, task.grouping), task.grouping)
         session, data = _open_session(job, task)
         job = session.job
@@ -220,6 +222,7 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
         with _dropout_of(session):
             prepared = task.prepare(session, data)
             objective = prepared.objective
+            # The training loop builds the same order from the same values; nothing is shared.
             order = BatchOrder.from_options(len(objective), job.config, job.seed)
             prepared = _add_validation(task, session, prepared, order)
             prepared = _add_additions(session, prepared)
@@ -247,7 +250,7 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, Da
     options: TrainingOptions = job.config
     device = pick_device(job.device)
     precision = pick_precision(device, options.precision)
-    adamw.check_available(options.optimizer.name, device)
+    adamw.check_available(options.optimizer.name, device)  # fail before minutes of loading
     reset_peak(device)
     job.checkpoints.keep = options.checkpoints.keep
     initial = InitialModel.from_options(options, job.stage)
@@ -258,7 +261,7 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, Da
     template = Template.from_options(tokenizer, options)
     findings: list[Event] = []
     with ThreadPoolExecutor(1) as executor:
-        quiet_job = replace(job, emit=findings.append)  # events are emitted by one thread only
+        quiet_job = replace(job, emit=findings.append)  # only the main thread may emit events
         tokenizing = executor.submit(task.tokenize, quiet_job, template, limit)
         base = load_model(
             folder,
@@ -271,24 +274,25 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, Da
         )
     for finding in findings:
         job.emit(finding)
-    data = tokenizing.result()
+    data = tokenizing.result()  # raises the error of the thread, if there was one
     distributed.rank_0_first(lambda: check_tokens(job, template, task.token_rows(data, template)))
     adapted = task.adapt(base, precision, job, initial)
     config = base.config if adapted.format == "model" else None
     distributed.rank_0_first(lambda: check_saved_template(template, job.train, config, job.out))
+    # Tested on the adapted model, because the adapters take part in the forward pass too.
     layout = choose_row_layout(
         adapted, packing=options.packing, longest=task.longest_row(data, limit)
     )
     if layout.kind == "alone" and not task.can_compute_rows_alone:
         raise EnvironmentProblem(
-            f"technique {job.technique}: this model computes one row at a time only, as "
+            f"technique {job.technique}: this model must compute one row at a time, because "
             f"{layout.reason}",
             hint="choose another base model, or a technique that trains on demonstrations",
         )
     if layout.kind == "alone" and distributed.world_size() > 1 and options.parallel == "sharded":
         raise UsageError(
-            'technique.parallel: "sharded" needs equally many passes on all ranks, and this model '
-            f"computes one row at a time, as {layout.reason}",
+            'technique.parallel: "sharded" needs the same number of passes on all ranks, but this '
+            f"model must compute one row at a time, because {layout.reason}",
             hint='use parallel = "data"',
         )
     job = _apply_layout(job, layout)
@@ -299,15 +303,15 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, Da
 
 @contextmanager
 def _dropout_of(session: Session) -> Iterator[None]:
-    """Switch dropout off inside the block if the loss uses none, and report that it was on."""
+    """Switch dropout off inside the block if the loss must not use it, and report the change."""
     if session.options.USES_DROPOUT:
         yield
         return
     with no_dropout(session.adapted.model) as probability:
         if probability:
             session.report(
-                f"dropout, up to {probability:g} in this model, is off: the loss compares "
-                "log-probabilities that are computed without it"
+                f"dropout is off (this model has up to {probability:g}): the loss compares "
+                "log-probabilities that are computed without dropout"
             )
         yield
 
@@ -315,7 +319,7 @@ def _dropout_of(session: Session) -> Iterator[None]:
 def _add_validation(
     task: TrainingTask[Any], session: Session, prepared: Prepared, order: BatchOrder
 ) -> Prepared:
-    """Return the task with a monitor of the loss on validation rows, if there are any."""
+    """Add a monitor of the validation loss, if there are validation rows."""
     job = session.job
     if not task.has_row_losses or job.config.validation.every == 0:
         return prepared
@@ -323,13 +327,13 @@ def _add_validation(
     problem, validation, train = "no validation rows", None, None
     try:
         if validation_records:
-            problem = "no validation row can be used"
+            problem = "no usable validation row"
             validation = task.objective_over(session, prepared, validation_records, "validation")
             train = task.objective_over(session, prepared, train_records, "train")
     except DataError as error:
         problem = error.message
     if validation is None or train is None:
-        text = f"{problem}: the validation loss is not evaluated, and the last step is the artifact"
+        text = f"{problem}: skipping validation; the artifact is the last step"
         job.emit(FindingReported(level="info", source=VALIDATION, message=text))
         return prepared
     monitor = ValidationMonitor.create(job, prepared.adapted, order, validation, train)
@@ -341,7 +345,7 @@ def _add_validation(
 
 
 def _add_additions(session: Session, prepared: Prepared) -> Prepared:
-    """Return the task with what tables of the run file add to its training."""
+    """Build the additions that tables of the run file make to the training."""
     additions = Additions.build(
         session.job,
         prepared.adapted,
@@ -353,7 +357,7 @@ def _add_additions(session: Session, prepared: Prepared) -> Prepared:
 
 
 def _apply_layout(job: Job[Any], layout: RowLayout) -> Job[Any]:
-    """Return the job with ``packing`` off if rows are not packed, and say why."""
+    """Return the job with ``packing`` off if rows are not packed, and report the reason."""
     if layout.kind == "packed" or not layout.reason:
         return job
     kind = {"padded": "rows are padded", "alone": "rows are computed one at a time"}[layout.kind]
@@ -369,7 +373,7 @@ def _check_lineage(job: Job[Any], initial: InitialModel | None) -> JSON:
     """Return the facts that identify the initial model, and store them in the job's folder.
 
     Raises:
-        UsageError: training began with another initial model before it was interrupted.
+        UsageError: before the interruption, training started from a different initial model.
     """
     lineage = initial.lineage() if initial is not None else {}
     path = job.out / LINEAGE_FILE
@@ -378,7 +382,7 @@ def _check_lineage(job: Job[Any], initial: InitialModel | None) -> JSON:
     stored: JSON = read_object(path) if path.is_file() else {}
     if stored.get("from_sha256") != lineage.get("from_sha256"):
         raise UsageError(
-            f"technique.from: {lineage.get('from')} is not the model that training began with, "
+            f"technique.from: {lineage.get('from')} is not the model that training started from, "
             f"{stored.get('from')}: its files have changed",
             hint="restore the files, or start a new run",
         )
@@ -388,7 +392,7 @@ def _check_lineage(job: Job[Any], initial: InitialModel | None) -> JSON:
 def _card_job(session: Session) -> Job[Any]:
     """Return the job for the artifact's model card.
 
-    If training began with a full model instead of the run's base, the base's name is dropped.
+    The base's name is dropped if training started from a full model instead of the run's base.
     """
     full_model = session.initial_model is not None and session.initial_model.format == "model"
     return replace(session.job, base_name="") if full_model else session.job
@@ -453,7 +457,7 @@ def _training_finished_event(
 def _count_tokens(
     prepared: Prepared, order: BatchOrder, steps: int
 ) -> tuple[int | None, int | None]:
-    """Return the tokens of all steps, and those with a loss; None if they are not known."""
+    """Return the tokens of all steps, and how many of them have a loss; None if unknown."""
     if prepared.count_tokens is not None:
         return prepared.count_tokens() or (None, None)
     counts = [prepared.objective.counts(rows) for _, rows in islice(order.batches(), steps)]

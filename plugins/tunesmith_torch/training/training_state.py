@@ -1,12 +1,27 @@
-"""The training state in a checkpoint, so that a resumed training continues bit by bit.
+"""The training state in a checkpoint, which lets a resumed training continue bit by bit.
 
-It holds the master weights, AdamW's moments and the state of additions as safetensors, and the
-states of all random number generators. The position in the data follows from the step number. Every
-part is required: a state that lacks one is refused, because a silent restart is worse than an
-error.
+After step 40, a checkpoint holds everything that step 41 reads and cannot compute::
 
-Where weights are sharded, each rank writes its rows of every tensor into a file of its own. The
-files say which rows they hold, so any number of ranks can read them, and a single process too::
+    step-00000040/
+
+      manifest           step, checksums, owner of the checkpoint, state of the monitor
+
+      training.safetensors
+        master.NAME      | fp32 master weight; the model's bf16 weight is its rounding
+        exp_avg.NAME     | AdamW's moments; other optimizers have other parts
+        exp_avg_sq.NAME  |
+        step.NAME        | AdamW's step count, for its bias correction
+        generator.*      | states of torch's generators, on the CPU and on each GPU
+        addition.*       | state of additions
+
+      generators.json      states of Python's and NumPy's generators
+
+Other things follow from the step number and are not stored: the rows of each batch and the learning
+rate (:mod:`tunesmith_torch.optim.schedule`), and the seeds of worker ranks. All parts are required.
+A state that lacks one is an error, because silently restarting part of it would be worse.
+
+If weights are sharded, each rank writes its rows of every tensor into its own file. The metadata of
+a file names the rows, so any number of ranks can read them, including a single process::
 
     training.safetensors                    all rows of every tensor
     training-00001-of-00002.safetensors     rows 0 to 511 of a tensor of 1024
@@ -39,12 +54,12 @@ _LOAD_ERRORS = (KeyError, IndexError, TypeError, OSError, SafetensorError, Value
 
 
 def save(folder: Path, masters: MasterWeights, additions: Additions = NO_ADDITIONS) -> None:
-    """Write the training state below ``folder``; of sharded weights, this rank's part."""
+    """Write the training state into ``folder``; if weights are sharded, this rank's part of it."""
     tensors, name = masters.state_dict(), "training.safetensors"
     if masters.is_sharded:
         rank = distributed.rank()
         name = f"training-{rank + 1:05d}-of-{distributed.world_size():05d}.safetensors"
-        if rank > 0:  # what is not sharded is the same on all ranks
+        if rank > 0:  # rank 0 writes the tensors that are not sharded: all ranks have the same
             tensors = {n: t for n, t in tensors.items() if sharding.local_part(t) is not t}
     if distributed.is_rank_0():
         tensors |= _generator_tensors() | additions.state_dict()
@@ -55,7 +70,7 @@ def save(folder: Path, masters: MasterWeights, additions: Additions = NO_ADDITIO
 
 
 def _flush(path: Path) -> None:
-    """Make a file durable: rank 0, which commits the folder, may be on another machine."""
+    """Flush a file to disk here, because rank 0, which commits the folder, may run elsewhere."""
     disk = Disk()
     fd = disk.open(path, os.O_RDONLY)
     try:
@@ -86,7 +101,7 @@ def restore(folder: Path, masters: MasterWeights, additions: Additions = NO_ADDI
     """Restore a state that :func:`save` wrote, with any number of ranks.
 
     Raises:
-        IntegrityError: a part is missing or does not fit the model.
+        IntegrityError: part of the state is missing or does not fit the model.
     """
     try:
         generators = json.loads((folder / GENERATORS).read_text(encoding="utf-8"))
@@ -94,12 +109,13 @@ def restore(folder: Path, masters: MasterWeights, additions: Additions = NO_ADDI
         with StoredTensors(sorted(folder.glob("training*.safetensors")), like) as tensors:
             masters.load_state_dict(tensors)
             additions.load_state_dict(tensors)
+            # Last, because loading the other parts must not advance the generators.
             _restore_rng_states(tensors, generators)
     except _LOAD_ERRORS as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise IntegrityError(
-            f"{folder}: the training state is incomplete or of another model: {what}",
-            hint="delete this checkpoint to go on from the one before it",
+            f"{folder}: the training state is incomplete or belongs to another model: {what}",
+            hint="delete this checkpoint to continue from the previous one",
         ) from error
 
 

@@ -1,14 +1,15 @@
 """Validation: the loss on validation rows during training, and the best checkpoint.
 
-At the steps that :mod:`tunesmith_torch.training.evaluation_steps` chooses::
+:mod:`tunesmith_torch.training.evaluation_steps` chooses the steps. At each of them:
 
-    validation rows              their loss, and the objective's metrics  -> Monitored event
-    sample of training rows      their loss, if it fits into the budget
-    lower loss than before       the checkpoint is saved as the best
-    last step, or no patience    the weights of the best checkpoint are restored
+1. Evaluate the loss and the objective's metrics on the validation rows.
+2. Evaluate the loss on a sample of training rows, if the time budget allows it.
+3. Emit both in a ``Monitored`` event.
+4. If the validation loss is the lowest so far, save the checkpoint as the best.
+5. At the last step, or when patience runs out, restore the best checkpoint.
 
-Validation rows choose, so test rows take no part. Everything is a function of the step, so a
-resumed run makes the same decisions.
+Validation rows choose the checkpoint, so test rows must not take part. All decisions are functions
+of the step, so a resumed run makes the same ones.
 """
 
 from __future__ import annotations
@@ -39,16 +40,18 @@ from tunesmith_torch.training.row_losses import RowLosses, RowObjective, measure
 VALIDATION = "technique.validation"
 """Source of the findings."""
 VALIDATION_FILE = "validation.json"
-"""File in a job's folder with the validation loss of each row, at the best step and at the last
-one."""
+"""File in a job's folder with each validation row's loss, at the best step and at the last one."""
 MAX_ROWS = 500
-"""Validation rows that are evaluated, a random sample of more."""
+"""Maximum number of validation rows to evaluate; if there are more, a random sample is used."""
 _STATE = ("best", "last", "last_step", "without_gain")
-"""Keys without which a validation cannot be resumed."""
+"""Keys that a checkpoint must have to resume validation."""
 
 
 def sample_validation_and_train(job: Job[Any]) -> tuple[list[Record], list[Record]]:
-    """Return the validation records to evaluate, and as many training records; always the same."""
+    """Return the validation records to evaluate, and an equal number of training records.
+
+    The seed of the job decides the samples.
+    """
     validation = _sample(job.validation, MAX_ROWS, f"{job.seed}/validation/dev")
     return validation, _sample(job.train, len(validation), f"{job.seed}/validation/train")
 
@@ -62,9 +65,9 @@ def _sample(records: Sequence[Record], limit: int, seed: str) -> list[Record]:
 
 @dataclass
 class ValidationMonitor:
-    """Evaluates the loss on validation rows and chooses the best checkpoint by it.
+    """Evaluates the loss on validation rows, and chooses the best checkpoint by that loss.
 
-    A :class:`tunesmith_torch.training.monitor.TrainingMonitor`.
+    It is a :class:`tunesmith_torch.training.monitor.TrainingMonitor`.
     """
 
     job: Job[Any]
@@ -77,14 +80,14 @@ class ValidationMonitor:
     final_step: int
     """Number of the last planned step."""
     best: RowLosses | None = None
-    """The evaluation with the lowest validation loss; that before the first step does not count."""
+    """The evaluation with the lowest validation loss, not counting that before the first step."""
     last: RowLosses | None = None
     last_step: int = -1
     """Step of the last evaluation; -1 before the first one."""
     without_gain: int = 0
     """Evaluations since the best one."""
     stopped_at: int | None = None
-    """Step after which training was stopped early; None: it was not."""
+    """Step at which training ended with the best weights; None: the last weights were kept."""
 
     @classmethod
     def create(
@@ -95,7 +98,7 @@ class ValidationMonitor:
         validation: RowObjective,
         sample: RowObjective,
     ) -> ValidationMonitor:
-        """Return the monitor, with the steps that the options ask for or the costs permit."""
+        """Return a monitor whose steps follow the options, or else the predicted costs."""
         options: ValidationOptions = job.config.validation
         costs = EvaluationCosts.predict(
             order,
@@ -113,7 +116,7 @@ class ValidationMonitor:
         return True
 
     def evaluate(self, step: int) -> MonitorDecision:
-        """Evaluate the validation loss if it is due; end with the best weights."""
+        """Evaluate the validation loss if it is due, and decide how training goes on."""
         if step == self.last_step or step not in self.steps.steps:
             return "continue"
         self.last_step = step
@@ -126,7 +129,7 @@ class ValidationMonitor:
         return self._decide(step, is_best)
 
     def state_dict(self) -> JSON:
-        """Return the evaluations that later ones are compared with."""
+        """Return the evaluations that later ones are compared to."""
         return {
             "best": self.best.to_json() if self.best else None,
             "last": self.last.to_json() if self.last else None,
@@ -137,10 +140,10 @@ class ValidationMonitor:
     def load_state_dict(self, state: JSON) -> None:
         """Restore the state of a checkpoint.
 
-        A training without validation so far, or with other validation rows, starts it here.
+        If training had no validation so far, or different validation rows, validation starts over.
 
         Raises:
-            IntegrityError: a part is missing.
+            IntegrityError: part of the state is missing.
         """
         if not state:
             return
@@ -152,11 +155,11 @@ class ValidationMonitor:
         self.last_step, self.without_gain = state["last_step"], state["without_gain"]
 
     def count_steps(self, planned: int) -> int:
-        """Return the number of steps that were taken."""
+        """Return the number of steps taken."""
         return planned if self.stopped_at is None else self.stopped_at
 
     def results(self) -> Sequence[Event]:
-        """Write the losses of the rows, and report which checkpoint is the artifact."""
+        """Write the loss of each row, and report which checkpoint is the artifact."""
         best, last = self.best, self.last
         if best is None or last is None:
             return []
@@ -191,7 +194,7 @@ class ValidationMonitor:
         if not self.options.keep_best or self.best is None:
             return "continue"
         if is_best:
-            # The last step's weights are in memory, where the artifact is made of them.
+            # The artifact is made from the weights in memory, so the last step needs no checkpoint.
             return "continue" if step == self.final_step else "save_best"
         patience = self.options.patience
         is_over = patience is not None and self.without_gain >= patience
@@ -203,8 +206,8 @@ class ValidationMonitor:
         return "stop"
 
     def _replace_lost_best(self, step: int) -> MonitorDecision:
-        """Take the present weights as the best ones; losing all work would be worse."""
-        text = f"step {step}: the best checkpoint is gone; the weights of this step take its place"
+        """Take the present weights as the best ones, because losing all work would be worse."""
+        text = f"step {step}: the best checkpoint is gone; using the weights of this step instead"
         self.job.emit(FindingReported(level="warning", source=VALIDATION, message=text))
         self.best, self.without_gain = self.last, 0
         return "continue" if step == self.final_step else "save_best"
@@ -212,32 +215,32 @@ class ValidationMonitor:
     def _describe(self, best: RowLosses, last: RowLosses) -> str:
         loss = f"lowest validation loss, {format_number(best.mean)} on {len(best.losses)} rows"
         if best.step == last.step:
-            return f"the artifact is the last step, {last.step}: {loss}"
+            return f"kept step {last.step}, the last one: {loss}"
         rise = validation_loss_rise(best, last)
         now = f"step {last.step}: higher by {format_estimate(rise.value, rise.low, rise.high)}"
         if self.stopped_at is not None:
-            return f"the artifact is the checkpoint of step {best.step}: {loss}; {now}"
-        return f"the artifact is the last step; step {best.step}: {loss}; {now}"
+            return f"kept step {best.step}: {loss}; {now}"
+        return f"kept the last step; step {best.step}: {loss}; {now}"
 
 
 def validation_loss_rise(best: RowLosses, last: RowLosses) -> Interval:
     """Return the difference of the validation losses, last minus best, with its interval.
 
-    Rows of one group count together.
+    Rows of the same group count as one unit.
     """
     return paired_difference(best.losses, last.losses, best.weights, groups=last.groups)
 
 
 def require_state(job: Job[Any], state: JSON, keys: Sequence[str]) -> None:
-    """Check that a checkpoint has what a monitor needs to go on.
+    """Check that a checkpoint has the state that a monitor needs to continue.
 
     Raises:
-        IntegrityError: a part is missing.
+        IntegrityError: part of the state is missing.
     """
     missing = [name for name in keys if name not in state]
     if missing:
         raise IntegrityError(
-            f"{job.checkpoints.folder}: the newest checkpoint lacks the monitor's "
-            f"{', '.join(missing)}; it cannot be resumed",
-            hint="train this stage anew, in a fresh run folder",
+            f"{job.checkpoints.folder}: training cannot resume from the newest checkpoint: it "
+            f"lacks the monitor's {', '.join(missing)}",
+            hint="train this stage again in a new run folder",
         )

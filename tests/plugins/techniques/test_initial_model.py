@@ -277,7 +277,7 @@ def test_a_resumed_run_whose_initial_model_changed_is_refused(
     shutil.rmtree(copy)
     shutil.copytree(earlier["model folder"], copy)
     quiet = replace(job, emit=lambda event: None)
-    with pytest.raises(UsageError, match="is not the model that training began with") as caught:
+    with pytest.raises(UsageError, match="is not the model that training started from") as caught:
         offered.train(quiet)
     assert caught.value.hint == "restore the files, or start a new run"
     shutil.rmtree(copy)

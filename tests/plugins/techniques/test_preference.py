@@ -95,7 +95,7 @@ def test_pairs_that_do_not_fit_are_not_trained_on(tmp_path: Path) -> None:
         )
     )
     (finding,) = [e for e in events if isinstance(e, FindingReported) and e.level == "warning"]
-    assert "left out of training: 1 row, row is too long; first: long:1" in finding.message
+    assert "skipped 1 row: row is too long; first: long:1" in finding.message
     (finished,) = [e for e in events if isinstance(e, TrainingFinished)]
     assert finished.affected_rows == {"row is too long": 1}
     assert sum(event.rows for event in events if isinstance(event, StepFinished)) == len(PAIRS)

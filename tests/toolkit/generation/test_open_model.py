@@ -91,7 +91,7 @@ def test_an_adapter_over_a_full_model_is_opened_onto_that_model(
     plain = scores(open_text_model, tiny_folder, None, config)
     assert torch.equal(scores(open_trained_model, tiny_folder, None, config), plain)
     (full.path / "config.json").unlink()
-    with pytest.raises(UsageError, match=r"technique\.from: no adapter and no model"):
+    with pytest.raises(UsageError, match=r"technique\.from: no adapter or model"):
         open_trained_model(tiny_folder, adapter.path, device="cpu", options=config)
 
 

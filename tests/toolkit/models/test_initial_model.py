@@ -55,7 +55,7 @@ def test_options_name_the_model(tmp_path: Path) -> None:
     artifact(tmp_path / "adapter")
     options = TrainingOptions(**{"from": str(tmp_path)})
     assert InitialModel.from_options(options) == InitialModel(tmp_path / "adapter", "adapter")
-    with pytest.raises(UsageError, match=r"technique\.from: no adapter and no model") as caught:
+    with pytest.raises(UsageError, match=r"technique\.from: no adapter or model") as caught:
         InitialModel.find(str(tmp_path / "nothing"))
     assert "run folder" in str(caught.value.hint)
 
@@ -101,7 +101,7 @@ def test_the_weights_under_a_trained_adapter(tmp_path: Path) -> None:
     lineage.write_text(json.dumps(InitialModel(full, "model").lineage()))
     assert adapter_base_folder(base, trained, options) == full
     (full / "config.json").unlink()
-    with pytest.raises(UsageError, match="no adapter and no model"):
+    with pytest.raises(UsageError, match="no adapter or model"):
         adapter_base_folder(base, trained, options)
     lineage.write_text(json.dumps({"from": "gone", "from_format": "adapter"}))
     assert adapter_base_folder(base, trained, options) == base

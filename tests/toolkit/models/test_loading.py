@@ -251,7 +251,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], type[TunesmithError], str]] = 
     "cut in the header": (_truncate_header, IntegrityError, "model.safetensors: not a complete"),
     "tensor missing": (_remove_tensor, IntegrityError, r"missing from the files.*up_proj"),
     "tensor left over": (_add_tensor, IntegrityError, r"not in the model.*layers.9.x"),
-    "wrong shape": (_wrong_shape, IntegrityError, r"another shape.*model.norm"),
+    "wrong shape": (_wrong_shape, IntegrityError, r"different shape.*model.norm"),
     "nan": (_not_finite(float("nan")), IntegrityError, r"up_proj.*not finite"),
     "infinite": (_not_finite(float("inf")), IntegrityError, r"up_proj.*not finite"),
     "no tokenizer": (
@@ -305,7 +305,7 @@ def test_an_architecture_without_gradient_checkpointing_is_named() -> None:
         vocab_size=9, n_positions=8, n_embd=4, n_layer=1, n_head=1
     )
     model = transformers.OpenAIGPTLMHeadModel(config)
-    with pytest.raises(EnvironmentProblem, match="OpenAIGPTLMHeadModel of transformers does not"):
+    with pytest.raises(EnvironmentProblem, match="not support it for OpenAIGPTLMHeadModel"):
         enable_gradient_checkpointing(model)
 
 

@@ -164,9 +164,7 @@ def test_rows_longer_than_a_sliding_window_do_not_share_their_prefix(
     objective = NextTokenObjective(adapted, rows, packing=True, report=reasons.append)
     assert objective.prefix_length == 0
     (reason,) = reasons
-    assert (
-        f"computed for each row: the model's attention has a `sliding_window` of {window}" in reason
-    )
+    assert f"each row: the model's attention has a `sliding_window` of {window}" in reason
     total, _ = gradients(adapted, objective, 10_000)
     assert total > 0
     short = [row for row in rows if len(row) <= window]

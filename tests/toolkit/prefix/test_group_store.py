@@ -67,5 +67,5 @@ def test_groups_above_the_limit_are_skipped(template: Template) -> None:
 
 def test_other_records_are_refused(template: Template) -> None:
     record = Completion(source="r:1", prompt="p", completion="c")
-    with pytest.raises(DataError, match="r:1: a pair of answers or an answer with a label"):
+    with pytest.raises(DataError, match="r:1: needs a pair of answers or a labeled answer"):
         store_groups([*RECORDS, record], template, 100)

@@ -142,10 +142,10 @@ def test_distinct_prompts_that_leave_room_for_a_completion_are_trained_on(
     prompts = PolicyTask(None).tokenize(run.job, template, 60)
     assert [prompt[0].content for prompt in prompts] == [f"What is {n}?" for n in range(6)]
     (finding,) = run.of(FindingReported)
-    assert "left out of training: 1 row, row is too long; first: rows:long" in finding.message
+    assert "skipped 1 row: row is too long; first: rows:long" in finding.message
     assert "54 are allowed" in finding.message
     strict = make_run(tmp_path, tmp_path, (*ROWS, long))
-    with pytest.raises(DataError, match="1 of 7 rows cannot be learned from"):
+    with pytest.raises(DataError, match="1 of 7 rows are unusable"):
         PolicyTask(None).tokenize(strict.job, template, 60)
     (length, *_) = map(len, template.encode_prompts([prompts[0]]))
     assert PolicyTask(None).tokenize(run.job, template, length + 6)

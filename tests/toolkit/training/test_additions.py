@@ -312,7 +312,7 @@ def test_an_addition_that_does_nothing_changes_nothing(
     findings = [
         e.message for e in other.events if isinstance(e, FindingReported) and e.source == "steady"
     ]
-    assert findings == ["adds nothing to the training"]
+    assert findings == ["has no effect on training"]
 
 
 def test_a_distance_keeps_the_weights_near_the_start(tmp_path: Path, tiny_folder: Path) -> None:
@@ -360,7 +360,7 @@ def test_an_addition_ends_the_training(tmp_path: Path, tiny_folder: Path) -> Non
     findings = [
         e.message for e in ended.events if isinstance(e, FindingReported) and e.source == "steady"
     ]
-    assert findings == ["training ended after step 3, and its weights are the artifact"]
+    assert findings == ["ended training after step 3; the artifact has the weights of that step"]
     validation = [
         Completion(source=f"validation:{n}", prompt="?", completion="card refund") for n in range(3)
     ]
@@ -375,9 +375,9 @@ def test_an_addition_ends_the_training(tmp_path: Path, tiny_folder: Path) -> Non
     texts = [
         e.message
         for e in chosen.events
-        if isinstance(e, FindingReported) and "artifact" in e.message
+        if isinstance(e, FindingReported) and "validation loss" in e.message
     ]
-    assert texts[-1].startswith("the artifact is the last step; step 1: lowest validation loss")
+    assert texts[-1].startswith("kept the last step; step 1: lowest validation loss")
 
 
 def test_an_addition_stops_the_run_and_it_is_resumed(tmp_path: Path, tiny_folder: Path) -> None:

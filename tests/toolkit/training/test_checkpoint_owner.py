@@ -89,14 +89,14 @@ def test_a_copy_of_a_complete_run_folder_continues(tmp_path: Path, tiny_folder: 
 def test_a_checkpoint_beyond_the_plan_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
     stop_after(job(tmp_path / "run", tiny_folder), 6)
     shorter = job(tmp_path / "run", tiny_folder, max_steps=4)
-    with pytest.raises(IntegrityError, match="is of step 6, and the plan ends at step 4"):
+    with pytest.raises(IntegrityError, match="is at step 6, but the plan ends at step 4"):
         trainer.train(shorter, SupervisedTask())
 
 
 def test_a_checkpoint_of_another_stage_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
     first = job(tmp_path / "run", tiny_folder)
     stop_after(first, 2)
-    with pytest.raises(IntegrityError, match='is of stage "", not of "policy"'):
+    with pytest.raises(IntegrityError, match='belongs to stage "", not to "policy"'):
         trainer.train(replace(first, stage="policy"), SupervisedTask())
 
 

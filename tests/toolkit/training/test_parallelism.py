@@ -77,7 +77,7 @@ def test_out_of_memory_ends_a_step_that_cannot_be_repeated() -> None:
     ("change", "reason"),
     [
         (lambda model: setattr(model, "_no_split_modules", None), "does not name its layers"),
-        (None, "long rows need passes of their own"),
+        (None, "long rows need separate passes"),
     ],
 )
 def test_models_that_cannot_be_sharded_are_refused(

@@ -59,7 +59,7 @@ def test_pairs_that_do_not_fit_are_reported(tmp_path: Path, template: Template) 
     assert list(fitting) == expected and 0 < len(fitting) < len(PAIRS)
     (finding,) = [event for event in events if isinstance(event, FindingReported)]
     count = 12 - len(fitting)
-    assert f"left out of training: {count} rows, row is too long; first: rows:" in finding.message
+    assert f"skipped {count} rows: row is too long; first: rows:" in finding.message
     lines = (tmp_path / SKIPPED_FILE).read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["where"] for line in lines] == [r.where for r in fitting.skipped]
     events.clear()
@@ -73,7 +73,7 @@ def test_more_long_pairs_than_are_allowed_are_refused(tmp_path: Path, template: 
     lengths = sorted(group.longest_sequence for group in groups)
     assert lengths[-2] < lengths[-1]
     job = make_job(PAIRS, [], tmp_path, max_skipped=0.01)
-    with pytest.raises(DataError, match="1 of 12 rows cannot be learned from") as caught:
+    with pytest.raises(DataError, match="1 of 12 rows are unusable") as caught:
         fitting_pairs(job, template, lengths[-2])
     assert [row.where for row in caught.value.skipped] == ["rows:11"]
     job = make_job(PAIRS, [], tmp_path, max_skipped=0.1)
@@ -81,13 +81,13 @@ def test_more_long_pairs_than_are_allowed_are_refused(tmp_path: Path, template: 
 
 
 def test_data_of_which_no_pair_fits_is_refused(tmp_path: Path, template: Template) -> None:
-    with pytest.raises(DataError, match="rows:0: no row can be learned from: none of 12"):
+    with pytest.raises(DataError, match="rows:0: no usable row: all 12"):
         fitting_pairs(make_job(PAIRS, [], tmp_path), template, 4)
 
 
 def test_a_record_that_is_not_a_pair_is_refused(tmp_path: Path, template: Template) -> None:
     record = Completion(source="rows:0", prompt="a", completion="b")
-    with pytest.raises(DataError, match="rows:0: a pair of answers is needed"):
+    with pytest.raises(DataError, match="rows:0: needs a pair of answers"):
         fitting_pairs(make_job((record,), [], tmp_path), template, 512)
 
 

@@ -66,8 +66,8 @@ def test_rows_are_reported_by_cause_and_written_to_a_file(tmp_path: Path) -> Non
     events: list[Event] = []
     report_skipped(job(tmp_path, events), [*LONG, REFUSED])
     assert messages(events) == [
-        "left out of training: 3 rows, row is too long; first: r:0 (99 tokens)",
-        "left out of training: 1 row, the template refuses it; first: r:9 (no system role)",
+        "skipped 3 rows: row is too long; first: r:0 (99 tokens)",
+        "skipped 1 row: the template refuses it; first: r:9 (no system role)",
     ]
     assert [line["where"] for line in lines(tmp_path)] == ["r:0", "r:1", "r:2", "r:9"]
 
@@ -78,7 +78,7 @@ def test_the_share_is_limited() -> None:
     with pytest.raises(DataError) as caught:
         check_share([*LONG, REFUSED], 399, 0.01)
     assert caught.value.exit_code == 3
-    assert "4 of 399 rows cannot be learned from" in caught.value.message
+    assert "4 of 399 rows are unusable" in caught.value.message
     assert "3 × row is too long, first at r:0 (99 tokens)" in caught.value.message
     assert "1 × the template refuses it, first at r:9" in caught.value.message
     assert list(caught.value.skipped) == [*LONG, REFUSED]
@@ -93,7 +93,7 @@ def test_the_hint_names_what_changes_the_limit() -> None:
     assert str(caught.value.hint).startswith("the remedy, or raise the technique's max_skipped")
     with pytest.raises(DataError) as caught:
         check_share([REFUSED], 3, 0, "the remedy")
-    assert str(caught.value.hint).startswith("change these rows, or")
+    assert str(caught.value.hint).startswith("correct these rows, or")
 
 
 def test_affected_rows_are_counted_by_cause() -> None:
@@ -136,8 +136,8 @@ def test_streamed_rows_are_counted_as_they_come(tmp_path: Path) -> None:
     for _ in range(3):
         loads.load(range(8))
     assert [text.partition(";")[0] for text in messages(events)] == [
-        "left out of training: rows, row is too long",
-        "left out of training: rows, the template refuses it",
+        "skipped rows: row is too long",
+        "skipped rows: the template refuses it",
     ]
     assert [line["where"] for line in lines(tmp_path)] == ["r:0", "r:1", "r:9"]
 
@@ -183,6 +183,6 @@ def test_too_many_unusable_rows_end_the_run(
     if not ends:
         loads.load(range(seen))
         return
-    with pytest.raises(DataError, match="cannot be learned from"):
+    with pytest.raises(DataError, match="rows are unusable"):
         loads.load(range(seen))
     assert len(lines(tmp_path)) == 3

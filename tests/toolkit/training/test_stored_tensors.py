@@ -59,7 +59,7 @@ def test_missing_rows_are_an_error(tmp_path: Path) -> None:
     first, _, last = save_cut(tmp_path, "master.w", torch.randn(9, 2), [3, 6])
     with (
         StoredTensors([first, last], {}) as stored,
-        pytest.raises(ValueError, match=r"rows 3 to 9 of master\.w are in none"),
+        pytest.raises(ValueError, match=r"no file has rows 3 to 9 of master\.w"),
     ):
         stored["master.w"]
     with (

@@ -92,7 +92,7 @@ def test_a_template_file_that_changes_between_start_and_resume_is_refused(
         trainer.train(replace(halted, emit=stop), SupervisedTask())
     file.write_text("Hello. " + CHATML)
     with pytest.raises(
-        UsageError, match=r"other token ids.*its chat template has changed"
+        UsageError, match=r"different token ids.*the chat template has changed"
     ) as error:
         trainer.train(halted, SupervisedTask())
     assert str(tmp_path / "run" / TOKENS_FILE) in str(error.value.hint)
@@ -125,9 +125,9 @@ def test_the_digest_is_stored_and_compared(tmp_path: Path) -> None:
     stored = (tmp_path / TOKENS_FILE).read_text()
     check_tokens(one, template(), rows)
     assert (tmp_path / TOKENS_FILE).read_text() == stored
-    with pytest.raises(UsageError, match="its tokenizer"):
+    with pytest.raises(UsageError, match="the tokenizer"):
         check_tokens(one, template(), [[1, 2], [4]])
-    with pytest.raises(UsageError, match="its chat template"):
+    with pytest.raises(UsageError, match="the chat template"):
         check_tokens(one, template("x" + CHATML), [[1, 2], [4]])
 
 

@@ -97,10 +97,10 @@ def test_a_task_that_needs_several_rows_at_once_refuses_a_model_that_cannot(
     class Pairs(SupervisedTask):
         can_compute_rows_alone = False
 
-    layout = RowLayout("alone", "it would change log-probabilities")
+    layout = RowLayout("alone", "padded rows would change log-probabilities")
     monkeypatch.setattr(trainer, "choose_row_layout", lambda *args, **kwargs: layout)
     config = build(LoraOptions, precision="fp32", batch_size=4, max_steps=1)
-    with pytest.raises(EnvironmentProblem, match="one row at a time only, as it would change"):
+    with pytest.raises(EnvironmentProblem, match="one row at a time, because padded rows would"):
         trainer.train(job(tmp_path / "run", tiny_folder, config, lambda _: None), Pairs())
 
 
@@ -131,7 +131,7 @@ def test_an_unavailable_optimizer_is_refused_before_weights_are_read(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "load_model", None)
-    with pytest.raises(EnvironmentProblem, match="this run is on cpu"):
+    with pytest.raises(EnvironmentProblem, match="this run uses cpu"):
         train(tmp_path, tiny_folder, optimizer__name="paged-adamw-8bit")
 
 

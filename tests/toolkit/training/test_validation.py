@@ -199,7 +199,7 @@ def test_the_artifact_is_the_checkpoint_with_the_lowest_validation_loss(
     assert all(torch.equal(best_weights[name], at_step[name]) for name in at_step)
     assert not all(torch.equal(best_weights[name], last_weights[name]) for name in at_step)
     (finding,) = [e for e in events if isinstance(e, FindingReported) and e.source == VALIDATION]
-    assert f"the artifact is the checkpoint of step {step}: " in finding.message
+    assert f"kept step {step}: " in finding.message
     assert "step 12: higher by" in finding.message
     (finished,) = [event for event in events if isinstance(event, TrainingFinished)]
     assert finished.steps == 12
@@ -292,7 +292,7 @@ def test_a_best_checkpoint_that_is_gone_does_not_end_the_run(
         e.message for e in events if isinstance(e, FindingReported) and e.level == "warning"
     ]
     assert warnings == [
-        "step 12: the best checkpoint is gone; the weights of this step take its place"
+        "step 12: the best checkpoint is gone; using the weights of this step instead"
     ]
     assert all(torch.equal(weights[name], last[name]) for name in last)
 
@@ -315,10 +315,7 @@ def test_without_validation_rows_there_is_one_line(tmp_path: Path, tiny_folder: 
     _, events = train(tmp_path, tiny_folder, options(), ())
     assert not monitored(events)
     (finding,) = [event for event in events if isinstance(event, FindingReported)]
-    text = (
-        "no validation rows: the validation loss is not evaluated, "
-        "and the last step is the artifact"
-    )
+    text = "no validation rows: skipping validation; the artifact is the last step"
     assert (finding.level, finding.message) == ("info", text)
 
 
@@ -329,7 +326,7 @@ def test_validation_rows_that_are_too_long_are_skipped(tmp_path: Path, tiny_fold
     assert len(json.loads((tmp_path / "some/validation.json").read_text())["best"]["losses"]) == 6
     _, events = train(tmp_path / "none", tiny_folder, config, (long,))
     (finding,) = [event for event in events if isinstance(event, FindingReported)]
-    assert finding.message.startswith("no validation row can be used: ")
+    assert finding.message.startswith("no usable validation row: ")
 
 
 GROUPS = ["a", "a", "a", "b", "b", "b"]

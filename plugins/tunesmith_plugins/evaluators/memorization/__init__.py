@@ -31,7 +31,7 @@ from tunesmith_torch.compare.other_model import (
     open_base_of_tuned,
 )
 
-METRIC = Metric(name="memorization", higher_is_better=False, bounds=(-1, 1), is_descriptive=True)
+METRIC = Metric(name="memorization", higher_is_better=False, bounds=(-2, 2), is_descriptive=True)
 
 
 class MemorizationOptions(ComparisonOptions):
