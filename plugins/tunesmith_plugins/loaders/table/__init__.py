@@ -1,1 +1,1 @@
-"""Data loader ``table``: CSV and TSV files with a header line, Parquet and Arrow files."""
+"""Data loader ``table``: CSV, TSV and Excel files with a header line, Parquet and Arrow files."""
