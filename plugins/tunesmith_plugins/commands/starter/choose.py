@@ -104,8 +104,9 @@ def _choose_evaluators(records: Sequence[Record], catalog: Catalog) -> list[str]
     free_text = catalog.by_key(EvaluatorOffer).get(FREE_TEXT)
     if free_text is None or any(offer.generates for offer in chosen):
         return names
-    kinds = {type(record) for record in records}
-    return [FREE_TEXT, *names] if kinds <= free_text.offer.accepts else names
+    accepted = free_text.offer.accepts
+    fits = accepted is None or {type(record) for record in records} <= accepted
+    return [FREE_TEXT, *names] if fits else names
 
 
 def _choose_technique(records: Sequence[Record], catalog: Catalog) -> TechniqueOffer[Any] | None:
