@@ -11,12 +11,18 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import DataError
-from tunesmith_data import DataFile, Row, RowError, RowSource, plain_fields, require_library
+from tunesmith_data import (
+    DataFile,
+    Row,
+    RowError,
+    RowOptions,
+    RowSource,
+    plain_fields,
+    require_library,
+)
 
 if TYPE_CHECKING:
     from openpyxl.cell.cell import Cell
-
-    from tunesmith_plugins.loaders.table.offer import TableOptions
 
 ZIP_MAGIC = b"PK\x03\x04"
 OLD_EXCEL_MAGIC = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -25,8 +31,8 @@ WORKBOOK = "xl/workbook.xml"
 MIDNIGHT = datetime.time()
 
 
-def open_excel(file: DataFile, *, options: TableOptions) -> RowSource | None:
-    """Return the source of a workbook; None if the file is another one."""
+def open_excel(file: DataFile, *, options: RowOptions, sheet: str | None) -> RowSource | None:
+    """Return the source of a sheet of a workbook; None if the file is another one."""
     with open(file.path, "rb") as stream:
         magic = stream.read(len(OLD_EXCEL_MAGIC))
     name = file.display_name
@@ -35,7 +41,7 @@ def open_excel(file: DataFile, *, options: TableOptions) -> RowSource | None:
     if not magic.startswith(ZIP_MAGIC) or not _is_workbook(file, options.max_unpacked_bytes):
         return None
     require_library("openpyxl", name, extra="excel")
-    return RowSource.of_rows(name, lambda: _read_rows(file, options))
+    return RowSource.of_rows(name, lambda: _read_rows(file, options, sheet))
 
 
 def _is_workbook(file: DataFile, max_unpacked_bytes: int) -> bool:
@@ -53,7 +59,7 @@ def _is_workbook(file: DataFile, max_unpacked_bytes: int) -> bool:
     return True
 
 
-def _read_rows(file: DataFile, options: TableOptions) -> Iterator[Row]:
+def _read_rows(file: DataFile, options: RowOptions, sheet: str | None) -> Iterator[Row]:
     import openpyxl
     from openpyxl.utils.exceptions import InvalidFileException
 
@@ -61,7 +67,7 @@ def _read_rows(file: DataFile, options: TableOptions) -> Iterator[Row]:
     try:
         workbook = openpyxl.load_workbook(file.path, read_only=True, data_only=True)
         try:
-            yield from _rows_of_sheet(_choose_sheet(workbook, name, options.sheet), name, options)
+            yield from _rows_of_sheet(_choose_sheet(workbook, name, sheet), name, options)
         finally:
             workbook.close()
     except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
@@ -88,7 +94,7 @@ def _choose_sheet(workbook: Any, name: str, wanted: str | None) -> Any:
     raise DataError(name, f"has several sheets: {titles}", hint='choose one: sheet = "TITLE"')
 
 
-def _rows_of_sheet(sheet: Any, name: str, options: TableOptions) -> Iterator[Row]:
+def _rows_of_sheet(sheet: Any, name: str, options: RowOptions) -> Iterator[Row]:
     header: list[str] | None = None
     for number, cells in enumerate(sheet.iter_rows(), 1):
         if not _is_filled(cells):

@@ -36,7 +36,8 @@ def build(options: TableOptions) -> DataLoader:
 
 
 def _open_other(file: DataFile, *, options: TableOptions) -> RowSource | None:
-    return open_arrow(file, options=options) or open_excel(file, options=options)
+    arrow = open_arrow(file, options=options)
+    return arrow or open_excel(file, options=options, sheet=options.sheet)
 
 
 TABLE = DataLoaderOffer(
