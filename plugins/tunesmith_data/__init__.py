@@ -46,7 +46,6 @@ from tunesmith_data.files import (
     open_data_file,
     require_library,
 )
-from tunesmith_data.guess_columns import guess_columns
 from tunesmith_data.json_line import is_multi_line, parse_row, reparse_row
 from tunesmith_data.load import (
     MAX_BYTES_IN_MEMORY,
@@ -97,7 +96,6 @@ __all__ = [
     "Stored",
     "excerpt",
     "find_files",
-    "guess_columns",
     "is_multi_line",
     "json_type",
     "load_sources",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import gzip
 import importlib.util
@@ -12,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,6 +36,7 @@ _UNSUSPICIOUS = 1 << 28
 """Unpacked bytes below which the ratio does not matter."""
 _ZSTD_BLOCK = 1 << 11
 """Packed bytes that are unpacked at a time: 2 KB of hostile data can become 64 MB."""
+UTF8 = "utf-8"
 UTF8_BOM = b"\xef\xbb\xbf"
 UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -158,25 +161,33 @@ class OpenedFile:
 
 @contextmanager
 def open_data_file(
-    file: DataFile, *, max_unpacked_bytes: int, spool: Spool, files: OpenFiles
+    file: DataFile,
+    *,
+    max_unpacked_bytes: int,
+    spool: Spool,
+    files: OpenFiles,
+    encoding: str = UTF8,
 ) -> Iterator[OpenedFile]:
-    """Open a file for reading, positioned after a byte-order mark.
+    """Open a file for reading as UTF-8, positioned after a byte-order mark.
 
-    A file that is packed with gzip or zstd is unpacked into ``spool`` first.
+    A file that is packed with gzip or zstd, or has another encoding, is first copied into ``spool``
+    as plain UTF-8. Positions of rows then refer to the copy.
 
     Raises:
-        DataError: it cannot be read, is not UTF-8 text, unpacks to more than the limit, or changes
-            while it is read.
+        DataError: it cannot be read, is not text in this encoding, unpacks to more than the limit,
+            or changes while it is read.
     """
     try:
         with open(file.path, "rb") as raw:
             before = FileVersion.of(os.fstat(raw.fileno()))
             stored: Stored = StoredFile(file.path, file.display_name, before, files)
             content = Bytes(raw.fileno(), 0, before.size)
-            if (unpack := _unpacker(raw.peek(len(ZSTD_MAGIC)))) is not None:
+            unpack = _unpacker(raw.peek(len(ZSTD_MAGIC)))
+            if unpack is not None or encoding != UTF8:
                 start = spool.size
                 limit = min(max_unpacked_bytes, max(_UNSUSPICIOUS, _MAX_RATIO * before.size))
-                for data in _bounded(unpack(raw), file.display_name, limit):
+                blocks = (unpack or _read_blocks)(raw)
+                for data in _as_utf8(_bounded(blocks, file.display_name, limit), encoding, file):
                     spool.append(data)
                 stored = StoredInSpool(spool, start)
                 content = Bytes(spool.descriptor, start, spool.size - start)
@@ -197,6 +208,34 @@ def _unpacker(magic: bytes) -> Callable[[BinaryIO], Iterator[bytes]] | None:
     if magic.startswith(GZIP_MAGIC):
         return _unpack_gzip
     return _unpack_zstd if magic.startswith(ZSTD_MAGIC) else None
+
+
+def _read_blocks(raw: BinaryIO) -> Iterator[bytes]:
+    while data := raw.read(_UNPACKED_BLOCK):
+        yield data
+
+
+def _as_utf8(blocks: Iterator[bytes], encoding: str, file: DataFile) -> Iterator[bytes]:
+    """Yield text of an encoding as UTF-8.
+
+    Raises:
+        DataError: the text is not in this encoding.
+    """
+    if encoding == UTF8:
+        yield from blocks
+        return
+    decoder = codecs.getincrementaldecoder(encoding)()
+    line = 1
+    for data, is_last in chain(((data, False) for data in blocks), [(b"", True)]):
+        try:
+            text = decoder.decode(data, is_last)
+        except UnicodeDecodeError as error:
+            line += error.object[: error.start].count(b"\n")
+            problem = f"byte 0x{error.object[error.start]:02x} is not text in {encoding}"
+            hint = "name the encoding that the file was saved in: encoding, in [data]"
+            raise DataError(f"{file.display_name}:{line}", problem, hint=hint) from None
+        line += text.count("\n")
+        yield text.encode("utf-8", "surrogatepass")
 
 
 def _unpack_gzip(raw: BinaryIO) -> Iterator[bytes]:
@@ -258,8 +297,8 @@ def _check_head(stream: ByteStream, name: str) -> None:
     # Every second byte of English UTF-16 is NUL; a quarter is more than any text in UTF-8 has.
     sample = head[:256]
     if sample.startswith(UTF16_BOMS) or 4 * sample.count(0) >= len(sample):
-        hint = "save it as UTF-8 (Excel: the type CSV UTF-8), or convert it: "
-        hint += "iconv -f UTF-16 -t UTF-8 FILE > NEW"
+        hint = 'set encoding = "utf-16" in [data], or write it as UTF-8: '
+        hint += f"tunesmith data fix {name} --out NEW"
         raise DataError(name, "is not UTF-8; it looks like UTF-16", hint=hint)
     if head.startswith(UTF8_BOM):
         stream.read(len(UTF8_BOM))

@@ -61,7 +61,7 @@ class FormatMatch:
 
     format: Format
     columns: Mapping[str, str]
-    baselines: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     """Columns that are not read although a field has this name."""
 
     @property
@@ -175,6 +175,6 @@ def match_format(
         if all(name in found for name in candidate.required):
             # Who names the format or its columns has chosen, and the other columns are not lost.
             is_chosen = len(formats) == 1 or all(name in columns for name in candidate.required)
-            baselines = TEXT_COLUMNS & present - {*found.values()} if not is_chosen else ()
-            return FormatMatch(candidate, found, tuple(sorted(baselines)))
+            unread = TEXT_COLUMNS & present - {*found.values()} if not is_chosen else ()
+            return FormatMatch(candidate, found, tuple(sorted(unread)))
     return None

@@ -67,7 +67,7 @@ def refuse_lost_text(view: RowView, record: Record) -> None:
         RowError: a text is in no part of the record.
     """
     content = content_key(record)
-    for column, text in view.baseline_texts():
+    for column, text in view.unread_texts():
         if text.strip() in content or _repeats(text, record, view):
             continue
         used = ", ".join(f"`{name}`" for name in view.columns.values())

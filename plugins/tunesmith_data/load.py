@@ -15,6 +15,7 @@ from tunesmith.errors import DataError
 from tunesmith.records import Record
 from tunesmith_data.accounting import UnusableRows
 from tunesmith_data.files import DataFile, find_files, open_data_file
+from tunesmith_data.guess_columns import guess_columns
 from tunesmith_data.record_reader import RecordReader
 from tunesmith_data.row import ReadRows, Row, RowError, Span
 from tunesmith_data.stored import OpenFiles, Spool, Stored, StoredInSpool
@@ -109,6 +110,17 @@ class RowLoader:
                     found |= dict.fromkeys(row.fields)
         return list(found)
 
+    def guess_columns(self) -> dict[str, str]:
+        """Return the option ``columns`` that suits the names of the columns.
+
+        It is empty if the columns are those of a format, if the options map columns, and if there
+        is no guess.
+
+        Raises:
+            DataError: a file cannot be used.
+        """
+        return {} if self.options.columns else guess_columns(self.first_columns()) or {}
+
     def _source(self, file: DataFile) -> RowSource:
         other = self.open_other(file)
         if other is not None:
@@ -118,7 +130,11 @@ class RowLoader:
         def open_rows(store: Store) -> Iterator[tuple[Iterator[Row], Stored]]:
             limit = self.options.max_unpacked_bytes
             with open_data_file(
-                file, max_unpacked_bytes=limit, spool=store.spool, files=store.files
+                file,
+                max_unpacked_bytes=limit,
+                spool=store.spool,
+                files=store.files,
+                encoding=self.options.encoding,
             ) as opened:
                 yield self.read(opened.stream, file.display_name), opened.stored
 
@@ -222,7 +238,7 @@ class _Part:
             with source.open(self._store) as (rows, stored):
                 self._read_source(rows, reader, stored)
             count = len(self._stored) - before
-            self._descriptions.append(f"{source.name}: {count:,} rows of {reader.description()}")
+            self._descriptions.append(f"{source.name}: {reader.description(count)}")
             self.warnings += [text for text in reader.warnings() if text not in self.warnings]
         names = ", ".join(source.name for source in sources[:MAX_NAMED_FILES])
         self.unusable_rows.check(names, len(self._stored))

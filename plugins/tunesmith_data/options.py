@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from tunesmith.options import Options
 from tunesmith_data.formats import FORMATS, LABEL_COLUMNS, Format, find_formats
+
+__all__ = ["check_encoding"]
 
 FormatName = Literal["auto", "preference", "messages", "sharegpt", "alpaca", "completion", "text"]
 FieldName = Literal[
@@ -29,6 +32,26 @@ FieldName = Literal[
 ]
 Paths = str | list[str]
 Column = Annotated[str, Field(min_length=1)]
+
+
+def check_encoding(name: str) -> str:
+    """Return the name of a text encoding as Python spells it.
+
+    Raises:
+        ValueError: Python has no such text encoding.
+    """
+    try:
+        codecs.lookup(name).incrementaldecoder(errors="strict").decode(b"")
+        "".encode(name)
+        return codecs.lookup(name).name
+    except (LookupError, TypeError, ValueError):
+        raise ValueError(
+            "must be a text encoding that Python knows, such as utf-8, cp1252 or latin-1"
+        ) from None
+
+
+Encoding = Annotated[str, AfterValidator(check_encoding)]
+"""The name of a text encoding; each encoding has one name."""
 
 
 def _describe_formats(chosen: str) -> str:
@@ -114,6 +137,12 @@ class RowOptions(FieldOptions):
             "Unset: a part of `train`, see `[split] validation_size`."
         ),
         json_schema_extra={"path": True},
+    )
+    encoding: Encoding = Field(
+        "utf-8",
+        description=(
+            "Encoding of the files, such as `cp1252` (Windows), `latin-1`, `utf-16`, `shift_jis`."
+        ),
     )
     max_row_bytes: int = Field(
         8_000_000,

@@ -49,6 +49,8 @@ class RecordReader:
         self.optional: list[str] = []
         self.unused: list[str] = []
         self._matches: dict[tuple[str, ...], FormatMatch | None] = {}
+        self._others: Counter[str] = Counter()
+        """Records whose format is not that of most rows, by format."""
 
     def records(self, rows: Iterator[Row], content: Content) -> Iterator[tuple[Row, Record]]:
         """Yield the usable rows and their records, in order, and count the others.
@@ -63,7 +65,9 @@ class RecordReader:
             try:
                 if isinstance(row.fields, RowError):
                     raise row.fields
-                yield row, self.build(row.place(self.name), row.fields)
+                record = self.build(row.place(self.name), row.fields)
+                self._count_format(row.fields)
+                yield row, record
             except RowError as error:
                 self.unusable_rows.add(row.place(self.name), error, content(row))
 
@@ -90,13 +94,11 @@ class RecordReader:
         match = self._match(fields)
         if self.match is None:
             self.match = match
-        if match is None or self.match is None:
+        if match is None:
             raise self._missing_column_error(fields)
-        if self.match is not match and not match.is_compatible_with(self.match):
-            raise RowError("other format than the rest of the file", str(match))
-        view = RowView(
-            where, self._used(fields), match.columns, self.options.system, match.baselines
-        )
+        if self.options.system is not None and match.format.name == "text":
+            raise RowError("plain text has no place for the system prompt")
+        view = RowView(where, self._used(fields), match.columns, self.options.system, match.unread)
         return self._with_group_and_slices(match.format.build(view), fields)
 
     def _used(self, fields: Fields) -> Fields:
@@ -105,9 +107,19 @@ class RecordReader:
             return fields
         return {key: value for key, value in fields.items() if key not in self.without}
 
-    def description(self) -> str:
-        """Return the recognized format, and the columns by which it was recognized."""
-        return f"{self.match}, with {_join(self.optional)}" if self.optional else str(self.match)
+    def description(self, rows: int) -> str:
+        """Return how many of ``rows`` records have which format, with the columns that decided."""
+        others = "".join(f", {n:,} of {name}" for name, n in self._others.most_common())
+        optional = f", with {_join(self.optional)}" if self.optional else ""
+        return f"{rows - self._others.total():,} rows of {self.match}{others}{optional}"
+
+    def _count_format(self, fields: Fields) -> None:
+        if len(self._matches) == 1:
+            return  # all rows have the same columns
+        match = self._match(fields)
+        assert match is not None and self.match is not None, "the row became a record"
+        if not match.is_compatible_with(self.match):
+            self._others[str(match)] += 1
 
     def warnings(self) -> list[str]:
         """Return a sentence about the columns and keys that are not used; often none."""
@@ -191,8 +203,9 @@ class RecordReader:
     def _optional_columns(self) -> list[str]:
         """Return the columns that are used but did not decide on the format."""
         assert self.match is not None
-        required = self.match.required_columns.values()
-        columns = (c for match in self._matches.values() if match for c in match.columns.values())
+        matches = [match for match in self._matches.values() if match]
+        required = {column for match in matches for column in match.required_columns.values()}
+        columns = (column for match in matches for column in match.columns.values())
         return [column for column in dict.fromkeys(columns) if column not in required]
 
     def _unused_columns(self, rows: Sequence[Row]) -> list[str]:
@@ -218,6 +231,10 @@ class RecordReader:
         where = row.place(self.name)
         if not fields:
             return DataError(where, "row is empty")
+        unknown = next((c for c in self.field_columns.values() if c not in fields), None)
+        if unknown is not None:
+            hint = _column_hint(fields, unknown)
+            return DataError(where, f"has no column `{unknown}`", hint=hint)
         expected = [
             self.field_columns.get(name, name) for known in self.formats for name in known.required
         ]

@@ -142,6 +142,6 @@ def not_utf8_error(raw: bytes, position: int) -> RowError:
     return RowError(
         "not UTF-8",
         f"byte {position + 1} of the row is 0x{byte.hex()}{guess}",
-        hint="save it as UTF-8 (Excel: the type CSV UTF-8), or convert it: "
-        "iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW",
+        hint='name its encoding in [data], encoding = "cp1252" for Windows-1252, '
+        "or write it as UTF-8: tunesmith data fix FILE --out NEW",
     )

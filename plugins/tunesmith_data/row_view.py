@@ -24,7 +24,7 @@ class RowView:
     row: Fields
     columns: Mapping[str, str]
     default_system: str | None
-    baselines: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     """Columns that are not read although their names are those of a format's fields."""
 
     @property
@@ -93,9 +93,9 @@ class RowView:
             return messages
         return with_tools(messages, parse_tools(self.value("tools"), f"`{self.columns['tools']}`"))
 
-    def baseline_texts(self) -> Iterator[tuple[str, str]]:
+    def unread_texts(self) -> Iterator[tuple[str, str]]:
         """Yield the texts of columns that another format would read, each with its column."""
-        for column in self.baselines:
+        for column in self.unread:
             for text in _texts(self.row.get(column)):
                 yield column, text
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loading import load_both_ways
 from pydantic import ValidationError
 
 from tunesmith.contracts import Dataset
@@ -249,15 +250,30 @@ def test_groups_and_slices(tmp_path: Path) -> None:
     ]
 
 
-def test_the_format_of_a_file_is_that_of_most_rows(tmp_path: Path) -> None:
+def test_a_file_may_mix_formats_and_each_is_counted(tmp_path: Path) -> None:
     completion = {"prompt": "q", "completion": "a"}
-    rows = [{"messages": turns("q", "a")}, *[completion] * 99]
+    alpaca = {"instruction": "do", "output": "a"}
+    rows = [{"messages": turns("q", "a")}, *[completion] * 20, *[alpaca] * 3]
     dataset = load(tmp_path, *rows)
-    assert len(dataset.train) == 99
-    assert dataset.skipped[0].cause == "other format than the rest of the file"
-    assert dataset.skipped[0].detail == "chat messages (messages)"
-    with pytest.raises(DataError, match="2 × other format than the rest of the file"):
-        load(tmp_path, rows[0], *rows)
+    assert [type(record) for record in dataset.train] == [Chat, *[Completion] * 23]
+    assert dataset.description.endswith(
+        "20 rows of prompts and completions (prompt, completion), 3 of Alpaca instructions "
+        "(instruction, output), 1 of chat messages (messages)"
+    )
+
+
+def test_mixed_rows_are_the_same_when_they_are_read_again(tmp_path: Path) -> None:
+    rows: list[object] = [{"prompt": f"q {n}", "completion": "a"} for n in range(20)]
+    rows[3:6] = [{"instruction": f"do {n}", "output": "b", "input": "x"} for n in range(3)]
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(load_both_ways(JSONL.build(JsonlOptions(train=str(path)))).train) == 20
+
+
+def test_a_system_prompt_has_no_place_in_plain_text_among_other_rows(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "completion": "a"}] * 3 + [{"text": "t"}]
+    dataset = load(tmp_path, *rows, system="S", max_skipped=0.5)
+    assert [x.cause for x in dataset.skipped] == ["plain text has no place for the system prompt"]
 
 
 def test_optional_columns_may_be_missing_in_some_rows(tmp_path: Path) -> None:

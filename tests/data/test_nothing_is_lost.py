@@ -25,7 +25,7 @@ def build_or_refuse(row: dict[str, Any], system: str | None = None) -> Record:
     """Return the record of a row that a format has."""
     match = match_format(frozenset(row), FORMATS, {})
     assert match is not None
-    return match.format.build(RowView("f:1", row, match.columns, system, match.baselines))
+    return match.format.build(RowView("f:1", row, match.columns, system, match.unread))
 
 
 def build(row: dict[str, Any]) -> Record | None:

@@ -344,3 +344,22 @@ def test_repairs_keep_the_meaning_of_every_row(row: dict[str, object], write: ob
         assert parse_row(fixed) == row
     if write is json.dumps:
         assert fixed == data
+
+
+def test_data_fix_converts_an_encoding(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    (tmp_path / "de.csv").write_text("prompt,completion\nWärme,ja\n", encoding="cp1252")
+    found = tunesmith("data", "fix", "de.csv")
+    assert found.exit_code == 3
+    assert "line 2: not UTF-8" in found.stdout and "--encoding cp1252" in found.stderr
+    done = tunesmith("data", "fix", "de.csv", "--encoding", "Windows-1252", "--out", "new.csv")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "new.csv").read_text(encoding="utf-8") == "prompt,completion\nWärme,ja\n"
+    wrong = tunesmith("data", "fix", "de.csv", "--encoding", "ascii")
+    assert wrong.exit_code == 2 and "de.csv:2: byte 0xe4" in wrong.stderr
+
+
+def test_a_data_file_needs_no_mapping_where_columns_can_be_guessed(
+    tunesmith: Tunesmith, tmp_path: Path
+) -> None:
+    (tmp_path / "de.csv").write_text("Frage,Wort\nWo?,hier\n", encoding="utf-8")
+    assert "assistant hier" in tunesmith("data", "show", "de.csv").stdout

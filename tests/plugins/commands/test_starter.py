@@ -179,3 +179,19 @@ def test_example_lists_and_copies(tunesmith: Tunesmith, tmp_path: Path) -> None:
     assert tunesmith("init", "helpdesk", "--example", "helpdesk", "--force").exit_code == 0
     unknown = tunesmith("init", "x", "--example", "heldpesk")
     assert unknown.exit_code == 2 and "did you mean helpdesk?" in unknown.stderr
+
+
+def test_init_takes_columns_and_encoding(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    text = "Nr;Anfrage;Lösung\n" + "".join(f"{n};frage {n};wärme\n" for n in range(12))
+    (tmp_path / "de.csv").write_text(text, encoding="cp1252")
+    refused = tunesmith("init", "new", "--data", "de.csv")
+    assert refused.exit_code == 3 and 'encoding = "cp1252"' in refused.stderr
+    chosen = ["--encoding", "cp1252", "--prompt", "Anfrage", "--completion", "Lösung"]
+    done = tunesmith("init", "new", "--data", "de.csv", *chosen)
+    assert done.exit_code == 0, done.output
+    written = tomllib.loads((tmp_path / "new" / "run.toml").read_text(encoding="utf-8"))
+    assert written["data"]["encoding"] == "cp1252"
+    assert written["data"]["columns"] == {"prompt": "Anfrage", "completion": "Lösung"}
+    wrong = tunesmith("init", "b", "--data", "de.csv", *chosen[:-1], "Losung")
+    assert wrong.exit_code == 3 and "did you mean `Lösung`" in wrong.stderr
+    assert tunesmith("init", "c", *chosen).exit_code == 2

@@ -14,10 +14,12 @@ from tunesmith_cli import render
 from tunesmith_cli.common import common_options, json_option
 from tunesmith_data import is_multi_line
 from tunesmith_data.files import HEAD_BYTES
+from tunesmith_data.options import check_encoding
 from tunesmith_plugins.commands.data.fixes import Fixer
 
 MAX_BYTES = 2_000_000_000
 SHOWN = 20
+NOT_UTF8 = "not UTF-8"
 UNUSABLE_ROWS = 3
 """Exit code if rows remain that cannot be used, as for unusable data in other commands."""
 
@@ -29,12 +31,14 @@ UNUSABLE_ROWS = 3
     type=click.Path(path_type=Path, dir_okay=False),
     help="File to write. Without it, print what would be fixed.",
 )
+@click.option("--encoding", default="utf-8", help="Encoding of FILE, such as cp1252.")
 @json_option
 @common_options
-def command(file: Path, out: Path | None, as_json: bool) -> int:
+def command(file: Path, out: Path | None, encoding: str, as_json: bool) -> int:
     """Fix a file of rows without changing their meaning, and write it as a new file.
 
-    Converts UTF-16 to UTF-8, removes a byte-order mark, and makes carriage returns line ends. In
+    Converts UTF-16, or the encoding that you name, to UTF-8, removes a byte-order mark, and makes
+    carriage returns line ends. In
     JSON Lines, it removes trailing commas and converts rows of Python's repr. All other bytes stay
     as they are, as do the rows of an array and rows of several lines. Rows that it cannot fix
     are listed, and the exit code is 3.
@@ -43,9 +47,11 @@ def command(file: Path, out: Path | None, as_json: bool) -> int:
         raise UsageError(f"{out}: exists already", hint="name another file")
     data = _read(file)
     fixer = Fixer()
-    content = fixer.decode(data)
+    content = _decode(fixer, data, encoding, file)
     if _has_rows_in_lines(content, file):
         content = b"".join(fixer.json_lines(content))
+    else:
+        fixer.find_bad_bytes(content)
     if out is not None:
         write_atomic(out, content)
     if as_json:
@@ -76,6 +82,17 @@ def _read(file: Path) -> bytes:
     return data
 
 
+def _decode(fixer: Fixer, data: bytes, encoding: str, file: Path) -> bytes:
+    try:
+        return fixer.decode(data, check_encoding(encoding))
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        problem = f"byte 0x{data[error.start]:02x} is not text in {encoding}"
+        raise UsageError(f"{file}:{line}: {problem}", hint="name another --encoding") from None
+    except ValueError as error:
+        raise UsageError(f"--encoding: {error}") from None
+
+
 def _print(fixer: Fixer, out: Path | None) -> None:
     done = "fixed" if out is not None else "can be fixed"
     counts = Counter(fix.text for fix in fixer.fixes)
@@ -89,6 +106,8 @@ def _print(fixer: Fixer, out: Path | None) -> None:
         render.print_text(f"line {number}: {error.cause}{detail}", style="bad")
     if len(fixer.unusable) > SHOWN:
         render.print_text(f"and {len(fixer.unusable) - SHOWN:,} more lines", style="bad")
+    if any(error.cause == NOT_UTF8 for _, error in fixer.unusable):
+        render.print_note("add --encoding cp1252 if the file was written on Windows")
     if not fixer.fixes and not fixer.unusable:
         render.print_text("nothing to fix")
     if out is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith_data import RowError, parse_row
+from tunesmith_data import RowError, not_utf8_error, parse_row
 
 UTF8_BOM = b"\xef\xbb\xbf"
 UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
@@ -33,11 +33,17 @@ class Fixer:
         self.fixes: list[Fix] = []
         self.unusable: list[tuple[int, RowError]] = []
 
-    def decode(self, data: bytes) -> bytes:
-        """Return a file as UTF-8 without a byte-order mark and without bare carriage returns."""
+    def decode(self, data: bytes, encoding: str = "utf-8") -> bytes:
+        """Return a file as UTF-8 without a byte-order mark and without bare carriage returns.
+
+        Raises:
+            UnicodeDecodeError: the file does not have this encoding.
+        """
         if data.startswith(UTF16_BOMS):
-            data = data.decode("utf-16").encode("utf-8", "surrogatepass")
-            self.fixes.append(Fix(0, "converted from UTF-16 to UTF-8"))
+            encoding = "utf-16"
+        if encoding != "utf-8":
+            data = data.decode(encoding).encode("utf-8", "surrogatepass")
+            self.fixes.append(Fix(0, f"converted from {encoding.upper()} to UTF-8"))
         if data.startswith(UTF8_BOM):
             data = data.removeprefix(UTF8_BOM)
             self.fixes.append(Fix(0, "removed the byte-order mark"))
@@ -45,6 +51,14 @@ class Fixer:
             data = data.replace(b"\r", b"\n")
             self.fixes.append(Fix(0, "line ends are line feeds, not carriage returns"))
         return data
+
+    def find_bad_bytes(self, data: bytes) -> None:
+        """Collect the lines that are not UTF-8."""
+        for number, line in enumerate(data.splitlines(), 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                self.unusable.append((number, not_utf8_error(line, error.start)))
 
     def json_lines(self, data: bytes) -> Iterator[bytes]:
         """Yield the lines of a JSON Lines file, each fixed if that is possible."""

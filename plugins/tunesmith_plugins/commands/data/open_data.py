@@ -32,6 +32,7 @@ from tunesmith.records import (
 )
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState
+from tunesmith_data import RowLoader
 from tunesmith_data.accounting import describe_skipped
 
 
@@ -111,16 +112,17 @@ def load_file(path: Path, catalog: Catalog, options: Mapping[str, Any] | None = 
             f"{path}: no data loader knows this file", hint=f"write a run file; loaders: {known}"
         )
     offered = catalog.find(DataLoaderOffer, use)
+    config = offered.offer.config
     given = {"train": str(path), **(options or {})}
-    names = offered.offer.config.model_fields
+    table = {key: value for key, value in given.items() if key in config.model_fields}
     try:
-        config = from_table(
-            offered.offer.config, {key: value for key, value in given.items() if key in names}
-        )
+        loader = offered.offer.build(from_table(config, table))
     except ValidationError as error:
-        raise ConfigError(list(convert_problems(error, "data", offered.offer.config))) from None
+        raise ConfigError(list(convert_problems(error, "data", config))) from None
     with fence(offered.plugin, "load"):
-        return offered.offer.build(config).load()
+        if isinstance(loader, RowLoader) and (columns := loader.guess_columns()):
+            loader = offered.offer.build(from_table(config, {**table, "columns": columns}))
+        return loader.load()
 
 
 def text_parts(record: Record) -> list[tuple[str, str, bool]]:

@@ -13,16 +13,18 @@ from pydantic import ValidationError
 from tunesmith.catalog import Catalog, OfferNotFound
 from tunesmith.config.evaluators import default_evaluators
 from tunesmith.config.problems import convert_problems
-from tunesmith.contracts import DataLoader
-from tunesmith.errors import DataError, UsageError
+from tunesmith.config.run_file import dotted_items
+from tunesmith.errors import UsageError
 from tunesmith.fence import fence
-from tunesmith.offers import DataLoaderOffer, TechniqueOffer
+from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, TechniqueOffer
 from tunesmith.options import from_table
-from tunesmith.records import Preference, Record
-from tunesmith_data import RowLoader, guess_columns
+from tunesmith.records import Chat, Preference, Record
+from tunesmith_data import RowLoader
 
 FIRST_RECORDS = 1_000
 """Number of records that decide on technique and evaluators."""
+FREE_TEXT = "text-overlap"
+"""Evaluator that compares answers of any length."""
 ONE_GROUP = ("split_documents",)
 """Options that allow splitting data whose records are all in one group."""
 
@@ -38,13 +40,18 @@ class Choice:
     technique_options: Mapping[str, object] = field(default_factory=dict)
     """Further keys of ``[technique]``, as dotted keys."""
     evaluators: Sequence[str] = ()
+    has_tool_calls: bool = False
 
 
-def choose(data: Path, loader: str | None, catalog: Catalog) -> Choice:
+def choose(
+    data: Path, loader: str | None, catalog: Catalog, given: Mapping[str, object] | None = None
+) -> Choice:
     """Read the data and choose what fits its rows.
 
+    ``given`` holds keys of ``[data]`` that the user has chosen.
+
     Raises:
-        UsageError: the file does not exist, or no data loader recognizes it.
+        UsageError: the file does not exist, or no data loader recognizes it or has these keys.
         DataError: the data cannot be used as it is.
     """
     if not data.exists():
@@ -59,7 +66,7 @@ def choose(data: Path, loader: str | None, catalog: Catalog) -> Choice:
         offered = catalog.find(DataLoaderOffer, use)
     except OfferNotFound as error:
         raise UsageError(f"--loader: {error.what}", hint=error.hint) from None
-    table: dict[str, Any] = {"train": str(data.absolute())}
+    table: dict[str, Any] = {"train": str(data.absolute()), **(given or {})}
     try:
         from_table(offered.offer.config, table)
     except ValidationError as error:
@@ -67,13 +74,12 @@ def choose(data: Path, loader: str | None, catalog: Catalog) -> Choice:
         raise UsageError(f"--loader {use}: {next(problems)}", hint="write a run file") from None
     with fence(offered.plugin, "load"):
         built = offered.offer.build(from_table(offered.offer.config, table))
-        columns = _find_columns(built)
-        if columns:
+        if isinstance(built, RowLoader) and (columns := built.guess_columns()):
             table["columns"] = columns
             built = offered.offer.build(from_table(offered.offer.config, table))
         train = built.load().train
     records = list(islice(train, FIRST_RECORDS))
-    options: dict[str, object] = {f"columns.{name}": column for name, column in columns.items()}
+    options = dict(dotted_items({k: v for k, v in table.items() if k != "train"}))
     if len({record.group for record in train}) == 1 and records[0].group is not None:
         options |= {k: True for k in ONE_GROUP if k in offered.offer.config.model_fields}
     technique = _choose_technique(records, catalog)
@@ -82,18 +88,25 @@ def choose(data: Path, loader: str | None, catalog: Catalog) -> Choice:
         options=options,
         technique=technique.name if technique else "lora",
         technique_options=technique.options_for(records) if technique else {},
-        evaluators=[c.offer.name for c in default_evaluators(catalog, records)],
+        evaluators=_choose_evaluators(records, catalog),
+        has_tool_calls=any(map(_has_tool_calls, records)),
     )
 
 
-def _find_columns(loader: DataLoader) -> dict[str, str]:
-    """Return the mapping of columns; empty if it is not needed, or cannot be guessed."""
-    if not isinstance(loader, RowLoader):
-        return {}
-    try:
-        return guess_columns(loader.first_columns()) or {}
-    except DataError:
-        return {}  # loading raises it again, with details about all rows
+def _has_tool_calls(record: Record) -> bool:
+    return isinstance(record, Chat) and any(m.tool_calls for m in record.messages)
+
+
+def _choose_evaluators(records: Sequence[Record], catalog: Catalog) -> list[str]:
+    """Return the default evaluators, after one that reads answers if none of them does."""
+    chosen = [evaluator.offer for evaluator in default_evaluators(catalog, records)]
+    names = [offer.name for offer in chosen]
+    free_text = catalog.by_key(EvaluatorOffer).get(FREE_TEXT)
+    if free_text is None or any(offer.generates for offer in chosen):
+        return names
+    accepted = free_text.offer.accepts
+    fits = accepted is None or {type(record) for record in records} <= accepted
+    return [FREE_TEXT, *names] if fits else names
 
 
 def _choose_technique(records: Sequence[Record], catalog: Catalog) -> TechniqueOffer[Any] | None:

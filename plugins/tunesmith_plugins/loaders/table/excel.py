@@ -1,0 +1,139 @@
+"""Read rows from a sheet of an Excel workbook (.xlsx). Values are those stored, as text.
+
+A workbook is a zip archive of XML, and what it states about its size is not trusted.
+"""
+
+from __future__ import annotations
+
+import datetime
+import zipfile
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.errors import DataError
+from tunesmith_data import (
+    DataFile,
+    Row,
+    RowError,
+    RowOptions,
+    RowSource,
+    plain_fields,
+    require_library,
+)
+
+if TYPE_CHECKING:
+    from openpyxl.cell.cell import Cell
+
+ZIP_MAGIC = b"PK\x03\x04"
+OLD_EXCEL_MAGIC = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+WORKBOOK = "xl/workbook.xml"
+"""The file in the archive that makes it a workbook."""
+MIDNIGHT = datetime.time()
+
+
+def open_excel(file: DataFile, *, options: RowOptions, sheet: str | None) -> RowSource | None:
+    """Return the source of a sheet of a workbook; None if the file is another one."""
+    with open(file.path, "rb") as stream:
+        magic = stream.read(len(OLD_EXCEL_MAGIC))
+    name = file.display_name
+    if magic == OLD_EXCEL_MAGIC:
+        raise DataError(name, "is a workbook of Excel 97 to 2003", hint="save it as .xlsx or CSV")
+    if not magic.startswith(ZIP_MAGIC) or not _is_workbook(file, options.max_unpacked_bytes):
+        return None
+    require_library("openpyxl", name, extra="excel")
+    return RowSource.of_rows(name, lambda: _read_rows(file, options, sheet))
+
+
+def _is_workbook(file: DataFile, max_unpacked_bytes: int) -> bool:
+    try:
+        with zipfile.ZipFile(file.path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
+    if WORKBOOK not in {entry.filename for entry in entries}:
+        return False
+    if sum(entry.file_size for entry in entries) > max_unpacked_bytes:
+        problem = f"unpacks to more than {max_unpacked_bytes:,} bytes"
+        hint = "raise max_unpacked_bytes if that is expected"
+        raise DataError(file.display_name, problem, hint=hint)
+    return True
+
+
+def _read_rows(file: DataFile, options: RowOptions, sheet: str | None) -> Iterator[Row]:
+    import openpyxl
+    from openpyxl.utils.exceptions import InvalidFileException
+
+    name = file.display_name
+    try:
+        workbook = openpyxl.load_workbook(file.path, read_only=True, data_only=True)
+        try:
+            yield from _rows_of_sheet(_choose_sheet(workbook, name, sheet), name, options)
+        finally:
+            workbook.close()
+    except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+        hint = "open it in a spreadsheet program, and save it again"
+        raise DataError(name, f"cannot be read: {str(error)[:200]}", hint=hint) from error
+
+
+def _choose_sheet(workbook: Any, name: str, wanted: str | None) -> Any:
+    """Return the sheet with this title, or the only one that has cells.
+
+    Raises:
+        DataError: there is no such sheet, or several have cells.
+    """
+    sheets = [sheet for sheet in workbook.worksheets if wanted in (None, sheet.title)]
+    if wanted is None:
+        sheets = [sheet for sheet in sheets if any(_is_filled(row) for row in sheet.iter_rows())]
+    if len(sheets) == 1:
+        return sheets[0]
+    titles = ", ".join(sheet.title for sheet in workbook.worksheets)
+    if wanted is not None:
+        raise DataError(name, f'has no sheet "{wanted}"', hint=f"its sheets: {titles}")
+    if not sheets:
+        raise DataError(name, "has no sheet with cells")
+    raise DataError(name, f"has several sheets: {titles}", hint='choose one: sheet = "TITLE"')
+
+
+def _rows_of_sheet(sheet: Any, name: str, options: RowOptions) -> Iterator[Row]:
+    header: list[str] | None = None
+    for number, cells in enumerate(sheet.iter_rows(), 1):
+        if not _is_filled(cells):
+            continue
+        if header is None:
+            header = _read_header(cells, f"{name}:{number}")
+            continue
+        faulty = next((cell for cell in cells if cell.data_type == "e"), None)
+        if faulty is not None:
+            yield Row(number, RowError("a formula has an error", str(faulty.value)))
+            continue
+        fields = dict.fromkeys(filter(None, header))
+        # Rows may have fewer cells than the header. As in CSV, a column without a name is not read.
+        fields |= {name: _as_text(c.value) for name, c in zip(header, cells, strict=False) if name}
+        yield Row(number, plain_fields(fields, options.max_row_bytes))
+    if header is None:
+        raise DataError(name, "has no header line with the names of its columns")
+
+
+def _is_filled(cells: Sequence[Cell]) -> bool:
+    return any(cell.value is not None and cell.value != "" for cell in cells)
+
+
+def _read_header(cells: Sequence[Cell], where: str) -> list[str]:
+    header = [_as_text(cell.value) or "" for cell in cells]
+    for column in header:
+        if column and header.count(column) > 1:
+            raise DataError(where, f"two columns are named `{column}`", hint="rename one of them")
+    return header
+
+
+def _as_text(value: object) -> str | None:
+    """Return the value of a cell as a CSV file would have it; None if the cell is blank."""
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, datetime.datetime):
+        return value.date().isoformat() if value.time() == MIDNIGHT else value.isoformat(" ")
+    return str(value)

@@ -1,0 +1,80 @@
+"""Fields of JSON answers and confused labels, counted apart from the score of the whole answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunesmith_evidence.report.answer_parts import OTHER, count_confusions, score_fields
+from tunesmith_evidence.report.answers import Answer, AnswerRow, Answers
+
+Texts = Sequence[tuple[str, str | None]]
+"""The expected answer and the tuned model's; None if it was not asked."""
+
+
+def build(texts: Texts) -> Answers:
+    rows = [
+        AnswerRow(
+            f"f:{n}",
+            (("user", "q"),),
+            expected,
+            () if text is None else (Answer("tuned", text, value, value == 1.0),),
+            is_wrong=value != 1.0,
+            is_regressed=False,
+        )
+        for n, (expected, text) in enumerate(texts)
+        for value in [float(text == expected)]
+    ]
+    return Answers("m", ["tuned"], rows, [])
+
+
+def test_each_field_is_scored_by_its_value_however_it_is_written() -> None:
+    expected = json.dumps({"team": "heat", "order": {"id": 7}})
+    texts = [
+        (expected, expected),
+        (expected, '```json\n{"order": {"id": 7.0}, "team": "heat"}\n```'),
+        (expected, '{"team": "water", "order": {"id": 7}}'),
+        (expected, '{"team": "heat"}'),
+        (expected, "heat, 7"),
+        (expected, None),
+    ]
+    scores = {
+        score.name: (score.rows, score.right["tuned"]) for score in score_fields(build(texts))
+    }
+    assert scores == {"team": (6, (3, 5)), "order.id": (6, (3, 5))}
+
+
+def test_other_answers_have_no_fields_and_no_labels() -> None:
+    answers = build([(f"a text of its kind {n}", "x") for n in range(9)])
+    assert score_fields(answers) == [] and count_confusions(answers, "tuned") is None
+    labels = build([(label, "yes") for label in ("yes", "no") * 5])
+    assert score_fields(labels) == [] and count_confusions(labels, "base") is None
+
+
+def test_confused_labels_are_counted_by_pair() -> None:
+    texts: Texts = [
+        *[("heat", "heat")] * 4,
+        *[("water", "The label is heat.")] * 3,
+        ("water", "water"),
+        ("heat", "no idea"),
+        ("heat", "Heat."),
+        ("heat", None),
+    ]
+    found = count_confusions(build(texts), "tuned")
+    assert found is not None
+    assert found.columns == ["heat", "water", OTHER]
+    assert found.worst == [("water", "heat", 3), ("heat", OTHER, 2)]
+    assert found.counts["heat", "heat"] == 4
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("abc")), min_size=6, max_size=30))
+def test_every_answer_is_in_the_table_once(pairs: list[tuple[str, str]]) -> None:
+    texts: Texts = [("a", "a"), ("a", "b"), ("b", "b"), ("b", "b"), *pairs]
+    found = count_confusions(build(texts), "tuned")
+    assert found is not None
+    assert sum(found.counts.values()) == len(texts)
+    right = sum(count for (expected, given), count in found.counts.items() if expected == given)
+    assert right == sum(expected == text for expected, text in texts)
