@@ -189,8 +189,8 @@ class _Rise:
             return None
         return "overfitted", (
             f"the validation loss at step {self.last} is above that of step {self.best} by "
-            f"{format_number(rise.value)} {format_interval(rise.low, rise.high)}; training for "
-            "fewer epochs takes less time and does not lower the result"
+            f"{format_number(rise.value)} {format_interval(rise.low, rise.high)}; fewer "
+            "epochs give the same result, or a better one if the last step is kept"
         )
 
 
