@@ -42,10 +42,10 @@ def test_a_set_is_read_as_it_was_written(tmp_path: Path) -> None:
     [
         ({"controls": [{"prompt": "p", "answer": "a"}] * 99}, "99 controls; fewer than 100"),
         ({"canaries": []}, "has no canaries"),
-        ({"repetitions": [1]}, "other numbers of repetitions"),
-        ({"kind": "poem"}, "is no file of canaries"),
-        ({"schema": "x"}, "is no file of canaries"),
-        ({"controls": 3}, "is no file of canaries"),
+        ({"repetitions": [1]}, "not one number of repetitions"),
+        ({"kind": "poem"}, "is not a file of canaries"),
+        ({"schema": "x"}, "is not a file of canaries"),
+        ({"controls": 3}, "is not a file of canaries"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(

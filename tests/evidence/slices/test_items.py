@@ -36,4 +36,4 @@ def test_near_misses() -> None:
         (2, "a"),
     ]
     (near,) = find_near_misses([row(0, 0.0, "lost crad")])
-    assert near[1] == "a few characters differ"
+    assert near[1] == "differs in a few characters"

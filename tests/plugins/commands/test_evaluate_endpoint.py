@@ -123,7 +123,7 @@ def test_failures_of_the_endpoint(ready: Tunesmith, reply: Any, message: str) ->
     with serve_judge(lambda prompt: reply) as fake:
         done = ready("evaluate", fake.url, "--data", "rows.jsonl", "--model", "m")
     assert done.exit_code == 4, done.output
-    assert f"error: the endpoint at {fake.url} cannot be asked: " in done.stderr
+    assert f"error: request to the endpoint at {fake.url} failed: " in done.stderr
     assert message in done.stderr and "hint: check the address" in done.stderr
     assert "judge" not in done.stderr and "resume" not in done.stderr
 
