@@ -32,7 +32,7 @@ MIN_GAIN = 0.04
 MAX_WORDS = 8
 MAX_MINED_ROWS = 600
 MAX_NEGATIVES = 40
-"""Approximate maximum number of wrong candidates used per training row."""
+"""Maximum number of wrong candidates used per training row."""
 HASHED_FEATURES = 2**16
 
 
