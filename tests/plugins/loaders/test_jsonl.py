@@ -95,7 +95,7 @@ UNUSABLE_ROWS = {
     "empty answer": (row(completion=""), "answer is empty"),
     "blank answer": (row(completion=" \n\t"), "answer is empty"),
     "empty prompt": (row(prompt=""), "prompt is empty"),
-    "label that is neither": (row(label=2), "`label` is not a label true or false"),
+    "label that is neither": (row(label=2), "`label` is neither true nor false"),
 }
 
 
