@@ -1,9 +1,9 @@
 """Toolkit for data loaders: turn files of rows into records.
 
-A loader only has to read the rows of one open file. :class:`RowLoader` does the rest: it finds
-files by name or pattern, unpacks gzip, detects the format from the columns, builds and checks the
-records, and counts every row that cannot be used. This plugin loads files with a question, a tab
-and an answer on each line::
+A loader only has to read the rows of one open file. :class:`RowLoader` does the rest. It finds
+files by name or pattern, unpacks gzip, and detects the format from the columns. It builds and
+checks the records, and counts every row that cannot be used. This plugin loads files with a
+question, a tab and an answer on each line::
 
     from tunesmith.hookspecs import hookimpl
     from tunesmith.offers import DataLoaderOffer

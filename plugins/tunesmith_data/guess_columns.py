@@ -21,8 +21,8 @@ ANSWER_NAMES = (
 def guess_columns(columns: Sequence[str]) -> dict[str, str] | None:
     """Guess the run file's option ``columns`` for these columns.
 
-    A file with only two columns needs just one recognized name: the other column completes the
-    pair.
+    In a file with exactly two columns, unrecognized names are assigned by elimination, the prompt
+    before the answer.
 
     Returns:
         The mapping; empty if the columns already match a format, None without a good guess.

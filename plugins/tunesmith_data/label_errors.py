@@ -11,7 +11,7 @@
 A classifier trained on other rows gives each row label probabilities: logistic regression on TF-IDF
 of character 3- to 5-grams, in five folds. Rows with equal prompts share a fold. Confident learning
 (Northcutt, Jiang and Chuang, Journal of Artificial Intelligence Research 70, 2021) estimates from
-the probabilities how many labels are wrong. Rows are ranked by the probability of their own label.
+the probabilities how many labels are wrong. Rows are ranked by the probability of the given label.
 
 This only works if the words of a prompt predict its label. Otherwise the classifier is wrong more
 often than the labels, :attr:`LabelErrors.agreement` is low, and the suspects mean little.

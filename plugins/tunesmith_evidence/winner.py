@@ -67,7 +67,7 @@ def save_winner(evidence: Evidence, name: str) -> str:
 
     Returns:
         The folder, relative to the run folder. Empty, with nothing saved, if only the plugin can
-        read the training rows (they have media or a kind of its own).
+        read the training rows, which have media or a custom kind.
     """
     chosen = next(event for event in evidence.baselines if event.baseline == name)
     rows = evidence.train

@@ -68,7 +68,7 @@ def _count_words(texts: Sequence[str], *, binary: bool = False) -> Counted:
 
 
 def _count(texts: Sequence[str], *, grams: tuple[int, int], **options: Any) -> Counted:
-    """Return a term counter fitted on texts, and the counts; None if there are no terms."""
+    """Return a term counter fitted on texts, and the counts; None without any term."""
     counter = CountVectorizer(
         ngram_range=grams,
         token_pattern=None,

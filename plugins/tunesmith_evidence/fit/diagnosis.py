@@ -92,9 +92,9 @@ class Fit:
     - ``auc``, and the mean losses ``train_loss`` and ``test_loss``
     - ``validation_rise``, ``validation_rise_low``: rise of the validation loss after the best step
     - ``gain``, ``gain_low``: the base model's loss minus the tuned model's
-    - ``fall``: share by which the loss fell in the last part
+    - ``fall``: relative drop of the loss in the last part
     - ``answer_nats``: cost of a training answer; ``answer_bound``: the bound from a classifier
-    - ``moved``: share by which a preference loss fell since the start
+    - ``moved``: relative drop of a preference loss since the start
     """
 
     def to_json(self) -> JSON:

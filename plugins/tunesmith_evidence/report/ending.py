@@ -39,7 +39,7 @@ class Ending:
     where: str
     """The part of the run, and the time since its start."""
     hint: str
-    """What to do first; empty if there is no suggestion."""
+    """What to do first; may be empty."""
     command: str
     """The command that continues, with ``RUN`` in place of the run folder."""
 

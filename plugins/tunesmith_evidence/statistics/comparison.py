@@ -28,7 +28,7 @@ class Comparison:
     difference: Interval
     """Tuned minus base, in the unit of the values."""
     p_value: float
-    """p-value of the hypothesis that there is no difference."""
+    """p-value of the hypothesis that both models are equal."""
     outcome: ComparisonOutcome
     detectable: float
     """Smallest difference that these records show with 80 % power, in the unit of the values."""

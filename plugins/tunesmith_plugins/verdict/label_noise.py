@@ -22,8 +22,8 @@ MOST_ROWS = 1_500
 MOST_LABELS = 0.2
 """Answers count as labels up to this number of distinct answers, as a share of the rows."""
 LEARNED = 0.1
-"""Accuracy by which the classifier must beat the most frequent label. Below it, the words of a
-prompt do not predict its label, so the classifier cannot tell which labels are wrong."""
+"""Required lead of the classifier's accuracy over that of the most frequent label. Below it, the
+words of a prompt do not predict its label, so the classifier cannot tell which labels are wrong."""
 
 MISSING = Finding(
     level="info",

@@ -214,10 +214,9 @@ def find_sufficient(
     baselines would accept a false one too often, so two procedures control the probability of any
     false acceptance. Together they keep it below ``1 - confidence``; each uses half of it::
 
-        fixed sequence    test baselines in order of validation score, at the plain level, and stop
-                          at the first failure (Maurer, Hothorn and Lehmacher, 1995)
-        Holm              test all of them at a corrected level; finds a weaker baseline that comes
-                          late in the sequence
+        fixed sequence    in order of validation score, at the plain level, up to the first failure
+                          (Maurer, Hothorn and Lehmacher, 1995)
+        Holm              all at a corrected level; finds baselines that come late in the sequence
 
     The fixed sequence is valid because the test rows play no part in its order. Each procedure
     gets half because only the upper end of a two-sided interval is used: at the plain level it
