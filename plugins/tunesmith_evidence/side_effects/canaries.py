@@ -114,7 +114,7 @@ def read_canaries(path: Path) -> CanarySet:
         hint = "`tunesmith data canaries` writes such a file"
         raise DataError(str(path), "is not a file of canaries", hint=hint) from None
     if len(repetitions) != len(canaries) or not canaries:
-        what = "contains no canaries, or not one number of repetitions for each"
+        what = "contains no canaries, or not as many repetition counts as canaries"
         raise DataError(str(path), what)
     if len(controls) < FEWEST_CONTROLS:
         what = f"has {len(controls)} controls, but at least {FEWEST_CONTROLS} are needed"

@@ -60,12 +60,12 @@ def test_a_busy_endpoint_is_asked_again() -> None:
         (401, "HTTP 401", 1),
         (302, "HTTP 302", 1),
         (500, "HTTP 500", 3),
-        (b"<html>", "no chat completion", 1),
-        (b"{}", "no chat completion", 1),
-        (b"[]", "no chat completion", 1),
-        (b"", "no chat completion", 1),
-        (b'{"error": {"message": "no credit"}}', "no chat completion: no credit", 1),
-        (b'{"choices": [{"message": null}]}', "no chat completion", 1),
+        (b"<html>", "not a chat completion", 1),
+        (b"{}", "not a chat completion", 1),
+        (b"[]", "not a chat completion", 1),
+        (b"", "not a chat completion", 1),
+        (b'{"error": {"message": "no credit"}}', "not a chat completion: no credit", 1),
+        (b'{"choices": [{"message": null}]}', "not a chat completion", 1),
     ],
 )
 def test_failures_name_the_endpoint_and_never_the_token(

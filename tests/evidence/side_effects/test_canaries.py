@@ -40,9 +40,9 @@ def test_a_set_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"controls": [{"prompt": "p", "answer": "a"}] * 99}, "99 controls; fewer than 100"),
-        ({"canaries": []}, "has no canaries"),
-        ({"repetitions": [1]}, "not one number of repetitions"),
+        ({"controls": [{"prompt": "p", "answer": "a"}] * 99}, "99 controls, but at least 100"),
+        ({"canaries": []}, "contains no canaries"),
+        ({"repetitions": [1]}, "not as many repetition counts"),
         ({"kind": "poem"}, "is not a file of canaries"),
         ({"schema": "x"}, "is not a file of canaries"),
         ({"controls": 3}, "is not a file of canaries"),

@@ -116,7 +116,7 @@ def test_the_model_is_named_or_the_only_one(ready: Tunesmith) -> None:
     [
         (Failure(400, b'{"error": {"message": "max_tokens\\u001b: too many"}}'), "max_tokens\\x1b"),
         (Failure(404, b'{"error": "model m: not found"}'), "HTTP 404: model m: not found"),
-        (b"", "no chat completion"),
+        (b"", "not a chat completion"),
     ],
 )
 def test_failures_of_the_endpoint(ready: Tunesmith, reply: Any, message: str) -> None:
