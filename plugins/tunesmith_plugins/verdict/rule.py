@@ -1,42 +1,41 @@
-"""The rule of the verdict: the first of six checks that applies decides.
+"""The rule of the verdict: the first of these conditions that is true decides.
 
 ::
 
-    1  Do errors affect more than 2 % of the test rows, or are more than     FIX DATA FIRST
-       10 % of the labels wrong?
-       Does the evaluator call its own scores meaningless (a judge that      NOT ENOUGH EVIDENCE
-       fails its tests)?
-    2  Does no model reach the minimum in [gate]? Without a minimum: is      NOTHING WORKS YET
-       every row wrong, or does no model clearly beat the majority-class
-       baseline?
-         ... and not even a perfect model could, on so few rows?             NOT ENOUGH EVIDENCE
-    3  Does the tuned model beat the strongest baseline by the margin or     FINE-TUNE
-       more, and every baseline clearly (each interval above 0)?
-         ... and a kind of baseline was not measured in full?                NOT ENOUGH EVIDENCE
-    4  Is the advantage over a baseline shown to be below the margin?        PROMPT or
-       Of several such baselines, take the cheapest one that no other        SMALL CLASSIFIER
+    1  Errors affect more than 2 % of the test rows, or more than 10 % of     FIX DATA FIRST
+       the labels are wrong (max_label_noise).
+       The evaluator reports that its own scores are meaningless, such as a   NOT ENOUGH EVIDENCE
+       judge that fails its tests.
+    2  No model reaches the minimum in [gate]. Without a minimum: every row   NOTHING WORKS YET
+       is wrong, or no model clearly beats the majority-class baseline.
+         ... and on so few rows, not even a perfect model could               NOT ENOUGH EVIDENCE
+    3  The tuned model beats the strongest baseline by the margin or more,    FINE-TUNE
+       and clearly beats every baseline (each interval is above 0).
+         ... but a kind of baseline was not measured in full                  NOT ENOUGH EVIDENCE
+    4  The advantage over some baseline is shown to be below the margin.      PROMPT or
+       Of several such baselines, it is the cheapest one that no other        SMALL CLASSIFIER
        solution beats by more than the margin.
-         ... and the tuned model is underfitted?                             NOT ENOUGH EVIDENCE
-    5  Otherwise: too few test rows to decide.                               NOT ENOUGH EVIDENCE
+         ... but the tuned model is underfitted                               NOT ENOUGH EVIDENCE
+    5  Otherwise: too few test rows to decide.                                NOT ENOUGH EVIDENCE
 
-An underfitted model does not change check 4 if even a perfect model would not beat that baseline
-by the margin. NOTHING WORKS YET stays and names underfitting as the cause.
+An underfitted model does not change case 4 if even a perfect model would not beat that baseline by
+the margin. NOTHING WORKS YET stays and names underfitting as the cause.
 
-Checks 3 and 4 look at the *advantage*: the paired difference from a baseline, positive if the
-tuned model is better, with its interval. Two numbers decide::
+Cases 3 and 4 look at the *advantage*: the paired difference from a baseline with its interval,
+positive if the tuned model is better. It is compared with two numbers::
 
                             0           margin
     FINE-TUNE               |    [--------|---o------]    value >= margin, interval above 0
     PROMPT, CLASSIFIER   [--|---o-----]   |               interval below the margin
-    NOT ENOUGH EVIDENCE  [--|-----------o-|------]        interval includes both
+    NOT ENOUGH EVIDENCE  [--|-----------o-|------]        anything else
 
 Why a margin: with enough rows even a tiny advantage is significant, but it does not pay for
 training and serving a model. The margin is also what makes "a prompt is enough" testable. No
 number of rows can show that two models are equal, only that they differ by less than something.
 
-Why two baselines in check 3: the strongest baseline is chosen on the validation rows. The best one
-on the test rows would partly be the luckiest. But few validation rows may pick a weak baseline, so
-all others must be beaten too.
+Why case 3 names two baselines: the validation rows choose the strongest baseline, because the best
+one on the test rows would partly be the luckiest. But few validation rows may choose a weak one, so
+all other baselines must be beaten too.
 
 ``docs/explanation/verdict.md`` explains the rule to users.
 """
