@@ -45,7 +45,7 @@ class UnusableRows:
         unusable = len(self.skipped)
         rows = used + unusable
         if rows == 0:
-            raise DataError(name, "holds no rows")
+            raise DataError(name, "has no rows")
         if used and unusable <= self.allowed * rows:
             return
         causes = Counter(item.cause for item in self.skipped)

@@ -189,7 +189,7 @@ def _refuse_other_system(
     both_have_one = has_system_message(prompt) and has_system_message(before)
     if both_have_one and prompt[0] != before[0]:
         column = view.columns["prompt"]
-        hint = f'write one of them in both, or train without the column: ignore = ["{column}"]'
+        hint = f'use the same one in both, or train without the column: ignore = ["{column}"]'
         reason = "the answers have a different system prompt"
         raise RowError(f"`{column}` would be lost: {reason}", prompt[0].text, hint=hint)
 

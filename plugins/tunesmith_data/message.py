@@ -117,7 +117,7 @@ def split_answer(message: Message) -> Message:
         return message
     reasoning, text = _split_reasoning(message.text)
     if reasoning and message.reasoning not in ("", reasoning):
-        raise RowError("an answer has two reasonings, one of them between <think> marks")
+        raise RowError("an answer has different reasoning in its text (<think>) and in its field")
     calls = message.tool_calls
     text, calls = (text, calls) if calls else split_inline_calls(text)
     if text == message.text and calls == message.tool_calls:
@@ -204,7 +204,7 @@ def _call_turn(item: Mapping[str, object], value: object, turn: str) -> Message:
     """Return a turn whose content is a tool call."""
     calls = parse_tool_calls(value, turn)
     if any(item.get(key) for key in CALL_KEYS):
-        raise RowError(f"{turn} has tool calls in its content and beside it")
+        raise RowError(f"{turn} has tool calls both in its content and next to it")
     reasoning, weight = _reasoning(item, ""), _weight(item, "assistant")
     return Message("assistant", "", reasoning=reasoning, tool_calls=calls, weight=weight)
 
@@ -215,7 +215,7 @@ def _assistant(item: Mapping[str, object], value: object, split_inline: bool) ->
     if value is None and not calls:
         raise RowError("content is null, not text")
     if calls and part_calls:
-        raise RowError("a message has tool calls in its content and beside it")
+        raise RowError("a message has tool calls both in its content and next to it")
     reasoning, weight = _reasoning(item, part_reasoning), _weight(item, "assistant")
     calls = calls or part_calls
     message = Message(
@@ -233,7 +233,7 @@ def _reasoning(item: Mapping[str, object], part_reasoning: str) -> str:
     texts = [require_text(item[key], f"`{key}`") for key in REASONING_KEYS if item.get(key)]
     found = list(dict.fromkeys([*texts, *([part_reasoning] if part_reasoning else [])]))
     if len(found) > 1:
-        raise RowError("a message has two different reasonings")
+        raise RowError("a message has two different reasoning texts")
     return found[0] if found else ""
 
 

@@ -41,10 +41,10 @@ def _definition(item: object, name: str) -> str:
     if isinstance(item, str):  # a list of JSON texts
         item = parse_json_text(item, name)
     if not isinstance(item, dict):
-        raise RowError(f"{name} holds {json_type(item)}, not the definition of a tool")
+        raise RowError(f"{name} contains {json_type(item)}, not a tool definition")
     function = item.get("function", item)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise RowError(f"{name} holds a definition without the name of the tool")
+        raise RowError(f"{name} has a definition without the tool's name")
     if "function" not in item:
         function = {key: part for key, part in item.items() if key != "type"}
         item = {"type": "function", "function": function}
@@ -73,10 +73,10 @@ def parse_tool_calls(value: object, name: str) -> tuple[ToolCall, ...]:
 
 def _call(item: object, name: str) -> ToolCall:
     if not isinstance(item, dict):
-        raise RowError(f"{name} holds {json_type(item)}, not the call of a tool")
+        raise RowError(f"{name} contains {json_type(item)}, not a tool call")
     function = item.get("function", item)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise RowError(f"{name} holds a call without the name of the tool")
+        raise RowError(f"{name} has a call without the tool's name")
     identifier = item.get("id")
     return ToolCall(
         require_text(function["name"], name),

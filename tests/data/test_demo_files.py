@@ -438,7 +438,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     ),
     "tools without a name": (
         {"messages": MESSAGES, "tools": [{"type": "code_interpreter"}]},
-        "`tools` holds a definition without the name",
+        "`tools` has a definition without the tool's name",
     ),
     "history that is text": (
         {"instruction": "q", "output": "a", "history": "earlier"},
