@@ -76,7 +76,7 @@ class Case:
         return bounds[-1] if bounds else None
 
     def reaches_minimum(self, comparison: PairedComparison) -> bool:
-        """Return True if a baseline reaches the minimum of ``[gate]``, if one is set."""
+        """Return True if a baseline reaches the minimum of ``[gate]``; always without one."""
         minimum = self.minimum
         return minimum is None or comparison.sign * (comparison.measured.value - minimum) >= 0
 

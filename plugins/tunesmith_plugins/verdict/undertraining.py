@@ -17,7 +17,7 @@ from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 
 
 def describe_undertraining(folder: Path) -> str | None:
-    """Describe why more training should help and what to change; None if the model is fitted.
+    """Describe why more training should help and what to change; otherwise None.
 
     Args:
         folder: the run folder, with the events up to the evaluation.
