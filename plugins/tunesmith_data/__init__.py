@@ -1,9 +1,9 @@
 """Toolkit for data loaders: turn files of rows into records.
 
-A loader only has to read the rows of one open file. :class:`RowLoader` does the rest: it finds
-files by name or pattern, unpacks gzip, detects the format from the columns, builds and checks the
-records, and accounts for every row that cannot be used. A loader for files with a question, a tab
-and an answer in each line is this plugin::
+A loader only has to read the rows of one open file. :class:`RowLoader` does the rest. It finds
+files by name or pattern, unpacks gzip, and detects the format from the columns. It builds and
+checks the records, and counts every row that cannot be used. This plugin loads files with a
+question, a tab and an answer on each line::
 
     from tunesmith.hookspecs import hookimpl
     from tunesmith.offers import DataLoaderOffer
@@ -30,12 +30,12 @@ and an answer in each line is this plugin::
         return [TABS]
 
 A row whose columns are named like the fields of a format (``prompt`` and ``completion``,
-``messages``, ``chosen`` and ``rejected``, ...) becomes a record of that kind; users map other
+``messages``, ``chosen`` and ``rejected``, ...) becomes a record of that kind. Users map other
 column names with ``columns`` in the run file.
 
 The names below are the public interface. Loaders of JSON also need :func:`parse_row`, which parses
-one untrusted JSON object; code that reads single values needs :func:`require_text` and
-:func:`parse_messages`, which check them as :class:`RowLoader` does.
+one untrusted JSON object. Code that reads single values needs :func:`require_text` and
+:func:`parse_messages`, which apply the same checks as :class:`RowLoader`.
 """
 
 from tunesmith_data.files import (

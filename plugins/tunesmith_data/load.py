@@ -1,4 +1,4 @@
-"""Read rows into a dataset, and account for every row that cannot be used."""
+"""Read rows into a dataset, and count every row that cannot be used."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
     from tunesmith_data.options import FieldOptions, RowOptions
 
 MAX_BYTES_IN_MEMORY = 64_000_000
-"""Bytes of rows up to which their records stay in memory."""
+"""Records stay in memory up to this many bytes of rows."""
 MAX_NAMED_FILES = 3
 FIRST_ROWS = 100
 
 
 @dataclass(frozen=True)
 class RowSource:
-    """One file, or another source of rows.
+    """A file or another source of rows.
 
-    ``open`` returns a context manager that yields the rows, and the place where rows with a span
-    are read again.
+    ``open`` returns a context manager that yields the rows, and the storage for reading rows with a
+    span again.
     """
 
     name: str
     open: Callable[[Store], AbstractContextManager[tuple[Iterator[Row], Stored | None]]]
     may_be_unusable: bool = False
-    """True if other sources are used although no row of this one can be."""
+    """True if the other sources are used even if no row of this one is usable."""
 
     @classmethod
     def of_rows(cls, name: str, read: Callable[[], Iterator[Row]]) -> RowSource:
-        """Return a source whose rows have no position in a file, such as those of a database."""
+        """Return a source of rows without a position in a file, such as database rows."""
 
         @contextmanager
         def open_rows(store: Store) -> Iterator[tuple[Iterator[Row], None]]:
@@ -56,37 +56,36 @@ class RowSource:
 
 @dataclass(frozen=True)
 class Store:
-    """The files from which rows are read again: those of the user, and a temporary one."""
+    """The files that rows are read from again: the user's files and a temporary file."""
 
     spool: Spool = field(default_factory=Spool)
     files: OpenFiles = field(default_factory=OpenFiles)
 
 
 def _is_text(file: DataFile) -> None:
-    """Return None: every file is text."""
+    """Treat every file as text: return None."""
 
 
 @dataclass(frozen=True)
 class RowLoader:
     """A data loader for files of rows.
 
-    ``read`` yields the rows of one open file; the loader finds and opens files, detects the format,
+    ``read`` yields the rows of one open file. The loader finds and opens files, detects the format,
     builds records and counts the rows that cannot be used.
     """
 
     options: RowOptions
     read: ReadRows
     memory: int = MAX_BYTES_IN_MEMORY
-    """Most bytes of unpacked files to keep in memory; others are kept in a temporary file."""
+    """Maximum bytes of unpacked files in memory; beyond it, a temporary file is used."""
     open_other: Callable[[DataFile], RowSource | None] = _is_text
-    """Returns the source of a file that is not text, and None for all others."""
+    """Returns the source of a file that is not text; None for text files."""
 
     def load(self) -> Dataset:
         """Read all files.
 
         Raises:
-            DataError: a file cannot be used, or more rows are unusable than ``max_skipped``
-                allows.
+            DataError: a file cannot be used, or too many rows are unusable (``max_skipped``).
         """
         options = self.options
         train, test, validation = (
@@ -97,7 +96,7 @@ class RowLoader:
         return load_sources(options, *sources, memory=self.memory)
 
     def first_columns(self) -> list[str]:
-        """Return the columns of the first rows that can be parsed, each once.
+        """Return the distinct columns of the first rows that can be parsed.
 
         Raises:
             DataError: a file cannot be used.
@@ -143,14 +142,14 @@ class RowLoader:
 
 @dataclass(frozen=True)
 class SourceLoader:
-    """A data loader for sources that are not files of rows, such as a service or a database."""
+    """A data loader for sources other than files, such as a service or a database."""
 
     options: FieldOptions
     train: Sequence[RowSource]
     test: Sequence[RowSource] = ()
     validation: Sequence[RowSource] = ()
     memory: int = MAX_BYTES_IN_MEMORY
-    """Most bytes of rows to keep in memory; others are kept in a temporary file."""
+    """Maximum bytes of rows in memory; beyond it, a temporary file is used."""
 
     def load(self) -> Dataset:
         """Read all sources; see :func:`load_sources`."""
@@ -160,13 +159,13 @@ class SourceLoader:
 
 
 def refuse_overlap(**parts: Sequence[DataFile]) -> None:
-    """Raise an error if a file is in two parts of the data, which are given by name."""
+    """Raise an error if a file belongs to two parts; ``parts`` has the files by part name."""
     seen: dict[Path, str] = {}
     for part, files in parts.items():
         for file in files:
             first = seen.setdefault(file.path.resolve(), part)
             if first != part:
-                hint = f"name another file, or leave {part} out and rows of train are used for it"
+                hint = f"name another file, or remove {part} to use a part of train for it"
                 raise DataError(file.display_name, f"is in both {first} and {part}", hint=hint)
 
 
@@ -181,7 +180,7 @@ def load_sources(
     """Read the rows of all sources; parts without a source are split off ``train`` later.
 
     Raises:
-        DataError: a source cannot be used, or more rows are unusable than ``max_skipped`` allows.
+        DataError: a source cannot be used, or too many rows are unusable (``max_skipped``).
     """
     store = Store()
     parts: dict[str, _Part] = {}
@@ -201,7 +200,7 @@ def load_sources(
 
 
 class _Part:
-    """The rows of one part of the data: records in memory, or an index once they are too many."""
+    """The rows of one part of the data: records in memory, or an index if there are too many."""
 
     def __init__(self, options: FieldOptions, store: Store, memory: int) -> None:
         self.options = options
@@ -212,14 +211,14 @@ class _Part:
         self._stored = StoredRecords()
         self._descriptions: list[str] = []
         self.warnings: list[str] = []
-        """Sentences about columns that are not used, each once."""
+        """Distinct sentences about unused columns."""
 
     def records(self) -> Sequence[Record]:
         """Return the records of all usable rows."""
         return self._stored if self._in_memory is None else self._in_memory
 
     def description(self) -> str:
-        """Return the sources with their formats; of many sources only the first."""
+        """Return the sources with their formats as text; only the first ones if there are many."""
         more = len(self._descriptions) - MAX_NAMED_FILES
         names = self._descriptions[:MAX_NAMED_FILES]
         return "; ".join([*names, f"and {more:,} more files"] if more > 0 else names)
@@ -264,7 +263,7 @@ class _Part:
                     self._in_memory = None
 
     def _copy(self, row: Row) -> Span:
-        """Copy a row that cannot be read again by position to the temporary file."""
+        """Copy a row without a span to the temporary file."""
         data = json.dumps(row.fields, default=str).encode()
         return Span(self._store.spool.append(data), len(data), _parse_copy)
 
@@ -275,7 +274,7 @@ def _parse_copy(data: bytes) -> dict[str, Any]:
 
 
 def _row_text(row: Row, stored: Stored | None) -> str:
-    """Return an unusable row as it is written in its file, else its columns as JSON."""
+    """Return the original text of an unusable row, or its columns as JSON."""
     if row.span is not None and stored is not None:
         return stored.read(row.span.offset, row.span.size).decode("utf-8", "backslashreplace")
     return "" if isinstance(row.fields, RowError) else json.dumps(row.fields, default=str)

@@ -120,16 +120,14 @@ def test_each_obstacle_is_named(tmp_path: Path) -> None:
     assert find_obstacles(first, rows, CATALOG) == ["the test rows differ: 2 and 2 rows, 1 in both"]
     options = results(tmp_path / "options", [0.0, 1.0], options={"ignore_case": True})
     assert find_obstacles(first, options, CATALOG) == [
-        "the scorer exact has other options: ignore_case"
+        "the options of evaluator exact differ: ignore_case"
     ]
     version = results(tmp_path / "version", [0.0, 1.0], version="2")
     assert find_obstacles(first, version, CATALOG) == [
-        "the scorer exact has another version: 1 and 2"
+        "the versions of evaluator exact differ: 1 and 2"
     ]
     nothing = RunResults(tmp_path, build_report([]))
-    assert find_obstacles(first, nothing, CATALOG) == [
-        "the tuned models were not measured by a common metric"
-    ]
+    assert find_obstacles(first, nothing, CATALOG) == ["the tuned models have no common metric"]
     with pytest.raises(UsageError, match="common metric"):
         compare_metrics(first, nothing)
 

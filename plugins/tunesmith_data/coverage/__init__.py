@@ -1,4 +1,4 @@
-"""Coverage: the share of production traffic that lies outside of the training rows.
+"""Measure coverage: the share of production traffic that lies outside the training rows.
 
 ::
 
@@ -10,9 +10,9 @@
     found.share.estimate, found.share.low, found.share.high
     for row in found.chosen: ...  # rows to label
 
-The measure is one of the surface: texts that share few character 3- to 5-grams with any training
-text are far. A paraphrase in other words is far, and a row about something else in the same words
-is near.
+The measure only looks at the surface: a text is far if it shares few character 3- to 5-grams with
+every training text. A paraphrase in other words is far; a different question in the same words is
+near.
 """
 
 from tunesmith_data.coverage.measure import Coverage, FarRow, measure_coverage

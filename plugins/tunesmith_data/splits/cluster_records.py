@@ -1,4 +1,4 @@
-"""Clusters of records that are not split, such as test rows in a file of their own."""
+"""Cluster records that are not split, such as test rows from a separate file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from tunesmith_data.splits.clusters import MAX_SHARE, find_clusters
 from tunesmith_data.splits.rows import RowTable
 
 MOST_EQUAL = 0.5
-"""Largest share of the rows with one prompt: what more of them share is an instruction."""
+"""A prompt in more than this share of the rows is an instruction, not a reason to cluster."""
 
 
 def cluster_records(records: Sequence[Record]) -> list[int]:
-    """Return the cluster of each record, by its first one: see :func:`find_clusters`.
+    """Return the cluster of each record as the position of the cluster's first record.
 
-    Near-duplicates are a cluster up to a fifth of the rows, as in a split. A split has to divide
-    the rows of a prompt that more of them have; here these are a cluster up to half of the rows.
+    Near-duplicates form a cluster of up to a fifth of the rows, as in a split. Rows with equal
+    prompts form a cluster of up to half of the rows; a split would have to divide such large ones.
+    See :func:`find_clusters`.
     """
     table = RowTable(seed=0)
     for record in records:

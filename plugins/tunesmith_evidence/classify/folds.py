@@ -1,4 +1,4 @@
-"""Folds of training rows: how right a classifier is on rows that it has not learned from."""
+"""Cross-validate classifiers on the training rows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["FOLDS", "Learn", "assign_folds"]
 
 FOLDS = 5
 MAX_MEASURED = 1_000
-"""Rows whose predictions are counted; more cost time and change nothing."""
+"""Maximum number of rows to predict; more would take time without changing the choice."""
 Learn: TypeAlias = Callable[[Rows, Sequence[str]], Classifier]
-"""Returns a classifier that has learned from rows and the label of each."""
+"""Trains a classifier on rows and their labels."""
 
 
 def assign_folds(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Return the fold of each text; equal texts are in the same one."""
+    """Return the fold of each text; equal texts share a fold."""
     digests = (
         hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest()
         for text in texts
@@ -32,7 +32,7 @@ def assign_folds(texts: Sequence[str]) -> NDArray[np.int64]:
 def choose_out_of_fold(
     ways: Mapping[str, Learn], rows: Rows, labels: Sequence[str], folds: NDArray[np.int64]
 ) -> str:
-    """Return the name of the way that is right most often out of fold; of equal ones the first."""
+    """Return the name of the way with the best out-of-fold accuracy; ties go to the first."""
     if len(ways) == 1:
         return next(iter(ways))
     right = {

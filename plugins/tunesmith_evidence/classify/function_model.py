@@ -1,4 +1,4 @@
-"""Text models without a language model: a function from texts to answers."""
+"""Wrap a function from texts to answers as a text model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["FunctionModel"]
 
 @dataclass(frozen=True)
 class FunctionModel(WithoutScores):
-    """A text model that answers with a function of the prompts' texts. It has no probabilities."""
+    """A text model that answers with a function of the prompts' texts; it cannot score."""
 
     answer: Callable[[Sequence[str]], Sequence[str]]
-    """Returns the answers to texts; an answer must not depend on the other texts."""
+    """Returns an answer to each text; an answer must not depend on the other texts."""
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Return the answers; ``max_new_tokens`` has no meaning for them."""
+        """Return the answers; ``max_new_tokens`` is ignored."""
         answers = self.answer(prompt_texts(prompts)) if prompts else []
         if progress is not None:
             progress(len(prompts))
@@ -32,7 +32,7 @@ class FunctionModel(WithoutScores):
 
     @property
     def refusal(self) -> UsageError:
-        """The error: there are no tokens to score."""
+        """The error for scoring: a classifier has no tokens to score."""
         return UsageError(
             "a classifier has no log-probabilities of answers",
             hint="measure it with an evaluator of generated answers, such as exact-match",

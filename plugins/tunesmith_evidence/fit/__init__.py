@@ -1,4 +1,4 @@
-"""Fit: how well a training fits its data, and whether more training would help."""
+"""Diagnose how well a training fits its data, and whether more training would help."""
 
 from tunesmith_evidence.fit.diagnosis import (
     BASE,

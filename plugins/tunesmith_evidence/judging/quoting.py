@@ -1,4 +1,4 @@
-"""Quote answers for a judge, so that what they say is data, and detect attempts to instruct it."""
+"""Quote answers for a judge so that they are read as data, and detect prompt injections."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 __all__ = ["choose_mark", "quote"]
 
 MAX_CHARACTERS = 6_000
-"""Longer texts are cut."""
+"""Longer texts are truncated."""
 _TEMPLATE_TOKENS = re.compile(
     r"<\|[^|<>]{1,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|</?(?:start|end)_of_turn>|</?think>"
     r"|<(?:start|end)_of_turn>"
@@ -31,9 +31,9 @@ _ATTEMPTS = re.compile(
 
 
 def clean(text: str) -> str:
-    """Return a text without tokens of chat templates and invisible characters, cut if it is long.
+    """Remove chat-template tokens and invisible characters, and truncate long texts.
 
-    Tokens are removed until none is left: removing one can put another one together.
+    Tokens are removed repeatedly, because removing one can form another.
     """
     text = _INVISIBLE.sub("", text[: 2 * MAX_CHARACTERS])
     while (shorter := _TEMPLATE_TOKENS.sub("", text)) != text:
@@ -42,20 +42,20 @@ def clean(text: str) -> str:
 
 
 def is_attempt(text: str) -> bool:
-    """Return True for a text that seems to instruct the judge, or has tokens of a template."""
+    """Return True for a text that seems to instruct the judge or contains template tokens."""
     visible = _INVISIBLE.sub("", text)
     return _TEMPLATE_TOKENS.search(visible) is not None or _ATTEMPTS.search(visible) is not None
 
 
 def quote(name: str, text: str, mark: str) -> str:
-    """Return a cleaned text between delimiters with a mark that is not in it."""
+    """Return the cleaned text between delimiters that contain the mark."""
     return f"[{mark} {name}]\n{clean(text)}\n[{mark} end of {name}]"
 
 
 def choose_mark(*texts: str) -> str:
-    """Return a mark that none of the texts can hold on purpose: a hash over all of them.
+    """Return a mark that no text can contain on purpose: a hash of all of them.
 
-    The same texts have the same mark, so that a judgement can be repeated.
+    The mark is the same for the same texts, so judgements are reproducible.
     """
     digest = hashlib.sha256()
     for text in texts:

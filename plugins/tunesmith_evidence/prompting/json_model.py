@@ -1,4 +1,4 @@
-"""Constrained answers: JSON objects of a schema, and nothing else."""
+"""Constrained answers: JSON objects that follow a schema."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class ConstrainableModel(Protocol):
     def constrained_to(
         self, schema: Schema, *, item_separator: str, key_separator: str, is_indented: bool
     ) -> TextModel:
-        """Return the model whose answers are JSON of the schema, unless they are cut off."""
+        """Return a model whose answers follow the schema, unless they are cut off."""
         ...
 
 
 def is_installed() -> bool:
-    """Return True if the library is installed."""
+    """Return True if llguidance is installed."""
     return find_spec("llguidance") is not None
 
 
 def can_constrain(model: TextModel) -> bool:
-    """Return True if the answers of a model can be constrained, and the library is installed."""
+    """Return True if the model supports constrained answers and llguidance is installed."""
     inner: object = model
     while isinstance(inner, WrappedModel):
         inner = inner.model
@@ -44,12 +44,12 @@ def can_constrain(model: TextModel) -> bool:
 
 
 def constrain_to_schema(model: TextModel, schema: Schema, style: Style) -> TextModel:
-    """Return a model, behind the same prompts, that answers with JSON of the schema.
+    """Return the model with the same prompts, whose answers are JSON that follows the schema.
 
     Raises:
-        UsageError: the model cannot be constrained, or the library is not installed.
+        UsageError: the model does not support it, or llguidance is not installed.
     """
-    if isinstance(model, CachedModel):  # its answers are not constrained
+    if isinstance(model, CachedModel):  # the cached answers are not constrained
         return constrain_to_schema(model.model, schema, style)
     if isinstance(model, WrappedModel):
         return replace(model, model=constrain_to_schema(model.model, schema, style))
@@ -69,7 +69,7 @@ def constrain_to_schema(model: TextModel, schema: Schema, style: Style) -> TextM
 
 @dataclass(frozen=True)
 class FencedModel(WrappedModel):
-    """A text model whose answers are put between two texts, such as a fence of Markdown."""
+    """A text model whose answers are enclosed by two texts, such as a Markdown fence."""
 
     opening: str
     closing: str
@@ -77,7 +77,7 @@ class FencedModel(WrappedModel):
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Generate an answer to each prompt, and put it between the two texts."""
+        """Generate an answer to each prompt and enclose it."""
         answers = self.model.generate(prompts, max_new_tokens, progress=progress)
         return [
             replace(answer, text=f"{self.opening}{answer.text}{self.closing}") for answer in answers

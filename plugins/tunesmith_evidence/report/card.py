@@ -1,6 +1,6 @@
-"""The result of a run on one page, for a pull request or a message: as Markdown, and as SVG.
+"""Render a run's result on one page, as Markdown or SVG, for a pull request or a message.
 
-A card has no rows of the data, and no paths: it goes where others can read it.
+A card contains no rows and no paths, because it is made to be shared.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = ["render_card_markdown", "render_card_svg"]
 
 WIDTH, MARGIN = 760, 32
 LINE_CHARACTERS = 100
-"""Characters of a line of the SVG: a sentence is wrapped by counting."""
+"""Characters per line in the SVG, where sentences are wrapped by counting characters."""
 BAR_WIDTH = 20
-"""Characters of a bar in the Markdown table."""
+"""Width of a bar in the Markdown table, in characters."""
 STYLE = """
 .page{fill:#fff;stroke:#dde1e8}
 text{font:14px system-ui,-apple-system,"Segoe UI",sans-serif;fill:#1b2230}
@@ -60,7 +60,7 @@ def render_card_markdown(view: ReportView) -> str:
 
 
 def render_card_svg(view: ReportView) -> str:
-    """Return the card as an SVG picture, light or dark as its reader prefers."""
+    """Return the card as SVG, with a light and a dark theme."""
     lines, y = list(_draw_headline(view)), 0
     parts: list[Markup] = []
     for style, size, text in lines:
@@ -105,7 +105,7 @@ def render_card_svg(view: ReportView) -> str:
 
 
 def _draw_headline(view: ReportView) -> Iterator[tuple[str, int, str]]:
-    """Yield class, height and text of each line above the chart."""
+    """Yield the class, height and text of each line above the chart."""
     headline = view.headline
     yield "soft", 34, one_line(redact(view.name))
     yield f"word {headline.tone}", 42, one_line(redact(headline.word), 36)
@@ -128,7 +128,7 @@ def _table_rows(metric: MetricView) -> Iterator[list[str]]:
 
 
 def _bar(event: Measured, events: Sequence[Measured]) -> str:
-    """Return a bar of blocks; empty for values that are not shares."""
+    """Return a bar of block characters; empty unless all values are between 0 and 1."""
     if not all(0 <= each.value <= 1 for each in events):
         return ""
     filled = round(event.value * BAR_WIDTH)
@@ -136,7 +136,7 @@ def _bar(event: Measured, events: Sequence[Measured]) -> str:
 
 
 def _facts(view: ReportView) -> Iterator[str]:
-    """Yield lines on model, data, training and predictions."""
+    """Yield lines about the model, data, training and predictions."""
     report = view.report
     model = report.model.reference if report.model else ""
     for stage in report.training_started:
@@ -147,7 +147,7 @@ def _facts(view: ReportView) -> Iterator[str]:
             f"{facts['steps']} steps",
             facts["rows"],
             facts.get("time", ""),
-            f"{memory} of memory" if memory else "",
+            f"{memory} peak memory" if memory else "",
             facts["device"],
         ]
         yield " · ".join(filter(None, parts))

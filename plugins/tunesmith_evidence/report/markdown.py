@@ -1,7 +1,7 @@
-"""The report of a run as Markdown.
+"""Render a run's report as Markdown.
 
-Rows and answers stand in code spans, where they are neither markup, nor links, nor mentions of
-people; the characters of other text that could be markup are escaped.
+Rows and answers are put in code spans, so they cannot become markup, links or mentions of people.
+In other text, Markdown characters are escaped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tunesmith_evidence.report.view import ReportView
 __all__ = ["render_markdown"]
 
 MAX_CHARACTERS = 300
-"""Characters of a prompt or an answer."""
+"""Maximum length of a prompt or an answer."""
 
 
 def render_markdown(view: ReportView, max_rows: int) -> str:
@@ -41,7 +41,7 @@ def render_markdown(view: ReportView, max_rows: int) -> str:
 
 
 def _render_headline(view: ReportView) -> Iterator[str]:
-    """Yield the verdict with its figure, and what it was found by."""
+    """Yield the verdict with its figure, and the run's status."""
     headline, started = view.headline, view.report.started
     yield f"# {escape(headline.word)}: {escape(view.name)}"
     if headline.figure:
@@ -50,7 +50,7 @@ def _render_headline(view: ReportView) -> Iterator[str]:
     if headline.sentence:
         yield f"> {escape(headline.sentence, 1_000)}"
     if headline.would_change:
-        yield f"It would change with: {escape(headline.would_change, 400)}"
+        yield f"What would change the verdict: {escape(headline.would_change, 400)}"
     when = f", started {format_date(started.started)}" if started else ""
     yield f"Status: {escape(view.status + when)}"
     if view.error:
@@ -69,25 +69,25 @@ def _render_ending(view: ReportView) -> Iterator[str]:
 
 
 def render_table(headers: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> str:
-    """Return a table; its last ``right`` columns are aligned to the right."""
+    """Return a Markdown table; the last ``right`` columns are right-aligned."""
     marks = ["---"] * (len(headers) - right) + ["--:"] * right
     lines = [headers, marks, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def code(text: str, limit: int = 80) -> str:
-    """Return text as a code span on one line, in which nothing is markup."""
+    """Return text as a one-line code span, so that nothing in it is markup."""
     line = one_line(redact(text), limit)
     if not line:
         return ""
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     space = " " if line[0] == "`" or line[-1] == "`" else ""
-    # A table ends a cell at a bar, also inside of a code span.
+    # In a table, a bar ends the cell even inside a code span.
     return f"{fence}{space}{line}{space}{fence}".replace("|", "\\|")
 
 
 def escape(text: str, limit: int = 80) -> str:
-    """Return text on one line without markup; as a code span where it may be a link or mention."""
+    """Escape Markdown in a line of text; use a code span if it may contain a link or a mention."""
     line = one_line(redact(text), limit)
     if re.search(r"@|://|www\.", line):
         return code(text, limit)

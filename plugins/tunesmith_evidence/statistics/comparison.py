@@ -19,20 +19,19 @@ ComparisonOutcome = Literal["better", "worse", "unclear"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of a tuned with a base model; differences are always tuned minus base.
+    """The paired comparison of a tuned model with a base model.
 
-    `outcome` is decided by the paired `difference`. `detectable` is the smallest difference that
-    this many records could show with 80 % power. An "unclear" below it means that there are too few
-    test records, not that there is no difference.
+    An "unclear" outcome with a difference below `detectable` means that there are too few test
+    records. It does not mean that the models are equal.
     """
 
     difference: Interval
     """Tuned minus base, in the unit of the values."""
     p_value: float
-    """Of the hypothesis that there is no difference."""
+    """p-value of the hypothesis that both models are equal."""
     outcome: ComparisonOutcome
     detectable: float
-    """In the unit of the values."""
+    """Smallest difference that these records show with 80 % power, in the unit of the values."""
 
 
 def compare(  # noqa: PLR0913
@@ -47,9 +46,9 @@ def compare(  # noqa: PLR0913
     seed: int = 0,
     bounds: Bounds | None = None,
 ) -> Comparison:
-    """Compare a tuned with a base model on the same records.
+    """Compare a tuned model with a base model on the same records.
 
-    An outcome other than "unclear" needs an interval that excludes zero, and a p-value below
+    An outcome other than "unclear" requires an interval that excludes zero and a p-value below
     1 - confidence.
     """
     check_options(confidence, resamples)
@@ -65,8 +64,8 @@ def compare(  # noqa: PLR0913
 def _detectable(paired: PairedSample, confidence: float, bounds: Bounds | None) -> float:
     """Compute `minimum_detectable` for the spread of the differences in this comparison.
 
-    If they are all equal, their spread is not known; differences as large as the bounds allow are
-    looked for then.
+    If all differences are equal, the spread is unknown. The largest differences that the bounds
+    allow are assumed instead.
     """
     sample = paired.sample
     if paired.is_binary:

@@ -1,7 +1,7 @@
-"""Answers that are JSON objects: their fields, and the way in which they are written.
+"""Parse answers that are JSON objects into fields, and write them in the same style.
 
-A field is a path of keys, such as ``("order", "id")``; its value is JSON text as it stands in the
-answer, so that ``12.50`` stays ``12.50``. Lists and empty objects are values.
+A field is a path of keys, such as ``("order", "id")``. Its value is JSON text exactly as in the
+answer, so ``12.50`` stays ``12.50``. Lists and empty objects are values.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _FENCE = re.compile(r"\A(\s*```\w*\s*)(.*?)(\s*```\s*)\Z", re.DOTALL)
 
 
 class _Number(str):
-    """A number as it is written."""
+    """A number in its original spelling."""
 
 
 def parse_object(answer: str) -> Fields | None:
-    """Return the fields of an answer that is one JSON object, fenced or not; None for others."""
+    """Return the fields of an answer that is one JSON object, fenced or not; otherwise None."""
     value = _load(_split_fence(answer)[1])
     return dict(_flatten((), value)) if isinstance(value, dict) else None
 
@@ -44,7 +44,7 @@ def parse_object(answer: str) -> Fields | None:
 def are_equal(first: Any, second: Any) -> bool:
     """Return True for equal JSON values: 1 and 1.0 are equal, 1 and true are not.
 
-    Texts are equal if a reader sees no difference: white space, and the form of its Unicode.
+    Strings may differ in white space and Unicode form.
     """
     if isinstance(first, bool) or isinstance(second, bool):
         return first is second
@@ -60,7 +60,7 @@ def are_equal(first: Any, second: Any) -> bool:
 
 
 def have_equal_values(first: Fields, second: Fields) -> bool:
-    """Return True for the same fields with equal values, however these are written."""
+    """Return True if both have the same fields with equal values, whatever their spelling."""
     return first.keys() == second.keys() and all(
         are_equal(json.loads(value), json.loads(second[path])) for path, value in first.items()
     )
@@ -95,19 +95,19 @@ def _flatten(path: Path, value: Any) -> list[tuple[Path, str]]:
 
 @dataclass(frozen=True)
 class Style:
-    """The formatting of a JSON text."""
+    """The formatting of JSON text."""
 
     comma: str = ", "
     colon: str = ": "
     indent: int = 0
-    """Spaces by level; 0: all in one line."""
+    """Spaces per level; 0 for a single line."""
     ascii_only: bool = False
     opening: str = ""
-    """Text before the object, such as a fence of Markdown."""
+    """Text before the object, such as a Markdown fence."""
     closing: str = ""
 
     def write(self, value: Any, level: int = 1) -> str:
-        """Return a value as JSON text."""
+        """Write a value as JSON text."""
         if isinstance(value, _Number):
             return str(value)
         if isinstance(value, dict):
@@ -128,7 +128,7 @@ class Style:
         return f"{opening}{line}{(self.comma.rstrip() + line).join(items)}{end}{closing}"
 
     def write_fields(self, fields: Mapping[Path, str]) -> str:
-        """Return an answer with these fields, whose values are JSON text."""
+        """Write an answer with these fields; their values are JSON text."""
         root: dict[str, Any] = {}
         for path, value in fields.items():
             below = root
@@ -142,7 +142,7 @@ class Style:
 
 
 def find_style(answers: Sequence[str]) -> Style:
-    """Return the style that writes most of the answers exactly as they are."""
+    """Return the style that reproduces most of the answers exactly."""
     fences: Counter[tuple[str, str]] = Counter()
     bodies = []
     for answer in answers:
@@ -164,10 +164,7 @@ def find_style(answers: Sequence[str]) -> Style:
 
 
 def find_order(answers: Sequence[Fields]) -> list[Path]:
-    """Return all paths of fields, in the order in which answers have them.
-
-    A field stands behind those that precede it in most of the answers that have both.
-    """
+    """Return the paths of all fields, sorted by their mean relative position in the answers."""
     counts = Counter(path for fields in answers for path in fields)
     places: dict[Path, float] = dict.fromkeys(counts, 0.0)
     for fields in answers:

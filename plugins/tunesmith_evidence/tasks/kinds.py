@@ -1,7 +1,8 @@
-"""Kinds of tasks, recognized by the answers of training rows.
+"""Recognize the kind of a task from the answers of its training rows.
 
-``classes``: a few short answers that recur. ``objects``: JSON objects with common keys. ``text``:
-anything else.
+- ``classes``: a few short answers that recur
+- ``objects``: JSON objects with common keys
+- ``text``: anything else
 """
 
 from __future__ import annotations
@@ -27,21 +28,23 @@ __all__ = [
 TaskKind = Literal["classes", "objects", "text"]
 MAX_LABEL_CHARACTERS = 200
 MAX_NEW_ANSWERS = 0.15
-"""Share of rows whose answer occurs once: the chance that the next row has a new answer (Good)."""
+"""Maximum share of rows with a unique answer for ``classes``. It estimates the probability that the
+next row has a new answer (Good-Turing)."""
 MIN_ROWS_PER_LABEL = 2
 MAX_NUMBERS = 20
-"""More different answers than this that are numbers are quantities and not classes."""
+"""More distinct numeric answers than this are quantities, not classes."""
 MIN_OBJECTS = 0.9
 MIN_RECURRING = 0.5
-"""Share of rows whose answer recurs, from which on answers of similar rows are worth copying."""
+"""Smallest share of rows with a recurring answer for copying from similar rows to be worthwhile."""
 _NUMBER = re.compile(r"\W*\d[\d.,\s]*\W*")
 
 
 def task_kind(answers: Sequence[str]) -> TaskKind:
-    """Return the kind of the task that has these answers, of which there may be none.
+    """Return the kind of a task with these answers.
 
-    ``objects``: nine in ten are JSON objects, and half of all share a key. ``classes``: each
-    answer recurs, twice in the mean, and few occur once. ``text``: anything else, also no answers.
+    - ``objects``: at least 90 % are JSON objects, and half of all answers share a key.
+    - ``classes``: each answer occurs twice on average, and few occur only once.
+    - ``text``: anything else, including no answers.
     """
     if not answers:
         return "text"
@@ -54,7 +57,7 @@ def task_kind(answers: Sequence[str]) -> TaskKind:
 
 
 def task_of(records: Sequence[Record]) -> TaskKind:
-    """Return the kind of the task that records have."""
+    """Return the kind of the task that records pose."""
     return task_kind([example.answer for example in read_examples(records)])
 
 
@@ -69,20 +72,20 @@ def _are_classes(counts: Counter[str]) -> bool:
 
 
 def list_labels(answers: Sequence[str]) -> list[str]:
-    """Return the different answers, the most frequent first, then in alphabetical order."""
+    """Return the distinct answers, the most frequent first, ties in alphabetical order."""
     counts = Counter(map(str.strip, answers))
     return sorted(counts, key=lambda label: (-counts[label], label))
 
 
 def has_fixed_answers(records: Sequence[Record]) -> bool:
-    """Return True if answers are classes or objects, so that a classifier could give them."""
+    """Return True if answers are classes or objects, so that a classifier could predict them."""
     return task_of(records) != "text"
 
 
 def has_recurring_answers(records: Sequence[Record]) -> bool:
     """Return True if answers are classes or objects, or if half of the rows share short answers.
 
-    Of many classes with two rows each, most have only one row left for training.
+    The latter covers many classes with two rows each, where a split leaves most classes one row.
     """
     answers = [example.answer for example in read_examples(records)]
     counts = Counter(map(str.strip, answers))

@@ -1,4 +1,4 @@
-"""Baseline ``linear``: a linear classifier of words and parts of words."""
+"""Baseline ``linear``: a linear classifier over words and parts of words."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class LinearOptions(Options):
         [10.0, 1.0, 100.0],
         min_length=1,
         description=(
-            "Inverse strengths of the regularization, as in scikit-learn; the best on the "
-            "validation rows is used."
+            "Inverse regularization strengths to try, as in scikit-learn. The validation rows pick "
+            "the best."
         ),
     )
 
@@ -35,7 +35,7 @@ class LinearBaseline:
     options: LinearOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield one for each C."""
+        """Yield a variant for each C."""
         from tunesmith_evidence.classify.classifiers import Linear
         from tunesmith_evidence.classify.text_classifier import TextRows
         from tunesmith_evidence.tasks.examples import read_examples

@@ -21,30 +21,30 @@ class RetrievedShotsOptions(Options):
         [5, 10, 20],
         min_length=1,
         description=(
-            "Numbers of similar training rows in a prompt, as far as the model's context has room; "
-            "at most four have the same answer."
+            "Numbers of similar training rows to try in a prompt, limited by the model's context. "
+            "At most four have the same answer."
         ),
     )
     describe: bool = Field(
-        True, description="Also describe the answers in the prompt, as zero-shot does."
+        True, description="Describe the answers in the prompt, like `zero-shot`."
     )
     constrain: bool = Field(
         True,
         description=(
-            "Also try each number of examples with constrained answers: where these are classes, "
-            "the most probable label; where they are JSON objects, answers of a schema."
+            "Also try each number of examples with constrained answers: the most probable label "
+            "for classes, or answers that follow a schema for JSON objects."
         ),
     )
 
 
 @dataclass(frozen=True)
 class RetrievedShots:
-    """The untouched model with the training rows that are the most similar to each question."""
+    """The base model with the training rows most similar to each question as examples."""
 
     options: RetrievedShotsOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield one for each number of examples that fits, and these with constrained answers."""
+        """Yield variants for each number of examples that fits, free and constrained."""
         from tunesmith_evidence.prompting.shots import Retriever, count_fitting
         from tunesmith_evidence.prompting.task_prompt import read_task
 
@@ -70,7 +70,7 @@ class RetrievedShots:
 
 RETRIEVED_SHOTS = BaselineOffer(
     name="retrieved-shots",
-    summary="the untouched model with the most similar training rows in each prompt",
+    summary="the base model with the most similar training rows in each prompt",
     config=RetrievedShotsOptions,
     build=RetrievedShots,
     needs=("numpy>=1.26",),

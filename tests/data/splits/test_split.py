@@ -235,14 +235,14 @@ def test_a_size_that_cannot_be_met_is_reported() -> None:
         "split.validation_size",
     )
     assert test.message == (
-        "50 test rows, where 20 were asked for: rows with similar prompts, of one conversation "
+        "50 test rows instead of the requested 20: rows with similar prompts, of one conversation "
         "or of one group stay together, in 4 clusters of up to 50 rows"
     )
     (near,) = split_records(
         iter(records), request_for(records, test_size=75, validation=False)
     ).findings
     assert near.level == "info"
-    assert near.message.startswith("50 test rows, where 75 were asked for")
+    assert near.message.startswith("50 test rows instead of the requested 75")
     assert not split_records(
         iter(records), request_for(records, test_size=60, validation=False)
     ).findings
@@ -255,7 +255,7 @@ def test_validation_rows_that_are_skipped_by_default_are_reported() -> None:
     assert (len(split.test), len(split.validation), len(split.folds)) == (64, 0, 5)
     (finding,) = split.findings
     assert finding.message.startswith(
-        "no validation rows: 96 rows are not test rows, and below 100 none"
+        "no validation rows: 96 rows are left besides the test rows, and with fewer than 100 none"
     )
 
 
@@ -515,7 +515,7 @@ def test_a_file_of_a_split_holds_hashes_only_and_is_refused_when_damaged(tmp_pat
         json.dumps({**content, "rows": ["no hash"]}).encode(),
     ):  # fmt: skip
         file.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"split\.json: is no file of a split"):
+        with pytest.raises(DataError, match=r"split\.json: is not a valid split file"):
             split_records(records, request_for(records), near_duplicates=False, file=file)
 
 
@@ -529,8 +529,8 @@ def test_other_sizes_than_those_of_the_file_are_reported(tmp_path: Path) -> None
     (finding,) = again.findings
     assert finding.level == "warning" and len(again.test) == 24
     assert finding.message.startswith(
-        "split.json was made with test_size = default, validation_size = default: "
-        "test_size = 0.5, validation_size = 7 decides"
+        "split.json was made with test_size = default, validation_size = default; "
+        "test_size = 0.5, validation_size = 7 only applies"
     )
 
 

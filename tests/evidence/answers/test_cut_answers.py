@@ -29,8 +29,8 @@ def test_answers_that_are_cut_before_the_reference_ends_are_told_apart(tmp_path:
           *[("no", False)] * 40)  # fmt: skip
     assert count_cut(tmp_path, EVENT) == CutAnswers(rows=100, cut=60, short=3)
     assert describe_cut(tmp_path, EVENT) == (
-        "3 answers of 100 of tuned were cut at the limit of tokens before they were as long as the "
-        "reference: raise max_new_tokens of exact-match"
+        "tuned: 3 of 100 answers cut off before reaching the length of the expected answer: raise "
+        "max_new_tokens of exact-match"
     )
     write(tmp_path, *[("a right", True)] * 2, *[("on and on and on", True)] * 98)
     assert describe_cut(tmp_path, EVENT) == "", "a model that rambles is cut, too"
@@ -40,4 +40,4 @@ def test_without_a_cut_answer_no_file_is_read(tmp_path: Path) -> None:
     whole = replace(EVENT, cut=0)
     assert count_cut(tmp_path, whole) == CutAnswers(100, 0, 0)
     assert describe_cut(tmp_path, whole) == "" == list_cut([whole])
-    assert list_cut([EVENT, whole]) == "cut at the limit of tokens: tuned 60 of 100"
+    assert list_cut([EVENT, whole]) == "cut off by max_new_tokens: tuned 60 of 100"

@@ -104,7 +104,7 @@ def test_a_fitted_model(tmp_path: Path) -> None:
     assert diagnosis is not None and diagnosis.state == "fitted"
     assert diagnosis.values["auc"] == pytest.approx(0.5)
     assert diagnosis.values["gain"] == pytest.approx(1.0)
-    assert "in 50 % of all pairs" in diagnosis.sentence
+    assert "in 50 % of train/test pairs" in diagnosis.sentence
     assert diagnosis.sentence.endswith("the training loss has leveled off")
     assert diagnosis.to_json()["state"] == "fitted"
 
@@ -114,16 +114,14 @@ def test_training_rows_with_lower_losses_are_memorized(tmp_path: Path) -> None:
     write_validation(tmp_path, LEVEL, [value + 1 for value in LEVEL])
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=LOW, base=LEVEL))
     assert diagnosis is not None and diagnosis.state == "memorized"
-    assert "in 100 % of all pairs" in diagnosis.sentence
-    assert "it has learned the task too" not in diagnosis.sentence
+    assert "in 100 % of train/test pairs" in diagnosis.sentence
+    assert "has also learned the task" not in diagnosis.sentence
 
 
 def test_a_model_may_memorize_rows_and_learn_the_task(tmp_path: Path) -> None:
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=LOW))
     assert diagnosis is not None and diagnosis.state == "memorized"
-    assert diagnosis.sentence.endswith(
-        "the loss on test rows is 1.000 below that of the base model"
-    )
+    assert diagnosis.sentence.endswith("the test loss is 1.000 below the base model's")
 
 
 def test_the_threshold(tmp_path: Path) -> None:
@@ -229,16 +227,14 @@ def test_a_loss_that_is_far_from_memorized_is_only_a_gap(tmp_path: Path) -> None
     found = report(tmp_path, train=train, tuned=test, base=[loss + 1 for loss in test])
     diagnosis = diagnose_fit(tmp_path, found)
     assert diagnosis is not None and diagnosis.state == "fitted"
-    assert "(a model that generalizes: about 50 %): 0.699 on training rows, 0.849" in (
-        diagnosis.sentence
-    )
+    assert "the loss is 0.699 on training rows and 0.849 on test rows" in diagnosis.sentence
     assert "fewer" not in diagnosis.sentence
 
 
 @pytest.mark.parametrize(
     ("last", "advice"),
     [
-        (None, "more rows would help; it has"),
+        (None, "more training rows would help; the model has"),
         (LEVEL, "fewer epochs would not: the validation loss was lowest at the end"),
         (
             [value + 1 for value in LEVEL],
@@ -260,14 +256,16 @@ def test_the_validation_loss_decides_about_epochs(
 def test_few_steps_are_unclear(tmp_path: Path) -> None:
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, steps=[2.0, 1.9, 1.7, 1.8]))
     assert diagnosis is not None and diagnosis.state == "unclear"
-    assert diagnosis.sentence.endswith("4 steps are too few to show if more training would help")
+    assert diagnosis.sentence.endswith(
+        "4 steps are too few to show whether more training would help"
+    )
 
 
 def test_noise_is_unclear(tmp_path: Path) -> None:
     noise = [2 + RNG.gauss(0, 1) for _ in range(30)]
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, steps=noise))
     assert diagnosis is not None and diagnosis.state == "unclear"
-    assert "differ too much to show if more training would help" in diagnosis.sentence
+    assert "vary too much to show whether more training would help" in diagnosis.sentence
 
 
 def test_nothing_left_to_learn(tmp_path: Path) -> None:
@@ -284,7 +282,7 @@ def test_no_gain_over_the_base_has_another_cause_if_training_rows_are_known(
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=train, base=LEVEL))
     assert diagnosis is not None and diagnosis.state == "fitted"
     assert fit.MEMORISED_AUC > diagnosis.values["auc"] > 0.6
-    assert "is not clearly below that of the base model" in diagnosis.sentence
+    assert "is not clearly below the base model's" in diagnosis.sentence
 
 
 @pytest.mark.parametrize(
@@ -297,7 +295,7 @@ def test_a_loss_of_preferences_that_hardly_moved(
     pairs = report(tmp_path, base=None, steps=steps, metrics={"reward_margin": 0.0})
     diagnosis = diagnose_fit(tmp_path, pairs)
     assert diagnosis is not None and diagnosis.state == expected
-    assert ("from that of the untrained model, 0.693 to 0.692" in diagnosis.sentence) == (
+    assert ("from that of the untrained model: from 0.693 to 0.692" in diagnosis.sentence) == (
         expected == "underfitted"
     )
 

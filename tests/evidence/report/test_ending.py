@@ -27,12 +27,12 @@ from tunesmith_evidence.report.ending import KILLED, Ending, describe_ending
 from tunesmith_torch.runtime.rank_errors import RankLost
 
 PARTS = [
-    (RunStarted, "while the data was read"),
-    (DataLoaded, "in the checks before the training"),
-    (ModelResolved, "while the baselines were measured"),
-    (TrainingStarted, "in the training, in the first step"),
-    (StepFinished, "in the training, after step 1 of 2"),
-    (TrainingFinished, "in the evaluation of the tuned model, after the training"),
+    (RunStarted, "while reading the data"),
+    (DataLoaded, "during the checks before training"),
+    (ModelResolved, "while measuring the baselines"),
+    (TrainingStarted, "during training, in the first step"),
+    (StepFinished, "during training, after step 1 of 2"),
+    (TrainingFinished, "while evaluating the tuned model, after training"),
 ]
 
 
@@ -60,7 +60,7 @@ def test_the_part_of_a_resumed_run_is_that_of_its_last_process(tmp_path: Path) -
     again = sample_event(RunStarted, resumed=True)
     found = describe(tmp_path, [*[*sample_run()][:-1], again], exit_code=3)
     assert found is not None
-    assert found.where == "while the data was read, 11 s after it was resumed"
+    assert found.where == "while reading the data, 11 s after it was resumed"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_killed_run(tmp_path: Path) -> None:
     events = [sample_event(RunStarted)]
     found = describe(tmp_path, events)
     assert found is not None and (found.what, found.command) == (KILLED, "tunesmith resume RUN")
-    assert found.where.startswith("while the data was read, last event ")
+    assert found.where.startswith("while reading the data, last event ")
     with lock(tmp_path):
         assert describe_ending(tmp_path, build_report(events)) is None
 

@@ -34,7 +34,7 @@ def test_facts_of_a_stage() -> None:
     report = build_report([*sample_run(steps=3)])
     facts = describe_stage(report, "")
     assert facts["steps"] == "3 of 3" and facts["rows"] == "240 training rows, 1 epoch"
-    assert facts["learning rate"] == "0.001 at its peak" and facts["speed"] == "2,000 tokens/s"
+    assert facts["learning rate"] == "0.001 (peak)" and facts["speed"] == "2,000 tokens/s"
     assert facts["trainable parameters"] == "5 of 50 (10 %)"
     started = build_report([sample_event(TrainingStarted, rows=292, epochs=2.0)])
     facts = describe_stage(started, "")

@@ -30,7 +30,7 @@ def test_a_report_has_all_its_parts(tmp_path: Path) -> None:
     parts = (
         "# PROMPT: sample", "**0.750** (95 % interval", "> not worth it", "| **tuned** | 0.750 |",
         "## Training", "```text\nloss", "2.000 │•", "| peak memory | 2.0 GiB |", "## Predicted",
-        "1 row of 1 not right", "- prompt: `ask me`", "- `tuned`: `no`", "$ tunesmith run",
+        "1 of 1 row wrong", "- prompt: `ask me`", "- `tuned`: `no`", "$ tunesmith run",
     )  # fmt: skip
     assert [text.index(part) for part in parts] == sorted(text.index(part) for part in parts)
     assert "ask me" not in render_markdown(ReportView(report, tmp_path), 0)

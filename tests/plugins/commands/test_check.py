@@ -19,7 +19,7 @@ def test_check_shows_the_data_and_an_example_row(tunesmith: Tunesmith, tmp_path:
         file.write("no tab\nanother\n")
     done = tunesmith("check", "run.toml")
     assert done.exit_code == 0, done.output
-    assert "6 training rows, 4 held out" in done.stdout
+    assert "6 training rows, 4 test rows" in done.stdout
     assert "skipped: 2 rows, no answer, first data.tsv:11" in done.stdout
     learned = [line for line in done.stdout.splitlines() if "▌ " in line]
     assert learned[-1].split()[1:3] == ["assistant", "SAY"]

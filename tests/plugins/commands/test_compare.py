@@ -87,7 +87,7 @@ def test_another_scorer_is_refused(two: Tunesmith, tmp_path: Path) -> None:
     assert two("run", "strict.toml", "--out", "strict").exit_code == 0
     refused = two("compare", "good", "strict", "--shared-rows")
     assert refused.exit_code == 2
-    assert "the scorer same has other options: other_models" in refused.stderr
+    assert "the options of evaluator same differ: other_models" in refused.stderr
 
 
 def test_what_cannot_be_compared(two: Tunesmith) -> None:

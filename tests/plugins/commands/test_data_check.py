@@ -136,7 +136,7 @@ def test_label_errors_are_looked_for_on_request(tunesmith: Tunesmith, tmp_path: 
     assert re.match(f"{shares} of the labels look wrong, by a classifier", finding["message"])
     write(tmp_path / "text.jsonl", clean_rows()[:50])
     done = tunesmith("data", "check", "text.jsonl", "--label-errors")
-    assert done.exit_code == 3 and "the answers are no labels" in done.stderr
+    assert done.exit_code == 3 and "the answers are not labels" in done.stderr
 
 
 def test_sums_that_differ_in_a_sign_are_no_leaks(tunesmith: Tunesmith, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_the_rows_evaluators_and_prompt_of_a_run(ready: Tunesmith, tmp_path: Pat
         (("--data", "rows.jsonl", "--rows-of", "."), "only one of them"),
         (("--data", "rows.jsonl", "--base", "fake:one"), "--base: an endpoint"),
         (("--data", "rows.jsonl", "--winner"), "not the folder of a run"),
-        (("--data", "rows.jsonl", "--token-variable", "sk-abc"), "a name, no token"),
+        (("--data", "rows.jsonl", "--token-variable", "sk-abc"), "not the token"),
         (
             ("--data", "rows.jsonl", "--token-variable", "NO_SUCH", "--model", "one"),
             "NO_SUCH is not set",
@@ -116,14 +116,14 @@ def test_the_model_is_named_or_the_only_one(ready: Tunesmith) -> None:
     [
         (Failure(400, b'{"error": {"message": "max_tokens\\u001b: too many"}}'), "max_tokens\\x1b"),
         (Failure(404, b'{"error": "model m: not found"}'), "HTTP 404: model m: not found"),
-        (b"", "no chat completion"),
+        (b"", "not a chat completion"),
     ],
 )
 def test_failures_of_the_endpoint(ready: Tunesmith, reply: Any, message: str) -> None:
     with serve_judge(lambda prompt: reply) as fake:
         done = ready("evaluate", fake.url, "--data", "rows.jsonl", "--model", "m")
     assert done.exit_code == 4, done.output
-    assert f"error: the endpoint at {fake.url} cannot be asked: " in done.stderr
+    assert f"error: request to the endpoint at {fake.url} failed: " in done.stderr
     assert message in done.stderr and "hint: check the address" in done.stderr
     assert "judge" not in done.stderr and "resume" not in done.stderr
 

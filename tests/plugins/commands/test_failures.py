@@ -55,7 +55,7 @@ def test_the_weak_slice_is_found(failing: Tunesmith) -> None:
 def test_text(failing: Tunesmith) -> None:
     done = failing("failures", "done", "--items", "2")
     assert done.exit_code == 0, done.output
-    for text in ("channel = mail", "weak", "the worst rows", "near-misses", "only case"):
+    for text in ("channel = mail", "weak", "the worst rows", "near-misses", "only in case"):
         assert text in done.stdout
     base = done.stdout.partition("the base model was better")[2].partition("near-misses")[0]
     columns = {

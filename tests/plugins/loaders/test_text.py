@@ -138,7 +138,7 @@ def test_unusable_documents_are_skipped(tmp_path: Path) -> None:
     assert [(x.where[-7:], x.cause) for x in dataset.skipped] == [
         ("b.txt:1", "not UTF-8"),
         ("c.txt:1", "document cannot be read"),
-        ("d.txt:1", "`text` holds a NUL character"),
+        ("d.txt:1", "`text` contains a NUL character"),
     ]
     with pytest.raises(DataError, match="3 of 4 rows cannot be used"):
         load(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Baseline ``fields``: JSON answers field by field, classified or copied."""
+"""Baseline ``fields``: predict JSON answers field by field, by classifying or copying."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from tunesmith_evidence.tasks.kinds import task_of
 
 
 class FieldsOptions(Options):
-    """Options of ``fields``: none."""
+    """``fields`` has no options."""
 
 
 class FieldsBaseline:
-    """Predicts each field of JSON answers by a classifier, or by copying from the prompt."""
+    """Predicts each field of a JSON answer with a classifier or by copying from the prompt."""
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield the only one, if answers are JSON objects: it chooses on training rows."""
+        """Yield the only variant; nothing unless answers are JSON objects.
+
+        How each field is predicted is chosen by cross-validation on the training rows.
+        """
         from tunesmith_evidence.classify.function_model import FunctionModel
         from tunesmith_evidence.tasks.examples import read_examples
         from tunesmith_evidence.tasks.json_answers import parse_object

@@ -1,4 +1,4 @@
-"""Predict each field of JSON answers by the way that is right most often on unseen rows."""
+"""Predict each field of JSON answers in the way that is most accurate on unseen rows."""
 
 from __future__ import annotations
 
@@ -33,47 +33,47 @@ from tunesmith_plugins.baselines.fields.ways import (
 )
 
 ABSENT = ""
-"""In place of the value of a field that an object does not have."""
+"""Stands for the value of a missing field."""
 MAX_ROWS = 1_500
-"""Of more rows than this, a sample decides in which way a field is predicted, and shows what to
-copy; the classifiers learn from all."""
+"""With more rows, a sample of this size decides how a field is predicted and what to copy. The
+classifiers learn from all rows."""
 BLOCK = 500
-"""Texts whose candidates are in memory at the same time."""
+"""Number of texts whose candidates are in memory at the same time."""
 
 
 @dataclass(frozen=True)
 class FieldReport:
-    """The way in which a field is predicted, and its share of right values out of fold."""
+    """How a field is predicted, and how accurately."""
 
     field: str
-    """Key of the JSON object."""
+    """Path of the field in the JSON object, joined by dots."""
     way: str
-    """The way in words."""
+    """Name of the way; see :data:`tunesmith_plugins.baselines.fields.ways.WAYS`."""
     accuracy: float
-    """Share of right values out of fold, from 0 to 1."""
+    """Out-of-fold accuracy, from 0 to 1."""
 
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """Training texts, and a sample of them."""
+    """Training texts with a sample of them."""
 
     texts: Sequence[str]
     rows: RowsByKind
-    """Those of all texts."""
+    """Feature rows of all texts."""
     sample: NDArray[np.int64]
-    """Numbers of the texts that decide."""
+    """Positions of the sampled texts, which decide how fields are predicted."""
     sample_rows: RowsByKind
     spans: SpanTable
-    """Those of the sample."""
+    """Spans of the sampled texts."""
     folds: NDArray[np.int64]
-    """The fold of each text of the sample."""
+    """Fold of each sampled text."""
 
 
 class FieldPredictor:
-    """Predicts the values of one field, which are JSON texts."""
+    """Predicts the values of one field as JSON text."""
 
     def __init__(self, texts: Texts, values: Sequence[str]) -> None:
-        """Learn from texts, and the value of each."""
+        """Learn from texts and their values."""
         contents = [None if v == ABSENT else content_of(v) or None for v in values]
         self._is_text = Counter(v[:1] == '"' for v, c in zip(values, contents, strict=True) if c)
         numbers = texts.sample.tolist()
@@ -99,7 +99,7 @@ class FieldPredictor:
         self.accuracy = right / len(numbers)
         self._learned = learn(np.arange(len(numbers)))
         if len(numbers) < len(values):
-            # Marks take a search for candidates in all texts, and only these ways use them.
+            # Marking needs the candidates of all texts, and only these ways use the marks.
             is_marked = WAYS[self.way].copies == "if classified"
             marked = self._mark_all(texts.texts, values, contents) if is_marked else [*values]
             sample = self._learned
@@ -122,7 +122,7 @@ class FieldPredictor:
         return self._learned.predict(self.way, rows, candidates, range(len(spans.texts)))
 
     def _write(self, content: str) -> str:
-        """Return a copied content as JSON text."""
+        """Write a copied content as JSON text."""
         if self._is_text[True] >= self._is_text[False]:
             return json.dumps(content, ensure_ascii=False)
         try:
@@ -135,9 +135,9 @@ class FieldPredictor:
 def _mark(
     values: Sequence[str], contents: Sequence[str | None], candidates: Sequence[Sequence[str]]
 ) -> list[str]:
-    """Return the values with a mark in the place of those that are among the candidates.
+    """Replace each value that is among its text's candidates by a mark.
 
-    A value that is not among the candidates of its text is learned by the classifier.
+    The classifier learns the remaining values, and when to copy.
     """
     rows = zip(values, contents, candidates, strict=True)
     return [COPIED if content in found else value for value, content, found in rows]

@@ -1,4 +1,4 @@
-"""Spans of a text that a field could be copied from, and what stands around them."""
+"""Find spans of a text that a field could be copied from, with features of their context."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tunesmith_plugins.baselines.fields.dates import DATE, TIME
 from tunesmith_plugins.baselines.fields.numbers import NUMBER
 
 MAX_TEXT = 8_000
-"""Characters of a text in which spans are looked for."""
+"""Number of characters of a text that are searched for spans."""
 MAX_SPANS = 600
-"""Spans of a kind in one text."""
+"""Maximum number of spans per kind and text."""
 _CAPITAL = r"[^\W\d_a-z][\w'’.-]*[\w]|[^\W\d_a-z]"
 KINDS: dict[str, re.Pattern[str]] = {
     "email": re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w"),
@@ -32,7 +32,7 @@ KINDS: dict[str, re.Pattern[str]] = {
     "sentence": re.compile(r"[^.!?\n\s][^.!?\n]*"),
     "words": re.compile(r"(?!)"),
 }
-"""Patterns of spans, the most specific first; ``words`` are all sequences of words."""
+"""Patterns by kind of span, the most specific first; ``words`` covers all word sequences."""
 _TOKEN = re.compile(r"\w+(?:['’.@/-]\w+)*|[^\w\s]")
 
 
@@ -42,14 +42,14 @@ class Span:
 
     kind: str
     start: int
-    """Index of its first character in the text."""
+    """Index of the first character in the text."""
     end: int
-    """Index after its last character."""
+    """Index after the last character."""
     text: str
 
 
 def find_spans(text: str, kind: str, most_words: int) -> list[Span]:
-    """Return the spans of a kind; sequences of words have at most ``most_words``."""
+    """Return the spans of a kind; word sequences have at most ``most_words`` words."""
     text = text[:MAX_TEXT]
     if kind == "words":
         return list(_word_sequences(text, most_words))[:MAX_SPANS]
@@ -71,7 +71,7 @@ def _word_sequences(text: str, most_words: int) -> Iterator[Span]:
 
 
 def describe_spans(text: str, spans: list[Span]) -> list[list[str]]:
-    """Return features of each span: its form, its neighbors, and its place among the spans."""
+    """Return the features of each span: its form, neighbors and position among the spans."""
     counts, seen = Counter(span.kind for span in spans), Counter[str]()
     described = []
     for span in spans:
@@ -111,9 +111,10 @@ def describe_spans(text: str, spans: list[Span]) -> list[list[str]]:
 
 
 def shape_of(text: str) -> str:
-    """Return the form of the first 40 characters of a text: ``Room 12b`` gives ``Aa 99a``.
+    """Return the form of a text's first 40 characters: ``Room 12b`` gives ``Aa 99a``.
 
-    A run of capitals, of small letters or of white space becomes one sign; each digit stays one.
+    Runs of capitals, of small letters and of white space collapse to one character; up to seven
+    digits are kept.
     """
     signs = re.sub(r"[^\W\d_]", lambda m: "A" if m[0].isupper() else "a", text[:40])
     signs = re.sub(r"\d", "9", signs)
