@@ -121,8 +121,9 @@ class MonitorOptions(Options):
         default=30.0,
         ge=0,
         description=(
-            "Maximum KL divergence from the reference, in nats per completion. Above it, "
-            "training stops and returns to its best checkpoint. 0: no limit."
+            "Maximum KL divergence from the reference, in nats per completion, averaged over "
+            "five rollouts. Above it, training stops and returns to its best checkpoint. 0: no "
+            "limit."
         ),
     )
     accept_divergence: bool = Field(
