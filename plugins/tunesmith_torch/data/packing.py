@@ -1,11 +1,11 @@
-"""Lay out rows as micro-batches: packed end to end, or padded to a rectangle.
+"""Arrange rows in micro-batches: packed end to end, or padded to a rectangle.
 
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, R rows, N trained positions.
 
 Three rows of 3, 2 and 1 tokens, packed::
 
     ids_BT        a0 a1 a2 | b0 b1 | c0        one row of T = 6 tokens, no padding
-    positions_BT   0  1  2 |  0  1 |  0        start again in each row
+    positions_BT   0  1  2 |  0  1 |  0        restart in each row
     boundaries     0          3       5  6     where rows start, and the end
 
 and padded (``packed=False``)::
@@ -17,17 +17,21 @@ and padded (``packed=False``)::
 Attention must not cross a boundary: packed rows need a kernel that reads ``boundaries`` (see
 :mod:`tunesmith_torch.kernels`), padded rows need ``mask_BT``.
 
-Labels are shifted here, once, row by row: position ``t`` predicts token ``t + 1`` of the same row,
-so ``t`` is *trained* if token ``t + 1`` contributes to the loss. In the first picture, if all
-tokens do, ``trained_N`` is ``0 1 3`` and ``targets_N`` is ``a1 a2 b1``. The first token of a row is
-never a target and its last position has none. No later code shifts again, and there are no labels
-of -100.
+Targets are shifted here, once, row by row. Position ``t`` predicts token ``t + 1`` of the same row,
+so position ``t`` is *trained* if token ``t + 1`` contributes to the loss. If all tokens of the
+first picture do::
 
-Packing is best fit decreasing: the longest row first, each into the fullest micro-batch that can
-still hold it. The rooms that exist are the bits of one big integer: bit ``r`` is set if some
-micro-batch has room for ``r`` more tokens. The fullest batch that fits is then the lowest bit at or
-above the row's length. A million rows take about a second, and the result depends on the lengths
-alone.
+    trained_N      0  1     3                  positions with a target
+    targets_N     a1 a2    b1                  the next token of the same row
+
+The first token of a row is never a target, and its last position has none. No later code shifts
+again, and no labels of -100 are used.
+
+Packing is best fit decreasing: rows are taken from the longest to the shortest, and each goes into
+the fullest micro-batch that can still hold it. To find that micro-batch, the free space is kept as
+the bits of one big integer: bit ``r`` is set if some micro-batch has room for ``r`` more tokens.
+The best fit is the lowest set bit at or above the row's length. A million rows take about a second,
+and the result depends only on the lengths.
 """
 
 # ruff: noqa: N815 - tensors end in their shape, attributes too
@@ -50,13 +54,14 @@ __all__ = ["Example", "MicroBatch", "collate", "pack"]
 
 @dataclass(frozen=True)
 class Example:
-    """A row: its tokens, which of them are trained on, and their weights (None: all are equal)."""
+    """A tokenized row with its loss mask and, if they differ, the weights of its tokens."""
 
     ids: Sequence[int] | NDArray[Any]
     """Token ids of the whole row."""
     trained: Sequence[bool] | NDArray[Any]
+    """True for each token that contributes to the loss."""
     weights: Sequence[float] | NDArray[Any] | None = None
-    """Factor of each token's loss; 0: the token does not count."""
+    """Loss weight of each token, where 0 excludes the token; None if all weights are 1."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,31 +69,31 @@ class Example:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The input of one forward pass; positions count over B and T flattened."""
+    """The input of one forward pass; indices refer to B and T flattened."""
 
     ids_BT: Tensor
-    """Token ids (int64); packed rows are in a single row, B = 1."""
+    """Token ids (int64); packed rows form a single row, B = 1."""
     positions_BT: Tensor
-    """Position of each token in its own row, from 0."""
+    """Position of each token within its row, from 0."""
     boundaries: Tensor | None
-    """Packed: the index at which each row starts, and the end (int32, R + 1). None: padded."""
+    """The index where each packed row starts, and the end (int32, R + 1); None if padded."""
     mask_BT: Tensor | None
-    """Padded: 1 for real tokens, 0 for padding. None: packed."""
+    """1 for real tokens, 0 for padding; None if packed."""
     trained_N: Tensor
     """Indices of the positions whose next token contributes to the loss."""
     targets_N: Tensor
     """Ids of those next tokens."""
     weights_N: Tensor | None
-    """Their loss weights (float32). None: all weigh the same."""
+    """Loss weights of those next tokens (float32); None if all are 1."""
     rows: tuple[int, ...]
     """Indices of the rows in the list of examples."""
     tokens: int
     """Number of tokens without padding."""
     longest: int
-    """Tokens of the longest row."""
+    """Number of tokens of the longest row."""
 
     def to(self, device: torch.device | str) -> MicroBatch:
-        """Return the micro-batch on this device; itself if it is there."""
+        """Return the micro-batch on this device, without a copy if it is already there."""
         if self.ids_BT.device == torch.device(device):
             return self
         moved: dict[str, Any] = {
@@ -103,7 +108,7 @@ def pack(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
     """Distribute rows with these lengths over micro-batches of at most ``budget`` tokens.
 
     Returns:
-        For each micro-batch the indices of its rows.
+        The row indices of each micro-batch.
 
     Raises:
         DataError: a row is longer than the budget, or empty.
@@ -112,7 +117,7 @@ def pack(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
     batches: list[list[int]] = []
     batches_by_room: dict[int, list[list[int]]] = {}
     rooms = 0
-    # Stable, so that rows of equal length keep their order and the result is reproducible.
+    # A stable sort keeps the order of equally long rows, so the result is reproducible.
     for row in np.argsort(-sizes, kind="stable").tolist():
         size = int(sizes[row])
         sufficient = rooms >> size
@@ -136,9 +141,9 @@ def pack(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
 def pad_to_multiple(batch: MicroBatch, multiple: int = 16) -> MicroBatch:
     """Return a packed micro-batch whose length is a multiple, by adding a row of padding.
 
-    The padding is a separate row, so no real token attends to it, and it is not trained. Matrix
-    products are computed in tiles of 16 rows; at some lengths, 1695 for example, an incomplete tile
-    costs a sixth of the speed, on average 2 %.
+    The padding is a separate row that is not trained, and no real token attends to it. Matrix
+    products are computed in tiles of 16 rows. An incomplete tile costs 2 % of the speed on average,
+    and a sixth at some lengths, such as 1695.
     """
     length = batch.ids_BT.shape[1]
     missing = -length % multiple
@@ -156,10 +161,12 @@ def pad_to_multiple(batch: MicroBatch, multiple: int = 16) -> MicroBatch:
 
 
 def padded_batches(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
-    """Distribute rows in their order, so that rows times the longest row stays within ``budget``.
+    """Divide rows in order into micro-batches whose padded size stays within ``budget`` tokens.
+
+    The padded size is the number of rows times the length of the longest row.
 
     Returns:
-        For each micro-batch the indices of its rows.
+        The row indices of each micro-batch.
 
     Raises:
         DataError: a row is longer than the budget, or empty.
@@ -180,17 +187,17 @@ def _check_lengths(lengths: Sequence[int] | NDArray[Any], budget: int) -> NDArra
     for row in np.flatnonzero((sizes > budget) | (sizes < 1))[:1].tolist():
         raise DataError(
             f"row {row}",
-            f"has {sizes[row]} tokens, a micro-batch holds 1 to {budget}",
-            hint="shorten or drop such rows, or raise the token budget",
+            f"has {sizes[row]} tokens, but a micro-batch holds 1 to {budget}",
+            hint="shorten or remove such rows, or raise the token budget",
         )
     return sizes
 
 
 def collate(examples: Sequence[Example], rows: Sequence[int], *, packed: bool = True) -> MicroBatch:
-    """Lay out ``rows`` of ``examples`` as one micro-batch.
+    """Arrange ``rows`` of ``examples`` in one micro-batch.
 
     Raises:
-        DataError: the parts of a row differ in length.
+        DataError: the ids, mask and weights of a row differ in length.
     """
     selected = [examples[row] for row in rows]
     lengths = [len(example) for example in selected]
@@ -203,10 +210,10 @@ def collate(examples: Sequence[Example], rows: Sequence[int], *, packed: bool = 
     for row, example, start, length in zip(rows, selected, starts, lengths, strict=False):
         parts = example.trained, example.ids if example.weights is None else example.weights
         if {len(part) for part in parts} != {length}:
-            raise DataError(f"row {row}", "needs one mark and one weight for each of its tokens")
+            raise DataError(f"row {row}", "needs one mask value and one weight for each token")
         span = slice(start, start + length)
         ids[span], positions[span], real[span] = example.ids, np.arange(length), 1
-        # Position t predicts token t + 1, so marks and targets are read one token further right.
+        # Position t predicts token t + 1, so the mask and the targets are read one token later.
         positions_before = np.flatnonzero(np.asarray(example.trained, dtype=bool)[1:])
         trained.append(positions_before + start)
         targets.append(ids[positions_before + start + 1])
