@@ -67,7 +67,7 @@ def test_parts_that_exist_are_not_split_off() -> None:
     assert (len(result.train), len(result.validation), len(result.test)) == (160, 20, 20)
 
 
-@pytest.mark.parametrize(("time", "text"), [("soon", "is no time: soon"), ("", "is no time")])
+@pytest.mark.parametrize(("time", "text"), [("soon", "is not a time: soon"), ("", "is not a time")])
 def test_a_value_that_is_no_time_is_refused_with_its_row(time: str, text: str) -> None:
     with pytest.raises(DataError, match=f"r:1: .*{text}"):
         split(["1", time, "3"], test_size=1)
@@ -75,7 +75,7 @@ def test_a_value_that_is_no_time_is_refused_with_its_row(time: str, text: str) -
 
 @pytest.mark.parametrize("time", ["nan", "NaN", "inf", "-Infinity", "sNaN", "23:59", "2026-02-30"])
 def test_numbers_that_have_no_place_are_refused(time: str) -> None:
-    with pytest.raises(DataError, match="r:1: `created` is no time"):
+    with pytest.raises(DataError, match="r:1: `created` is not a time"):
         split(["1", time, "3"], test_size=1)
 
 

@@ -80,7 +80,7 @@ def test_the_sample_of_large_data_stands_for_all_rows(
     exact = token_lengths.exact_workload(options, request, 512)
     assert exact is not None and exact.steps == 124
     assert exact.tokens == 1234 * exact.row_tokens[0]
-    assert exact.notes == ("lengths are those of 1,000 rows of 1,234",)
+    assert exact.notes == ("1,000 of 1,234 rows",)
     guessed = workload.guess_workload(options, request, 512)
     assert guessed.steps == 124 and guessed.tokens == 1234 * guessed.row_tokens[0]
 
