@@ -157,6 +157,7 @@ def join_exchanges(
 
         exchange 1   [prompt 1][answer 1]
         exchange 2   [prompt 1][answer 1][user turn][answer 2]
+
         joined       [prompt 1][answer 1][user turn][answer 2]
         trained       0 0 0 0   1 1 1 1   0 0 0 0    1 1 1 1
 

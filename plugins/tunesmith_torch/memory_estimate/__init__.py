@@ -22,9 +22,10 @@ peak at the end of the forward pass, with all activations and the logits, or at 
 backward pass, with all gradients and one layer's temporaries. Gradient checkpointing keeps only
 the input of each layer as activations, and computes one layer again during the backward pass.
 
-Two estimates are made. ``analytic`` computes the first one from the model's config, in about a
-millisecond. ``traced`` refines its training step: ``trace`` runs the step on fake tensors, which
-have a shape but no data, and ``allocator_replay`` replays its allocations. ``techniques`` and
-``policies`` hold the functions that technique offers call. Importing this package imports nothing
-heavy; only ``trace`` and the modules that it needs import torch.
+Two estimates are made. The first comes from arithmetic on the model's config (``analytic``), in
+about a millisecond. The second replaces its training step with a traced one (``traced``): the step
+runs on fake tensors, which have a shape but no data (``trace``), and its allocations are replayed
+(``allocator_replay``). Technique offers call the functions in ``techniques`` and ``policies``.
+Importing this package imports nothing heavy; only ``trace`` and the modules that it needs import
+torch.
 """

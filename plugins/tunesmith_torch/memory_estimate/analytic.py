@@ -11,6 +11,7 @@ picture is in :mod:`tunesmith_torch.memory_estimate`)::
     masters                      4 per trained weight, if all weights are trained in bf16
     gradients                    4 per trained weight
     optimizer                    8 per trained weight: AdamW's two moments, or 2 in 8 bits
+
     activations                  the tensors that autograd saves in each layer
     logits                       one chunk
 

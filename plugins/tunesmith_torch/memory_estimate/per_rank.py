@@ -5,10 +5,13 @@ With ``"sharded"`` (:mod:`tunesmith_torch.runtime.sharding`), it holds::
 
     parts      always: 1/N of the trained weights (fp32), the frozen weights (in their format),
                the gradients and the optimizer state
+
     gathered   during a step: the weights outside the blocks (embeddings, head), the block being
                computed, and the next block, which arrives in a buffer.
+
                In the backward pass also the previous block's fp32 gradients, and a copy of them
                while they are summed
+
     whole      during evaluations and when saving: all weights, in addition to the parts
 
 If all weights are trained, the peak is at one of three moments:

@@ -9,7 +9,7 @@ repeated, in ascending order in a forward phase and in descending order in a bac
     traced     |-1|0|1|    2     | 3 | 4 |-1|         | 4 | 3 |    2     |1|0|-1|
     stretched  |-1|0|1|2|3|..|L-3|L-2|L-1|-1|         |L-1|L-2|L-3|..|3|2|1|0|-1|
 
-If a run frees a block of its own layer, or of a neighboring layer, its copy frees the copy of that
+If a run frees a block of the same layer, or of a neighboring layer, its copy frees the copy of that
 block at the same distance in layers.
 """
 
@@ -271,7 +271,7 @@ class _LayerRepeater:
                     raise NotUniform(f"{position.phase}: layers {other} and {_MIDDLE_LAYER} differ")
 
     def _signature(self, run: EventRun) -> list[object]:
-        """Return the sizes that a run allocates, and the sites of its own layer that it frees."""
+        """Return the sizes that a run allocates, and the sites that it frees in the same layer."""
         signature: list[object] = []
         for event in run.events:
             if event.size >= 0:

@@ -164,7 +164,7 @@ class RewardTerm(Options):
 
 
 class PolicyOptions(ChosenAdaptationOptions):
-    """Options for training a policy on the rewards of its own completions."""
+    """Options for training a policy on rewards for the completions it samples."""
 
     USES_DROPOUT: ClassVar[bool] = False
 

@@ -91,8 +91,7 @@ class RewardLossOptions(Options):
         ge=0,
         le=100,
         description=(
-            "Margin by which the reward of the chosen completion should exceed the reward of the "
-            "rejected one."
+            "Target margin between the rewards of the chosen and the rejected completion."
         ),
     )
     center_rewards_coefficient: float = Field(

@@ -43,9 +43,11 @@ One batch of prompts is one rollout and ``num_iterations`` updates::
 
     once per rollout   completions     num_generations per prompt, sampled from the policy
                        rewards         one per completion
+
                        old_logprobs    of each sampled token, under the policy that sampled it
                        ref_logprobs    of each sampled token, under the frozen reference
                        advantages      of each sampled token, see 2.
+
     each update        loss = -min(ratio * advantages, clip(ratio) * advantages)
                               + kl_coef * k3(logprobs, ref_logprobs)                  grpo only
                               + vf_coef * (values - returns)^2                        ppo only

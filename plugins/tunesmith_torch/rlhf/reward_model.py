@@ -65,7 +65,7 @@ the final norm) at the completion's end token.
 
 
 class ModelWithRewardHead(nn.Module):
-    """A language model with a linear head that outputs one reward, in place of its own head."""
+    """A language model whose output head is replaced with a linear reward head."""
 
     def __init__(self, model: nn.Module, width: int) -> None:
         super().__init__()

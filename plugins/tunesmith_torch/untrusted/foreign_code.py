@@ -196,9 +196,7 @@ def _refusal(key: str, value: Any) -> str:
         return "" if plain else _OWN_CODE
     if key in _QUANTIZATION_KEYS and value:
         method = value.get("quant_method", "bitsandbytes") if isinstance(value, Mapping) else value
-        return (
-            "" if method == "bitsandbytes" else "the weights need another kernel or package"
-        )
+        return "" if method == "bitsandbytes" else "the weights need another kernel or package"
     return ""
 
 

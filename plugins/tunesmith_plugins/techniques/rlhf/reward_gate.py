@@ -41,7 +41,7 @@ class RewardModelEvaluation:
         """Compute the rewards of both completions of each pair.
 
         Raises:
-            ValueError: there are no pairs.
+            ValueError: ``pairs`` is empty.
         """
         groups = tokenize_pairs(pairs, model.template)
         rewards = [rewards_2.tolist() for rewards_2 in model.group_rewards(groups)]

@@ -157,7 +157,7 @@ def reward_report(
     count as one observation.
 
     Raises:
-        ValueError: there are no pairs.
+        ValueError: the sequences are empty.
     """
     margins = [a - b for a, b in zip(chosen, rejected, strict=True)]
     correct = [_win(margin) for margin in margins]

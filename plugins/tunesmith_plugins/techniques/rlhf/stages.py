@@ -4,7 +4,7 @@ The three stages run in order, each as a separate job in a subfolder of the run:
 
     supervised/   demonstrations    -> fine-tuned model, from which both other stages start
     reward/       preference pairs  -> reward model, which must pass a check (reward_gate.py)
-    policy/       prompts           -> policy, trained on the rewards of its own completions
+    policy/       prompts           -> policy, trained on rewards for what it samples
 
 A finished stage leaves ``stage.json`` next to its artifact; a resumed run does not train it again.
 """
@@ -98,7 +98,7 @@ class StageData:
         """Split a job's records by their kind.
 
         Raises:
-            DataError: no stage uses records of this kind, or there are no training records.
+            DataError: no stage uses records of this kind, or the training data is empty.
         """
         for record in (*job.train, *job.validation):
             if not isinstance(record, (Chat, Completion, Preference)):
