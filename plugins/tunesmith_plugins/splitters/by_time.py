@@ -101,7 +101,7 @@ def _refuse_mixed(seen: dict[str, _Seen], column: str) -> None:
     (first, one), (second, other) = list(seen.items())[:2]
     raise DataError(
         other.source,
-        f"`{column}` is {second}, {other.text:.40}, but {first}, {one.text:.40}, in {one.source}",
+        f"`{column}` is {second} ({other.text:.40}), but {first} ({one.text:.40}) in {one.source}",
         hint=HINTS.get(frozenset((first, second)), "write the times of all rows in the same way"),
     )
 

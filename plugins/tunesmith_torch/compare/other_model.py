@@ -90,7 +90,7 @@ def open_other_model(options: ComparisonOptions, run: RunContext | None) -> Text
         return open_by_name(options.run, device=device, option="evaluators.run")
     if run is None:
         raise UsageError(
-            "evaluators.stage: no run is in progress, so it has no models to compare with",
+            "evaluators.stage: outside a run, there is no model of a stage to compare with",
             hint="name a run folder or a model folder with `run`",
         )
     if options.stage == BASE_MODEL:

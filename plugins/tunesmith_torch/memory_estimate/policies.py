@@ -203,7 +203,7 @@ def _combine_stages(stages: Sequence[Stage], estimates: Sequence[Estimate]) -> E
 def _with_earlier_stage_memory(
     memory: Mapping[str, PhaseMemory], device: str
 ) -> Mapping[str, PhaseMemory]:
-    """Return the phases' memory, on a CPU plus what earlier stages leave in the process."""
+    """Return the phases' memory; on a CPU, add what earlier stages leave in the process."""
     if device != "cpu":
         return memory
     extra = constants.EARLIER_STAGE_BYTES

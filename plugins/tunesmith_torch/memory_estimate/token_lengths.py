@@ -57,7 +57,7 @@ def exact_workload(
     preferences = [record for record in test if isinstance(record, kinds)]
     others = [record for record in test if not isinstance(record, kinds)]
     examples = template.tokenize_records(others, context_length).examples
-    notes = [f"{skipped} rows do not fit and are skipped"] if skipped else []
+    notes = [f"{skipped} rows are skipped: too long or unusable"] if skipped else []
     if len(train) < len(request.train):
         notes = [f"row lengths come from a sample: {len(train):,} of {len(request.train):,} rows"]
     workload = build_workload(

@@ -24,9 +24,9 @@ class LabelCounts:
     labeled: int
     """Number of single answers with a label, which belong to no pair."""
     good: int
-    """Number of good answers, with those of pairs."""
+    """Number of good answers, including the chosen answers of pairs."""
     bad: int
-    """Number of bad answers, with those of pairs."""
+    """Number of bad answers, including the rejected answers of pairs."""
 
     @classmethod
     def of_records(cls, records: Iterable[Record]) -> LabelCounts:

@@ -39,7 +39,7 @@ RLHF = TechniqueOffer(
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Warn if the reward model need not pass its check, and note a missing gold reward."""
+    """Warn if a reward model may fail its check, and note a missing gold reward."""
     options = plan.technique.config
     if plan.technique.offer is not RLHF or not isinstance(options, RlhfOptions):
         return []

@@ -13,7 +13,7 @@ from tunesmith_torch.options.preference import PairOptions, RewardLossOptions
 from tunesmith_torch.options.training import SupervisedOptions
 
 SKIP_HELP = (
-    "Skip this stage. The model in `from` is used as its result; if `from` is unset, there is none."
+    "Skip this stage, and use the model in `from` as its result. Without `from`, it has no result."
 )
 
 

@@ -34,7 +34,7 @@ class Rlhf:
     def _stage_options(self, artifact: Path | None) -> TrainingOptions:
         """Return the options of the stage that wrote the artifact, identified by its folder.
 
-        The last trained stage if the folder has no stage's name.
+        If the folder has no stage's name, return the options of the last trained stage.
         """
         options = self.options
         stages = {
