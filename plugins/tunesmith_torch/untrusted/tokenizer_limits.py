@@ -75,7 +75,7 @@ def _check(path: Path, size: int, changed: int) -> None:
         )
     if reason:
         raise EnvironmentProblem(
-            f"{path}: the tokenizer was refused, {reason:.200}",
+            f"{path}: the tokenizer is not used, {reason:.200}",
             hint="use the original publisher's tokenizer.json, or another model",
         )
 
