@@ -11,11 +11,11 @@
       |                packing: pack or pad examples; shift targets by one
     micro-batch      the input of one forward pass
 
-One row with one question and one answer, in ChatML, with the mask ``trained``::
+One row with one question and one answer, in ChatML (LF: a line break), with the mask ``trained``::
 
     t         0            1    2  3  4          5  6            7         8  9     10
-    token     <|im_start|> user \\n hi <|im_end|> \\n <|im_start|> assistant \\n hello <|im_end|>
-              |------------------------- prompt --------------------------| |--- answer ---|
+    token     <|im_start|> user LF hi <|im_end|> LF <|im_start|> assistant LF hello <|im_end|>
+              |--------------------------- prompt --------------------------| |--- answer ---|
     trained   0            0    0  0  0          0  0            0         0  1     1
 
 Position t predicts token t + 1, so the loss is computed at the positions 8 and 9. Their targets are

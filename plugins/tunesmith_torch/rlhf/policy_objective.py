@@ -17,14 +17,14 @@ Derivation. The goal is a policy pi that maximizes::
        grpo    (r - mean) / std of the prompt's completions (Shao et al. 2024, section 4.1)
        rloo    r - mean of the prompt's other completions (Ahmadian et al. 2024, eq. 8)
 
-3. *Ratio.* With ``num_iterations`` above 1, the policy that is updated is no longer the policy that
+3. *Ratio.* With ``num_iterations`` above 1, the policy being updated is no longer the policy that
    sampled. Importance sampling corrects for this, token by token: ``ratio = exp(logprobs -
    old_logprobs)``. In the first update the ratio is 1, and ``grad ratio * A = A * grad log pi`` is
    the policy gradient again. RLOO makes no other update, so clipping has no effect there.
 
-4. *Clip.* A large ratio is not to be trusted. The surrogate ``min(ratio * A, clip(ratio) * A)``
-   (Schulman et al. 2017, eq. 7) has no gradient once a token has moved by more than ``clip_range``
-   in the direction that its advantage favors::
+4. *Clip.* Updates far from the sampling policy are unreliable. The surrogate ``min(ratio * A,
+   clip(ratio) * A)`` (Schulman et al. 2017, eq. 7) has no gradient once a token has moved by more
+   than ``clip_range`` in the direction that its advantage favors::
 
        A > 0   gradient vanishes for ratio > 1 + clip_range
        A < 0   gradient vanishes for ratio < 1 - clip_range
@@ -43,10 +43,9 @@ One batch of prompts is one rollout and ``num_iterations`` updates::
 
     once per rollout   completions     num_generations per prompt, sampled from the policy
                        rewards         one per completion
-
-                       old_logprobs    of each sampled token, under the policy that sampled it
-                       ref_logprobs    of each sampled token, under the frozen reference
-                       advantages      of each sampled token, see 2.
+                       old_logprobs    per sampled token, under the sampling policy
+                       ref_logprobs    per sampled token, under the frozen reference
+                       advantages      per sampled token, see 2.
 
     each update        loss = -min(ratio * advantages, clip(ratio) * advantages)
                               + kl_coef * k3(logprobs, ref_logprobs)                  grpo only
