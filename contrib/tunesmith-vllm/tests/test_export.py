@@ -111,7 +111,7 @@ def test_an_adapter_is_served_beside_its_base_model(trained: TrainedModel, tmp_p
 
 def test_a_run_without_an_adapter_has_none_to_export(tiny_model: Path, tmp_path: Path) -> None:
     trained = train_tiny("full", tiny_model, tmp_path / "run", epochs=1.0)
-    with pytest.raises(UsageError, match="vllm: the run has trained all weights"):
+    with pytest.raises(UsageError, match="vllm: the run trained all weights"):
         export_run(trained, as_export(adapter_only=True), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -51,44 +51,44 @@ __all__ = ["Announce", "Export", "Measure", "Merge", "TrainedModel", "export_run
 CERTIFICATE = "export.json"
 SCHEMA = "tunesmith.export/1"
 EXPORT = "export"
-"""Format of an export's folder in its manifest."""
+"""Name of the export format in a folder's manifest."""
 _NOT_COPIED = frozenset({ADAPTER_WEIGHTS, "adapter_config.json", "README.md", MANIFEST})
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model")
-"""Files of a base model that converters of its tokenizer read; transformers does not save them."""
+"""Tokenizer files of a base model that converters read; transformers does not save them."""
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 Merge = Callable[[Path, Path, Path, MergeOptions, torch.dtype], None]
 Measure = Callable[[TextModel], Sequence[Measurement]]
 Announce = Callable[[str], None]
-"""Takes a sentence about the step that begins."""
+"""Receives a short description of each step as it starts."""
 
 
 def _announce_nothing(step: str) -> None:
-    """Keep silent."""
+    """Ignore the description of a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """The result of a run, with the weights under it."""
+    """The result of a run: its artifact and base model, with test rows to compare them on."""
 
     base: Path
     artifact: Path
     merge: MergeOptions
     test: Sequence[Record]
     measure: Measure | None = None
-    """Measures a text model with the run's own metric; None: it has none."""
+    """Measures a text model with the run's own metric; None without a metric."""
     higher_is_better: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """The exporter to use, and what it is called in the certificate."""
+    """An exporter with its options, and its name in the certificate."""
 
     name: str
     options: dict[str, Any]
     exporter: Exporter | AdapterExporter
     tolerance: float | None
-    """Largest difference of a log-probability, in nats; None: weights are rounded."""
+    """Maximum difference of a log-probability, in nats; None if weights are rounded."""
 
     @classmethod
     def from_offer(cls, offer: ExporterOffer[OptionsT], options: OptionsT) -> Export:
@@ -103,7 +103,7 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedModel:
-    """A trained model as exporters read it, and what its exports are compared with."""
+    """A trained model in the form that exporters read, with the reference for its exports."""
 
     trained: TrainedModel
     template: Template
@@ -111,9 +111,9 @@ class PreparedModel:
     """The model folder that exporters read."""
     reference: Reference
     expected: Sequence[Measurement] | None
-    """The run's own metric of the trained model; None: it was not measured."""
+    """The run's own metric of the trained model; None if it was not measured."""
     merge_checks: dict[str, str]
-    """The check of the merged weights with its result; empty if nothing was merged."""
+    """The result of the merge check; empty if nothing was merged."""
 
 
 def export_run(
@@ -124,15 +124,15 @@ def export_run(
     *,
     announce: Announce = _announce_nothing,
 ) -> dict[str, Any]:
-    """Write the model to ``out``, complete and verified or not at all; return the certificate.
+    """Write the model to ``out``, verified or not at all; return the certificate.
 
-    ``merge`` writes config and weights of a merged model; it is not called for an exporter that
-    writes adapters as they are. ``announce`` gets each step.
+    ``merge`` writes the config and weights of a merged model; it is not called for exporters that
+    write unmerged adapters. ``announce`` is called at the start of each step.
 
     Raises:
-        GateError: a check failed; the message names the first.
-        IntegrityError: the files of the artifact have changed.
-        UsageError: the exporter writes adapters, and the run has none that its engine can serve.
+        GateError: a check failed; the message names it.
+        IntegrityError: the artifact's files have changed.
+        UsageError: the exporter writes adapters, but the run has none that its engine can serve.
     """
     refuse_other_folder(out, EXPORT, trained.artifact)
     alone = isinstance(export.exporter, AdapterExporter)
@@ -151,15 +151,15 @@ def export_run(
 
 
 def check_adapter_alone(trained: TrainedModel, export: Export) -> None:
-    """Check that a run has an adapter, of a kind that the engine of the exporter can serve.
+    """Check that the run has an adapter that the exporter's engine can serve.
 
     Raises:
-        UsageError: it has not.
+        UsageError: the run has no such adapter.
     """
     if artifact_format(trained.artifact) != "adapter":
         raise UsageError(
-            f"{export.name}: the run has trained all weights, so there is no adapter to export",
-            hint="export the model as it is, without the option for adapters",
+            f"{export.name}: the run trained all weights, so there is no adapter to export",
+            hint="export the whole model, without the option for adapters",
         )
     if isinstance(export.exporter, AdapterExporter):
         export.exporter.check_adapter(trained.artifact)
@@ -173,23 +173,23 @@ def prepare_model(
     with_metric: bool = True,
     announce: Announce = _announce_nothing,
 ) -> PreparedModel:
-    """Observe the trained model, and write it to an empty folder for exporters, checked.
+    """Record the trained model's behavior, and write the model to an empty folder for exporters.
 
-    ``merge`` writes config and weights of a merged model; without it the folder of an adapter has
-    the files that describe the model, and no weights. ``with_metric``: measure the run's metric
-    too, which exports that round weights need.
+    ``merge`` writes the config and weights of a merged model, which is then checked. Without it, an
+    adapter's folder describes the model but has no weights. With ``with_metric``, also measure the
+    run's metric, which is compared for exports that round weights.
 
     Raises:
         EnvironmentProblem: the disk is full.
-        GateError: the merged model is not the trained one.
-        IntegrityError: the files of the artifact have changed.
+        GateError: the merged model differs from the trained model.
+        IntegrityError: the artifact's files have changed.
     """
     problems = verify_folder(trained.artifact)
     if problems:
         raise IntegrityError(f"{trained.artifact}: {problems[0]}")
     checks = ExportChecks()
     template = Template.from_tokenizer(load_tokenizer(trained.artifact))
-    announce("observing the trained model on test rows")
+    announce("running the trained model on test rows")
     model = load_trained(trained)
     reference = Reference.observe(model, template, trained.test)
     expected = None
@@ -217,7 +217,7 @@ def prepare_model(
 def check_merged_folder(
     checks: ExportChecks, trained: TrainedModel, folder: Path, reference: Reference
 ) -> None:
-    """Read a merged model back, and compare it with the trained one."""
+    """Read a merged model back, and compare it with the trained model."""
     template = Template.from_tokenizer(load_tokenizer(trained.artifact))
     merged = load_base(folder, device=trained.merge.device, dtype=torch.float32).model
     rows = score_rows(TorchTextModel(merged, template, trained.merge.device), trained.test)
@@ -229,11 +229,11 @@ def check_merged_folder(
 def export_prepared(
     prepared: PreparedModel, export: Export, out: Path, announce: Announce = _announce_nothing
 ) -> dict[str, Any]:
-    """Write a prepared model to ``out``, complete and verified or not at all.
+    """Write a prepared model to ``out``, verified or not at all; return the certificate.
 
     Raises:
-        EnvironmentProblem: a library of the exporter raised an error of its own.
-        GateError: a check failed; the message names the first.
+        EnvironmentProblem: one of the exporter's libraries failed.
+        GateError: a check failed; the message names it.
     """
     certificate: dict[str, Any] = {}
 
@@ -252,7 +252,7 @@ def export_prepared(
 
 @contextmanager
 def _full_disk(folder: Path) -> Iterator[None]:
-    """Name a full disk, which libraries report as an error of their own."""
+    """Report a full disk as such; libraries raise their own exceptions for it."""
     try:
         yield
     except Exception as error:
@@ -260,14 +260,14 @@ def _full_disk(folder: Path) -> Iterator[None]:
             raise
         raise EnvironmentProblem(
             f"{folder.parent}: the disk is full",
-            hint="the merged model, in 32 bits, and its export have to fit there: free some space, "
-            "or name a folder on another disk with --out",
+            hint="the merged model, in 32 bits, and its export must fit there: free some space, "
+            "or choose a folder on another disk with --out",
         ) from error
 
 
 @contextmanager
 def _engine_errors(name: str) -> Iterator[None]:
-    """Name the exporter in an error of its libraries, some of which even end the process."""
+    """Name the exporter in errors of its libraries, even those that would end the process."""
     try:
         yield
     except (TunesmithError, OSError, MemoryError):
@@ -275,8 +275,8 @@ def _engine_errors(name: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split()) or "without a message"
         raise EnvironmentProblem(
-            f"{name}: its program failed with {type(error).__name__}, {reason:.300}",
-            hint="it may not know this architecture: another exporter, such as safetensors, may",
+            f"{name}: the exporter failed with {type(error).__name__}, {reason:.300}",
+            hint="it may not support this architecture; try another exporter, such as safetensors",
         ) from error
 
 
@@ -289,7 +289,7 @@ def _write_and_check(
         export.exporter.export_adapter(trained.base, trained.artifact, out)
     else:
         export.exporter.export(prepared.folder, out)
-    announce("loading it, and comparing it with the trained model")
+    announce("loading the export, and comparing it with the trained model")
     check_files(checks, export.exporter, out, prepared.folder)
     metric = None
     with export.exporter.open(out) as engine:
@@ -313,7 +313,7 @@ def _write_and_check(
 
 
 def load_trained(trained: TrainedModel) -> nn.Module:
-    """Return the trained model as it was saved, computing in float32."""
+    """Return the trained model from its saved files, computing in float32."""
     model: nn.Module
     if artifact_format(trained.artifact) == "adapter":
         base = load_training_base(trained.base, trained.merge)
@@ -325,7 +325,7 @@ def load_trained(trained: TrainedModel) -> nn.Module:
 
 
 def write_model(trained: TrainedModel, folder: Path, merge: Merge = write_merged) -> None:
-    """Write the folder that exporters read: the merged model, or links to one without adapters."""
+    """Write the folder that exporters read: a merged model, or links to a fully trained one."""
     files = [file for file in sorted(trained.artifact.iterdir()) if file.is_file()]
     if artifact_format(trained.artifact) == "adapter":
         merge(trained.base, trained.artifact, folder, trained.merge, torch.float32)
@@ -344,7 +344,7 @@ def write_model(trained: TrainedModel, folder: Path, merge: Merge = write_merged
 def write_config(
     base: Path, adapter: Path, out: Path, options: MergeOptions, dtype: torch.dtype
 ) -> None:
-    """Write the config of a base model as merging does, without weights."""
+    """Write the config of a base model as merging does, but no weights."""
     shutil.copyfile(base / "config.json", out / "config.json")
     write_earlier_keys(out)
 
@@ -354,8 +354,8 @@ def compare_metric(
 ) -> dict[str, Any]:
     """Return a metric of the trained and of the exported model, and their difference, as JSON.
 
-    ``low`` and ``high`` bound the mean difference over ``rows``, row by row, with 95 % confidence.
-    ``groups`` are those of the rows.
+    ``low`` and ``high`` are the 95 % interval of the mean paired difference over ``rows``.
+    ``groups`` holds the group of each row, or None.
     """
     interval = paired_difference(before.values, after.values, before.weights, groups=groups)
     return {
@@ -374,7 +374,7 @@ def _mean(measurement: Measurement) -> float:
 
 
 def _check_metric(metric: dict[str, Any], higher_is_better: bool) -> str:
-    """Check that rounding does not make the run's metric worse."""
+    """Check that rounding did not make the run's metric worse."""
     worse = metric["high"] < 0 if higher_is_better else metric["low"] > 0
     text = format_estimate(metric["difference"], metric["low"], metric["high"], signed=True)
     name, rows = metric["name"], metric["rows"]
@@ -395,8 +395,8 @@ tags: [tunesmith, {certificate["exporter"]}]
 # {name}
 
 Exported with tunesmith by `{certificate["exporter"]}`{f" ({options})" if options else ""}.
-Before it was kept, it was loaded and compared with the trained model on
-{certificate["rows"]} test rows. `{CERTIFICATE}` has the same in JSON.
+The export was loaded and compared with the trained model on {certificate["rows"]} test rows.
+`{CERTIFICATE}` contains the results as JSON.
 
 | check | result |
 |---|---|

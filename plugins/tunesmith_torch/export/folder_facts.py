@@ -1,4 +1,4 @@
-"""The facts that a model folder holds, for the first checks of an export."""
+"""Read facts from a model folder for the first checks of an export."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["read_added_tokens", "read_folder_facts"]
 
 
 def read_folder_facts(folder: Path) -> dict[str, Any]:
-    """Return the facts of a folder with config, safetensors weights and tokenizer.
+    """Return facts about a folder with a config, safetensors weights and a tokenizer.
 
     Raises:
         IntegrityError: a file is missing or incomplete.
@@ -35,7 +35,7 @@ def read_folder_facts(folder: Path) -> dict[str, Any]:
 
 
 def read_added_tokens(folder: Path) -> dict[str, int]:
-    """Return the ids of the tokens that were added to a tokenizer, by their text."""
+    """Return the ids of a tokenizer's added tokens, by their text."""
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     return {t["content"]: t["id"] for t in tokenizer.get("added_tokens", ())}
 

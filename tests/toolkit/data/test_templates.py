@@ -232,7 +232,7 @@ def test_the_end_token_is_trained_even_if_it_is_the_padding_token() -> None:
 def test_a_template_without_end_token_needs_an_eos_token() -> None:
     tokenizer = tokenizer_for(NO_END)
     tokenizer.eos_token = None
-    with pytest.raises(UsageError, match="nothing ends an answer"):
+    with pytest.raises(UsageError, match="no token ends an answer"):
         Template.from_tokenizer(tokenizer)
 
 

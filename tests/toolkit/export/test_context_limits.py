@@ -21,12 +21,12 @@ FACTORS = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
         (
             "llama",
             {"rope_parameters": {**ROPE, "rope_type": "dynamic"}},
-            [ContextLimit("another rope (dynamic) after 512 tokens", 512, 512)],
+            [ContextLimit("a different rope (dynamic) after 512 tokens", 512, 512)],
         ),
         (
             "phi3",
             {"rope_parameters": {**ROPE, **FACTORS, "rope_type": "longrope"}},
-            [ContextLimit("another rope (longrope) after 64 tokens", 64, 512)],
+            [ContextLimit("a different rope (longrope) after 64 tokens", 64, 512)],
         ),
         ("mistral", {"sliding_window": 96}, [ContextLimit("a window of 96 tokens", 96, 512)]),
         ("mistral", {"sliding_window": 512}, []),

@@ -116,8 +116,8 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 MESSAGES = {
-    "tie": "embeddings and head are not tied, in the trained model they are tied",
-    "text": "the engine renders 'Go', not '', from character",
+    "tie": "embeddings and output head are not tied, but tied in the trained model",
+    "text": "the engine renders 'Go', expected '', at character",
     "pre-tokenizer": r"token \d+ of a prompt is \[",
 }
 
@@ -139,7 +139,7 @@ def test_an_adapter_that_is_merged_wrongly_is_found(
     fault: str, trained: TrainedModel, dora: TrainedModel, tmp_path: Path
 ) -> None:
     model = dora if fault == "DoRA as LoRA" else trained
-    with pytest.raises(GateError, match="export, merge: log-probabilities of the merged weights"):
+    with pytest.raises(GateError, match="export, merge: log-probabilities of the merged model"):
         export_run(model, as_export(EXPORTER), tmp_path / "out", MERGE_FAULTS[fault])
     assert list(tmp_path.iterdir()) == []
 
@@ -214,7 +214,7 @@ def test_an_adapter_that_the_engine_lacks_is_refused_first(
 
 
 def test_all_weights_are_no_adapter(ending: TrainedModel, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="test: the run has trained all weights"):
+    with pytest.raises(UsageError, match="test: the run trained all weights"):
         export_run(ending, as_export(AdapterAlone()), tmp_path / "out")
 
 
@@ -249,7 +249,7 @@ def test_a_library_that_fails_is_named(
         raise error
 
     export = as_export(damage_exporter(EXPORTER, fail), name="engine")
-    with pytest.raises(EnvironmentProblem, match=r"engine: its program failed with \w+, (list|1)"):
+    with pytest.raises(EnvironmentProblem, match=r"engine: the exporter failed with \w+, (list|1)"):
         export_run(trained, export, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -279,9 +279,7 @@ def test_long_answers_must_end_alike(ending: TrainedModel, tmp_path: Path) -> No
 
 
 def test_an_engine_that_goes_on_is_found(ending: TrainedModel, tmp_path: Path) -> None:
-    with pytest.raises(
-        GateError, match=r"export, stop: the engine goes on after an answer of \d\d"
-    ):
+    with pytest.raises(GateError, match=r"export, stop: the engine continues after \d\d"):
         export_run(ending, as_export(WrongStop(0)), tmp_path / "out")
 
 
@@ -295,7 +293,9 @@ def test_an_engine_that_stops_within_answers_is_found(ending: TrainedModel, tmp_
 def test_a_rounded_engine_must_end_one_answer(ending: TrainedModel, tmp_path: Path) -> None:
     """Its answers have other words, so that where they should end is not known."""
     exporter = damage_exporter(WrongStop(0), lambda out: change_weight(out, -8.0))
-    with pytest.raises(GateError, match=r"no answer of the engine ends .* 4 of the trained model"):
+    with pytest.raises(
+        GateError, match=r"none of the engine's answers ends .* 4 of the trained model"
+    ):
         export_run(ending, as_export(exporter, tolerance=None), tmp_path / "out")
 
 
@@ -362,7 +362,7 @@ def test_there_is_exactly_one_bos(tmp_path: Path) -> None:
     trained = train_tiny(tmp_path / "run", model, epochs=1.0)
     certificate = export_run(trained, as_export(EXPORTER), tmp_path / "out")
     assert certificate["checks"]["BOS"] == "1 at the start"
-    with pytest.raises(GateError, match="export, BOS: 2 BOS tokens, not 1"):
+    with pytest.raises(GateError, match="export, BOS: 2 BOS tokens, expected 1"):
         export_run(
             trained, as_export(DoublesBos(SafetensorsOptions(dtype="float32"))), tmp_path / "wrong"
         )

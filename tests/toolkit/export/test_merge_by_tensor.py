@@ -146,5 +146,5 @@ def test_weights_are_not_in_memory_when_adapters_are_read(tmp_path: Path) -> Non
 def test_prompt_tuning_is_refused_with_the_reason(tmp_path: Path) -> None:
     config = {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 4}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(UsageError, match="changes no weights, so it cannot be merged"):
+    with pytest.raises(UsageError, match="instead of changing weights, so it cannot be merged"):
         write_merged(tmp_path, tmp_path, tmp_path, MergeOptions(CPU, torch.float32), torch.float32)

@@ -113,7 +113,7 @@ def test_out_of_memory_on_one_rank_does_not_change_the_result(ranks_folder: Path
         ("not a number", "TrainingError: step 2: the loss is not finite"),
         ("a bug", "TrainingError: rank 1: KeyError: 'where'"),
         ("no room", "TrainingError: rank 1: OutOfMemoryError"),
-        ("other weights", "TrainingError: rank 1: the weights differ from those of rank 0"),
+        ("other weights", "TrainingError: rank 1: the weights differ from rank 0"),
     ],
 )
 def test_an_error_on_one_rank_ends_all_ranks_with_that_error(
@@ -229,7 +229,7 @@ def test_more_ranks_than_gpus_are_refused_on_rank_0(
 ) -> None:
     start_rank(0, 2)
     simulate_accelerators(monkeypatch, gpus=1, mps=False)
-    with pytest.raises(EnvironmentProblem, match="2 ranks need a GPU each, and there are 1"):
+    with pytest.raises(EnvironmentProblem, match="2 ranks need a GPU each, but this machine has 1"):
         device.pick_device("auto")
     simulate_accelerators(monkeypatch, gpus=2, mps=False)
     assert device.pick_device("auto") == torch.device("cuda:0")

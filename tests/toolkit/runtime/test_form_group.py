@@ -58,7 +58,7 @@ def test_a_silent_rank_ends_this_one(capsys: pytest.CaptureFixture[str]) -> None
     store = Store(dist.HashStore())
     assert wait_for_end(store, beating=[1, 2], seconds=1.5) == []
     assert wait_for_end(store, beating=[1], seconds=20) == [1]
-    assert "rank 0: no sign of life of rank 2 for 0.5 seconds" in capsys.readouterr().err
+    assert "rank 0: no heartbeat from rank 2 for 0.5 seconds" in capsys.readouterr().err
     assert store.store.add("beats-0", 0) > 5
 
 
@@ -67,7 +67,7 @@ def test_a_rank_without_a_network_ends_itself(capsys: pytest.CaptureFixture[str]
     store = Store(dist.HashStore())
     store.cut.set()
     assert wait_for_end(store, beating=[1, 2], seconds=20) == [1]
-    assert "no sign of life of rank" in capsys.readouterr().err
+    assert "no heartbeat from rank" in capsys.readouterr().err
     store.end.set()
 
 

@@ -254,7 +254,7 @@ def test_the_row_on_which_a_template_runs_away_is_named(
     rows = [GOOD[type(bad)], bad]  # type: ignore[index]
     chat = template(ON_SOME_ROWS.replace("BODY", body), renderer)
     started = time.process_time()
-    with pytest.raises(TemplateLimitError, match=f"rows:2: the chat template is stopped.*{reason}"):
+    with pytest.raises(TemplateLimitError, match=f"the chat template was stopped.*{reason}"):
         if isinstance(bad, Preference):
             tokenize_pairs(rows, chat)
         else:
@@ -280,7 +280,7 @@ def test_a_row_that_a_template_refuses_is_skipped(renderer: TemplateRenderer) ->
     (problem,) = chat.find_problems([rows[0], labeled])
     assert (problem.where, problem.detail) == ("f:3", "not now")
     pairs = [GOOD[Preference], pair]
-    with pytest.raises(DataError, match="rows:2: the chat template refuses it, not now"):
+    with pytest.raises(DataError, match="rows:2: rejected by the chat template, not now"):
         tokenize_pairs(pairs, chat)
 
 

@@ -1,7 +1,7 @@
-"""Log-probabilities of the completions under the reference model, computed once for a run.
+"""Log-probabilities of the completions under the reference model, computed once per run.
 
-They are stored below the run folder, under a key that is a fingerprint of the model's weights and
-of all token ids. A resumed run reads them back only if they belong to the same model and data.
+They are stored in the run folder with a fingerprint of the model's weights and of all token ids. A
+resumed run reads them back only if that fingerprint matches its model and data.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def cached_reference_logprobs(
     groups: Sequence[CompletionGroup],
     compute_logprobs: Callable[[Sequence[CompletionGroup]], list[Tensor]],
 ) -> list[Tensor]:
-    """Return the reference log-probabilities of each group's completions, one tensor for a group.
+    """Return the reference log-probabilities of the completions, one tensor per group.
 
-    Reads them from the run folder, or computes and stores them; each rank computes its share.
+    Read them from the run folder, or compute and store them; each rank computes its share.
     """
     folder = job.out / FOLDER
     key = fingerprint(model, groups)

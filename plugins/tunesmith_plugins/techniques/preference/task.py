@@ -1,4 +1,4 @@
-"""Training on pairs of completions and on labeled ones, as a task of the trainer."""
+"""The trainer's task for preference optimization on pairs and on labeled answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
 
 class PreferenceTask(TrainingTask[GroupStore]):
-    """Train on pairs by DPO, IPO, KTO, ORPO or SimPO, and on labeled answers by KTO."""
+    """Trains by DPO, IPO, KTO, ORPO or SimPO on pairs, and by KTO also on labeled answers."""
 
     has_row_losses = True
 
@@ -36,10 +36,10 @@ class PreferenceTask(TrainingTask[GroupStore]):
         return pair_grouping(options, device)
 
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> GroupStore:
-        """Return the rows that fit; report the others.
+        """Return the rows that fit; report the skipped ones.
 
         Raises:
-            DataError: no row fits, or the loss cannot learn from those that do.
+            DataError: no row fits, or the loss cannot learn from the rows that fit.
         """
         groups = fitting_groups(job, template, limit)
         counts = LabelCounts.of_labels(group.labels for group in groups)
@@ -52,7 +52,7 @@ class PreferenceTask(TrainingTask[GroupStore]):
         return group_rows(data)
 
     def prepare(self, session: Session, data: GroupStore) -> Prepared:
-        """Set up the loss, and compute the log-probabilities of the reference if it needs them."""
+        """Set up the loss, with the reference log-probabilities if it needs them."""
         options: PreferenceOptions = session.options
         groups = PreferenceData.for_model(data, session.adapted, options, session.report)
         objective = PreferenceObjective(session.adapted, groups, options.loss)

@@ -1,4 +1,4 @@
-"""Memory and work of the three stages; torch is imported only for traced steps."""
+"""Estimates of memory and work for the three stages; only traced steps import torch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ STAGES = ("supervised", "reward", "policy")
 
 
 def estimate(options: RlhfOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """Yield two estimates of the stages that are trained: by arithmetic, and traced."""
+    """Yield two estimates for the stages that are trained: first by arithmetic, then traced."""
     yield from estimate_stages(list(_trained_stages(options, request)))
 
 
 def memory_savings(options: RlhfOptions) -> Sequence[MemorySaving[Any]]:
-    """Return changes of the stages that save memory."""
+    """Return changes to the stages' options that save memory."""
     return stage_memory_savings(options, STAGES)
 
 
@@ -48,9 +48,9 @@ def _trained_stages(options: RlhfOptions, request: EstimateRequest) -> Iterator[
 
 
 def _reward_model_bytes(options: RlhfOptions, request: EstimateRequest) -> int:
-    """Return the bytes of the reward model during the policy stage.
+    """Return the extra bytes that the reward model takes during the policy stage.
 
-    An adapter over a base of the same kind shares the policy's base.
+    A reward adapter shares the policy's base model if both use the same method and quantization.
     """
     policy, reward = options.policy, options.reward
     if not policy.needs_reward_model or (reward.skip and reward.initial_model is None):

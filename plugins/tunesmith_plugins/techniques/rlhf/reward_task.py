@@ -1,4 +1,4 @@
-"""Training of a reward model on pairs, as a task of the trainer."""
+"""The trainer's task that fits a reward model to preference pairs."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
 
 
 class RewardTask(TrainingTask[GroupStore]):
-    """Train a model with a reward head by the Bradley-Terry loss."""
+    """Trains a model with a reward head by the Bradley-Terry loss."""
 
     has_row_losses = True
 
     def grouping(self, options: RewardStage, device: str) -> Grouping:
-        """Return the grouping of pairs, of which only the last token counts."""
+        """Return the grouping of pairs; only the last token of a completion is scored."""
         return pair_grouping(options, device, scores_last_token=True)
 
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> GroupStore:
-        """Return the pairs that fit; report the others."""
+        """Return the pairs that fit; report the skipped ones."""
         return fitting_pairs(job, template, limit)
 
     def token_rows(self, data: GroupStore, template: Template) -> Iterator[Sequence[int]]:
         return group_rows(data)
 
     def prepare(self, session: Session, data: GroupStore) -> Prepared:
-        """Put a fresh head on the model, and set up the loss over the pairs."""
+        """Put a new reward head on the model, and set up the loss over the pairs."""
         options: RewardStage = session.options
         pairs = PreferenceData.for_model(data, session.adapted, options, session.report)
         net = ModelWithRewardHead.initialize(session.adapted, session.job.seed)
@@ -59,7 +59,7 @@ class RewardTask(TrainingTask[GroupStore]):
     def objective_over(
         self, session: Session, prepared: Prepared, records: Sequence[Record], name: str
     ) -> BradleyTerryObjective | None:
-        """Return the loss over the pairs that fit, with the head that is trained."""
+        """Return the loss over the pairs that fit, with the reward head being trained."""
         options: RewardStage = session.options
         require_pairs(records)
         groups = store_groups(records, session.template, session.limit)

@@ -32,7 +32,10 @@ class Rlhf:
         return open_trained_model(model, artifact, device=device, options=options)
 
     def _stage_options(self, artifact: Path | None) -> TrainingOptions:
-        """Return the options of the stage that wrote the artifact, found by its folder name."""
+        """Return the options of the stage that wrote the artifact, identified by its folder.
+
+        If the folder has no stage's name, return the options of the last trained stage.
+        """
         options = self.options
         stages = {
             "supervised": options.supervised,

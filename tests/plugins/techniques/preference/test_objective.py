@@ -494,7 +494,7 @@ def test_the_result_does_not_depend_on_micro_batches_and_it_learns(
     ],
 )
 def test_unused_options_are_refused(unused: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="is read"):
+    with pytest.raises(ValidationError, match="only has an effect"):
         build(PreferenceOptions, **unused)
 
 
