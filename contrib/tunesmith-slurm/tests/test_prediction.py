@@ -84,7 +84,7 @@ def test_the_memory_of_shards_is_that_of_the_job_with_its_processes(
 def test_time_is_compared_with_the_fastest_gpu_it_may_get() -> None:
     (warning,) = time_warnings(gpus=1, time=60, grace_seconds=600)
     assert "time = 60 is below the prediction" in warning
-    assert "requeued 1 times or more" in warning  # 4,000 seconds in pieces of 3,000
+    assert "requeued at least 1 times" in warning  # 4,000 seconds in pieces of 3,000
     assert not time_warnings(gpus=1, time=120) and not time_warnings(gpus=1)
     assert not time_warnings(gpus=2, time=60)  # two of them take half the time
     assert time_warnings(gpus="l4:1", time=120)

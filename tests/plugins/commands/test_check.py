@@ -73,8 +73,8 @@ def test_libraries_that_only_a_run_needs_are_warnings(
     assert done.exit_code == 0, done.output
     warnings = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == len({line.split(": ")[1] for line in warnings}), "one for each"
-    assert "warning: data: the rows are not split here: the splitter is not available" in warnings
-    missing = "not available, and a run needs it: jinja2>=3.1 is not installed"
+    assert "warning: data: the rows are not split: the splitter's libraries are missing" in warnings
+    missing = "needed for the run but not available: jinja2>=3.1 is not installed"
     assert f"warning: reporter html: {missing}" in warnings
     assert "pip install 'numpy>=1.26' 'jinja2>=3.1'" in done.stderr
     found = json.loads(tunesmith("check", "run.toml", "--json").stdout)

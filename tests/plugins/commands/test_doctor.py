@@ -43,6 +43,6 @@ def test_doctor_says_that_nothing_is_downloaded(
 ) -> None:
     monkeypatch.setattr(doctor, "try_torch", lambda: WORKING_TORCH)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    assert "models can be downloaded" in CliRunner().invoke(app, ["doctor"]).stdout
+    assert "downloads are allowed" in CliRunner().invoke(app, ["doctor"]).stdout
     monkeypatch.setenv(variable, "yes")
-    assert f"{variable} is set: only models on" in CliRunner().invoke(app, ["doctor"]).stdout
+    assert f"{variable} is set: only local models" in CliRunner().invoke(app, ["doctor"]).stdout

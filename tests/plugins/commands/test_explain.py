@@ -46,10 +46,10 @@ def test_forms_of_several_owners_are_listed(tunesmith: Tunesmith) -> None:
 @pytest.mark.parametrize(
     ("word", "text"),
     [
-        ("0", "did what it was asked"),
+        ("0", "Success"),
         ("3", "DataError: A data file cannot be used"),
-        ("75", "stopped by a limit"),
-        ("130", "stopped by the signal SIGINT"),
+        ("75", "stopped at a limit"),
+        ("130", "stopped by signal SIGINT"),
         ("gateerror", "GateError: A quality gate of the run file did not pass. Exit code 6."),
         ("RunStopped", "A signal or a limit ended the run"),
     ],

@@ -211,4 +211,4 @@ def test_a_place_where_nothing_can_be_written_is_named(finished: Path, tmp_path:
     (tmp_path / "file").write_text("")
     done = tunesmith("export", finished, "--to", "safetensors", "--out", tmp_path / "file" / "out")
     assert done.exit_code == 2
-    assert f"{tmp_path / 'file'}: no export can be written there" in done.output
+    assert f"{tmp_path / 'file'}: cannot write here" in done.output

@@ -42,7 +42,7 @@ def test_the_next_run_keeps_rows_and_options_and_says_where_it_comes_from(
     kept = read_lines(tmp_path / "next" / "test.jsonl")
     assert [row["expected"] for row in first] == [row["completion"] for row in kept]
     again = tunesmith("next", "parent", "--add", "more.jsonl", "--out", "next")
-    assert again.exit_code == 2 and "exists already" in again.output
+    assert again.exit_code == 2 and "already exists" in again.output
     run = tunesmith("run", "next/run.toml", "--out", "child")
     assert run.exit_code == 0, run.output
     compared = tunesmith("compare", "parent", "child")
@@ -81,8 +81,8 @@ def test_corrected_rows_of_the_export_move_to_training(
     assert tunesmith("run", "next/run.toml", "--out", "child").exit_code == 0
     compared = tunesmith("compare", "parent", "child")
     assert compared.exit_code == 0, compared.output
-    assert f"{len(failed)} rows that parent held out are not held out in child" in compared.stdout
-    assert "the differences above favor it" in " ".join(compared.stdout.split())
+    assert f"{len(failed)} test rows of parent moved to training in child" in compared.stdout
+    assert "the differences above favor parent" in " ".join(compared.stdout.split())
     found = json.loads(tunesmith("compare", "parent", "child", "--json").stdout)
     assert found["comparisons"][0]["moved"] == len(failed)
 
@@ -91,7 +91,7 @@ def test_corrected_rows_of_the_export_move_to_training(
     row = {"messages": turns, "expected": late["expected"], "reasons": []}
     (tmp_path / "late.jsonl").write_text(json.dumps(row) + "\n")
     refused = tunesmith("next", "parent", "--add", "late.jsonl", "--out", "other")
-    assert refused.exit_code == 2 and "is to show the improvement" in refused.output
+    assert refused.exit_code == 2 and "must show the improvement" in refused.output
     assert not (tmp_path / "other").exists()
 
 

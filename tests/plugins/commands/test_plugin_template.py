@@ -203,7 +203,7 @@ def test_names_of_tunesmith_itself_are_reserved(tmp_path: Path) -> None:
     own = {name.replace("_", "-") for name in [*packages, *contrib]} - {"tunesmith"}
     assert {f"tunesmith-{name}" for name in RESERVED} == own
     for name in RESERVED:
-        with pytest.raises(UsageError, match="is a name of tunesmith itself") as caught:
+        with pytest.raises(UsageError, match="is reserved") as caught:
             write_plugin(tmp_path / name, name, "loader")
         assert f"acme-{name}" in str(caught.value.hint)
         assert not (tmp_path / name).exists()
@@ -241,4 +241,4 @@ def test_the_name_of_a_command_must_be_free() -> None:
     for name in ("run", "data", "plugins"):
         done = CliRunner().invoke(app, ["plugins", "new", name, "--kind", "command", "--file"])
         assert done.exit_code == 2
-        assert "has a command of this name" in done.stderr
+        assert "this command already exists" in done.stderr

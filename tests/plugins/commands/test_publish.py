@@ -144,7 +144,7 @@ def test_a_dry_run_shows_every_file_and_the_card(run: Path) -> None:
 
 def test_an_adapter_without_a_base_on_the_hub_is_noted(run: Path) -> None:
     shown = tunesmith("push", run, "team/tickets", "--dry-run", "--json")
-    assert "--base-model ORG/NAME names it" in shown.stderr
+    assert "add --base-model ORG/NAME" in shown.stderr
     assert {"README.md", "adapter_config.json"} <= json.loads(shown.stdout)["files"].keys()
 
 

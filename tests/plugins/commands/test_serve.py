@@ -33,7 +33,7 @@ def test_a_model_that_the_run_lacks_is_named(
 ) -> None:
     done = tunesmith("serve", finished, "--model", "winner")
     assert done.exit_code == 2
-    assert "has no winner besides the tuned one" in done.stderr and "tuned, base" in done.stderr
+    assert "has no saved winner" in done.stderr and "tuned, base" in done.stderr
     assert tunesmith("run", "run.toml", "--set", "technique.mode=raise").exit_code == 8
     (run,) = (tmp_path / "runs").iterdir()
     done = tunesmith("serve", run, "--model", "tuned")

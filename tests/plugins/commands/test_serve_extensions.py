@@ -322,7 +322,7 @@ def test_an_observer_that_raises_is_named_and_muted(
         wait_for(lambda: (count("failed"), count("muted")) == (3.0, 2.0))
     printed = capfd.readouterr().err
     assert printed.count("extension broken of file:users: failed: ") == 3
-    assert printed.count("it observes nothing more") == 1
+    assert printed.count("the extension observes no further answers") == 1
 
 
 # ----------------------------------------------------------------- what the user names
