@@ -30,7 +30,7 @@ def check_adapter(adapter: Path) -> None:
     for reason in _find_reasons(read_object(adapter / "adapter_config.json")):
         raise UsageError(
             f"adapter_only: vLLM cannot serve this adapter: {reason}",
-            hint="leave out adapter_only to merge the adapter into its base model",
+            hint="leave out adapter_only: the adapter is then merged into its base model",
         )
 
 
