@@ -123,7 +123,7 @@ def test_the_contents_of_the_data_and_several_rows_are_shown(
 
     done = tunesmith("check", "run.toml")
     assert re.search(r"^train: \d+ rows of ", done.stdout, re.MULTILINE)
-    shown = [line.split()[0] for line in done.stdout.splitlines() if "the text to train on" in line]
+    shown = [line.split()[0] for line in done.stdout.splitlines() if "marks trained text" in line]
     assert shown[0] == "first"
     assert {"longest", "random"} & {*shown}
     assert max(map(len, done.stdout.splitlines())) < EXCERPT + 100

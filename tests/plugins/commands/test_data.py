@@ -127,7 +127,7 @@ def test_show_reads_run_files_and_needs_one_for_tokens(tunesmith: Tunesmith, row
     refused = tunesmith("data", "show", "rows.jsonl", "--tokens")
     assert refused.exit_code == 2 and "needs a run file" in refused.stderr
     (rows.parent / "x.bin").write_bytes(b"\0")
-    assert "no data loader knows" in tunesmith("data", "show", "x.bin").stderr
+    assert "no data loader recognizes" in tunesmith("data", "show", "x.bin").stderr
 
 
 # ------------------------------------------------------------------------ stats

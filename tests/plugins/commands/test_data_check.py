@@ -129,7 +129,9 @@ def test_label_errors_are_looked_for_on_request(tunesmith: Tunesmith, tmp_path: 
     first = {row["source"] for row in suspects[:32]}
     assert len(first & {f"rows.jsonl:{number + 1}" for number in injected}) >= 30
     shares = r"\d+(\.\d)? % to \d+(\.\d)? %"
-    assert re.match(f"{shares} of the labels look wrong, by a classifier", finding["message"])
+    assert re.match(
+        f"{shares} of the labels look wrong, according to a classifier", finding["message"]
+    )
     write(tmp_path / "text.jsonl", clean_rows()[:50])
     done = tunesmith("data", "check", "text.jsonl", "--label-errors")
     assert done.exit_code == 3 and "the answers are no labels" in done.stderr

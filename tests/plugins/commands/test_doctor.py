@@ -33,7 +33,7 @@ def test_doctor_fails_where_nothing_can_train(monkeypatch: pytest.MonkeyPatch) -
     assert {
         "level": "fail",
         "subject": "torch",
-        "message": "cannot be used: no torch here",
+        "message": "cannot be imported: no torch here",
     } in found["checks"]
 
 

@@ -125,5 +125,5 @@ def test_an_adapter_needs_a_base_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "rows.jsonl").write_text("{}")
     choice = Choice(str(tmp_path), tmp_path / "rows.jsonl", "tuned", None, (), (), (), ())
-    with pytest.raises(UsageError, match="names no base model"):
+    with pytest.raises(UsageError, match="no base model in this file"):
         open_target(choice)

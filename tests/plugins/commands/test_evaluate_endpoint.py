@@ -131,7 +131,7 @@ def test_failures_of_the_endpoint(ready: Tunesmith, reply: Any, message: str) ->
 def test_only_endpoints_have_models_and_tokens(ready: Tunesmith) -> None:
     for option in ("--model", "--token-variable"):
         done = ready("evaluate", "fake:one", "--data", "rows.jsonl", option, "NAME")
-        assert done.exit_code == 2 and f"{option}: fake:one is no endpoint" in done.stderr
+        assert done.exit_code == 2 and f"{option}: fake:one is not an endpoint" in done.stderr
     done = ready("evaluate", "https://user:word@host/v1", "--data", "rows.jsonl")
     assert done.exit_code == 2 and "without user" in done.stderr and "word@" not in done.output
 

@@ -29,7 +29,7 @@ PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith_cli import main
 def test_a_key_is_explained_with_owner_and_example(tunesmith: Tunesmith) -> None:
     shown = tunesmith("explain", "technique.steps").stdout
     assert "technique.steps = 6 (int, >= 1, <= 100000)\n  Steps to take.\n" in shown
-    assert "of: technique file:fake_plugin:by-heart" in shown
+    assert "owner: technique file:fake_plugin:by-heart" in shown
     assert "example: technique.steps = 6" in shown
     assert tunesmith("explain", "steps").stdout.startswith("technique.steps = 6")
 

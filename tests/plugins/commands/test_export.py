@@ -129,7 +129,7 @@ def test_the_command_that_serves_an_export_is_printed(finished: Path, tmp_path: 
     arguments = ["export", finished, "--to", "served", "--out", tmp_path / "out"]
     done = tunesmith(*arguments, "--plugin", tmp_path / "served.py")
     assert done.exit_code == 0, done.output
-    assert f"serve it: serve {tmp_path / 'out'}" in done.stdout.splitlines()
+    assert f"serve it with: serve {tmp_path / 'out'}" in done.stdout.splitlines()
     certificate = json.loads((tmp_path / "out" / "export.json").read_text())
     assert (certificate["checks"]["shape"], certificate["serve"]) == ("round", "serve .")
     assert "$ serve .\n" in (tmp_path / "out" / "README.md").read_text()

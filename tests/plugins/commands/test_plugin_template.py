@@ -167,7 +167,7 @@ def assert_all_pass(result: subprocess.CompletedProcess[str]) -> None:
 
 def test_what_cannot_be_a_plugin_is_refused(tmp_path: Path) -> None:
     write_plugin(tmp_path / "x", "mine", "evaluator")
-    with pytest.raises(UsageError, match="not empty"):
+    with pytest.raises(UsageError, match="not an empty folder"):
         write_plugin(tmp_path / "x", "mine", "evaluator")
     (tmp_path / "file").touch()
     for write in (write_plugin, write_file):
@@ -177,7 +177,7 @@ def test_what_cannot_be_a_plugin_is_refused(tmp_path: Path) -> None:
             write(tmp_path / "y", "mine", "evaluatr")
         assert caught.value.hint == "did you mean evaluator?"
         for name in ("Mine", "a_b", "", "a/b", "../x", "-a", "a--b", "a-", "é", "a\n"):
-            with pytest.raises(UsageError, match="names are"):
+            with pytest.raises(UsageError, match="names consist"):
                 write(tmp_path / "z", name, "evaluator")
         with pytest.raises(UsageError, match="at most 64 characters"):
             write(tmp_path / "z", "a" * 65, "evaluator")

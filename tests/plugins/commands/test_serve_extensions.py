@@ -357,5 +357,5 @@ def test_models_of_an_extension_are_served_beside_those_of_the_run(finished: Pat
     engines = open_engines(folder, plan, ["base"], slots=2, extensions=[extension])
     assert [*engines] == ["base", "more"]
     more.others = {"base": FakeTextModel()}
-    with pytest.raises(UsageError, match="extension users: base is served already"):
+    with pytest.raises(UsageError, match="extension users: a model named base is already served"):
         open_engines(folder, plan, ["base"], slots=2, extensions=[extension])
