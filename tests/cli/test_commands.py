@@ -191,7 +191,7 @@ def test_plan_prints_a_run_file(tunesmith: Tunesmith, here: Path) -> None:
         (["run", "run.toml", "--set", "technique.steps"], 2, "expected key=value"),
         (["run", "run.toml", "--sat", "x=1"], 2, "--sat"),
         (["rnu"], 2, "did you mean run?"),
-        (["merge", "RUN"], 2, "did you mean export? Export a run's model"),
+        (["merge", "RUN"], 2, "did you mean export? Merge and export a run's model"),
         (["run", "run.toml", "--set", "data.train=gone.tsv"], 3, "gone.tsv: no such file"),
         (["run", "run.toml", "--set", "technique.use=needy"], 4, "is not installed"),
         (

@@ -81,7 +81,7 @@ EVALUATE = _commands(
 EXPORT = _commands(
     (
         "export",
-        "Export a run's model to safetensors, GGUF or another format, and verify it.",
+        "Merge and export a run's model to safetensors, GGUF or others, and verify it.",
         "export.command",
     ),
     needs=("torch>=2.11", "transformers>=5.17"),
