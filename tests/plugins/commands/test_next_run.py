@@ -47,7 +47,9 @@ def test_the_next_run_keeps_rows_and_options_and_says_where_it_comes_from(
     assert run.exit_code == 0, run.output
     compared = tunesmith("compare", "parent", "child")
     assert compared.exit_code == 0, compared.output
-    assert "slices, on the half of the rows that was not collected" in compared.output
+    assert (
+        "slices, on the half of the test rows that was not used to collect rows" in compared.output
+    )
     assert "rows that parent held out" not in compared.stdout
     shown = json.loads(tunesmith("compare", "parent", "child", "--json").stdout)
     [rest] = [s for s in shown["comparisons"][0]["slices"] if s["name"] == "all other rows"]

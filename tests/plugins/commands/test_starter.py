@@ -136,7 +136,7 @@ sources = [{ train = "kto.jsonl" }, { train = "pairs.jsonl" }]"""
 def test_init_refuses_data_that_it_cannot_read(tunesmith: Tunesmith, tmp_path: Path) -> None:
     (tmp_path / "rows.bin").write_bytes(b"\0\1")
     assert (
-        "no data loader recognizes this file" in tunesmith("init", "a", "--data", "rows.bin").stderr
+        "no data loader knows this file" in tunesmith("init", "a", "--data", "rows.bin").stderr
     )
     (tmp_path / "rows.jsonl").write_text('{"a": "1", "b": "2", "c": "3"}\n')
     refused = tunesmith("init", "a", "--data", "rows.jsonl")
