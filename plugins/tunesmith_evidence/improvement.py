@@ -24,7 +24,7 @@ Outcomes, after Holm's correction over all tested slices:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -102,19 +102,13 @@ def judge_improvement(
         targets = list_targets(before, higher_is_better)
     _, second = split_in_halves(before)
     usable = [i for i in second if before[i].number in after]
-    others = [
-        other
-        for other in find_candidates(before)
-        if all(overlap(other, target) <= MAX_OVERLAP for target in targets)
-    ]
-    collected = frozenset[int]().union(*(target.members for target in targets))
-    rest = Slice(REST, "rest", frozenset(range(len(before))) - collected)
-    parts = [*((target, True) for target in targets), *((o, False) for o in (rest, *others))]
+    # 1. Keep the slices with enough rows on the second half.
     tested = [
         (part, is_target, members)
-        for part, is_target in parts
+        for part, is_target in _list_parts(before, targets)
         if len(members := [i for i in usable if i in part.members]) >= MIN_ROWS
     ]
+    # 2. Compare the two runs on the rows of each slice, and adjust for the number of slices.
     comparisons = [
         compare(
             [before[i].value for i in members],
@@ -127,18 +121,36 @@ def judge_improvement(
         for _, _, members in tested
     ]
     adjusted = adjust_p_values([found.p_value for found in comparisons])
-    child = [replace(row, value=after.get(row.number, row.value)) for row in before]
-    sign = 1.0 if higher_is_better else -1.0
     changes = [
         _describe(before, part, is_target, members, found, p)
         for (part, is_target, members), found, p in zip(tested, comparisons, adjusted, strict=True)
     ]
+    # 3. A target that is still weaker than the other rows is better, but not improved.
+    child = [replace(row, value=after.get(row.number, row.value)) for row in before]
+    sign = 1.0 if higher_is_better else -1.0
     return [
         replace(change, outcome="better")
         if change.outcome == "improved" and compute_weakness(child, usable, part, sign) < ALPHA
         else change
         for change, (part, _, _) in zip(changes, tested, strict=True)
     ]
+
+
+def _list_parts(
+    before: Sequence[ScoredRow], targets: Sequence[Slice]
+) -> Iterator[tuple[Slice, bool]]:
+    """Yield the slices to test, and whether each is a target.
+
+    These are the targets, all rows outside of them, and the candidate slices that hardly overlap
+    with a target.
+    """
+    for target in targets:
+        yield target, True
+    collected = frozenset[int]().union(*(target.members for target in targets))
+    yield Slice(REST, "rest", frozenset(range(len(before))) - collected), False
+    for other in find_candidates(before):
+        if all(overlap(other, target) <= MAX_OVERLAP for target in targets):
+            yield other, False
 
 
 def _describe(

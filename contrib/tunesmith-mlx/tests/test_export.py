@@ -68,8 +68,8 @@ def test_another_architecture_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "reason"),
     [
-        ("gpt2", r"mlx-lm cannot load this model, ModelArgs\S+ missing 1 .* 'n_ctx'"),
-        ("opt", "mlx-lm cannot load this model, Model type opt not supported"),
+        ("gpt2", r"mlx-lm cannot load this model: ModelArgs\S+ missing 1 .* 'n_ctx'"),
+        ("opt", "mlx-lm cannot load this model: Model type opt not supported"),
     ],
 )
 def test_a_model_that_mlx_does_not_take_is_refused(

@@ -46,8 +46,8 @@ def test_another_architecture_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "changes", "reason"),
     [
-        ("gpt2", {}, "the builder of ONNX Runtime GenAI failed"),
-        ("llama", {"head_dim": 8}, "heads of a size of 8, not a multiple of 16"),
+        ("gpt2", {}, "ONNX Runtime GenAI's builder failed"),
+        ("llama", {"head_dim": 8}, "head size is 8, but ONNX Runtime needs a multiple of 16"),
     ],
 )
 def test_a_model_that_onnx_runtime_does_not_take_is_refused(

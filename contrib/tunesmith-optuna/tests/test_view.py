@@ -46,15 +46,15 @@ def test_the_best_is_named_with_how_sure_that_is() -> None:
     assert found.describe_best() == (
         "Best: trial 1, loss 0.500 on 20 validation rows; "
         "the run file's own options, trial 0: 1.000. "
-        "The best of 3 is partly luck: expect a worse value on other rows; 1 of the 2 others lies "
-        "within its interval. No test row was used."
+        "Being the best of 3 is partly luck: expect a worse score on other rows; 1 of the 2 others "
+        "lies in its 95 % interval. No test row was used."
     )
     best_own = replace(found, own={RANK: 5, RATE: 2e-4}).describe_best()
-    assert "on 20 validation rows, the run file's own options. The best of 3" in best_own
+    assert "on 20 validation rows, the run file's own options. Being the best of 3" in best_own
     equal = findings(row(0, 0.5), row(1, 0.5)).describe_best()
-    assert "other rows; all others lie within its interval." in equal
+    assert "other rows; all others lie in its 95 % interval." in equal
     alone = findings(row(0, 1.0), row(1, None, "failed")).describe_best()
-    assert alone.endswith("No other trial has a value, so nothing was compared.")
+    assert alone.endswith("No other trial has a score to compare with.")
 
 
 def test_the_table_has_every_trial_and_the_reasons(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +67,7 @@ def test_the_table_has_every_trial_and_the_reasons(capsys: pytest.CaptureFixture
         "1", "0", "2",
     ]  # fmt: skip
     assert "trial 2 failed: out of\\x1b[2J memory" in printed.out and "\x1b" not in printed.out
-    assert "Share of the differences, estimated: rank 80 %, learning_rate 20 %." in printed.out
+    assert "Estimated share of the score differences: rank 80 %, learning_rate 20 %." in printed.out
     assert "run file: /study/best.toml" in printed.out
     assert "tunesmith run /study/best.toml" in printed.err
     assert max(map(len, lines[:8])) <= 80
@@ -105,7 +105,7 @@ def test_without_a_terminal_there_is_a_line_for_each_trial(
         view.end(row(0, 0.5))
         view.end(row(1, None, "pruned", "stopped at step 4"))
     assert capsys.readouterr().err.splitlines() == [
-        "trial 0 begins: rank 4, learning_rate 2e-4",
+        "trial 0 starts: rank 4, learning_rate 2e-4",
         "trial 1 continues: rank 8, learning_rate 2e-4",
         "trial 0: loss 0.500 [0.400, 0.600], 1 min 01 s",
         "trial 1 pruned: stopped at step 4",
@@ -132,7 +132,7 @@ def test_in_a_terminal_the_trials_that_run_are_shown(
         view.end(row(1, 0.5))
     text = terminal.getvalue()
     assert "trial 12" in text and "3/9  loss 1.250  validation loss 1.500" in text
-    assert "trial 7" in text and "waits or prepares" in text and "trial 1: loss 0.500" in text
+    assert "trial 7" in text and "waiting or preparing" in text and "trial 1: loss 0.500" in text
 
 
 def test_events_are_read_as_they_come(tmp_path: Path) -> None:

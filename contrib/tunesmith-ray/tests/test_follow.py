@@ -110,7 +110,7 @@ def test_ctrl_c_cancels_once_and_returns_the_second_time(
     with pytest.raises(KeyboardInterrupt):
         wait(tmp_path, interrupt, interrupt)
     assert is_cancel_requested(tmp_path, JOB.name)
-    assert "press again to return at once: the run stops all the same" in capsys.readouterr().err
+    assert "Press Ctrl-C again to return now; the run still stops" in capsys.readouterr().err
 
 
 def test_a_supervisor_that_is_lost_ends_the_wait(

@@ -44,7 +44,7 @@ def test_a_start_is_judged_by_its_exit_codes(
 
 
 def test_a_lost_process_is_described() -> None:
-    assert judge([137, 1], False).reason == "rank 0: ended by SIGKILL"
+    assert judge([137, 1], False).reason == "rank 0: killed by SIGKILL"
     assert judge([1, None], False).reason == "rank 1: its worker was lost"
     assert name_signal(200) == "signal 200"
 
@@ -93,7 +93,7 @@ def test_a_lost_process_is_started_again_and_an_error_is_not(tmp_path: Path) -> 
 def test_it_is_started_again_so_often_and_no_more(tmp_path: Path) -> None:
     job, _ = run(tmp_path, [137], [137], [137], failures=1)
     assert (job.state, job.starts, job.exit_code, job.failed_rank) == ("failed", 2, 137, 0)
-    assert job.reason == "rank 0: ended by SIGKILL; it was started 2 times"
+    assert job.reason == "rank 0: killed by SIGKILL; started 2 times"
     assert run(tmp_path, [137], [0], failures=0)[0].state == "failed"
 
 

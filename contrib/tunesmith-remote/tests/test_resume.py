@@ -113,7 +113,7 @@ def test_a_run_whose_bucket_does_not_exist_ends_with_its_report(
         project, "run", "run.toml", "--out", str(tmp_path / "run"),
         "--set", "remote.url=s3://nowhere/runs", "--set", "technique.max_steps=8",
     )  # fmt: skip
-    assert "training goes on" in printed and "bucket does not exist" in printed
+    assert "training continues" in printed and "bucket does not exist" in printed
     assert "tunesmith remote push" in printed and "the end of the run is not in the" in printed
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["run"]["status"] == "ok"

@@ -124,7 +124,7 @@ def test_without_slurm_the_run_can_be_submitted_later(
 
 
 def test_a_run_has_one_job_at_a_time(run: Path, slurm: FakeSlurm) -> None:
-    assert "job 7 works on this run, it is running" in refuse("submit", run)
+    assert "job 7 is already working on this run (running)" in refuse("submit", run)
     slurm.answer("squeue", "TIMEOUT|None|1:00|0:00|n1\n")
     slurm.answer("sbatch", "9\n")
     assert json.loads(succeed("submit", run, "--json"))["job"] == "9"
@@ -173,7 +173,7 @@ def test_the_log_is_that_of_the_newest_job(run: Path) -> None:
 
 
 def test_cancel_ends_a_job_that_has_not_ended(run: Path, slurm: FakeSlurm) -> None:
-    assert "job 7 is cancelled" in succeed("cancel", run)
+    assert "canceled job 7" in succeed("cancel", run)
     assert slurm.calls("scancel") == ["scancel 7"]
     slurm.answer("squeue", "COMPLETED|None|1:00|9:00|n1\n")
     assert "job 7 has ended: completed" in succeed("cancel", run)

@@ -58,7 +58,7 @@ def test_a_reward_model_and_vllm_are_mentioned(tiny_model: Path) -> None:
     assert other.memory["train"].components["reward model"] > 0
     assert other.memory["train"].expected > plain.memory["train"].expected
     assert [note for note in other.notes if note not in plain.notes] == [
-        "the reward model is taken to be as large as the base model",
+        "the reward model is assumed to be as large as the base model",
         "vLLM is not counted: it reserves a share of the GPU (TRL's default is 30 %)",
     ]
 

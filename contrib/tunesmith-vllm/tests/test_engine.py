@@ -66,7 +66,7 @@ def test_a_conversation_is_its_text_without_a_template(tmp_path: Path, python: s
 def test_a_folder_that_vllm_cannot_load_is_an_error(tmp_path: Path, python: str) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with (
-        pytest.raises(IntegrityError, match=r"vLLM cannot serve the export, \w+Error: .*\w"),
+        pytest.raises(IntegrityError, match=r"vLLM cannot serve the export: \w+Error: .*\w"),
         open_engine(python, arguments(tmp_path), None),
     ):
         pass
@@ -75,7 +75,7 @@ def test_a_folder_that_vllm_cannot_load_is_an_error(tmp_path: Path, python: str)
 def test_a_prompt_that_vllm_refuses_is_an_error(tiny_model: Path, python: str) -> None:
     with (
         open_engine(python, arguments(tiny_model, max_model_len=8), None) as engine,
-        pytest.raises(IntegrityError, match=r"vLLM cannot serve the export, .*too|longer|maximum"),
+        pytest.raises(IntegrityError, match=r"vLLM cannot serve the export: .*too|longer|maximum"),
     ):
         engine.render(QUESTION)
 

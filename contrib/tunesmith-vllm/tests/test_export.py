@@ -50,7 +50,7 @@ def test_a_trained_adapter_is_verified_in_vllm(
 ) -> None:
     export = as_export(python=python, adapter_only=adapter_only)
     certificate = export_run(trained, export, tmp_path / "out")
-    assert certificate["checks"]["vLLM"] == "what follows was checked in vLLM, in float32"
+    assert certificate["checks"]["vLLM"] == "the checks below ran in vLLM, in float32"
     assert "vLLM" not in certificate["not_verified"]
     assert certificate["max_logprob_difference_nats"] < 1e-4
     assert ("merge" in certificate["checks"]) is not adapter_only
@@ -72,7 +72,7 @@ def test_without_vllm_nothing_is_called_verified(
 ) -> None:
     certificate = export_run(trained, as_export(adapter_only=adapter_only), tmp_path / "out")
     text = certificate["checks"]["vLLM"]
-    assert text.startswith("not verified: it is not installed here, so what follows was checked in")
+    assert text.startswith("not verified: it is not installed here, so the checks below ran in")
     assert "vLLM" in certificate["not_verified"]
     assert certificate["max_logprob_difference_nats"] < 1e-4
     stored = json.loads((tmp_path / "out" / "export.json").read_text())
@@ -122,7 +122,7 @@ def test_an_adapter_that_vllm_lacks_is_refused_before_anything_is_read(
     adapter = {"rank": 4, "use_dora": True}
     trained = train_tiny("lora", tiny_model, tmp_path / "run", epochs=1.0, adapter=adapter)
     steps: list[str] = []
-    with pytest.raises(UsageError, match="vLLM cannot serve this adapter: it has use_dora"):
+    with pytest.raises(UsageError, match="vLLM cannot serve this adapter: it sets use_dora"):
         export_run(trained, as_export(adapter_only=True), tmp_path / "out", announce=steps.append)
     assert steps == []
 
@@ -198,7 +198,7 @@ SCALED = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0}
             {"rope_parameters": SCALED, "rope_theta": 5e5, "rope_scaling": {"type": "llama3"}},
             "theta 500000, llama3",
         ),
-        ({"rope_parameters": {"local": {"rope_theta": 1e4}}}, "one for each kind of layer"),
+        ({"rope_parameters": {"local": {"rope_theta": 1e4}}}, "one per kind of layer"),
         (
             {"text_config": {"rope_parameters": {"rope_theta": 1e4}, "rope_theta": 1e4}},
             "theta 10000",
@@ -211,11 +211,13 @@ def test_both_forms_of_the_rope_agree(config: dict[str, Any], text: str) -> None
 
 def test_a_rope_in_one_form_is_not_verified() -> None:
     config = {"rope_parameters": {"rope_theta": 1e4}}
-    with pytest.raises(NotVerifiedError, match="rope_parameters alone"):
+    with pytest.raises(NotVerifiedError, match="only rope_parameters"):
         check_rope_forms(config, is_asked=False)
-    assert check_rope_forms(config, is_asked=True).endswith("this version is asked below")
+    assert check_rope_forms(config, is_asked=True).endswith(
+        "the checks below show if this version reads it"
+    )
 
 
 def test_scaled_positions_that_are_lost_in_one_form_are_found() -> None:
-    with pytest.raises(AssertionError, match="rope_scaling is None, in rope_parameters llama3"):
+    with pytest.raises(AssertionError, match="rope_scaling is None, but llama3 in rope_parameters"):
         check_rope_forms({"rope_parameters": SCALED, "rope_theta": 5e5}, is_asked=True)

@@ -20,7 +20,10 @@ NOTHING = cast("Any", None)
     ("model", "reason"),
     [
         (FunctionModel(lambda texts: texts), "a classifier has no log-probabilities"),
-        (EndpointModel(Endpoint("https://host/v1", "m")), "https://host/v1: an endpoint gives no"),
+        (
+            EndpointModel(Endpoint("https://host/v1", "m")),
+            "https://host/v1: an endpoint returns no",
+        ),
         (BestOfNModel(NOTHING, NOTHING, 2, 1.0, 0), "the best of several samples has no"),
     ],
 )

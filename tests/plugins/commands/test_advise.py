@@ -56,7 +56,7 @@ def test_advise_measures_baselines_and_pilots(
     assert found["prompt_tokens"] == {"baseline": 2.0, "tuned": 2.0}
     shown = tunesmith("advise", "run.toml", "--out", "again", "-q")
     assert "2,000 with the baseline, 2,000 tuned" in shown.stdout
-    assert "FINE-TUNE" in shown.stdout and "cannot be extrapolated" in shown.stdout
+    assert "FINE-TUNE" in shown.stdout and "cannot extrapolate" in shown.stdout
 
 
 def test_the_margin_is_that_of_the_verdict() -> None:
@@ -88,9 +88,9 @@ def test_nothing_is_extrapolated_from_probes_that_have_not_begun_to_learn() -> N
     majority = sample_event(Measured, model="majority", value=12 / 96)
     late = [pilot(10, 0), pilot(20, 12), pilot(40, 20)]
     found = extrapolate_pilots(late, 100, majority)
-    assert found.reason == "after 10 and 20 rows it is no better than majority"
+    assert found.reason == "after 10 and 20 rows, the model is no better than majority"
     assert extrapolate_pilots(late, 100).reason == (
-        "after 10 rows it is no better than a model that gets nothing right"
+        "after 10 rows, the model is no better than a model that gets nothing right"
     )
     early = [pilot(10, 20), pilot(20, 40), pilot(40, 60)]
     assert not extrapolate_pilots(early, 100, majority).reason

@@ -33,7 +33,7 @@ def test_doctor_fails_where_nothing_can_train(monkeypatch: pytest.MonkeyPatch) -
     assert {
         "level": "fail",
         "subject": "torch",
-        "message": "cannot be used: no torch here",
+        "message": "cannot be imported: no torch here",
     } in found["checks"]
 
 
@@ -43,6 +43,6 @@ def test_doctor_says_that_nothing_is_downloaded(
 ) -> None:
     monkeypatch.setattr(doctor, "try_torch", lambda: WORKING_TORCH)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    assert "models can be downloaded" in CliRunner().invoke(app, ["doctor"]).stdout
+    assert "downloads are allowed" in CliRunner().invoke(app, ["doctor"]).stdout
     monkeypatch.setenv(variable, "yes")
-    assert f"{variable} is set: only models on" in CliRunner().invoke(app, ["doctor"]).stdout
+    assert f"{variable} is set: only local models" in CliRunner().invoke(app, ["doctor"]).stdout

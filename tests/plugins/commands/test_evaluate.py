@@ -111,9 +111,9 @@ def test_mistakes(ready: Tunesmith, tmp_path: Path) -> None:
     for arguments, message in (
         (["done", "--data", "nothing.tsv"], "does not exist"),
         (["done", "--out", "full"], "is not empty"),
-        (["done", "--winner", "--base-only"], "only one"),
+        (["done", "--winner", "--base-only"], "not both"),
         (["done", "--winner"], "winner"),
-        (["fake:one", "--winner"], "not the folder of a run"),
+        (["fake:one", "--winner"], "not a run folder"),
         (["fake:one"], "--data"),
         (["done", "--evaluator", "nothing"], "nothing"),
     ):
@@ -125,5 +125,5 @@ def test_an_adapter_needs_a_base_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "rows.jsonl").write_text("{}")
     choice = Choice(str(tmp_path), tmp_path / "rows.jsonl", "tuned", None, (), (), (), ())
-    with pytest.raises(UsageError, match="names no base model"):
+    with pytest.raises(UsageError, match="no base model in this file"):
         open_target(choice)

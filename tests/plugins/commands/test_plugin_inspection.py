@@ -84,10 +84,10 @@ def test_a_new_distribution_is_imported_once_elsewhere(site: Site) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("import os; os._exit(3)", "its process ended with code 3"),
+        ("import os; os._exit(3)", "importing it ended the process with code 3"),
         ("raise SystemExit(4)", "SystemExit: 4"),
-        ("raise KeyboardInterrupt", "its process ended with code 1"),
-        ("import os; os.kill(os.getpid(), 9)", "its process ended with code -9"),
+        ("raise KeyboardInterrupt", "importing it ended the process with code 1"),
+        ("import os; os.kill(os.getpid(), 9)", "importing it ended the process with code -9"),
         ("import a_library_that_does_not_exist", "ModuleNotFoundError"),
         ("print('\\x1b[2J' * 100)\n1 / 0", "ZeroDivisionError"),
         ("input()", "EOFError"),

@@ -84,7 +84,7 @@ def test_the_publisher_of_an_unpinned_name_is_named() -> None:
 def test_search_recommends_no_name_of_an_index() -> None:
     found = CliRunner().invoke(app, ["plugins", "search", "trl"])
     assert "tunesmith plugins install ./contrib/NAME" in found.stderr
-    assert "may belong to anybody" in found.stderr
+    assert "not on a package index" in found.stderr
 
 
 # --------------------------------------------------------------------------- with pip
@@ -161,7 +161,7 @@ def test_a_plugin_that_fails_is_uninstalled(
     assert done.returncode == 8
     assert "a_library_that_does_not_exist" in done.stderr
     assert "uninstalled: tunesmith-greet" in done.stderr
-    assert "the former version: pip install tunesmith-greet==1.0" in done.stderr
+    assert "restore the previous version with: pip install tunesmith-greet==1.0" in done.stderr
     assert contents(environment) == before
 
 
@@ -173,7 +173,7 @@ def test_what_is_no_plugin_is_uninstalled(
     write_wheel(wheels, "no-plugin", files={"no_plugin.py": "x = 1\n"})
     done = tunesmith("plugins", "install", "no-plugin==1.0")
     assert done.returncode == 8
-    assert "no plugin of tunesmith is in no-plugin" in done.stderr
+    assert "no tunesmith plugin found in no-plugin" in done.stderr
     assert contents(environment) == before
     environment.run(
         ["-m", "pip", "install", "no-plugin==1.0"],
@@ -182,7 +182,7 @@ def test_what_is_no_plugin_is_uninstalled(
     write_wheel(wheels, "no-plugin", "2.0", files={"no_plugin.py": "x = 2\n"})
     done = tunesmith("plugins", "install", "no-plugin==2.0")
     assert done.returncode == 8 and "uninstalled" not in done.stderr
-    assert "the former version: pip install no-plugin==1.0" in done.stderr
+    assert "restore the previous version with: pip install no-plugin==1.0" in done.stderr
     environment.run(["-m", "pip", "uninstall", "--yes", "no-plugin"], cwd=wheels)
     assert contents(environment) == before
     missing = tunesmith("plugins", "install", "a-distribution-that-does-not-exist")

@@ -33,7 +33,7 @@ def test_a_model_that_the_run_lacks_is_named(
 ) -> None:
     done = tunesmith("serve", finished, "--model", "winner")
     assert done.exit_code == 2
-    assert "has no winner besides the tuned one" in done.stderr and "tuned, base" in done.stderr
+    assert "has no saved winner" in done.stderr and "tuned, base" in done.stderr
     assert tunesmith("run", "run.toml", "--set", "technique.mode=raise").exit_code == 8
     (run,) = (tmp_path / "runs").iterdir()
     done = tunesmith("serve", run, "--model", "tuned")
@@ -42,7 +42,9 @@ def test_a_model_that_the_run_lacks_is_named(
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "LIBRARIES", ("starlette", "not_a_library"))
-    with pytest.raises(EnvironmentProblem, match="serve needs not_a_library, which") as refused:
+    with pytest.raises(
+        EnvironmentProblem, match="serve needs missing packages: not_a_library"
+    ) as refused:
         command.require_libraries()
     assert refused.value.hint == 'pip install "tunesmith[serve]"'
 

@@ -322,7 +322,7 @@ def test_an_observer_that_raises_is_named_and_muted(
         wait_for(lambda: (count("failed"), count("muted")) == (3.0, 2.0))
     printed = capfd.readouterr().err
     assert printed.count("extension broken of file:users: failed: ") == 3
-    assert printed.count("it observes nothing more") == 1
+    assert printed.count("the extension observes no further answers") == 1
 
 
 # ----------------------------------------------------------------- what the user names
@@ -357,5 +357,5 @@ def test_models_of_an_extension_are_served_beside_those_of_the_run(finished: Pat
     engines = open_engines(folder, plan, ["base"], slots=2, extensions=[extension])
     assert [*engines] == ["base", "more"]
     more.others = {"base": FakeTextModel()}
-    with pytest.raises(UsageError, match="extension users: base is served already"):
+    with pytest.raises(UsageError, match="extension users: a model named base is already served"):
         open_engines(folder, plan, ["base"], slots=2, extensions=[extension])

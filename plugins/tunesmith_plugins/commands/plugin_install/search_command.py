@@ -10,8 +10,8 @@ from tunesmith_plugins.commands.plugin_install.directory import search
 from tunesmith_plugins.commands.plugin_install.pip import version_of
 
 HOW_TO_INSTALL = (
-    "they are a part of tunesmith's sources, and on no package index, where the same name may "
-    "belong to anybody; from a checkout: tunesmith plugins install ./contrib/NAME"
+    "these plugins are in tunesmith's source repository, not on a package index, where anybody can "
+    "own the same name; install them from a checkout: tunesmith plugins install ./contrib/NAME"
 )
 
 
@@ -20,7 +20,7 @@ HOW_TO_INSTALL = (
 @json_option
 @common_options
 def command(words: tuple[str, ...], as_json: bool) -> None:
-    """Search the directory of plugins, without network; without WORD, list all.
+    """Search the plugin directory offline; without WORD, list all plugins.
 
     Each WORD must occur in the name, the summary, a keyword or the name of a component.
     """
@@ -30,10 +30,10 @@ def command(words: tuple[str, ...], as_json: bool) -> None:
         render.print_json({"schema": "tunesmith.plugin-directory/1", "distributions": items})
         return
     if found:
-        headers = ["distribution", "version", "installed", "plugins", "what it is"]
+        headers = ["distribution", "version", "installed", "plugins", "summary"]
         rows = [
             [i.name, i.version, version_of(i.name) or "", ", ".join(i.plugins), i.summary]
             for i in found
         ]
         render.print_table(headers, rows)
-    render.print_note(HOW_TO_INSTALL if found else "nothing was found")
+    render.print_note(HOW_TO_INSTALL if found else "no plugin found")

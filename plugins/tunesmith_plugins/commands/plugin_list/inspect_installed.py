@@ -1,4 +1,4 @@
-"""Inspect the distributions that are new or have changed, and list all plugins."""
+"""Inspect new and changed distributions, and list all installed plugins."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from tunesmith_plugins.commands.plugin_list.inspect_distribution import (
 )
 
 QUICK = 1.0
-"""A plugin that failed within this many seconds is inspected each time: what it lacks may have been
-installed since."""
+"""Inspect a plugin again each time if it failed within this many seconds: a missing requirement may
+have been installed since."""
 
 
 @dataclass
 class Inspected:
-    """All installed plugins as they were inspected."""
+    """Inspections of all installed plugins."""
 
     inspections: list[Inspection] = field(default_factory=list)
     files: dict[str, Path] = field(default_factory=dict)
-    """The file for the inspection of each distribution, by name."""
+    """Cache file of each distribution, by name."""
     is_new: bool = False
-    """True if a distribution was inspected now, and was not before."""
+    """True if a distribution had to be inspected, because it was new or changed."""
 
 
 def inspect_installed(
     selection: Selection, *, refresh: bool, report: Callable[[str], None]
 ) -> Inspected:
-    """Return all installed plugins as they were inspected; inspect those that were not.
+    """Return the inspections of all installed plugins; inspect those that are not in the cache.
 
     Args:
-        refresh: inspect again what was inspected before.
-        report: is called with a text before a distribution is imported in another process.
+        refresh: ignore the cache.
+        report: called with a text before a distribution is imported in a child process.
     """
     installed = find_installed()
     found = Inspected(files=inspection_files(installed))
     for distribution, group in groupby(installed, lambda pair: pair[0].distribution):
         pairs = [*group]
-        if pairs[0][0].state == "broken":  # its entry points cannot be read
+        if pairs[0][0].state == "broken":  # unreadable entry points
             found.inspections += [Inspection(plugin) for plugin, _ in pairs]
             continue
         chosen = [pair for pair in pairs if not selection.block_reason(pair[0])]
@@ -67,7 +67,7 @@ def inspect_installed(
 
 
 def inspect_files(catalog: Catalog) -> list[Inspection]:
-    """Return the single files of a catalog, which are imported in each process."""
+    """Return the inspections of plugins loaded from single files (``--plugin``)."""
     files = [p for p in catalog.plugins.found if p.distribution == FILE_DISTRIBUTION]
     found = list_inspections(catalog) if files else []
     return [i for i in found if i.plugin.distribution == FILE_DISTRIBUTION]

@@ -1,4 +1,4 @@
-"""The kinds of plugins that have a template."""
+"""Kinds of plugins that have a template."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ _OFFER_FILES = {"__init__.py": "init-offer.py", "offer.py": "offer-$kind.py"}
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A kind of plugin: its hook, and the templates of its files."""
+    """A kind of plugin: its hook, and the templates for its files."""
 
     usage: str
-    """How to use the plugin, for its README."""
+    """How to use the plugin; goes into its README."""
     hook: str
     arguments: str = ""
     files: Mapping[str, str] = field(default_factory=lambda: _OFFER_FILES)
-    """Template by file of the package."""
+    """Template of each file in the package."""
     single_file: str = "offer-$kind.py"
-    """Template of the plugin as a single file, without the hook."""
+    """Template for a plugin in a single file, without the hook."""
     result: str
-    """Type of what the hook returns, in the single file."""
+    """Return type of the hook in the single file."""
     returned: str = "[OFFER]"
-    """What the hook returns there."""
+    """Expression that the hook returns in the single file."""
 
 
 KINDS: dict[str, Kind] = {
@@ -82,4 +82,4 @@ KINDS: dict[str, Kind] = {
         result="list[ExporterOffer[ArchiveOptions]]",
     ),
 }
-"""The kinds, by the value of ``--kind``."""
+"""Kinds by value of ``--kind``."""

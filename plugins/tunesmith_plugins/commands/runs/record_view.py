@@ -1,4 +1,4 @@
-"""Rows as ``tunesmith check`` shows them: the parts of a record, and which of them are trained."""
+"""Rows as ``tunesmith check`` shows them: the parts of a record, and which are trained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tunesmith_data.text import content_key
 
 
 class Part(NamedTuple):
-    """A part of a record: its label, its text, and True if the model is trained on it."""
+    """A part of a record: its label, its text, and whether the model is trained on it."""
 
     label: str
     text: str
@@ -31,7 +31,7 @@ class Part(NamedTuple):
 
 
 def choose_rows(records: Sequence[Record], seed: int) -> dict[str, Record]:
-    """Return rows to look at, by the reason why each was chosen: first, longest, random."""
+    """Return sample rows by the reason they were chosen: first, longest, random."""
     if not records:
         return {}
     longest, _ = max(enumerate(records), key=lambda item: len(content_key(item[1])))
@@ -43,7 +43,7 @@ def choose_rows(records: Sequence[Record], seed: int) -> dict[str, Record]:
 
 
 def split_by_training(record: Record, trains_on: frozenset[Feature]) -> list[Part]:
-    """Return the parts of a record for a technique that trains on these features."""
+    """Split a record into parts, marked as trained or not for a technique with these features."""
     match record:
         case Text():
             return [Part("text", record.text, True)]
@@ -65,7 +65,7 @@ def split_by_training(record: Record, trains_on: frozenset[Feature]) -> list[Par
 
 
 def summarize(records: Sequence[Record], trains_on: frozenset[Feature]) -> list[str]:
-    """Return one line for each kind of record, with what its records hold."""
+    """Return a line for each kind of record, with counts of its contents."""
     counts: dict[type[Record], Counter[str]] = {}
     for record in records:
         found = counts.setdefault(type(record), Counter())
@@ -91,13 +91,13 @@ _KINDS: dict[type[Record], str] = {
 
 
 def _contents(record: Record) -> Iterator[str]:
-    """Yield a name for each thing in a record that is counted."""
+    """Yield a name for each thing in a record to count."""
     match record:
         case Chat():
             for message in record.messages:
-                yield from ["definitions of tools"] * len(message.tools)
+                yield from ["tool definitions"] * len(message.tools)
                 if message.role == "assistant":
-                    yield "trained answers" if message.is_trained else "answers without weight"
+                    yield "trained answers" if message.is_trained else "answers with weight 0"
                 yield from ["answers with reasoning"] * bool(message.reasoning)
                 yield from ["tool calls"] * len(message.tool_calls)
         case UnpairedPreference():
@@ -109,7 +109,7 @@ def _prompt_parts(messages: Sequence[Message]) -> list[Part]:
 
 
 def _parts(message: Message) -> Iterator[Part]:
-    """Yield the parts of a message: tools, reasoning, text and calls."""
+    """Yield the parts of a message: tools, reasoning, text and tool calls."""
     for definition in message.tools:
         name = json.loads(definition).get("function", {}).get("name", "")
         yield Part("tool", f"{name} {definition}", False)

@@ -1,4 +1,4 @@
-"""Send the events of a run to a reporter once more."""
+"""Replay the events of a run for a reporter."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tunesmith.storage import read_known_events
 
 
 def replay_events(folder: Path, reporter: str) -> None:
-    """Send all events in the log of a run to a reporter, as if the run happened now.
+    """Send all events in a run's log to a reporter, as if the run happened now.
 
-    The reporter has its options from the run file, or their defaults if the run file does not name
-    it. So a run that was killed can be reported, also with a reporter that was installed later.
+    The reporter gets its options from the run file, or its defaults if the run file lacks it. This
+    also works for a run that was killed, and for a reporter that was installed later.
 
     Raises:
         UsageError: no such reporter is installed, or see :func:`tunesmith.api.load_run`.

@@ -1,4 +1,4 @@
-"""Answers with calls of tools, whole and in parts."""
+"""Answers with tool calls, complete and streamed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tunesmith_evidence.answers.tool_calls import Call, settled_length, split_ca
 
 
 class StreamedTurn:
-    """The text and the calls of an answer that comes in parts.
+    """Text and tool calls of an answer that is streamed in parts.
 
-    What may become a call is held back, so the parts are those of :func:`split_known_calls`.
+    Text that may become a call is held back, so the result equals :func:`split_known_calls`.
     """
 
     def __init__(self, tools: frozenset[str]) -> None:
@@ -22,7 +22,7 @@ class StreamedTurn:
         self._sent = 0
 
     def update(self, new: str, is_complete: bool) -> tuple[str | None, list[Call]]:
-        """Return the text to send, if there is any, and at the end the calls."""
+        """Return the text to send (None for nothing), and at the end the calls."""
         self._text += new
         content, calls = self._text, list[Call]()
         if is_complete:
@@ -36,9 +36,9 @@ class StreamedTurn:
 
 
 def split_known_calls(text: str, tools: frozenset[str]) -> tuple[str, list[Call]]:
-    """Return the text in front of the calls in an answer, and the calls of these tools.
+    """Return the text in front of the calls in an answer, and the calls of known tools.
 
-    An answer that calls a tool which there is not stays text.
+    An answer that calls an unknown tool is returned as text.
     """
     before, calls = split_calls(text) if tools else (text, [])
     if not calls or not {name for name, _ in calls} <= tools:
@@ -47,7 +47,7 @@ def split_known_calls(text: str, tools: frozenset[str]) -> tuple[str, list[Call]
 
 
 def write_calls(calls: Sequence[Call]) -> list[dict[str, Any]]:
-    """Return calls in the form of OpenAI's API, each with a new id."""
+    """Return calls in the format of OpenAI's API, each with a new id."""
     return [
         {
             "id": f"call_{secrets.token_hex(12)}",
