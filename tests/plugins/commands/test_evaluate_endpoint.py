@@ -84,7 +84,7 @@ def test_the_rows_evaluators_and_prompt_of_a_run(ready: Tunesmith, tmp_path: Pat
         (("--data", "rows.jsonl", "--rows-of", "."), "cannot be combined"),
         (("--data", "rows.jsonl", "--base", "fake:one"), "--base: only applies to adapters"),
         (("--data", "rows.jsonl", "--winner"), "not a run folder"),
-        (("--data", "rows.jsonl", "--token-variable", "sk-abc"), "a name, no token"),
+        (("--data", "rows.jsonl", "--token-variable", "sk-abc"), "not the token"),
         (
             ("--data", "rows.jsonl", "--token-variable", "NO_SUCH", "--model", "one"),
             "NO_SUCH is not set",

@@ -38,9 +38,9 @@ def command(file: Path, out: Path | None, encoding: str, as_json: bool) -> int:
     """Fix the format of a file of rows without changing their meaning; write a new file.
 
     Converts UTF-16, or the encoding that you name, to UTF-8, removes a byte-order mark, and turns
-    carriage returns into line feeds. In JSON Lines, removes trailing commas and converts Python's repr to JSON. All other
-    bytes stay the same. JSON arrays and rows that span several lines are not changed. Rows it
-    cannot fix are listed, and the exit code is 3.
+    carriage returns into line feeds. In JSON Lines, removes trailing commas and converts Python's
+    repr to JSON. All other bytes stay the same. JSON arrays and rows that span several lines are
+    not changed. Rows it cannot fix are listed, and the exit code is 3.
     """
     if out is not None and out.exists():
         raise UsageError(f"{out}: already exists", hint="choose another file")
