@@ -99,7 +99,7 @@ def old_name() -> None:
 
 
 def test_a_deprecation_names_the_line_of_the_plugin_and_the_release_that_removes_it() -> None:
-    text = "old_name is deprecated since tunesmith 1.3, and goes in 1.5: use new_name"
+    text = "old_name is deprecated since tunesmith 1.3 and will be removed in 1.5: use new_name"
     with pytest.warns(DeprecationWarning, match=text) as caught:
         old_name()
     assert caught[0].filename == __file__
