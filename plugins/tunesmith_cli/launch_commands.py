@@ -91,7 +91,7 @@ class JobCommands(Generic[JobT]):
             status = self.query(folder.path, job)
             report = api.read_report(folder.path)
             last = list(report.steps.values())[-1] if report.steps else None
-            state = report.status if report.started else "not started"
+            state = report.status if report.started else "not begun"
             if as_json:
                 steps = {"step": last.step if last else None, "steps": last.steps if last else None}
                 head = {"schema": f"tunesmith.{self.name}-status/1", **status.content}
