@@ -106,7 +106,7 @@ def offer_page() -> Iterator[str]:
     yield from type_aliases(parsed(Path(inspect.getfile(offers))))
     for node in public_nodes(offers):
         yield from describe(_AsGiven().visit(node), level=2)
-    yield "## Building blocks for commands\n"
+    yield "## What commands build on\n"
     yield (
         "`tunesmith_cli.common` has options that commands share, `tunesmith_cli.render` has "
         "functions that print, and `tunesmith_cli.launch` has parts of commands that start runs on "

@@ -127,4 +127,4 @@ def test_another_version_is_refused_before_the_import() -> None:
 
     loaded = plugins.load_plugin(plugins.create_manager(), plugin, load)
     assert loaded.state == "broken"
-    assert "needs version 2 of the plugin API, and this tunesmith has 1" in loaded.reason
+    assert "needs version 2 of the plugin API, but this tunesmith has version 1" in loaded.reason

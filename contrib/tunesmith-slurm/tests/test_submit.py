@@ -128,7 +128,7 @@ def test_a_run_has_one_job_at_a_time(run: Path, slurm: FakeSlurm) -> None:
     slurm.answer("squeue", "TIMEOUT|None|1:00|0:00|n1\n")
     slurm.answer("sbatch", "9\n")
     assert json.loads(succeed("submit", run, "--json"))["job"] == "9"
-    assert "and the run file in it cannot be changed" in refuse("submit", run, "--set", "run.seed=6")
+    assert "run file in it cannot be changed" in refuse("submit", run, "--set", "run.seed=6")
 
 
 def test_a_finished_run_is_not_submitted(

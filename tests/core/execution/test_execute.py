@@ -651,7 +651,7 @@ def test_records_that_the_technique_does_not_accept(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "returned NoneType in place of a Dataset"),
+        (None, "returned NoneType instead of a Dataset"),
         (Dataset(train=[{"prompt": "p"}]), "returned dict instead of a Record"),  # type: ignore[list-item]
         (
             Dataset(train=[Completion(source="f:1", prompt="p", completion=None)] * 9),  # type: ignore[arg-type]
