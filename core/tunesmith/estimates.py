@@ -17,7 +17,7 @@ C = TypeVar("C", bound="BaseModel")
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
-    """Sizes to plan with when there is no data file. None: a default size, stated in a note."""
+    """Sizes to plan with instead of a data file. None: a default size, stated in a note."""
 
     sequence: int | None = None
     """Tokens in every row."""

@@ -174,7 +174,7 @@ class Forecast(Event, kind="forecast"):
     memory: dict[str, int]
     """Peak bytes over all phases: ``low``, ``expected``, ``high``."""
     phase: str
-    """The phase in which memory is expected to peak."""
+    """The phase with the expected memory peak."""
     uncalibrated_peak: int
     """Expected peak in bytes, before calibration with earlier runs on this device."""
     untracked_bytes: int
@@ -293,7 +293,7 @@ class CompletionSampled(Event, kind="completion-sampled"):
 
 @dataclass(frozen=True, kw_only=True)
 class GateChecked(Event, kind="gate-checked"):
-    """A technique checked one of its own exit criteria.
+    """A technique checked an exit criterion that it defines.
 
     A run that misses a criterion ends with exit code 6, even if everything else succeeded, unless
     the run file accepts the failure of that criterion.

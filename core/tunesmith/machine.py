@@ -112,7 +112,7 @@ NO_HOME = Path("/nonexistent")
 
 
 def expand_home(path: str | os.PathLike[str]) -> Path:
-    """Return the path with ``~`` replaced by the home folder, or unchanged if there is no home.
+    """Return the path with ``~`` replaced by the home folder, or unchanged without a home.
 
     ``Path.expanduser`` raises for a user without a home, as in a container with an arbitrary user
     id.

@@ -209,8 +209,7 @@ def redact(s: str) -> str:
 
     Secrets are recognized by their form (tokens of model hubs, clouds and forges, JSON web tokens,
     private keys), by their position (a password in a URL, a token after "Bearer") and by the name
-    that they are assigned to (`WANDB_API_KEY=`). This is no guarantee: secrets of unknown form are
-    not recognized.
+    that they are assigned to (`WANDB_API_KEY=`). Secrets of unknown form are not recognized.
     """
     for kind, marks, pattern in _RULES:
         if any(mark in s for mark in marks):

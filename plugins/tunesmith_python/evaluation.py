@@ -42,7 +42,7 @@ def evaluate(
         units. Rows with nearly the same prompt, or of the same group, are one unit.
 
     Raises:
-        UsageError: the evaluator does not exist, or there are no rows.
+        UsageError: the evaluator does not exist, or ``records`` is empty.
         ConfigError: the options are wrong.
         PluginError: the evaluator raised an exception.
     """

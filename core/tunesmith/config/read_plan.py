@@ -88,7 +88,7 @@ def make_plan(
     Raises:
         ConfigError: lists every problem found.
         EnvironmentProblem: a library that a chosen component needs is not installed.
-        TunesmithError: a plugin cannot use the model, and there is no other problem.
+        TunesmithError: a plugin cannot use the model, and nothing else is wrong.
         PluginError: a plugin that the run needs is broken.
     """
     reader = _Reader(runfile, catalog, stored)

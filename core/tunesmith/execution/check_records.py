@@ -30,7 +30,7 @@ def check_records(records: Sequence[Record], part: str, plan: Plan) -> Iterator[
     """Yield the records of a part of the data, and check that the technique accepts each.
 
     Raises:
-        DataError: there are no records, or the technique does not accept one, which is named.
+        DataError: the part is empty, or the technique does not accept a record, which is named.
         PluginError: the data loader returned something else, or records that are not immutable.
     """
     offer, plugin = plan.technique.offer, plan.data.offered.plugin

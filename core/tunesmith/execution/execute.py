@@ -1,14 +1,14 @@
 """Execute a plan and produce its report: the only place where a run happens.
 
-The phases of a run, in order::
+The phases of a run, in order:
 
-    lock       lock the run folder and open its event log
-    data       load, split and review the data
-    model      fetch the base model; review the run with its config
-    baselines  evaluate each baseline
-    train      train, and commit the artifact
-    evaluate   read the artifact back from disk and evaluate it
-    verdict    judge the results, and check the exit criteria
+1. Lock the run folder and open its event log.
+2. Load, split and review the data.
+3. Fetch the base model, and review the run with its config.
+4. Evaluate each baseline.
+5. Train, and commit the artifact.
+6. Read the artifact back from disk and evaluate it.
+7. Judge the results, and check the exit criteria.
 
 Each phase emits events. A resumed run executes the same phases in the same order. It has no saved
 program state: ``report``, rebuilt from ``events.jsonl``, decides what is left to do.

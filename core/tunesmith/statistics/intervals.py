@@ -57,7 +57,7 @@ def mean_interval(  # noqa: PLR0913  (all parameters but two are keyword-only)
     them. Values that are all 0 or 1 count as right/wrong, unless the bounds exclude that.
 
     Raises:
-        ValueError: there are no values, a value is not finite, or weights or groups do not fit.
+        ValueError: ``values`` is empty, a value is not finite, or weights or groups do not fit.
     """
     check_options(confidence, resamples)
     sample = build_sample(values, weights, groups)

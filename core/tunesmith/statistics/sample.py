@@ -70,7 +70,7 @@ def build_sample(
     """Check values, weights and groups, and reduce them to independent units.
 
     Raises:
-        ValueError: there are no values, a value is not finite, or weights or groups do not fit.
+        ValueError: ``values`` is empty, a value is not finite, or weights or groups do not fit.
     """
     if not values:
         raise ValueError("values: at least one is needed, got none")

@@ -7,6 +7,7 @@ A run folder::
       lock                    locked by the running process; never deleted
       lease                   names that process, which touches it and removes it at the end
       events.jsonl            the events of the run, one JSON object per line
+
       checkpoints/
         step-00000040/        files and MANIFEST.json
         .bad-step-00000060    failed verification: kept for inspection, never read again

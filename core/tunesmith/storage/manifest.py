@@ -5,6 +5,7 @@ The steps of :func:`commit_folder`::
     mkdir   .staging-PID-xxxx            hidden, next to the target
     write   its files                    by the caller's function
     fsync   every file                   while hashing it
+
     write   MANIFEST.json                size and SHA-256 of every file, and a seal over itself
     fsync   every folder
     rename  the staging folder           to its final name

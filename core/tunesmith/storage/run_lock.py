@@ -62,7 +62,7 @@ class LockHolder:
 
     @classmethod
     def read(cls, folder: Path) -> LockHolder | None:
-        """Read the holder from a run folder; None if there is no readable lease."""
+        """Read the holder from a run folder; None without a readable lease."""
         leases, _ = _read_leases(folder)
         return cls.parse([b"", *leases.values()][-1])
 
@@ -180,6 +180,7 @@ def _release(fd: int, disk: Disk) -> None:
 #
 #     (none)                                     free: the first to create `lease` holds the run
 #     lease=A                                    A holds the run and touches `lease` every 2 s
+#
 #     lease=A  claim(A)=B                        A is dead; B waits a moment, then reads all again
 #     lease=B                                    B renamed its claim to `lease` and holds the run
 #

@@ -134,7 +134,7 @@ def answers_every_prompt(subject: Subject) -> None:
     records = choose_records(subject)
     for variant, given in solved(subject):
         require(len(given) == len(records), f"{len(given)} answers for {len(records)} prompts")
-        require(answers(variant, []) == [], "there are answers although there are no prompts")
+        require(answers(variant, []) == [], "it gives answers although it got no prompts")
 
 
 @check("baseline")

@@ -190,7 +190,7 @@ def varies_with_the_answer(subject: Subject, metric: Metric) -> bool:
 def handles_empty(subject: Subject) -> None:
     """Without records, there are no values and no exception."""
     for name, m in measure(subject, partly_right_model(subject), []).items():
-        require(len(m.values) == 0, f"{name} has values although there are no records")
+        require(len(m.values) == 0, f"{name} has values although it got no records")
 
 
 @check("evaluator")
