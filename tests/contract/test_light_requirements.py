@@ -216,7 +216,7 @@ def test_a_check_reads_the_data_of_a_plugin_and_a_run_is_refused(
 def test_a_command_that_lacks_a_library_names_it(light: Environment, project: Path) -> None:
     done = light.tunesmith("data", "stats", "rows.txt", cwd=project)
     assert done.returncode == 4
-    assert "numpy is not installed, and " in done.stderr
+    assert "numpy is not installed, but " in done.stderr
 
 
 @pytest.mark.environment

@@ -57,7 +57,7 @@ def test_the_hint_names_plugins_that_were_not_loaded() -> None:
     catalog = catalog_of(odd=SimpleNamespace())
     with pytest.raises(OfferNotFound) as caught:
         catalog.find(TechniqueOffer, "missing-one")
-    assert "not loaded: file:odd is broken, ValueError: it implements no hook" in (
+    assert "not loaded: file:odd is broken, ValueError: it does not implement any" in (
         caught.value.hint or ""
     )
 

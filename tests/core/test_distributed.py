@@ -233,7 +233,7 @@ def test_a_worker_rank_of_another_machine_fails_if_rank_0_does(
 
 
 def test_a_worker_rank_gives_up_if_rank_0_does_not_start(launch: Launch) -> None:
-    with pytest.raises(EnvironmentProblem, match="rank 0 did not begin a run within 0 seconds"):
+    with pytest.raises(EnvironmentProblem, match="rank 0 did not start a run within 0 seconds"):
         distributed.RankZero.find(timeout=0.0, launch=launch)
 
 
@@ -243,7 +243,7 @@ def test_several_machines_need_a_folder_to_meet_in(
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.delenv(distributed.SHARED_FOLDER, raising=False)
     with (
-        pytest.raises(UsageError, match="several machines need a folder"),
+        pytest.raises(UsageError, match="several machines need a shared folder"),
         distributed.announce_rank_zero(tmp_path, launch),
     ):
         pass

@@ -1,4 +1,4 @@
-"""The fence around plugins: how the host calls their code, and checks what they return."""
+"""The fence around plugins: how the core calls their code and checks what they return."""
 
 from tunesmith.fence.calls import (
     SECONDS_VARIABLE,

@@ -366,8 +366,8 @@ def test_a_reporter_writes_to_a_file_of_its_own(bench: Bench) -> None:
     tables = [{"use": "page", **({"path": path} if path else {})} for path in paths]
     of_the_run = "a reporter must not write to a file or folder of the run, got"
     assert problems(bench, reporters=tables) == {
-        "reporters.1.path": "reporters.0 writes to this file too, got 'page'",
-        "reporters.2.path": "reporters.0 writes to this file too, got 'x/../page'",
+        "reporters.1.path": "reporters.0 already writes to this file, got 'page'",
+        "reporters.2.path": "reporters.0 already writes to this file, got 'x/../page'",
         "reporters.6.path": f"{of_the_run} 'events.jsonl'",
         "reporters.7.path": f"{of_the_run} './Artifact/page'",
         "reporters.8.path": f"must be a file, not a folder, got {paths[8]!r}",
@@ -632,8 +632,8 @@ def test_with_another_technique_the_run_file_is_refused(bench: Bench) -> None:
     found = problems(bench_with(bench, house()), house={"weight": 0.5})
     assert found == {
         "house": (
-            "changes the training, and technique echo does not support that remove the table, or "
-            "use another technique: other"
+            "changes the training, but technique echo does not support that remove the table, or "
+            "use a technique that supports it: other"
         )
     }
 
