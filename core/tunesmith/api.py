@@ -120,13 +120,13 @@ def continue_run(
         raise UsageError(
             f"{run_folder.path}: the run is finished", hint="tunesmith report shows its results"
         )
-    refuse_unrunnable(plan)
+    require_runnable(plan)
     return execute.run(
         plan, catalog, run_folder, resume=True, accept_changes=accept_changes, force=force
     )
 
 
-def refuse_unrunnable(plan: Plan) -> None:
+def require_runnable(plan: Plan) -> None:
     """Refuse a plan that can be checked, but not run here.
 
     Raises:
@@ -162,10 +162,10 @@ def create_run_folder(plan: Plan, out: Path | None = None) -> RunFolder:
     )
     if path.is_dir() and any(path.iterdir()):
         raise taken
-    with atomic.explained(path):
+    with atomic.explain_os_errors(path):
         atomic.make_folder(path)
         try:
-            atomic.write_new(path / "lock", b"", atomic.DISK)
+            atomic.write_new_file(path / "lock", b"", atomic.DISK)
         except FileExistsError:  # another process has just created a run here
             raise taken from None
     return RunFolder(path)

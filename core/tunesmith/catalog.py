@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunesmith.errors import EnvironmentProblem, PluginError, TunesmithError
-from tunesmith.fence import DataChangedError, ask, fence, require_unchanged
+from tunesmith.fence import DataChangedError, call_in_fence, fence, require_unchanged
 from tunesmith.fence.returned import (
-    blame,
-    check_folder,
+    blame_plugin,
+    check_fetched_folder,
     check_found_model,
     check_json,
     check_offer,
@@ -38,7 +38,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _COMMAND_NAME = re.compile(rf"{_NAME.pattern}( {_NAME.pattern})?")
 
 
-class OfferNotFound(LookupError):
+class OfferNotFoundError(LookupError):
     """No offer, or more than one, has the name. ``what`` and ``hint`` can be used in a Problem."""
 
     def __init__(self, what: str, hint: str | None) -> None:
@@ -86,7 +86,7 @@ class Catalog:
             return matches[0]
         if matches:
             names = " or ".join(sorted(f'"{match.full_name}"' for match in matches))
-            raise OfferNotFound(
+            raise OfferNotFoundError(
                 f'the name "{name}" is offered by more than one plugin', f"write {names}"
             )
         for plugin in self.plugins.broken():
@@ -101,14 +101,16 @@ class Catalog:
         if unloaded and not guess:
             texts = [f"{p.full_name} is {p.state}, {p.reason}" for p in unloaded]
             hint += f"; not loaded: {'; '.join(texts)}"
-        raise OfferNotFound(f'no {kind.kind} "{name}" is installed', hint)
+        raise OfferNotFoundError(f'no {kind.kind} "{name}" is installed', hint)
 
     def recognize(self, names: Sequence[str]) -> str | None:
         """Return the data loader that recognizes all these files, by full name if ambiguous."""
         offers = sorted(self.offers(DataLoaderOffer), key=lambda o: o.plugin.is_builtin)
         known = [o.offer.name for o in offers]
         for o in offers:
-            if names and all(ask(o, "recognizes", o.offer.recognizes, name) for name in names):
+            if names and all(
+                call_in_fence(o, "recognizes", o.offer.recognizes, name) for name in names
+            ):
                 return o.offer.name if known.count(o.offer.name) == 1 else o.full_name
         return None
 
@@ -118,7 +120,7 @@ class Catalog:
 
         arguments = {"reference": reference, "revision": revision}
         for plugin, found in self._results("tunesmith_find_model", FoundModel, arguments):
-            with blame(plugin, "tunesmith_find_model"):
+            with blame_plugin(plugin, "tunesmith_find_model"):
                 check_found_model(found)
             return replace(found, fetch=_fenced(plugin, found.fetch))
         return None
@@ -126,7 +128,7 @@ class Catalog:
     def judge(self, evidence: Any) -> dict[str, Any]:
         """Return the first verdict of a plugin, third parties first; {} if there is none."""
         for plugin, verdict in self._results("tunesmith_verdict", dict, {"evidence": evidence}):
-            with blame(plugin, "tunesmith_verdict"):
+            with blame_plugin(plugin, "tunesmith_verdict"):
                 check_json(verdict, "a verdict")
             return verdict
         return {}
@@ -178,7 +180,7 @@ class Catalog:
                 result = ReviewResult(findings=found) if isinstance(found, (list, tuple)) else found
                 if not isinstance(result, ReviewResult):
                     raise _wrong_type(plugin, hook, found)
-                with blame(plugin, hook):
+                with blame_plugin(plugin, hook):
                     check_review(result)
                 if notes := self.plugins.take_notes(plugin):
                     warnings = [_warn(plugin, text) for _, text in notes]
@@ -240,8 +242,8 @@ def _fenced(plugin: Plugin, fetch: Callable[[], Path]) -> Callable[[], Path]:
     def call() -> Path:
         with fence(plugin, "fetch"):
             folder = fetch()
-        with blame(plugin, "fetch"):
-            return check_folder(folder)
+        with blame_plugin(plugin, "fetch"):
+            return check_fetched_folder(folder)
 
     return call
 
@@ -283,7 +285,7 @@ def _check_offers(plugin: Plugin, kind: type[O], offers: Any) -> Sequence[O]:
     for offer in offers:
         if not isinstance(offer, kind):
             raise _wrong_type(plugin, kind.hook, offer)
-        with blame(plugin, kind.hook):
+        with blame_plugin(plugin, kind.hook):
             check_offer(offer)
         two_words = kind is CommandOffer
         if not (_COMMAND_NAME if two_words else _NAME).fullmatch(offer.name):

@@ -28,9 +28,15 @@ from typing import Any
 
 from tunesmith.signals import STOP_SIGNALS, restore_handlers
 
-READ_AT_LOAD = frozenset({"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"})
+VARIABLES_READ_AT_LOAD = frozenset({"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"})
 """Variables that torch reads when it loads: a plugin may set them if the user has not."""
-SET_BY_LIBRARIES = (*READ_AT_LOAD, "CUDA_MODULE_LOADING", "KMP_", "TORCHINDUCTOR_", "TRITON_")
+VARIABLES_SET_BY_LIBRARIES = (
+    *VARIABLES_READ_AT_LOAD,
+    "CUDA_MODULE_LOADING",
+    "KMP_",
+    "TORCHINDUCTOR_",
+    "TRITON_",
+)
 """Name prefixes of variables that libraries set themselves when they are first used."""
 _SIGNALS = (*STOP_SIGNALS, signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE)
 
@@ -139,7 +145,7 @@ def _restore_variables(before: Mapping[str, str], keep_new: bool) -> Iterator[st
             continue
         if name in before:
             os.environ[name] = before[name]
-        elif keep_new or name.startswith(SET_BY_LIBRARIES):
+        elif keep_new or name.startswith(VARIABLES_SET_BY_LIBRARIES):
             continue
         else:
             del os.environ[name]

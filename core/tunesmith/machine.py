@@ -66,7 +66,7 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(here).free
 
 
-def explain(error: OSError, path: Path, needed: int = 0) -> EnvironmentProblem | None:
+def explain_os_error(error: OSError, path: Path, needed: int = 0) -> EnvironmentProblem | None:
     """Translate an operating system error for the user; None if the machine did not cause it."""
     if error.errno in _SPACE_ERRORS:
         space = f"{format_bytes(free_bytes(path))} free"
@@ -100,7 +100,7 @@ def explain_machine_error(error: BaseException) -> EnvironmentProblem | None:
 def _explain_os_error(error: OSError) -> EnvironmentProblem | None:
     named = error.filename
     path = os.fsdecode(named) if isinstance(named, (str, bytes)) else ""
-    if path and (problem := explain(error, Path(path))):
+    if path and (problem := explain_os_error(error, Path(path))):
         return problem
     what = _EXHAUSTED.get(error.errno or 0)
     where = f"{path}: " if path else ""

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from tunesmith.additions import Addition
 from tunesmith.contracts import FoundModel
-from tunesmith.data.units import FindClusters, number_records
+from tunesmith.data.units import FindClusters, cluster_each_record
 from tunesmith.events import BaselineChosen, DataLoaded, FindingReported, Measured
 from tunesmith.offers import (
     BaselineOffer,
@@ -88,7 +88,7 @@ class Plan:
     plugins: PluginsOptions
     origins: Mapping[str, str]
     trains: bool = True
-    find_clusters: FindClusters = number_records
+    find_clusters: FindClusters = cluster_each_record
     """Return the clusters of dependent records, from the run's splitter or the default one."""
     additions: tuple[Addition, ...] = ()
     """What the tables add to the training, in table order."""

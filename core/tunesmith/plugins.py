@@ -43,10 +43,10 @@ ENTRY_POINT_GROUP = "tunesmith"
 API_GROUP = "tunesmith.api"
 """Entry-point group where a distribution declares its plugin API version, as the entry's name."""
 API_VERSION = 1
-LARGEST_FILE = 4_000_000
+MAX_INSPECTION_BYTES = 4_000_000
 """Size in bytes of the largest cache file that is read about a distribution."""
-Loader = Callable[[], object]
-Installed = list[tuple[Plugin, metadata.EntryPoint]]
+LoadPlugin = Callable[[], object]
+InstalledPlugins = list[tuple[Plugin, metadata.EntryPoint]]
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Plugins:
         self.found[self.found.index(plugin)] = replace(plugin, state="broken", reason=reason)
 
 
-def find_installed() -> Installed:
+def find_installed() -> InstalledPlugins:
     """Return the installed plugins with their entry points, without importing them.
 
     Entry points have no defined order, so plugins are sorted: built-in ones first, then by
@@ -178,7 +178,7 @@ def find_installed() -> Installed:
     return [*ordered, *unreadable]
 
 
-def _read_entry_points() -> tuple[Any, Installed]:
+def _read_entry_points() -> tuple[Any, InstalledPlugins]:
     """Return the entry points, and a broken plugin for each distribution with a damaged file.
 
     pydantic and torch read all entry points on import, and would fail on a damaged file. From now
@@ -189,7 +189,7 @@ def _read_entry_points() -> tuple[Any, Installed]:
             return metadata.entry_points(), []
         vars(metadata)["entry_points"] = _read_readable
     readable: list[metadata.EntryPoint] = []
-    unreadable: Installed = []
+    unreadable: InstalledPlugins = []
     for distribution in metadata.distributions():
         try:
             readable += distribution.entry_points
@@ -267,7 +267,7 @@ def cache_folder() -> Path:
     return user_folder("XDG_CACHE_HOME", "~/.cache")
 
 
-def inspection_files(installed: Installed) -> dict[str, Path]:
+def inspection_files(installed: InstalledPlugins) -> dict[str, Path]:
     """Return the cache file of each distribution, which may not exist.
 
     Its name depends on the environment, on tunesmith, and on the distribution: on its checksums
@@ -282,7 +282,7 @@ def inspection_files(installed: Installed) -> dict[str, Path]:
     return {name: folder / f"{name}-{_checksum(same)}.json" for name, same in entries.items()}
 
 
-def read_commands(installed: Installed) -> dict[str, Mapping[str, str]]:
+def read_commands(installed: InstalledPlugins) -> dict[str, Mapping[str, str]]:
     """Return the help lines of the commands of each inspected plugin, by full name.
 
     A file that cannot be read or is damaged is ignored.
@@ -290,14 +290,17 @@ def read_commands(installed: Installed) -> dict[str, Mapping[str, str]]:
     known: dict[str, Mapping[str, str]] = {}
     for distribution, path in inspection_files(installed).items():
         with suppress(OSError, ValueError, RecursionError, TypeError, LookupError, AttributeError):
-            if path.is_file() and path.stat().st_size <= LARGEST_FILE:
+            if path.is_file() and path.stat().st_size <= MAX_INSPECTION_BYTES:
                 for name, about in json.loads(path.read_bytes()).items():
                     known[f"{distribution}:{name}"] = dict(about["commands"])
     return known
 
 
 def load_plugin(
-    manager: pluggy.PluginManager, plugin: Plugin, load: Loader, changes: list[str] | None = None
+    manager: pluggy.PluginManager,
+    plugin: Plugin,
+    load: LoadPlugin,
+    changes: list[str] | None = None,
 ) -> Plugin:
     """Load and register a plugin; return it as active, or as broken with the reason.
 
@@ -383,7 +386,7 @@ def _checksum(entries: list[metadata.EntryPoint]) -> str:
     return digest.hexdigest()[:40]
 
 
-def _stand_in(plugin: Plugin, load: Loader, commands: Mapping[str, str]) -> object:
+def _stand_in(plugin: Plugin, load: LoadPlugin, commands: Mapping[str, str]) -> object:
     """Return a stand-in with the same commands, which imports the plugin when one is used."""
 
     def load_command(name: str) -> click.Command:
@@ -406,7 +409,7 @@ def _stand_in(plugin: Plugin, load: Loader, commands: Mapping[str, str]) -> obje
     return hookspecs.lazy_plugin(__name__, tunesmith_commands=offers)
 
 
-def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, Loader]]:
+def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, LoadPlugin]]:
     for path in dict.fromkeys(Path(file).resolve() for file in files):
 
         def load(path: Path = path) -> object:

@@ -12,7 +12,7 @@ from tunesmith.offers import CommandOffer
 from tunesmith.plugins import Selection
 from tunesmith_cli.app import app
 from tunesmith_cli.common import common_options
-from tunesmith_cli.groups import arrange_commands
+from tunesmith_cli.groups import resolve_command_conflicts
 
 WIDTH = 88
 
@@ -26,7 +26,7 @@ def command_page() -> Iterator[str]:
         "codes](exit-codes.md). Installed plugins can add commands; these are built in.\n"
     )
     catalog = Catalog(plugins.find_plugins(Selection(allowed=frozenset())))
-    usable, _ = arrange_commands(catalog.offers(CommandOffer))
+    usable, _ = resolve_command_conflicts(catalog.offers(CommandOffer))
     common = {option.name for option in shared_options()}
     yield "## Options of every command\n"
     yield f"```text\n{help_of(shared_command(), 'COMMAND', set())}\n```\n"

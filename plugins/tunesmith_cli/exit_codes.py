@@ -16,7 +16,7 @@ from tunesmith.renamed import explain_renaming, find_present_name
 from tunesmith.terminal import supports_color
 from tunesmith.text import redact, safe_text
 from tunesmith_cli.common import CliState
-from tunesmith_cli.streams import find_failure
+from tunesmith_cli.streams import find_stream_error
 
 INTERRUPTED = 130
 PIP_COMMANDS = {
@@ -35,7 +35,7 @@ def exit_code_of(work: Callable[[], object], state: CliState) -> int:
     because the reader got what it wanted.
     """
     code = _call(work, state)
-    lost = find_failure(sys.stdout)
+    lost = find_stream_error(sys.stdout)
     if lost is None or lost.errno == errno.EPIPE or code:
         return code
     text = f"stdout could not be written, so the output is incomplete: {lost.strerror}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Conflict:
+class CommandConflict:
     """A command that cannot be used, the plugins that offer it, and the reason."""
 
     command: str
@@ -29,9 +29,9 @@ class Conflict:
     reason: str
 
 
-def arrange_commands(
+def resolve_command_conflicts(
     offers: Iterable[Offered[CommandOffer]],
-) -> tuple[dict[str, CommandOffer], list[Conflict]]:
+) -> tuple[dict[str, CommandOffer], list[CommandConflict]]:
     """Return the usable commands by name, and the conflicts of the others.
 
     If a command and a group have the same name, the first one counts. Built-in commands come first,
@@ -50,7 +50,7 @@ def arrange_commands(
         if same:
             plugins = tuple(sorted(offered.plugin.full_name for offered in same))
             reason = reason or "offered by more than one plugin"
-            conflicts.append(Conflict(name, plugins, reason))
+            conflicts.append(CommandConflict(name, plugins, reason))
     return usable, conflicts
 
 
@@ -64,12 +64,12 @@ def _conflict_reason(name: str, usable: Collection[str]) -> str:
     return ""
 
 
-def find_commands(ctx: click.Context) -> tuple[dict[str, CommandOffer], list[Conflict]]:
+def find_commands(ctx: click.Context) -> tuple[dict[str, CommandOffer], list[CommandConflict]]:
     """Return the commands that installed plugins offer, and the conflicts among them."""
     from tunesmith.offers import CommandOffer
 
     catalog = ctx.ensure_object(CliState).catalog(commands_only=True)
-    return arrange_commands(catalog.offers(CommandOffer))
+    return resolve_command_conflicts(catalog.offers(CommandOffer))
 
 
 class OfferGroup(click.Group):

@@ -29,7 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 JobT = TypeVar("JobT")
 OptionsT = TypeVar("OptionsT", bound=Options)
 
-LOCK_SECONDS = 300.0
+LOCK_TIMEOUT_SECONDS = 300.0
 """Seconds to wait for a process of an earlier start, which may be alive on a lost node."""
 LOCK_POLL_SECONDS = 10.0
 _FLAGS = "tunesmith_cli.launch.flags"
@@ -210,7 +210,7 @@ def _add_run_file(plan: Plan, folder: RunFolder) -> None:
 def wait_for_lock(
     folder: Path,
     report: Callable[[str], None],
-    seconds: float = LOCK_SECONDS,
+    seconds: float = LOCK_TIMEOUT_SECONDS,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Wait until no other process uses the run; ``report`` gets a line for each wait.
@@ -276,7 +276,7 @@ def print_error(error: TunesmithError, report: Callable[[str], None]) -> int:
     return error.exit_code
 
 
-def read_end(path: Path, lines: int) -> Sequence[str]:
+def read_last_lines(path: Path, lines: int) -> Sequence[str]:
     """Return the last lines of a file; empty if the file does not exist."""
     if not path.is_file():
         return []

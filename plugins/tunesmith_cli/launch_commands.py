@@ -16,7 +16,7 @@ from tunesmith.options import Options
 from tunesmith.storage import RunFolder
 from tunesmith_cli import render
 from tunesmith_cli.common import common_options, json_option, start_options
-from tunesmith_cli.launch import F, option_flags, read_end
+from tunesmith_cli.launch import F, option_flags, read_last_lines
 
 JobT = TypeVar("JobT")
 
@@ -126,7 +126,7 @@ class JobCommands(Generic[JobT]):
                     "job is queued",
                 )
             render.print_note(f"{path}\n")
-            for line in read_end(path, lines):
+            for line in read_last_lines(path, lines):
                 render.print_text(line)
 
         options = _lines_option(common_options(command))

@@ -30,7 +30,7 @@ PIPE_WIDTH = 1000
 """Width in columns if stdout is not a terminal; wide enough not to wrap lines in a pipe or file."""
 
 
-Cell = str | tuple[str, str]
+TableCell = str | tuple[str, str]
 """A text, or a pair of a text and the name of its style."""
 
 
@@ -59,14 +59,14 @@ def print_json(value: Mapping[str, Any], *, indent: int | None = 2) -> None:
 
 
 def print_table(
-    headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, right: Sequence[int] = ()
+    headers: Sequence[str], rows: Sequence[Sequence[TableCell]], *, right: Sequence[int] = ()
 ) -> None:
     """Print a table on stdout; ``right`` has the indices of right-aligned columns."""
     print_renderable(build_table(headers, rows, right))
 
 
 def build_table(
-    headers: Sequence[str], rows: Sequence[Sequence[Cell]], right: Sequence[int] = ()
+    headers: Sequence[str], rows: Sequence[Sequence[TableCell]], right: Sequence[int] = ()
 ) -> Table:
     """Build a table of texts; ``right`` has the indices of right-aligned columns."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
@@ -106,7 +106,7 @@ def print_renderable(renderable: RenderableType) -> None:
     click.echo("\n".join(lines), color=supports_color(sys.stdout))
 
 
-def write_new(path: Path, texts: Iterable[str]) -> int:
+def write_new_file(path: Path, texts: Iterable[str]) -> int:
     """Write texts to a new file; return their number.
 
     Raises:

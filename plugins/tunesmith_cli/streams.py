@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
-class SteadyFile(io.FileIO):
+class ErrorTolerantFile(io.FileIO):
     """The file of a stream; after its first error it accepts everything and writes nothing."""
 
     failure: OSError | None = None
@@ -38,7 +38,7 @@ class SteadyFile(io.FileIO):
 
 
 def guard_streams() -> None:
-    """Replace stdout and stderr of this process with streams over a :class:`SteadyFile`.
+    """Replace stdout and stderr of this process with streams over an :class:`ErrorTolerantFile`.
 
     Descriptors 0 to 2 that are closed are opened on the null device. Otherwise the next opened
     files would get these numbers, and an event log could receive output meant for stderr."""
@@ -51,17 +51,17 @@ def guard_streams() -> None:
     sys.stderr = _guard(sys.stderr, 2, is_missing=2 in missing)
 
 
-def find_failure(stream: TextIO) -> OSError | None:
+def find_stream_error(stream: TextIO) -> OSError | None:
     """Return the error that made a guarded stream drop text, or None."""
     if not isinstance(stream, io.TextIOWrapper):
         return None
     stream.flush()
     raw = stream.buffer.raw if isinstance(stream.buffer, io.BufferedWriter) else None
-    return raw.failure if isinstance(raw, SteadyFile) else None
+    return raw.failure if isinstance(raw, ErrorTolerantFile) else None
 
 
 def _guard(stream: TextIO | None, fd: int, *, is_missing: bool) -> TextIO:
-    file = SteadyFile(fd, "wb", closefd=False)
+    file = ErrorTolerantFile(fd, "wb", closefd=False)
     if is_missing:
         file.failure = OSError(errno.EBADF, os.strerror(errno.EBADF))
     like = stream if isinstance(stream, io.TextIOWrapper) else None

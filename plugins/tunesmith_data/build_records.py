@@ -10,7 +10,7 @@ from tunesmith_data.conversation import (
     check_conversation,
     has_system_message,
     parse_transcript,
-    without_system,
+    remove_system,
 )
 from tunesmith_data.message import is_plain_answer, parse_messages, split_answer
 from tunesmith_data.row import RowError, json_type
@@ -62,7 +62,7 @@ def build_preference(view: RowView) -> Record:
         prompt_column = _prompt_messages(view)
     if not prompt_column and not before:
         raise RowError("has no prompt")
-    if prompt_column and before and without_system(prompt_column) != without_system(before):
+    if prompt_column and before and remove_system(prompt_column) != remove_system(before):
         raise RowError("prompt differs from the conversation before the chosen answer")
     _refuse_other_system(view, prompt_column, before)
     prompt = view.open_conversation(

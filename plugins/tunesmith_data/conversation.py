@@ -83,12 +83,12 @@ def has_system_message(messages: tuple[Message, ...]) -> bool:
     return bool(messages) and messages[0].role == "system"
 
 
-def without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+def remove_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Return the conversation without its system message."""
     return messages[1:] if has_system_message(messages) else messages
 
 
-def with_tools(messages: tuple[Message, ...], tools: Sequence[str]) -> tuple[Message, ...]:
+def add_tools(messages: tuple[Message, ...], tools: Sequence[str]) -> tuple[Message, ...]:
     """Attach tool definitions to the first message of a conversation.
 
     A system prompt that already lists tools between ``<tools>`` marks, as for Hermes models, stays

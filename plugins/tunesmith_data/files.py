@@ -18,8 +18,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tunesmith.errors import DataError, EnvironmentProblem
-from tunesmith_data.row import Bytes, ByteStream
-from tunesmith_data.stored import FileVersion, OpenFiles, Spool, Stored, StoredFile, StoredInSpool
+from tunesmith_data.row import ByteStream, FileRange
+from tunesmith_data.stored import (
+    FileVersion,
+    OpenFiles,
+    Spool,
+    StoredBytes,
+    StoredFile,
+    StoredInSpool,
+)
 
 __all__ = ["HEAD_BYTES"]
 
@@ -79,14 +86,14 @@ def require_library(library: str, name: str, *, extra: str) -> None:
         )
 
 
-def offline_variable() -> str | None:
+def find_offline_variable() -> str | None:
     """Return the environment variable that forbids downloads; None if they are allowed."""
     values = {key: os.environ.get(key, "") for key in ("TUNESMITH_OFFLINE", "HF_HUB_OFFLINE")}
     off = ("1", "true", "yes", "on")
     return next((key for key, value in values.items() if value.strip().lower() in off), None)
 
 
-def names_file(*suffixes: str) -> Callable[[str], bool]:
+def make_suffix_matcher(*suffixes: str) -> Callable[[str], bool]:
     """Return a function that recognizes paths and patterns by suffix, including packed files.
 
     Use it as ``recognizes`` of a :class:`tunesmith.offers.DataLoaderOffer`.
@@ -162,7 +169,7 @@ class OpenedFile:
     """An open data file: a stream of its bytes, and the storage for reading them again."""
 
     stream: ByteStream
-    stored: Stored
+    stored: StoredBytes
 
 
 @contextmanager
@@ -186,8 +193,8 @@ def open_data_file(
     try:
         with open(file.path, "rb") as raw:
             before = FileVersion.of(os.fstat(raw.fileno()))
-            stored: Stored = StoredFile(file.path, file.display_name, before, files)
-            content = Bytes(raw.fileno(), 0, before.size)
+            stored: StoredBytes = StoredFile(file.path, file.display_name, before, files)
+            content = FileRange(raw.fileno(), 0, before.size)
             unpack = _unpacker(raw.peek(len(ZSTD_MAGIC)))
             if unpack is not None or encoding != UTF8:
                 start = spool.size
@@ -196,7 +203,7 @@ def open_data_file(
                 for data in _as_utf8(_bounded(blocks, file.display_name, limit), encoding, file):
                     spool.append(data)
                 stored = StoredInSpool(spool, start)
-                content = Bytes(spool.descriptor, start, spool.size - start)
+                content = FileRange(spool.descriptor, start, spool.size - start)
             stream = ByteStream(content, HEAD_BYTES)
             _check_head(stream, file.display_name)
             yield OpenedFile(stream, stored)

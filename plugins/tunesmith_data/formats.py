@@ -22,8 +22,8 @@ from tunesmith_data.build_records import (
 from tunesmith_data.ignored_columns import refuse_ignored_columns, refuse_lost_text
 from tunesmith_data.row_view import RowView
 
-Make: TypeAlias = Callable[[RowView], Record]
-Names: TypeAlias = Mapping[str, tuple[str, ...]]
+BuildRecord: TypeAlias = Callable[[RowView], Record]
+ColumnNames: TypeAlias = Mapping[str, tuple[str, ...]]
 """Fields with their usual column names."""
 
 
@@ -33,9 +33,9 @@ class Format:
 
     name: str
     title: str
-    required: Names
-    make: Make
-    optional: Names = field(default_factory=dict)
+    required: ColumnNames
+    make: BuildRecord
+    optional: ColumnNames = field(default_factory=dict)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ class FormatMatch:
 _ASK = ("prompt", "question", "instruction", "input")
 _ANSWER = ("completion", "answer", "response", "output")
 _REASONING = {"reasoning": ("reasoning_content", "reasoning", "thinking")}
-_OPENING: Names = {"system": ("system", "system_prompt"), "tools": ("tools", "functions")}
+_OPENING: ColumnNames = {"system": ("system", "system_prompt"), "tools": ("tools", "functions")}
 LABEL_COLUMNS = ("label", "kto_tag")
 """Usual names of a column that labels answers as good or bad, unless it has another use."""
 _LABEL = {"label": LABEL_COLUMNS}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tunesmith.records import Chat, Record
-from tunesmith_data.conversation import without_system
+from tunesmith_data.conversation import remove_system
 from tunesmith_data.row import RowError
 from tunesmith_data.row_view import RowView
 from tunesmith_data.text import content_key
@@ -81,6 +81,6 @@ def refuse_lost_text(view: RowView, record: Record) -> None:
 def _repeats(text: str, record: Record, view: RowView) -> bool:
     """Return True if a text contains all texts of the record."""
     if isinstance(record, Chat):
-        return all(m.text.strip() in text for m in without_system(record.messages))
+        return all(m.text.strip() in text for m in remove_system(record.messages))
     texts = [view.row.get(column) for column in view.columns.values()]
     return all(isinstance(part, str) and part.strip() in text for part in texts)

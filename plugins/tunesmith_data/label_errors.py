@@ -36,8 +36,8 @@ from tunesmith_data.vectors import weigh_grams
 __all__ = ["LabelError", "LabelErrors", "find_label_errors"]
 
 FOLDS = 5
-FEWEST_ROWS = 20
-LONGEST_LABEL = 100
+MIN_ROWS = 20
+MAX_LABEL_CHARACTERS = 100
 MAX_ROWS = 50_000
 """Maximum number of rows to examine; more rows are sampled, to limit the memory."""
 MAX_PROBABILITIES = 100_000_000
@@ -137,7 +137,7 @@ def _labeled(records: Sequence[Record]) -> tuple[list[int], list[str], list[str]
         prompts.setdefault(label, set()).add(key)
     usual = {label for label, keys in prompts.items() if len(keys) >= FOLDS}
     kept = [(row, label, text) for _, label, row, text in keyed if label in usual]
-    too_few = len(kept) < max(FEWEST_ROWS, len(keyed) / 2) or len(usual) < 2
+    too_few = len(kept) < max(MIN_ROWS, len(keyed) / 2) or len(usual) < 2
     if too_few or len(kept) * len(usual) > MAX_PROBABILITIES:
         hint = "use it on rows whose answers are class labels"
         what = f"the answers are not labels: only {len(usual):,} of {len(prompts):,} occur with "
@@ -153,7 +153,7 @@ def _read(records: Sequence[Record]) -> list[tuple[bytes, str, int, str]]:
         if isinstance(record, Completion | Chat):
             label = last_exchange(record)[1].text.strip()
             text = normalize_text(prompt_text(record))
-            if label and len(label) <= LONGEST_LABEL:
+            if label and len(label) <= MAX_LABEL_CHARACTERS:
                 key = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
                 read.append((key, label, row, text))
     return read

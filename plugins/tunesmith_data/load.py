@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError
 from tunesmith.records import Record
-from tunesmith_data.accounting import UnusableRows
 from tunesmith_data.files import DataFile, find_files, open_data_file
 from tunesmith_data.guess_columns import guess_columns
 from tunesmith_data.record_reader import RecordReader
-from tunesmith_data.row import ReadRows, Row, RowError, Span
-from tunesmith_data.stored import OpenFiles, Spool, Stored, StoredInSpool
+from tunesmith_data.row import ReadRows, Row, RowError, RowSpan
+from tunesmith_data.skipped_rows import SkippedRows
+from tunesmith_data.stored import OpenFiles, Spool, StoredBytes, StoredInSpool
 from tunesmith_data.stored_records import CopiedRows, Segment, StoredRecords
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class RowSource:
     """
 
     name: str
-    open: Callable[[Store], AbstractContextManager[tuple[Iterator[Row], Stored | None]]]
+    open: Callable[[RowStore], AbstractContextManager[tuple[Iterator[Row], StoredBytes | None]]]
     may_be_unusable: bool = False
     """True if the other sources are used even if no row of this one is usable."""
 
@@ -48,14 +48,14 @@ class RowSource:
         """Return a source of rows without a position in a file, such as database rows."""
 
         @contextmanager
-        def open_rows(store: Store) -> Iterator[tuple[Iterator[Row], None]]:
+        def open_rows(store: RowStore) -> Iterator[tuple[Iterator[Row], None]]:
             yield read(), None
 
         return cls(name, open_rows)
 
 
 @dataclass(frozen=True)
-class Store:
+class RowStore:
     """The files that rows are read from again: the user's files and a temporary file."""
 
     spool: Spool = field(default_factory=Spool)
@@ -91,7 +91,7 @@ class RowLoader:
         train, test, validation = (
             find_files(names or []) for names in (options.train, options.test, options.validation)
         )
-        refuse_overlap(train=train, test=test, validation=validation)
+        refuse_shared_files(train=train, test=test, validation=validation)
         sources = ([self._source(file) for file in files] for files in (train, test, validation))
         return load_sources(options, *sources, memory=self.memory)
 
@@ -103,7 +103,7 @@ class RowLoader:
         """
         found: dict[str, None] = {}
         source = self._source(find_files(self.options.train)[0])
-        with source.open(Store()) as (rows, _):
+        with source.open(RowStore()) as (rows, _):
             for row in islice(rows, FIRST_ROWS):
                 if not isinstance(row.fields, RowError):
                     found |= dict.fromkeys(row.fields)
@@ -126,7 +126,7 @@ class RowLoader:
             return other
 
         @contextmanager
-        def open_rows(store: Store) -> Iterator[tuple[Iterator[Row], Stored]]:
+        def open_rows(store: RowStore) -> Iterator[tuple[Iterator[Row], StoredBytes]]:
             limit = self.options.max_unpacked_bytes
             with open_data_file(
                 file,
@@ -158,7 +158,7 @@ class SourceLoader:
         )
 
 
-def refuse_overlap(**parts: Sequence[DataFile]) -> None:
+def refuse_shared_files(**parts: Sequence[DataFile]) -> None:
     """Raise an error if a file belongs to two parts; ``parts`` has the files by part name."""
     seen: dict[Path, str] = {}
     for part, files in parts.items():
@@ -182,7 +182,7 @@ def load_sources(
     Raises:
         DataError: a source cannot be used, or too many rows are unusable (``max_skipped``).
     """
-    store = Store()
+    store = RowStore()
     parts: dict[str, _Part] = {}
     for name, sources in (("train", train), ("test", test), ("validation", validation)):
         if sources or name == "train":
@@ -202,9 +202,9 @@ def load_sources(
 class _Part:
     """The rows of one part of the data: records in memory, or an index if there are too many."""
 
-    def __init__(self, options: FieldOptions, store: Store, memory: int) -> None:
+    def __init__(self, options: FieldOptions, store: RowStore, memory: int) -> None:
         self.options = options
-        self.unusable_rows = UnusableRows(options.max_skipped)
+        self.unusable_rows = SkippedRows(options.max_skipped)
         self._store = store
         self._memory = memory
         self._in_memory: list[Record] | None = []
@@ -243,7 +243,7 @@ class _Part:
         self.unusable_rows.check(names, len(self._stored))
 
     def _read_source(
-        self, rows: Iterator[Row], reader: RecordReader, stored: Stored | None
+        self, rows: Iterator[Row], reader: RecordReader, stored: StoredBytes | None
     ) -> None:
         in_spool = StoredInSpool(self._store.spool, 0)
         copies: CopiedRows | None = None
@@ -262,10 +262,10 @@ class _Part:
                 if self._memory < 0:
                     self._in_memory = None
 
-    def _copy(self, row: Row) -> Span:
+    def _copy(self, row: Row) -> RowSpan:
         """Copy a row without a span to the temporary file."""
         data = json.dumps(row.fields, default=str).encode()
-        return Span(self._store.spool.append(data), len(data), _parse_copy)
+        return RowSpan(self._store.spool.append(data), len(data), _parse_copy)
 
 
 def _parse_copy(data: bytes) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def _parse_copy(data: bytes) -> dict[str, Any]:
     return fields
 
 
-def _row_text(row: Row, stored: Stored | None) -> str:
+def _row_text(row: Row, stored: StoredBytes | None) -> str:
     """Return the original text of an unusable row, or its columns as JSON."""
     if row.span is not None and stored is not None:
         return stored.read(row.span.offset, row.span.size).decode("utf-8", "backslashreplace")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from tunesmith.errors import DataError
 from tunesmith.records import Record
 from tunesmith.text import one_line, suggest_name
-from tunesmith_data.accounting import UnusableRows
 from tunesmith_data.formats import Format, FormatMatch, match_format
 from tunesmith_data.message import unused_keys
 from tunesmith_data.row import Fields, Row, RowError
 from tunesmith_data.row_view import RowView, label_text
+from tunesmith_data.skipped_rows import SkippedRows
 
 if TYPE_CHECKING:
     from tunesmith_data.options import FieldOptions
@@ -33,7 +33,7 @@ class RecordReader:
         self,
         name: str,
         options: FieldOptions,
-        unusable_rows: UnusableRows,
+        unusable_rows: SkippedRows,
         may_be_unusable: bool = False,
     ) -> None:
         self.name = name

@@ -36,7 +36,7 @@ Parse: TypeAlias = Callable[[bytes], Fields]
 """A function that parses a row's bytes again, after they were parsed once without error."""
 
 
-class Span(NamedTuple):
+class RowSpan(NamedTuple):
     """The position of a row's bytes in its file, and how to parse them.
 
     Rows with a span are not kept in memory; they are read again on demand. Rows without a span are
@@ -53,21 +53,21 @@ class Row(NamedTuple):
 
     line: int
     fields: Fields | RowError
-    span: Span | None = None
+    span: RowSpan | None = None
     number: int = 0
     """Row number in the file, counted from 1; set if another row starts on the same line."""
 
     def place(self, name: str) -> str:
         """Return the row's place in the file ``name``, for messages and ``Record.source``."""
-        return name_place(name, self.number or self.line, is_line=not self.number)
+        return format_row_place(name, self.number or self.line, is_line=not self.number)
 
 
-def name_place(name: str, position: int, *, is_line: bool) -> str:
+def format_row_place(name: str, position: int, *, is_line: bool) -> str:
     """Return ``file:line``, or ``file, row number`` if a line has several rows."""
     return f"{name}:{position}" if is_line else f"{name}, row {position}"
 
 
-class Bytes(io.RawIOBase):
+class FileRange(io.RawIOBase):
     """A byte range of an open file, readable sequentially and by position."""
 
     def __init__(self, descriptor: int, start: int, size: int) -> None:
@@ -102,7 +102,7 @@ class Bytes(io.RawIOBase):
 class ByteStream(io.BufferedReader):
     """An open, unpacked file, positioned after its byte-order mark."""
 
-    def __init__(self, content: Bytes, buffer_size: int) -> None:
+    def __init__(self, content: FileRange, buffer_size: int) -> None:
         super().__init__(content, buffer_size)
         self.content = content
         """The same bytes, for reading by position."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tunesmith.records import Message
-from tunesmith_data.conversation import has_system_message, prepend_system, with_tools
+from tunesmith_data.conversation import add_tools, has_system_message, prepend_system
 from tunesmith_data.message import parse_messages
 from tunesmith_data.row import Fields, RowError, json_type
 from tunesmith_data.text import require_text
@@ -91,7 +91,7 @@ class RowView:
             raise RowError("two system messages")
         if "tools" not in self.columns:
             return messages
-        return with_tools(messages, parse_tools(self.value("tools"), f"`{self.columns['tools']}`"))
+        return add_tools(messages, parse_tools(self.value("tools"), f"`{self.columns['tools']}`"))
 
     def unread_texts(self) -> Iterator[tuple[str, str]]:
         """Yield column and text for each text that another format would read."""

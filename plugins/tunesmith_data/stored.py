@@ -30,7 +30,7 @@ class FileVersion(NamedTuple):
         return cls(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-class Stored(Protocol):
+class StoredBytes(Protocol):
     """Bytes that can be read again by position."""
 
     def read(self, offset: int, size: int) -> bytes:

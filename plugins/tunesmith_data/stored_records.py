@@ -13,12 +13,12 @@ from tunesmith.data.subset import Subset
 from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Message, Record, Text
 from tunesmith_data.record_reader import RecordReader
-from tunesmith_data.row import Fields, Parse, Row, RowError, Span, name_place
-from tunesmith_data.stored import Stored
+from tunesmith_data.row import Fields, Parse, Row, RowError, RowSpan, format_row_place
+from tunesmith_data.stored import StoredBytes
 
 BLOCK_BYTES = 1 << 20
 """Number of bytes per read when records are read in order."""
-NEAR = 8
+MAX_ROW_GAP = 8
 """Rows count as read in order if each follows the last one by at most this distance."""
 
 
@@ -82,7 +82,7 @@ def _messages(items: Sequence[Any]) -> tuple[Message, ...]:
 class Segment:
     """The rows of one file: where their bytes are, and how to turn them into records."""
 
-    stored: Stored
+    stored: StoredBytes
     parse: Parse
     reader: RecordReader
     copies: CopiedRows
@@ -115,7 +115,7 @@ class StoredRecords(LazyRecords):
         self._sizes = array("I")
         self._positions = array("I")
         self._kinds = bytearray()
-        self._last = -NEAR - 1
+        self._last = -MAX_ROW_GAP - 1
         self._block = _Block(-1, 0, b"")
 
     def start(self, segment: Segment) -> None:
@@ -123,7 +123,7 @@ class StoredRecords(LazyRecords):
         self._segments.append(segment)
         self._starts.append(len(self))
 
-    def append(self, span: Span, row: Row, kind: int = CHANGED) -> None:
+    def append(self, span: RowSpan, row: Row, kind: int = CHANGED) -> None:
         """Add a row of the file that was started last."""
         self._offsets.append(span.offset)
         self._sizes.append(span.size)
@@ -140,7 +140,7 @@ class StoredRecords(LazyRecords):
         block, last, self._last = self._block, self._last, row
         begin = offset - block.offset
         if block.segment != number or begin < 0 or begin + size > len(block.data):
-            if not 0 < row - last <= NEAR:
+            if not 0 < row - last <= MAX_ROW_GAP:
                 return self._build(segment, row, segment.stored.read(offset, size))
             block = self._block = _Block(number, offset, self._read_block(number, row))
             begin = 0
@@ -166,7 +166,7 @@ class StoredRecords(LazyRecords):
     def _build(self, segment: Segment, row: int, data: bytes) -> Record:
         is_line = not self._kinds[row] & _IS_NUMBER
         kind = self._kinds[row] & ~_IS_NUMBER
-        where = name_place(segment.reader.name, self._positions[row], is_line=is_line)
+        where = format_row_place(segment.reader.name, self._positions[row], is_line=is_line)
         try:
             fields = segment.parse(data)
             if kind != CHANGED:

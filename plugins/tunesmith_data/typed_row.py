@@ -12,7 +12,7 @@ from tunesmith_data.row import Fields, RowError
 _AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
 
 
-def plain_fields(row: Mapping[str, object], max_row_bytes: int) -> Fields | RowError:
+def to_json_fields(row: Mapping[str, object], max_row_bytes: int) -> Fields | RowError:
     """Convert a typed row to JSON types: dates, times, decimals and UUIDs become text.
 
     Other values stay unchanged and are refused if their column is used.

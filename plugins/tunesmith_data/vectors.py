@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-__all__ = ["READ_CHARACTERS", "Vectors", "embed"]
+__all__ = ["MAX_TEXT_CHARACTERS", "Vectors", "fit_text_vectors"]
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 
 DIMENSIONS = 128
 MAX_GRAMS = 50_000
-READ_CHARACTERS = 4_000
+MAX_TEXT_CHARACTERS = 4_000
 """Longer texts are truncated to this many characters."""
 
 
@@ -30,10 +30,10 @@ def weigh_grams(texts: Sequence[str], most: int, dtype: type[np.floating[Any]]) 
     vectorizer = TfidfVectorizer(
         analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, max_features=most, dtype=dtype
     )
-    return vectorizer.fit_transform([text[:READ_CHARACTERS] for text in texts])
+    return vectorizer.fit_transform([text[:MAX_TEXT_CHARACTERS] for text in texts])
 
 
-def embed(texts: Sequence[str]) -> Vectors:
+def fit_text_vectors(texts: Sequence[str]) -> Vectors:
     """Return a unit-length vector for each text; the result is deterministic.
 
     For more than 128 texts, the TF-IDF weights are reduced to 128 dimensions (latent semantic

@@ -18,10 +18,10 @@ from tunesmith.records import (
     UnpairedPreference,
 )
 
-__all__ = ["to_row"]
+__all__ = ["record_to_row"]
 
 
-def to_row(record: Record) -> dict[str, Any]:
+def record_to_row(record: Record) -> dict[str, Any]:
     """Return a record as a row with its content, group and slices.
 
     Raises:

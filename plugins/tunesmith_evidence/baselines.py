@@ -21,14 +21,14 @@ from tunesmith.execution.report import Report
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 
-__all__ = ["MeasuredBaseline", "list_baselines", "list_overrides", "measure_baselines"]
+__all__ = ["MeasuredBaseline", "list_baseline_overrides", "list_baselines", "measure_baselines"]
 
-ENDED = "the baselines are measured; no training was requested"
-NO_LIMIT = "100000h"
+ENDED_MESSAGE = "the baselines are measured; no training was requested"
+UNLIMITED_BUDGET = "100000h"
 
 
 @dataclass(frozen=True)
-class Untrained:
+class UntrainedTechnique:
     """A technique that opens models but ends the run where training would start."""
 
     technique: Technique
@@ -39,7 +39,7 @@ class Untrained:
         Raises:
             RunStopped: always.
         """
-        raise RunStopped(ENDED)
+        raise RunStopped(ENDED_MESSAGE)
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
         """Open the model with the real technique; see :class:`tunesmith.contracts.Technique`."""
@@ -79,7 +79,7 @@ class MeasuredBaseline:
         return self.chosen.seconds + (self.measured.seconds if self.measured else 0.0)
 
 
-def list_overrides(rows: int, budget: str | None, only: Sequence[str]) -> list[str]:
+def list_baseline_overrides(rows: int, budget: str | None, only: Sequence[str]) -> list[str]:
     """Return run-file overrides for measuring baselines.
 
     Args:
@@ -87,7 +87,7 @@ def list_overrides(rows: int, budget: str | None, only: Sequence[str]) -> list[s
         budget: time limit for the baselines; None for no limit.
         only: names of the baselines to measure; empty for all.
     """
-    overrides = [f"baselines.rows={rows}", f'baselines.budget="{budget or NO_LIMIT}"']
+    overrides = [f"baselines.rows={rows}", f'baselines.budget="{budget or UNLIMITED_BUDGET}"']
     return [*overrides, *([f"baselines.use={json.dumps([*only])}"] if only else [])]
 
 
@@ -97,13 +97,13 @@ def measure_baselines(
     """Measure the baselines of a plan in a run folder and return the report so far."""
     offered = plan.technique.offered
     build = offered.offer.build
-    offer = replace(offered.offer, build=lambda config: Untrained(build(config)))
+    offer = replace(offered.offer, build=lambda config: UntrainedTechnique(build(config)))
     untrained = replace(plan.technique, offered=replace(offered, offer=offer))
     plan = replace(plan, technique=untrained, trains=False)  # `resume` predicts the training
     try:
         execute.run(plan, catalog, folder, resume=resume)
     except RunStopped as error:
-        if error.message != ENDED:  # a signal, or a limit of the run
+        if error.message != ENDED_MESSAGE:  # a signal, or a limit of the run
             raise
     return execute.load_report(folder)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
-from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.errors import PluginError, UsageError
 from tunesmith.events import JSON, Measured
 from tunesmith.execution.evaluate import read_rows
@@ -32,17 +32,17 @@ __all__ = [
     "MetricDifference",
     "RowKey",
     "RunResults",
-    "adjust",
+    "adjust_differences",
     "compare_metrics",
-    "find_obstacles",
+    "find_comparison_obstacles",
     "find_row_metric",
     "list_changed_rows",
-    "list_differences",
+    "list_plan_differences",
 ]
 
 SKIPPED_EVENTS = ("step-finished", "stepped", "phase-started", "phase-ended", "first-batch")
 """Kinds of events that comparisons do not need; they make up most of a log."""
-IGNORED = ("run.name", "run.folder", "reporters", "plugins.files")
+IGNORED_KEYS = ("run.name", "run.folder", "reporters", "plugins.files")
 """Keys of a plan that do not affect results."""
 RowKey: TypeAlias = tuple[str, float, int]
 """Identifies a row across runs: :func:`row_key`, weight, and a running number among equal rows."""
@@ -123,7 +123,7 @@ class MetricDifference:
     outcome: ComparisonOutcome
     """``better`` if the second run is better; ``unclear`` if the interval includes zero."""
     p_value_holm: float | None = None
-    """p-value adjusted for the number of comparisons; None before :func:`adjust`."""
+    """p-value adjusted for the number of comparisons; None before :func:`adjust_differences`."""
     won: int = 0
     """Rows where the second run is better; meaningless for a metric of all rows together."""
     lost: int = 0
@@ -141,7 +141,7 @@ class MetricDifference:
         return self.outcome != "unclear" and p_value < 1 - self.confidence
 
 
-def find_obstacles(first: RunResults, second: RunResults, catalog: Catalog) -> list[str]:
+def find_comparison_obstacles(first: RunResults, second: RunResults, catalog: Catalog) -> list[str]:
     """List the reasons why two runs must not be compared; empty if they are comparable.
 
     Comparable runs have the same test rows, and evaluators with the same options (including
@@ -188,7 +188,7 @@ def _scorer_options(plan: JSON, evaluator: str, catalog: Catalog) -> JSON:
             return {key: value for key, value in table.items() if key != "id"}
     try:
         defaults = catalog.find(EvaluatorOffer, evaluator).offer.config()
-    except (OfferNotFound, PluginError, ValidationError):
+    except (OfferNotFoundError, PluginError, ValidationError):
         return {}
     return {"use": evaluator, **defaults.model_dump(mode="json")}
 
@@ -223,7 +223,7 @@ def pair_rows(
     pairs = PairedRows(metric, [befores[key] for key in shared], [afters[key] for key in shared])
     is_part = len(shared) < max(len(befores), len(afters))
     pairs = pairs.with_contributions(metrics.get(metric)) if is_part else pairs
-    return pairs.without_weightless()
+    return pairs.drop_zero_weights()
 
 
 def _by_content(rows: Sequence[JSON], metric: str) -> dict[RowKey, JSON]:
@@ -320,7 +320,7 @@ def _mean(values: Sequence[float], weights: Sequence[float] | None) -> float:
     return math.fsum(w * v for w, v in zip(weights, values, strict=True)) / math.fsum(weights)
 
 
-def adjust(differences: Sequence[MetricDifference]) -> list[MetricDifference]:
+def adjust_differences(differences: Sequence[MetricDifference]) -> list[MetricDifference]:
     """Add Holm-adjusted p-values to differences that are tested together."""
     adjusted = adjust_p_values([found.p_value for found in differences])
     return [replace(found, p_value_holm=p) for found, p in zip(differences, adjusted, strict=True)]
@@ -375,7 +375,7 @@ def list_changed_rows(
     return sorted(changed, key=lambda row: -abs(row.gain))
 
 
-def list_differences(first: JSON, second: JSON) -> dict[str, tuple[Any, Any]]:
+def list_plan_differences(first: JSON, second: JSON) -> dict[str, tuple[Any, Any]]:
     """Return the keys whose values differ between two plans, with both values.
 
     A key that a plan lacks has the value None.
@@ -385,7 +385,7 @@ def list_differences(first: JSON, second: JSON) -> dict[str, tuple[Any, Any]]:
     return {
         key: (plans[0].get(key), plans[1].get(key))
         for key in keys
-        if plans[0].get(key) != plans[1].get(key) and not key.startswith(IGNORED)
+        if plans[0].get(key) != plans[1].get(key) and not key.startswith(IGNORED_KEYS)
     }
 
 

@@ -35,17 +35,17 @@ from tunesmith_evidence.comparison import RunResults, pair_rows
 from tunesmith_evidence.slices.candidates import Slice, find_candidates
 from tunesmith_evidence.slices.discover import (
     MAX_OVERLAP,
+    compute_overlap,
     compute_weakness,
     find_weak_slices,
-    overlap,
     split_in_halves,
 )
-from tunesmith_evidence.slices.rows import ScoredRow, to_rows
+from tunesmith_evidence.slices.rows import ScoredRow, to_scored_rows
 from tunesmith_evidence.statistics import Comparison, adjust_p_values, compare
 
-__all__ = ["REST", "SliceChange", "choose_metric", "compare_with_parent"]
+__all__ = ["OTHER_ROWS", "SliceChange", "choose_verdict_metric", "compare_with_parent"]
 
-REST = "all other rows"
+OTHER_ROWS = "all other rows"
 ALPHA = 0.05
 MIN_ROWS = 10
 """Fewest rows of a slice in the second half for it to be tested."""
@@ -73,7 +73,7 @@ class SliceChange:
     outcome: Literal["improved", "better", "worse", "unclear"]
 
 
-def list_targets(rows: Sequence[ScoredRow], higher_is_better: bool) -> list[Slice]:
+def list_target_slices(rows: Sequence[ScoredRow], higher_is_better: bool) -> list[Slice]:
     """Return the slices that look weak on the first half; rows are collected for these."""
     return [weak.slice for weak in find_weak_slices(rows, higher_is_better)]
 
@@ -92,14 +92,14 @@ def judge_improvement(
         before: the test rows of the parent run.
         after: values of the child run, by row number in the parent run.
         higher_is_better: direction of the metric.
-        targets: the slices that rows were collected for; None to use :func:`list_targets`.
+        targets: the slices that rows were collected for; None to use :func:`list_target_slices`.
         bounds: the metric's bounds; if None, values of 0 and 1 count as wrong and right.
 
     Returns:
         The tested slices, targets first.
     """
     if targets is None:
-        targets = list_targets(before, higher_is_better)
+        targets = list_target_slices(before, higher_is_better)
     _, second = split_in_halves(before)
     usable = [i for i in second if before[i].number in after]
     # 1. Keep the slices with enough rows on the second half.
@@ -147,9 +147,9 @@ def _list_parts(
     for target in targets:
         yield target, True
     collected = frozenset[int]().union(*(target.members for target in targets))
-    yield Slice(REST, "rest", frozenset(range(len(before))) - collected), False
+    yield Slice(OTHER_ROWS, "rest", frozenset(range(len(before))) - collected), False
     for other in find_candidates(before):
-        if all(overlap(other, target) <= MAX_OVERLAP for target in targets):
+        if all(compute_overlap(other, target) <= MAX_OVERLAP for target in targets):
             yield other, False
 
 
@@ -179,7 +179,7 @@ def _describe(
     )
 
 
-def choose_metric(report: Report) -> tuple[str, str] | None:
+def choose_verdict_metric(report: Report) -> tuple[str, str] | None:
     """Return the verdict's evaluator and metric, or the first ones of the tuned model."""
     keys = [(e.evaluator, e.metric) for e in report.tuned]
     wanted = [key for key in keys if key[1] == report.verdict.get("metric")]
@@ -195,7 +195,7 @@ def compare_with_parent(parent: RunResults, child: RunResults) -> list[SliceChan
     Raises:
         IntegrityError: a file with values is missing or damaged.
     """
-    key = choose_metric(parent.report)
+    key = choose_verdict_metric(parent.report)
     if key is None or key not in child.measured:
         return []
     old = parent.measured[key]
@@ -204,5 +204,5 @@ def compare_with_parent(parent: RunResults, child: RunResults) -> list[SliceChan
         return []  # a metric of all rows together cannot be split into slices
     numbers = [int(row["row"]) for row in pairs.baseline]
     after = dict(zip(numbers, pairs.tuned_values, strict=True))
-    before = to_rows(read_rows(parent.folder / old.records, old.metric), old.metric)
+    before = to_scored_rows(read_rows(parent.folder / old.records, old.metric), old.metric)
     return judge_improvement(before, after, old.higher_is_better, bounds=old.bounds)

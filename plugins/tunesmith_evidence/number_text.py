@@ -31,11 +31,11 @@ __all__ = [
     "format_ticks",
 ]
 
-SMALLEST = 0.0005
+MIN_SHOWN_VALUE = 0.0005
 """Numbers below this round to 0.000."""
-LARGEST_PART = 0.999
+MAX_SHOWN_FRACTION = 0.999
 """Largest number shown for a value below 1."""
-SHORTEST = 0.005
+MIN_SHOWN_SECONDS = 0.005
 """Durations below this many seconds round to 0.00 s."""
 MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
@@ -51,27 +51,27 @@ def format_number(value: float) -> str:
         return f"{value:g}"
     if size >= 1e9:
         return format_rate(value)
-    if 0 < size < SMALLEST:
+    if 0 < size < MIN_SHOWN_VALUE:
         return "<0.001" if value > 0 else ">-0.001"
     if size < 1:
-        value = math.copysign(min(size, LARGEST_PART), value)
+        value = math.copysign(min(size, MAX_SHOWN_FRACTION), value)
     return f"{value:,.{3 if size < 100 else 1 if size < 1000 else 0}f}"
 
 
 def format_duration_range(low: float, high: float) -> str:
     """Format a range of seconds: "4 min 00 s to 9 min 00 s", "up to 0.40 s", "under 0.01 s"."""
-    if high < SHORTEST:
+    if high < MIN_SHOWN_SECONDS:
         return "under 0.01 s"
     texts = [format_duration(seconds) for seconds in (low, high)]
     if texts[0] == texts[1]:
         return texts[0]
-    return f"up to {texts[1]}" if low < SHORTEST else " to ".join(texts)
+    return f"up to {texts[1]}" if low < MIN_SHOWN_SECONDS else " to ".join(texts)
 
 
 def format_difference(value: float) -> str:
     """Format a difference with its sign: "+0.890", "-0.083"; zero is "0.000"."""
     text = format_number(value)
-    return f"+{text}" if value >= SMALLEST else text
+    return f"+{text}" if value >= MIN_SHOWN_VALUE else text
 
 
 def format_confidence(level: float) -> str:

@@ -55,7 +55,7 @@ class PairedRows:
         groups = [row.get("group") for row in self.tuned]
         return groups if any(group is not None for group in groups) else None
 
-    def without_weightless(self) -> PairedRows:
+    def drop_zero_weights(self) -> PairedRows:
         """Return only rows that both models were scored on, which excludes weights of 0."""
         kept = [
             (first, second)
@@ -133,7 +133,7 @@ def read_pairs(
     pairs = PairedRows(tuned.metric, [first[n] for n in numbers], [second[n] for n in numbers])
     is_part = len(numbers) < max(len(first), len(second))
     pairs = pairs.with_contributions(metrics.get(tuned.metric)) if is_part else pairs
-    return pairs.without_weightless()
+    return pairs.drop_zero_weights()
 
 
 def _by_number(path: Path, metric: str) -> dict[int, JSON]:

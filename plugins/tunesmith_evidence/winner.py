@@ -46,16 +46,16 @@ from tunesmith.records import (
 from tunesmith.storage import RunFolder, commit_folder, verify_folder
 
 __all__ = [
-    "FOLDER",
+    "WINNER_FOLDER",
     "discard_winner",
     "has_probabilities",
-    "open_baseline",
     "open_winner",
+    "rebuild_baseline",
     "save_winner",
 ]
 
 SCHEMA = "tunesmith.winner/1"
-FOLDER = "winner"
+WINNER_FOLDER = "winner"
 """Name of the winner's folder in the run folder."""
 _KINDS: Mapping[str, Any] = {
     kind.__name__: kind for kind in (Text, Completion, Chat, Preference, UnpairedPreference)
@@ -75,14 +75,14 @@ def save_winner(evidence: Evidence, name: str) -> str:
         return ""
     baseline = _find_baseline(evidence.plan, name)
     commit_folder(
-        evidence.folder / FOLDER, lambda folder: _write(folder, evidence, baseline, chosen)
+        evidence.folder / WINNER_FOLDER, lambda folder: _write(folder, evidence, baseline, chosen)
     )
-    return FOLDER
+    return WINNER_FOLDER
 
 
 def discard_winner(folder: Path) -> None:
     """Remove the winner of an earlier verdict, if any."""
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    shutil.rmtree(folder / WINNER_FOLDER, ignore_errors=True)
 
 
 def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
@@ -95,7 +95,7 @@ def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
         UsageError: the run has no winning baseline, or the installed one lacks its variant.
         IntegrityError: a file of the winner is missing or damaged.
     """
-    folder = run.path / FOLDER
+    folder = run.path / WINNER_FOLDER
     if not (folder / "winner.json").is_file():
         raise UsageError(
             f"{run.path}: the run has no winner, because no prompt or small classifier was enough",
@@ -129,13 +129,13 @@ def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
 def has_probabilities(run: RunFolder) -> bool:
     """Return False if the winner is a classifier, which has no log-probabilities."""
     try:
-        saved = json.loads((run.path / FOLDER / "winner.json").read_text(encoding="utf-8"))
+        saved = json.loads((run.path / WINNER_FOLDER / "winner.json").read_text(encoding="utf-8"))
         return saved["solution"] in ("prompt", "retrieval")
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return True
 
 
-def open_baseline(
+def rebuild_baseline(
     plan: Plan, train: Sequence[Record], chosen: BaselineChosen, base: TextModel
 ) -> TextModel | None:
     """Rebuild the chosen variant of a baseline from the training rows.

@@ -9,7 +9,12 @@ from pathlib import Path
 from tunesmith import api, plugins
 from tunesmith.catalog import Catalog
 from tunesmith.events import JSON
-from tunesmith_evidence.comparison import MetricDifference, RunResults, adjust, compare_metrics
+from tunesmith_evidence.comparison import (
+    MetricDifference,
+    RunResults,
+    adjust_differences,
+    compare_metrics,
+)
 from tunesmith_evidence.number_text import format_difference, format_interval, format_number
 from tunesmith_evidence.pairs import list_metrics
 from tunesmith_python.html import table_to_html
@@ -78,5 +83,5 @@ def compare_runs(first: Path, second: Path, *, confidence: float = 0.95) -> RunC
     runs = [RunResults(folder, api.read_report(folder)) for folder in (first, second)]
     catalog = Catalog(plugins.find_plugins(plugins.Selection.from_environment()))
     found = compare_metrics(*runs, confidence=confidence, metrics=list_metrics(catalog))
-    differences = dict(zip(found, adjust([*found.values()]), strict=True))
+    differences = dict(zip(found, adjust_differences([*found.values()]), strict=True))
     return RunComparison(first, second, differences)

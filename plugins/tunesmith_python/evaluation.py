@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tunesmith import plugins
-from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.config.problems import convert_problems
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.data.units import RecordsByUnit
@@ -51,7 +51,7 @@ def evaluate(
     catalog = Catalog(plugins.find_plugins(plugins.Selection.from_environment()))
     try:
         offered = catalog.find(EvaluatorOffer, evaluator)
-    except OfferNotFound as error:
+    except OfferNotFoundError as error:
         raise UsageError(error.what, hint=error.hint) from None
     if not records:
         raise UsageError("records: there are no rows to measure")

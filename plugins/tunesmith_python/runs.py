@@ -98,7 +98,7 @@ def run(
     if distributed.rank() > 0:
         return Run(api.run_worker_rank())
     plan, catalog = api.load_plan(run_file, sets=set or {})
-    api.refuse_unrunnable(plan)
+    api.require_runnable(plan)
     folder = api.create_run_folder(plan, None if out is None else Path(out))
     execute.run(plan, catalog, folder, force=force)
     return Run(folder.path)

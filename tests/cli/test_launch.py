@@ -36,8 +36,8 @@ from tunesmith_cli.launch import (
     parse_gpus,
     planned_folder,
     print_error,
-    read_end,
     read_job,
+    read_last_lines,
     refuse_unsuitable_job,
     wait_for_lock,
     write_job,
@@ -293,8 +293,8 @@ def test_a_run_that_is_removed_meanwhile_is_not_waited_for(tmp_path: Path) -> No
 
 def test_the_end_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("a\nb\nc\n")
-    assert list(read_end(tmp_path / "log", 2)) == ["b", "c"]
-    assert not read_end(tmp_path / "none", 2)
+    assert list(read_last_lines(tmp_path / "log", 2)) == ["b", "c"]
+    assert not read_last_lines(tmp_path / "none", 2)
 
 
 @dataclass(frozen=True)

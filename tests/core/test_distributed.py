@@ -291,7 +291,7 @@ def test_a_technique_without_data_parallel_is_refused(
     plan: Any = SimpleNamespace(technique=SimpleNamespace(offer=offer))
     plan.single_process_part = Plan.single_process_part.__get__(plan)
     with pytest.raises(UsageError, match="technique solo: cannot train with the 2 processes"):
-        api.refuse_unrunnable(plan)
+        api.require_runnable(plan)
 
 
 def test_a_process_that_does_not_own_the_run_only_reads_checkpoints(tmp_path: Path) -> None:

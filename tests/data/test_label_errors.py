@@ -39,7 +39,9 @@ def test_a_share_without_a_single_label_is_not_shown() -> None:
     found = find_label_errors(item_rows())
     for tiny in (0.0, 1.1e-16, 0.4 / found.rows):
         finding = to_finding(replace(found, highest_share=tiny), item_rows())
-        assert finding.message.startswith("no label looks wrong, according to a classifier that agrees with ")
+        assert finding.message.startswith(
+            "no label looks wrong, according to a classifier that agrees with "
+        )
         assert (finding.level, finding.hint, finding.examples) == ("info", "", ())
     finding = to_finding(replace(found, highest_share=0.012), item_rows())
     assert finding.message.startswith("up to 1.2 % of the labels look wrong, by a classifier")

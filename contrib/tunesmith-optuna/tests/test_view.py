@@ -13,16 +13,16 @@ import pytest
 
 from tunesmith.offers import Metric
 from tunesmith_optuna.findings import (
-    Findings,
     Result,
     Row,
+    SearchResult,
     format_option,
     shorten_keys,
-    show_findings,
+    show_search_result,
 )
 from tunesmith_optuna.space import read_space
 from tunesmith_optuna.study import Study
-from tunesmith_optuna.trial_log import Evaluation, TrialLog
+from tunesmith_optuna.trial_log import TrialLog, ValidationPoint
 from tunesmith_optuna.trial_run import Objective
 from tunesmith_optuna.view import SearchView
 
@@ -36,9 +36,9 @@ def row(number: int, value: float | None, state: str = "complete", reason: str =
     return Row(number, state, {RANK: 4 + number, RATE: 2e-4}, result, 61.0, reason)
 
 
-def findings(*rows: Row, own: dict[str, Any] | None = None) -> Findings:
+def findings(*rows: Row, own: dict[str, Any] | None = None) -> SearchResult:
     ranking = sorted((r for r in rows if r.result), key=lambda r: r.result.value if r.result else 0)
-    return Findings(Path("/study"), LOSS, NAMES, rows, ranking, {}, own)
+    return SearchResult(Path("/study"), LOSS, NAMES, rows, ranking, {}, own)
 
 
 def test_the_best_is_named_with_how_sure_that_is() -> None:
@@ -60,7 +60,7 @@ def test_the_best_is_named_with_how_sure_that_is() -> None:
 def test_the_table_has_every_trial_and_the_reasons(capsys: pytest.CaptureFixture[str]) -> None:
     lost = row(2, None, "failed", "out of\x1b[2J memory")
     shown = replace(findings(row(0, 1.0), row(1, 0.5), lost), importances={RATE: 0.2, RANK: 0.8})
-    show_findings(shown)
+    show_search_result(shown)
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     assert [line.split()[0] for line in lines if line.strip()[:1] in ("0", "1", "2")] == [
@@ -126,7 +126,7 @@ def test_in_a_terminal_the_trials_that_run_are_shown(
     for name in ("CI", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     log = TrialLog(tmp_path / "trial-012", step=3, steps=9, loss=1.25)
-    log.evaluations[3] = Evaluation(3, 9, 1.5)
+    log.evaluations[3] = ValidationPoint(3, 9, 1.5)
     with SearchView(LOSS, NAMES, quiet=False) as view:
         view.update([TrialLog(tmp_path / "trial-007"), log])
         view.end(row(1, 0.5))
@@ -147,7 +147,7 @@ def test_events_are_read_as_they_come(tmp_path: Path) -> None:
     before = json.dumps({**monitored, "step": 0})
     path.write_text(f"{started}\n{whole}\n{before}\n")
     log.read()
-    assert log.evaluations == {4: Evaluation(4, 8, 2.0)} and log.evaluations[4].tenth == 5
+    assert log.evaluations == {4: ValidationPoint(4, 8, 2.0)} and log.evaluations[4].tenth == 5
     end = {"event": "run-finished", "status": "stopped", "error": "", "seconds": 3.0}
     with path.open("a") as file:
         file.write(json.dumps(end) + "\n")

@@ -17,7 +17,7 @@ from conftest import ACCESS_KEY, SECRET
 from tunesmith.storage import Checkpoints
 from tunesmith_remote.bucket import Bucket
 from tunesmith_remote.pull import pull_run
-from tunesmith_remote.snapshot import decode, list_numbers, name_of
+from tunesmith_remote.snapshot import decode_snapshot, list_numbers, name_snapshot
 
 WEIGHTS = Path("adapter", "adapter_model.safetensors")
 URL = "s3://bucket/runs"
@@ -45,7 +45,11 @@ def pushed_steps(url: str) -> list[str]:
     """Return the checkpoints in the newest snapshot."""
     bucket = Bucket(url)
     numbers = list_numbers(bucket)
-    newest = decode(bucket.read(name_of(numbers[-1])) or b"", numbers[-1]) if numbers else None
+    newest = (
+        decode_snapshot(bucket.read(name_snapshot(numbers[-1])) or b"", numbers[-1])
+        if numbers
+        else None
+    )
     files = newest.files if newest else {}
     return sorted({p.split("/")[1] for p in files if p.startswith("checkpoints/")})
 

@@ -10,7 +10,7 @@ import pytest
 from policy_run import options, trl_options
 
 from tunesmith.estimates import Assumptions, Estimate, EstimateRequest
-from tunesmith_trl.estimate import estimate, memory_savings, micro_batch_rows, padded
+from tunesmith_trl.estimate import estimate, memory_savings, micro_batch_rows, pad_options
 from tunesmith_trl.options import TrlOptions
 from tunesmith_trl.task import TrlTask
 
@@ -75,4 +75,4 @@ def test_no_prompt_is_shared_by_its_completions() -> None:
     """On a CPU the toolkit's own loop computes a prompt once; TRL never does."""
     grouping = TrlTask(None, vllm=False).grouping(options(), "cpu")
     assert not grouping.shares_prompt and grouping.sampled_completions == (4, 12)
-    assert padded(options()).packing is False
+    assert pad_options(options()).packing is False

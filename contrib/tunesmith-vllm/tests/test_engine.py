@@ -19,7 +19,7 @@ from tunesmith.errors import IntegrityError
 from tunesmith.records import Message
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 from tunesmith_vllm import worker
-from tunesmith_vllm.engine import find_reason, open_engine
+from tunesmith_vllm.engine import find_failure_reason, open_engine
 
 QUESTION = (Message("user", "What is the capital of Spain?"),)
 
@@ -89,7 +89,7 @@ def test_a_prompt_that_vllm_refuses_is_an_error(tiny_model: Path, python: str) -
     ],
 )
 def test_the_reason_is_the_last_error(log: str, reason: str) -> None:
-    assert find_reason(log) == reason
+    assert find_failure_reason(log) == reason
 
 
 def test_the_worker_needs_vllm_and_what_vllm_brings_alone() -> None:

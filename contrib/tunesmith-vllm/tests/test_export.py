@@ -19,12 +19,12 @@ from tunesmith.options import from_table
 from tunesmith_torch.export.contract import NotVerifiedError, ServedExporter
 from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
 from tunesmith_torch.testing.exports import (
-    check_answers,
+    check_answers_end,
+    check_damage_is_found,
     check_export,
-    check_fault,
     damage_export,
-    edit_json,
-    edit_template,
+    make_json_damage,
+    make_template_damage,
     train_tiny,
 )
 from tunesmith_vllm import exporter
@@ -128,7 +128,7 @@ def test_an_adapter_that_vllm_lacks_is_refused_before_anything_is_read(
 
 
 def test_a_full_model_ends_its_answers(tiny_model: Path, tmp_path: Path, python: str) -> None:
-    check_answers(tiny_model, as_export(python=python), tmp_path)
+    check_answers_end(tiny_model, as_export(python=python), tmp_path)
 
 
 def truncate(out: Path) -> None:
@@ -152,28 +152,32 @@ def change_rope(config: dict[str, Any]) -> None:
 
 
 FAULTS: dict[str, tuple[bool, str, Callable[[Path], None]]] = {
-    "rope": (False, "rope", edit_json("config.json", lambda c: c.update(rope_theta=5000.0))),
-    "rope of one form": (False, "rope, both forms", edit_json("config.json", change_rope)),
-    "template": (False, "rendered prompt", edit_template("'<|im_end|>' + '\n'", "'<|im_end|>'")),
+    "rope": (False, "rope", make_json_damage("config.json", lambda c: c.update(rope_theta=5000.0))),
+    "rope of one form": (False, "rope, both forms", make_json_damage("config.json", change_rope)),
+    "template": (
+        False, "rendered prompt",
+        make_template_damage("'<|im_end|>' + '\n'", "'<|im_end|>'")),
     "end": (
-        False, "end tokens", edit_json("generation_config.json", lambda c: c.update(eos_token_id=0))
+        False, "end tokens",
+        make_json_damage("generation_config.json", lambda c: c.update(eos_token_id=0))
     ),
     "lost token": (
-        False, "added tokens", edit_json("tokenizer.json", lambda c: c["added_tokens"].pop())
+        False, "added tokens", make_json_damage("tokenizer.json", lambda c: c["added_tokens"].pop())
     ),
     "truncated": (False, "files", truncate),
     "weights": (False, "log-probabilities", change_weights),
     "truncated adapter": (True, "files", truncate),
     "scale": (
         True, "log-probabilities",
-        edit_json("adapter/adapter_config.json", lambda c: c.update(lora_alpha=4)),
+        make_json_damage("adapter/adapter_config.json", lambda c: c.update(lora_alpha=4)),
     ),
     "adapter": (True, "log-probabilities", change_adapter),
     "template of an adapter": (
-        True, "rendered prompt", edit_template("'<|im_end|>' + '\n'", "'<|im_end|>'")
+        True, "rendered prompt", make_template_damage("'<|im_end|>' + '\n'", "'<|im_end|>'")
     ),
     "end of an adapter": (
-        True, "end tokens", edit_json("generation_config.json", lambda c: c.update(eos_token_id=0))
+        True, "end tokens",
+        make_json_damage("generation_config.json", lambda c: c.update(eos_token_id=0))
     ),
 }  # fmt: skip
 
@@ -183,7 +187,7 @@ FAULTS: dict[str, tuple[bool, str, Callable[[Path], None]]] = {
 def test_a_fault_in_the_files_is_found(fault: str, trained: TrainedModel, tmp_path: Path) -> None:
     adapter_only, name, damage = FAULTS[fault]
     export = as_export(damage, adapter_only=adapter_only)
-    check_fault(trained, export, tmp_path, name)
+    check_damage_is_found(trained, export, tmp_path, name)
 
 
 SCALED = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0}

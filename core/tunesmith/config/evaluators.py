@@ -13,7 +13,7 @@ from typing import Any
 
 from tunesmith.catalog import Catalog
 from tunesmith.errors import ConfigError, Problem
-from tunesmith.fence import ask
+from tunesmith.fence import call_in_fence
 from tunesmith.offers import EvaluatorOffer
 from tunesmith.options import GateOptions
 from tunesmith.plan import Component, Plan
@@ -48,7 +48,7 @@ def default_evaluators(catalog: Catalog, records: Sequence[Record]) -> Evaluator
         o
         for o in catalog.offers(EvaluatorOffer)
         if (text_only or o.offer.reads_media)
-        and ask(o, "default_for", o.offer.default_for, records)
+        and call_in_fence(o, "default_for", o.offer.default_for, records)
     ]
     offers.sort(key=lambda o: not all(metric.is_row_mean for metric in o.offer.metrics))
     offers.sort(key=lambda o: not o.offer.metrics[0].higher_is_better)

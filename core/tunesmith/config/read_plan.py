@@ -19,13 +19,13 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.additions import Addition
-from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.config.evaluators import Evaluators, assign_ids, check_gate_metrics, check_must_beat
 from tunesmith.config.paths import with_absolute_paths
 from tunesmith.config.problems import convert_problems
 from tunesmith.config.run_file import RunFile, dotted_items
 from tunesmith.contracts import FoundModel
-from tunesmith.data.units import FindClusters, number_records
+from tunesmith.data.units import FindClusters, cluster_each_record
 from tunesmith.errors import (
     ConfigError,
     EnvironmentProblem,
@@ -97,13 +97,13 @@ def make_plan(
         raise reader.model_error
     if reader.problems or plan is None:
         raise ConfigError([_with_variable(problem, runfile) for problem in reader.problems])
-    needed = list_needs(plan, catalog).values() if runnable else (plan.data.offer.needs,)
+    needed = list_requirements(plan, catalog).values() if runnable else (plan.data.offer.needs,)
     if missing := missing_requirements(dict.fromkeys(chain(*needed))):
         raise EnvironmentProblem("; ".join(missing), hint="pip install the missing packages")
     return plan
 
 
-def list_needs(plan: Plan, catalog: Catalog) -> dict[str, tuple[str, ...]]:
+def list_requirements(plan: Plan, catalog: Catalog) -> dict[str, tuple[str, ...]]:
     """Return the requirements of the components and plugins that a run of the plan needs, by name.
 
     Reviews are not included: a review that cannot run is a warning of the run.
@@ -265,7 +265,7 @@ class _Reader:
     def _choose_clusters(self, chosen: SplitterOffer[Any]) -> FindClusters:
         """Return the cluster function of the chosen splitter, otherwise that of the default one."""
         found = (offer.find_clusters for offer in _cluster_finders(self.catalog, chosen))
-        return next(filter(None, found), number_records)
+        return next(filter(None, found), cluster_each_record)
 
     def _component(
         self, kind: type[K], where: str, table: Mapping[str, Any]
@@ -276,7 +276,7 @@ class _Reader:
             return None
         try:
             offered = self.catalog.find(kind, table["use"])
-        except OfferNotFound as error:
+        except OfferNotFoundError as error:
             self.problems.append(Problem(f"{where}.use", error.what, error.hint))
             return None
         options = {key: value for key, value in table.items() if key != "use"}

@@ -75,13 +75,13 @@ def require_trusted(
             f"before: {names}",
             hint="read that code; if you trust it, add the option --trust-plugins",
         )
-    remember(new)
+    add_trusted_code(new)
 
 
 def trust_code(tables: Mapping[str, Any], folder: Path) -> None:
     """Remember the code of a run that this user starts."""
     known = _read_trusted()
-    remember([item for item in find_code(tables, folder) if item not in known])
+    add_trusted_code([item for item in find_code(tables, folder) if item not in known])
 
 
 def find_code(tables: Mapping[str, Any], folder: Path) -> list[str]:
@@ -105,7 +105,7 @@ def find_code(tables: Mapping[str, Any], folder: Path) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def remember(items: Sequence[str]) -> None:
+def add_trusted_code(items: Sequence[str]) -> None:
     """Add code to the user's list; do nothing if the list cannot be written."""
     if not items:
         return

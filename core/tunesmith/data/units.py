@@ -18,7 +18,7 @@ FindClusters = Callable[[Sequence[Record]], Sequence[Hashable]]
 """Return the cluster of each record, as any hashable label."""
 
 
-def number_records(records: Sequence[Record]) -> Sequence[Hashable]:
+def cluster_each_record(records: Sequence[Record]) -> Sequence[Hashable]:
     """Return clusters of one record each."""
     return range(len(records))
 
@@ -69,7 +69,7 @@ class RecordsByUnit(Sequence[Record]):
         return record if unit == record.group else replace(record, group=unit)
 
 
-def as_loaded(records: Sequence[Record]) -> Sequence[Record]:
+def restore_loaded_groups(records: Sequence[Record]) -> Sequence[Record]:
     """Return records with the groups that they were loaded with, instead of their units."""
     return records.records if isinstance(records, RecordsByUnit) else records
 

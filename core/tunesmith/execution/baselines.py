@@ -37,24 +37,24 @@ from tunesmith.errors import (
     UsageError,
 )
 from tunesmith.events import BaselineChosen, FindingReported
-from tunesmith.execution.contenders import Budget, Contender, Tried
+from tunesmith.execution.baseline_candidates import BaselineCandidate, TimeBudget, TriedVariant
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.evaluate import measure_model
 from tunesmith.execution.run_data import DataParts
 from tunesmith.execution.suitable_baselines import Baselines, describe_choice
 from tunesmith.fence import fence, require_unchanged
-from tunesmith.fence.returned import blame, check_variants
+from tunesmith.fence.returned import blame_plugin, check_variants
 from tunesmith.offers import BaselineOffer, EvaluatorOffer, Plugin
 from tunesmith.plan import Component, Plan
 from tunesmith.plugins import missing_requirements
 from tunesmith.records import Record
 
-Refused = (ConfigError, DataError, UsageError)
+REFUSAL_ERRORS = (ConfigError, DataError, UsageError)
 """Errors that mean a baseline refuses a task. Other errors are faults of its plugin."""
-ROUNDS = (10, 20, 40, 80)
+ROUND_ROWS = (10, 20, 40, 80)
 """Rows on which variants that query the base model have been compared after each round."""
 NEVER_TRIED = "[baselines] budget was used up"
-NO_ROWS = "there are no validation rows to compare it on"
+NO_VALIDATION_ROWS = "there are no validation rows to compare it on"
 
 
 _Scored = tuple[Sequence[BaselineVariant], Sequence[Record]]
@@ -81,16 +81,16 @@ class BaselineChoice:
         A resumed run uses the variant that was chosen before.
         """
         contenders = self._open_all(baselines)
-        budget = Budget(budget_seconds)
+        budget = TimeBudget(budget_seconds)
         for contender in contenders:
             if not contender.offer.needs_model:
-                self._try_all([contender], self._draw_rows(0, None), Budget(float("inf")))
+                self._try_all([contender], self._draw_rows(0, None), TimeBudget(float("inf")))
         costly = [contender for contender in contenders if contender.offer.needs_model]
-        self._try_all(costly, self._draw_rows(0, ROUNDS[0]), budget)
-        for done, wanted in pairwise(ROUNDS):
+        self._try_all(costly, self._draw_rows(0, ROUND_ROWS[0]), budget)
+        for done, wanted in pairwise(ROUND_ROWS):
             rows = self._draw_rows(done, wanted)
             for contender in sorted(costly, key=lambda one: -one.promise(self._sign)):
-                if rows and (len(contender.left) > 1 or done == ROUNDS[0]):
+                if rows and (len(contender.left) > 1 or done == ROUND_ROWS[0]):
                     self._narrow_down(contender, rows, budget)
         chosen = [(each.baseline, self._conclude(each)) for each in contenders]
         return [(baseline, model) for baseline, model in chosen if model is not None], budget.left
@@ -132,10 +132,10 @@ class BaselineChoice:
     def _sign(self) -> int:
         return 1 if self.evaluator.offer.metrics[0].higher_is_better else -1
 
-    def _open_all(self, baselines: Baselines) -> list[Contender]:
+    def _open_all(self, baselines: Baselines) -> list[BaselineCandidate]:
         """List the variants of all baselines; those without a model learn from all rows here."""
         free = [baseline for baseline in baselines if not baseline.offer.needs_model]
-        opened: dict[str, Contender] = {}
+        opened: dict[str, BaselineCandidate] = {}
         if free:
             with self.emit.phase("preparing baselines", len(free), "baselines") as progress:
                 for baseline in free:
@@ -143,9 +143,9 @@ class BaselineChoice:
                     progress(len(opened))
         return [opened.get(baseline.offer.name) or self._open(baseline) for baseline in baselines]
 
-    def _open(self, baseline: Component[BaselineOffer[Any]]) -> Contender:
+    def _open(self, baseline: Component[BaselineOffer[Any]]) -> BaselineCandidate:
         """List the variants of a baseline; if that fails, variants before the error remain."""
-        contender = Contender(baseline)
+        contender = BaselineCandidate(baseline)
         missing = missing_requirements(baseline.offer.needs)
         if missing:
             contender.reject(f"it needs {missing[0]}")
@@ -155,9 +155,9 @@ class BaselineChoice:
                 contender.built = baseline.offer.build(baseline.config)
                 for place, variant in enumerate(contender.built.variants(self.task)):
                     contender.untried.append((place, variant))
-            except Refused as error:
+            except REFUSAL_ERRORS as error:
                 self._refuse(contender, error)
-        with blame(baseline.offered.plugin, "variants"):
+        with blame_plugin(baseline.offered.plugin, "variants"):
             check_variants([variant for _, variant in contender.untried])
         return contender
 
@@ -169,7 +169,10 @@ class BaselineChoice:
             yield
 
     def _refuse(
-        self, contender: Contender, error: TunesmithError, variant: BaselineVariant | None = None
+        self,
+        contender: BaselineCandidate,
+        error: TunesmithError,
+        variant: BaselineVariant | None = None,
     ) -> None:
         """Note the error of a variant; it ends the run if the run file names the baseline.
 
@@ -180,7 +183,7 @@ class BaselineChoice:
         contender.reject(error.message, variant)
 
     def _try_all(
-        self, contenders: Sequence[Contender], rows: Sequence[int], budget: Budget
+        self, contenders: Sequence[BaselineCandidate], rows: Sequence[int], budget: TimeBudget
     ) -> None:
         """Score every variant on some rows, as far as the budget allows."""
         waiting = [each for each in contenders if each.untried and not self._was_chosen(each)]
@@ -191,14 +194,16 @@ class BaselineChoice:
             each = fresh[0] if fresh else max(waiting, key=lambda one: one.promise(self._sign))
             slowest = max((one.seconds for one in each.tried), default=0.0)
             if budget.covers(slowest):
-                one = Tried(each.untried[0][1], each.untried[0][0])
+                one = TriedVariant(each.untried[0][1], each.untried[0][0])
                 each.untried.pop(0)
                 self._score(each, one, scored[id(each)], budget)
             else:
                 each.give_up(NEVER_TRIED)
             waiting = [one for one in waiting if one.untried]
 
-    def _narrow_down(self, contender: Contender, rows: Sequence[int], budget: Budget) -> None:
+    def _narrow_down(
+        self, contender: BaselineCandidate, rows: Sequence[int], budget: TimeBudget
+    ) -> None:
         """Score the better half of the remaining variants on further rows, if time is left.
 
         If none of them can answer these rows, the other half takes their place.
@@ -206,7 +211,7 @@ class BaselineChoice:
         ranked = contender.rank(self._sign)
         half = -(-len(ranked) // 2)
         best, others = ranked[:half], ranked[half:]
-        if len(best) == 1 and best[0].rows >= ROUNDS[1]:
+        if len(best) == 1 and best[0].rows >= ROUND_ROWS[1]:
             contender.left = best  # no other variant is left to compare with
             return
         if not best or not budget.covers(sum(o.seconds / o.rows * len(rows) for o in best)):
@@ -220,13 +225,17 @@ class BaselineChoice:
             self._narrow_down(contender, rows, budget)
 
     def _score(
-        self, contender: Contender, one: Tried, scored: Sequence[_Scored], budget: Budget
+        self,
+        contender: BaselineCandidate,
+        one: TriedVariant,
+        scored: Sequence[_Scored],
+        budget: TimeBudget,
     ) -> None:
         """Score a variant on further rows; drop it from the comparison if it cannot answer them."""
         started = time.perf_counter()
         try:
             self._measure(one, contender.offer.name, scored)
-        except Refused as error:
+        except REFUSAL_ERRORS as error:
             self._refuse(contender, error, one.variant)
             for ones in (contender.tried, contender.left):
                 ones[:] = [other for other in ones if other is not one]
@@ -234,7 +243,7 @@ class BaselineChoice:
             if not one.values:  # no rows to choose on, or the evaluator cannot measure yet
                 contender.unscored = contender.unscored or one.variant
                 if not scored:
-                    contender.give_up(NO_ROWS)
+                    contender.give_up(NO_VALIDATION_ROWS)
                 contender.untried.clear()
             elif one not in contender.tried:
                 contender.tried.append(one)
@@ -243,7 +252,7 @@ class BaselineChoice:
         contender.seconds += seconds
         budget.left -= seconds
 
-    def _conclude(self, contender: Contender) -> TextModel | None:
+    def _conclude(self, contender: BaselineCandidate) -> TextModel | None:
         """Return the model of the best variant, and emit the event about the choice."""
         earlier = self._was_chosen(contender)
         if earlier is not None:
@@ -273,11 +282,11 @@ class BaselineChoice:
         self.emit(event)
         return variant.model if variant else None
 
-    def _was_chosen(self, contender: Contender) -> BaselineChosen | None:
+    def _was_chosen(self, contender: BaselineCandidate) -> BaselineChosen | None:
         earlier = self.emit.report.baselines.get(contender.offer.name)
         return earlier if earlier is not None and not earlier.skipped else None
 
-    def _measure(self, tried: Tried, baseline: str, scored: Sequence[_Scored]) -> None:
+    def _measure(self, tried: TriedVariant, baseline: str, scored: Sequence[_Scored]) -> None:
         """Add the metric's values over records; add nothing if it cannot be measured yet."""
         plugin, metric = self.plan.technique.offered.plugin, self.evaluator.offer.metrics[0].name
         started = time.perf_counter()
@@ -297,10 +306,10 @@ class BaselineChoice:
         rows = range(len(self.parts.validation) or len(self.task.train))
         if wanted is None:
             return rows
-        drawn = random.Random(self.plan.run.seed).sample(rows, min(ROUNDS[-1], len(rows)))
+        drawn = random.Random(self.plan.run.seed).sample(rows, min(ROUND_ROWS[-1], len(rows)))
         return sorted(drawn[done:wanted])
 
-    def _list_scored(self, contender: Contender, rows: Sequence[int]) -> list[_Scored]:
+    def _list_scored(self, contender: BaselineCandidate, rows: Sequence[int]) -> list[_Scored]:
         """Return validation rows, or parts of each training fold with variants built for it.
 
         A baseline that refuses the fewer rows of a fold is not compared.
@@ -315,7 +324,7 @@ class BaselineChoice:
             try:
                 with self._call(contender.baseline.offered.plugin):
                     variants = [*contender.built.variants(task)] if contender.built else []
-            except Refused as error:
+            except REFUSAL_ERRORS as error:
                 for _, variant in contender.untried:
                     self._refuse(contender, error, variant)
                 contender.untried.clear()

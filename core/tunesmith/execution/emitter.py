@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from tunesmith.plugins import Plugins
     from tunesmith.storage import EventLog, RunFolder
 
-MUTED_AFTER = 3
+MAX_REPORTER_FAILURES = 3
 """Number of failures after which a reporter gets no more events."""
 
 
@@ -119,7 +119,7 @@ class Reporters:
     def report(self, event: Event) -> list[FindingReported]:
         """Pass the event to every reporter; return warnings about those that failed."""
         for state in self._reporters:
-            if state.failures >= MUTED_AFTER:
+            if state.failures >= MAX_REPORTER_FAILURES:
                 continue
             try:
                 with self._isolated(state.name, state.plugin):
@@ -128,7 +128,7 @@ class Reporters:
                 if is_of_user(error):
                     raise
                 state.failures += 1
-                muted = state.failures >= MUTED_AFTER
+                muted = state.failures >= MAX_REPORTER_FAILURES
                 ending = "; it is muted for the rest of the run" if muted else ""
                 self._warn(state.name, state.plugin, f"failed: {describe_error(error)}{ending}")
         findings, self._findings = self._findings, []

@@ -26,7 +26,7 @@ from tunesmith.execution.measure_part import measure_part
 from tunesmith.execution.report import TRAINING_ROWS
 from tunesmith.execution.wrapped_model import CheckedModel, WrappedModel
 from tunesmith.fence import attribute_errors_to, check_unchanged, isolate, require_unchanged
-from tunesmith.fence.returned import blame, check_measured
+from tunesmith.fence.returned import blame_plugin, check_measured
 from tunesmith.offers import Plugin
 from tunesmith.records import Prompt, Record, exchanges, last_exchange
 from tunesmith.statistics import mean_interval
@@ -115,7 +115,7 @@ def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where 
     _check_finite(label, measured, records, not_finite, plugin)
     metrics = {metric.name: metric for metric in evaluator.offer.metrics}
     for measurement in measured:
-        with blame(plugin, "measure"):
+        with blame_plugin(plugin, "measure"):
             check_measured(measurement, metrics[measurement.metric])
     return measured
 
@@ -138,7 +138,7 @@ def _name_long_rows(label: str, records: Sequence[Record]) -> Iterator[None]:
         ) from error
 
 
-def without_prompts(records: Sequence[Record], prompts: Sequence[Prompt]) -> Iterator[Record]:
+def exclude_prompts(records: Sequence[Record], prompts: Sequence[Prompt]) -> Iterator[Record]:
     """Yield the records that contain none of these prompts."""
     unwanted = set(prompts)
     for record in records:

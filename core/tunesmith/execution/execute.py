@@ -50,7 +50,7 @@ from tunesmith.events import JSON, TUNED, FindingReported
 from tunesmith.execution import resume_checks
 from tunesmith.execution.baselines import BaselineChoice
 from tunesmith.execution.emitter import Emitter, Reporters, take_findings
-from tunesmith.execution.evaluate import evaluate_model, without_prompts
+from tunesmith.execution.evaluate import evaluate_model, exclude_prompts
 from tunesmith.execution.gate import check_gate
 from tunesmith.execution.guards import create_guards
 from tunesmith.execution.model_review import ModelReviewer, read_model_config
@@ -64,14 +64,14 @@ from tunesmith.execution.run_data import (
     write_skipped,
 )
 from tunesmith.execution.run_events import (
-    as_reported,
     build_run_finished,
     build_run_started,
     list_used_plugins,
+    to_reported_error,
 )
 from tunesmith.execution.suitable_baselines import choose_baselines, list_evaluators, list_excluded
 from tunesmith.execution.wrapped_model import CachedModel
-from tunesmith.fence.returned import blame, check_artifact
+from tunesmith.fence.returned import blame_plugin, check_technique_artifact
 from tunesmith.offers import BaselineOffer, EvaluatorOffer, Offered
 from tunesmith.plan import Component, Evidence, Plan
 from tunesmith.signals import StopSignalHandler
@@ -142,7 +142,7 @@ def run(
                 emit(finding)
             check_gate(plan.gate, report.measured.values(), verdict, report.gates.values())
         except BaseException as caught:
-            error = as_reported(caught)
+            error = to_reported_error(caught)
             if error is caught:
                 raise
             raise error from caught
@@ -362,8 +362,8 @@ class _ModelPhases:
         plugin = self.plan.technique.offered.plugin
         with self.emit.call(plugin, "train"):
             artifact = self.technique.train(job)
-        with blame(plugin, "train"):
-            return check_artifact(artifact)
+        with blame_plugin(plugin, "train"):
+            return check_technique_artifact(artifact)
 
     def evaluate_stages(self, artifact: Artifact) -> None:
         """Evaluate the artifacts of earlier stages that are text models."""
@@ -411,7 +411,7 @@ class _ModelPhases:
                 # skipped.
                 if label != TRAINING_ROWS:
                     raise
-                records = list(without_prompts(records, error.prompts))
+                records = list(exclude_prompts(records, error.prompts))
                 evaluate_model(label, model, evaluator, records, self.emit, run, folder, plugin)
 
     def _run_so_far(self) -> RunContext:

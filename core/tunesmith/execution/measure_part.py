@@ -65,10 +65,10 @@ def measure_part(
     silent = _list_prompts(others) - _list_prompts(records)
 
     def open_model(artifact: Path | None) -> TextModel:
-        return SilentModel(run.open(artifact), silent)
+        return EmptyAnswerModel(run.open(artifact), silent)
 
     context, shown = replace(run, open=open_model), [*records, *others]
-    returned = _measure(prepared, SilentModel(model, silent), shown, context)
+    returned = _measure(prepared, EmptyAnswerModel(model, silent), shown, context)
     return [_cut(measurement, len(shown), len(records)) for measurement in returned]
 
 
@@ -104,7 +104,7 @@ def _cut(measurement: Measurement, shown: int, count: int) -> Measurement:
 
 
 @dataclass(frozen=True)
-class SilentModel(WrappedModel):
+class EmptyAnswerModel(WrappedModel):
     """A text model that returns an empty answer to some prompts without running the model."""
 
     silent: frozenset[Prompt]

@@ -17,11 +17,11 @@ from typing import Any
 
 from tunesmith.contracts import Dataset, Finding, Job, SkippedRow, Split, SplitRequest
 from tunesmith.data.subset import Subset
-from tunesmith.data.units import RecordsByUnit, number_records
+from tunesmith.data.units import RecordsByUnit, cluster_each_record
 from tunesmith.events import DataLoaded, Event
 from tunesmith.execution.check_records import check_records
 from tunesmith.fence import attribute_errors_to, check_unchanged, fence
-from tunesmith.fence.returned import blame, check_dataset, check_split
+from tunesmith.fence.returned import blame_plugin, check_dataset, check_split
 from tunesmith.plan import Plan
 from tunesmith.records import Record
 from tunesmith.storage import Checkpoints, RunFolder, write_atomic
@@ -67,7 +67,7 @@ def load_data(plan: Plan, *, splits: bool = True) -> tuple[Dataset, DataParts]:
     plugin = plan.data.offered.plugin
     with fence(plugin, "load", guards_state=True):
         loaded = plan.data.offer.build(plan.data.config).load()
-    with blame(plugin, "load"):
+    with blame_plugin(plugin, "load"):
         dataset = check_dataset(loaded)
     digest = hashlib.sha256()
 
@@ -87,7 +87,7 @@ def load_data(plan: Plan, *, splits: bool = True) -> tuple[Dataset, DataParts]:
     if splits:
         split = _split(plan, dataset, records)
     else:
-        plan = replace(plan, find_clusters=number_records)
+        plan = replace(plan, find_clusters=cluster_each_record)
         split = Split(train=[row for row, _ in enumerate(records)])
     places = {row: place for place, row in enumerate(split.train)} if split.folds else {}
     for rows in (split.train, split.validation, split.test):
@@ -143,7 +143,7 @@ def _split(plan: Plan, dataset: Dataset, records: Iterator[Record]) -> Split:
     with fence(plugin, "split"):
         split = plan.split.offer.build(plan.split.config).split(rows, request)
     deque(rows, maxlen=0)
-    with blame(plugin, "split"):
+    with blame_plugin(plugin, "split"):
         return check_split(split, len(dataset.train))
 
 

@@ -15,7 +15,7 @@ from tunesmith.storage import RunFolder
 from tunesmith.text import redact_all
 
 
-def as_reported(error: BaseException) -> BaseException:
+def to_reported_error(error: BaseException) -> BaseException:
     """Return the error to report for the end of a run; ``sys.exit`` counts as a plugin error."""
     if isinstance(error, SystemExit):
         return PluginError(f"code called sys.exit({error.code!r}) during the run")

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tunesmith.events import BaselineChosen
-from tunesmith.fence import ask
+from tunesmith.fence import call_in_fence
 from tunesmith.offers import BaselineOffer, EvaluatorOffer, Offered
 from tunesmith.plan import Component, Plan
 from tunesmith.records import Record, has_media
 
 Baselines = Sequence[Component[BaselineOffer[Any]]]
-SAMPLE = 2_000
+SAMPLE_ROWS = 2_000
 """Number of training rows used to choose default baselines."""
 
 
@@ -34,8 +34,10 @@ def choose_baselines(
         for baseline in baselines
         if can_be_used(baseline.offer)
         and (
-            ask(baseline.offered, "suits", baseline.offer.suits, sample)
-            or ask(baseline.offered, "is_configured", baseline.offer.is_configured, baseline.config)
+            call_in_fence(baseline.offered, "suits", baseline.offer.suits, sample)
+            or call_in_fence(
+                baseline.offered, "is_configured", baseline.offer.is_configured, baseline.config
+            )
         )
     ]
 
@@ -55,7 +57,7 @@ def list_excluded(
     for offered in offers:
         offer = offered.offer
         is_other = offer.name not in named and can_be_used(offer)
-        if is_other and ask(offered, "suits", offer.suits, sample):
+        if is_other and call_in_fence(offered, "suits", offer.suits, sample):
             yield describe_choice(offer, skipped="[baselines] use does not name it", excluded=True)
 
 
@@ -87,7 +89,7 @@ def list_evaluators(
 
 
 def _take_sample(train: Sequence[Record]) -> Sequence[Record]:
-    return [train[row] for row in range(0, len(train), -(-len(train) // SAMPLE) or 1)]
+    return [train[row] for row in range(0, len(train), -(-len(train) // SAMPLE_ROWS) or 1)]
 
 
 def describe_choice(offer: BaselineOffer[Any], **fields: Any) -> BaselineChosen:

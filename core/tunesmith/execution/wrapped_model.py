@@ -18,7 +18,9 @@ R = TypeVar("R", TokenScores, Generation)
 
 
 @contextmanager
-def name_long_prompts(prompts: Sequence[Prompt], converted: Sequence[Prompt]) -> Iterator[None]:
+def attribute_prompt_errors(
+    prompts: Sequence[Prompt], converted: Sequence[Prompt]
+) -> Iterator[None]:
     """Make an error about long converted prompts refer to the original prompts."""
     try:
         yield
@@ -52,7 +54,7 @@ class WrappedModel:
     ) -> Sequence[R]:
         """Call a method of the model and return its result for each prompt."""
         progress, converted = self._progress(progress, len(prompts)), self.convert_prompts(prompts)
-        with name_long_prompts(prompts, converted):
+        with attribute_prompt_errors(prompts, converted):
             return method(converted, *arguments, progress=progress, **options)
 
     def score(

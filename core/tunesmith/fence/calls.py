@@ -133,7 +133,9 @@ def isolate(  # noqa: PLR0913 - a plugin, and what the block may do
         yield changes
 
 
-def ask(offered: Offered[Any], name: str, function: Callable[..., R], *arguments: object) -> R:
+def call_in_fence(
+    offered: Offered[Any], name: str, function: Callable[..., R], *arguments: object
+) -> R:
     """Call a function of an offer in the fence, and return its answer."""
     plugin = offered.plugin
     with fence(plugin, f"{name} of {offered.offer.name}"):

@@ -23,16 +23,16 @@ from tunesmith.offers import (
 if TYPE_CHECKING:
     from tunesmith.contracts import Artifact, Dataset, FoundModel, Measurement, ReviewResult, Split
 
-LARGEST_JSON = 1_000_000
+MAX_JSON_CHARACTERS = 1_000_000
 """Maximum characters of a verdict, or of the details of a measurement, as JSON."""
-LARGEST_TEXT = 100_000
+MAX_TEXT_CHARACTERS = 100_000
 """Maximum characters of a text for the user."""
-LARGEST_VALUE = 1e150
+MAX_ABSOLUTE_VALUE = 1e150
 """Largest magnitude whose square can still be computed, as intervals require."""
 
 
 @contextmanager
-def blame(plugin: Plugin, what: str) -> Iterator[None]:
+def blame_plugin(plugin: Plugin, what: str) -> Iterator[None]:
     """Turn a ValueError of a check into an error that names the plugin and its function.
 
     Raises:
@@ -50,8 +50,10 @@ def check_json(value: object, name: str) -> None:
         size = len(json.dumps(value))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{name} that is not JSON ({' '.join(str(error).split())})") from None
-    if size > LARGEST_JSON:
-        raise ValueError(f"{name} of {size:,} characters (at most {LARGEST_JSON:,} are allowed)")
+    if size > MAX_JSON_CHARACTERS:
+        raise ValueError(
+            f"{name} of {size:,} characters (at most {MAX_JSON_CHARACTERS:,} are allowed)"
+        )
 
 
 def check_measured(measured: Measurement, metric: Metric) -> None:
@@ -62,7 +64,7 @@ def check_measured(measured: Measurement, metric: Metric) -> None:
     """
     check_json(measured.details, f'details of "{metric.name}"')
     # For a metric over all rows, a row's contribution is not a value of that metric.
-    low, high = (metric.is_row_mean and metric.bounds) or (-LARGEST_VALUE, LARGEST_VALUE)
+    low, high = (metric.is_row_mean and metric.bounds) or (-MAX_ABSOLUTE_VALUE, MAX_ABSOLUTE_VALUE)
     slack = 1e-6 * max([1.0, *(abs(bound) for bound in (low, high) if math.isfinite(bound))])
     for value in measured.values:
         if not low - slack <= value <= high + slack:
@@ -82,7 +84,7 @@ def check_found_model(found: FoundModel) -> None:
     check_json(found.config, "config of a FoundModel")
 
 
-def check_folder(path: object) -> Path:
+def check_fetched_folder(path: object) -> Path:
     """Return the folder that a plugin fetched; raise ValueError if it is not a folder."""
     if not isinstance(path, Path) or not path.exists():
         raise ValueError(f"{path!r:.200}, which is not a folder,")
@@ -124,7 +126,7 @@ def check_variants(variants: Sequence[object]) -> None:
         names.add(variant.name)
 
 
-def check_artifact(artifact: object) -> Artifact:
+def check_technique_artifact(artifact: object) -> Artifact:
     """Return the result of a technique; raise ValueError if it is not a folder with an artifact."""
     from tunesmith.contracts import Artifact
 
@@ -210,7 +212,7 @@ def _check_metric(metric: object, offer: str) -> Metric:
     return metric
 
 
-def _check_text(value: object, name: str, limit: int = LARGEST_TEXT) -> None:
+def _check_text(value: object, name: str, limit: int = MAX_TEXT_CHARACTERS) -> None:
     if not isinstance(value, str):
         raise ValueError(f"{type(value).__name__} as {name}")
     if len(value) > limit:

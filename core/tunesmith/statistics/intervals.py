@@ -21,7 +21,7 @@ from tunesmith.statistics.sample import (
 
 _SMALL = 10  # below this number of units a bootstrap interval is too narrow
 _SMALL_LOSSES = 5  # the same limit for losses, because Student's interval misses their long tail
-CELLS = 2_000
+MAX_CELLS = 2_000
 """Above this number, units are merged into this number of cells, to limit the time."""
 Resample = Callable[[list[tuple[float, float]]], Sequence[float]]
 """Maps weighted deviation and weight of each unit to sorted weighted means of resamples."""
@@ -135,9 +135,9 @@ def bootstrap_means(units: list[tuple[float, float]], resamples: int, seed: int)
     resampled. This has the same expectation, estimates the spread to 2 %, and bounds the time.
     """
     cells, rng = [complex(d, w) for d, w in units], Random(seed)
-    if len(cells) > CELLS:
+    if len(cells) > MAX_CELLS:
         rng.shuffle(cells)
-        cells = [sum(cells[i::CELLS], 0j) for i in range(CELLS)]
+        cells = [sum(cells[i::MAX_CELLS], 0j) for i in range(MAX_CELLS)]
     samples = (sum(rng.choices(cells, k=len(cells)), 0j) for _ in range(resamples))
     return sorted(sample.real / sample.imag for sample in samples)
 

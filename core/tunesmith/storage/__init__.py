@@ -34,10 +34,10 @@ from tunesmith.storage.manifest import (
     verify_folder,
 )
 from tunesmith.storage.run_folder import RunFolder
-from tunesmith.storage.run_lock import LEASE, LockHolder, lock, lock_to_read
+from tunesmith.storage.run_lock import LEASE_FILE, LockHolder, lock, lock_to_read
 
 __all__ = [
-    "LEASE",
+    "LEASE_FILE",
     "MANIFEST",
     "Checkpoint",
     "Checkpoints",

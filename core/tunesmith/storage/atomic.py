@@ -32,7 +32,7 @@ from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.events import JSON
-from tunesmith.machine import explain
+from tunesmith.machine import explain_os_error
 
 STAGING, TRASH, REPLACED = ".staging-", ".del-", ".old-"
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -79,12 +79,12 @@ DISK = Disk()
 
 
 @contextmanager
-def explained(path: Path, needed: int = 0) -> Iterator[None]:
+def explain_os_errors(path: Path, needed: int = 0) -> Iterator[None]:
     """Raise errors of the machine inside the block as :class:`EnvironmentProblem`."""
     try:
         yield
     except OSError as error:
-        problem = explain(error, path, needed)
+        problem = explain_os_error(error, path, needed)
         if problem is None:
             raise
         raise problem from error
@@ -149,9 +149,9 @@ def write_atomic(path: Path, data: bytes | str, *, disk: Disk = DISK) -> None:
     """
     content = data.encode() if isinstance(data, str) else data
     staging = path.with_name(temporary_name(STAGING))
-    with explained(path, needed=len(content)):
+    with explain_os_errors(path, needed=len(content)):
         try:
-            write_new(staging, content, disk)
+            write_new_file(staging, content, disk)
             disk.rename(staging, path)
         except BaseException:
             try_remove(staging, disk)
@@ -166,7 +166,7 @@ def write_all(fd: int, data: bytes, disk: Disk) -> None:
         rest = rest[disk.write(fd, rest) :]
 
 
-def write_new(path: Path, data: bytes, disk: Disk) -> None:
+def write_new_file(path: Path, data: bytes, disk: Disk) -> None:
     """Create a file and flush its bytes; its name becomes durable when the folder is flushed."""
     fd = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:

@@ -130,7 +130,7 @@ class Checkpoints:
         """
         recover = recover and self.owned
         if recover and self.folder.is_dir():
-            with atomic.explained(self.folder):
+            with atomic.explain_os_errors(self.folder):
                 atomic.recover_replacements(self.folder, self._disk)
         return self._first_valid(reversed(self.steps()), recover)
 

@@ -28,7 +28,7 @@ class EventLog:
         self.path = path
         self._disk = disk
         self._lock = threading.Lock()
-        with atomic.explained(path):
+        with atomic.explain_os_errors(path):
             self._fd = disk.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
             try:
                 self._recover_tail()
@@ -46,7 +46,7 @@ class EventLog:
             EnvironmentProblem: the line could not be written; the log is unchanged.
         """
         line = atomic.encode_json(event).encode() + b"\n"
-        with self._lock, atomic.explained(self.path, needed=len(line)):
+        with self._lock, atomic.explain_os_errors(self.path, needed=len(line)):
             self._append(line)
             if durable:
                 self._disk.fsync(self._fd)
@@ -126,7 +126,7 @@ def _number_events(path: Path, skipped: Collection[str]) -> Iterator[tuple[int, 
         file = path.open("rb")
     except FileNotFoundError:
         return
-    with file, atomic.explained(path):
+    with file, atomic.explain_os_errors(path):
         for number, line in enumerate(file, start=1):
             if line.startswith(marks, line.find(b'"event"', 0, 80)) and line.endswith(b"\n"):
                 continue  # skipped without decoding

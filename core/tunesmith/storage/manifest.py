@@ -31,7 +31,7 @@ from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
 from tunesmith.events import JSON
-from tunesmith.machine import explain, free_bytes
+from tunesmith.machine import explain_os_error, free_bytes
 from tunesmith.storage import atomic
 from tunesmith.storage.atomic import DISK, REPLACED, STAGING, Disk
 
@@ -165,7 +165,7 @@ def verify_folder(folder: Path, *, disk: Disk = DISK) -> list[FileProblem]:
     Raises:
         EnvironmentProblem: the folder could not be read; the files may be intact.
     """
-    with atomic.explained(folder):
+    with atomic.explain_os_errors(folder):
         try:
             manifest = read_manifest(folder, disk=disk)
         except IntegrityError as error:
@@ -337,12 +337,12 @@ def _explain_failure(
     ``torch.save`` reports a full disk as ``RuntimeError: unexpected pos 576 vs 534``. safetensors
     raises another error, after it has freed the space again.
     """
-    if isinstance(error, OSError) and (problem := explain(error, target, needed)):
+    if isinstance(error, OSError) and (problem := explain_os_error(error, target, needed)):
         return problem
     if isinstance(error, TunesmithError) or not isinstance(error, Exception):
         return None
     if full or os.strerror(errno.ENOSPC) in str(error):
-        return explain(OSError(errno.ENOSPC, ""), target, needed)
+        return explain_os_error(OSError(errno.ENOSPC, ""), target, needed)
     return None
 
 
@@ -367,7 +367,7 @@ def _finish_staging(staging: Path, manifest: Manifest, disk: Disk) -> None:
     sums = {name: _digest_once(staging / name, disk, flush=True) for name in tree.files}
     created = datetime.now(UTC).isoformat(timespec="seconds")
     content = _encode(replace(manifest, files=sums, created=created))
-    atomic.write_new(staging / MANIFEST, content, disk)
+    atomic.write_new_file(staging / MANIFEST, content, disk)
     for folder in tree.folders:
         atomic.sync_folder(folder, disk)
 

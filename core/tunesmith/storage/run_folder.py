@@ -38,7 +38,7 @@ class RunFolder:
     @classmethod
     def create(cls, root: Path, name: str, *, disk: Disk = DISK) -> RunFolder:
         """Create a folder below ``root``, named after the time and ``name``, durable on return."""
-        with atomic.explained(root):
+        with atomic.explain_os_errors(root):
             atomic.make_folder(root, disk)
             plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
             while True:
@@ -46,7 +46,7 @@ class RunFolder:
                 with suppress(FileExistsError):  # another process has the same name
                     disk.mkdir(path)
                     break
-            atomic.write_new(path / "lock", b"", disk)
+            atomic.write_new_file(path / "lock", b"", disk)
             atomic.sync_folder(path, disk)
             atomic.sync_folder(root, disk)
         return cls(path)

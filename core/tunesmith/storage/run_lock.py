@@ -39,9 +39,9 @@ from tunesmith.storage.atomic import DISK, STAGING, TRASH, Disk, is_folder
 from tunesmith.storage.manifest import MANIFEST
 from tunesmith.text import format_duration, safe_text
 
-LEASE = "lease"
-BEAT_SECONDS = 2.0  # time between two touches of the lease
-SILENT_SECONDS = 20.0  # without a touch, a process on another machine counts as dead
+LEASE_FILE = "lease"
+HEARTBEAT_SECONDS = 2.0  # time between two touches of the lease
+HEARTBEAT_TIMEOUT_SECONDS = 20.0  # without a touch, a process on another machine counts as dead
 SETTLE_SECONDS = 0.2  # time for concurrent writes to the leases to become visible
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
@@ -116,7 +116,7 @@ def lock(folder: Path, *, take_over: bool = False, disk: Disk = DISK) -> Iterato
         EnvironmentProblem: the file system is full, read-only or not accessible to this user.
     """
     with ExitStack() as stack:
-        with atomic.explained(folder):
+        with atomic.explain_os_errors(folder):
             if not folder.is_dir():
                 raise UsageError(f"{folder}: no such folder")
             atomic.refuse_outside_links(folder)
@@ -214,7 +214,7 @@ def _take_lease(folder: Path, may_take_over: bool, disk: Disk) -> bytes:
                 raise BlockingIOError
             continue
         try:
-            atomic.write_new(path, own, disk)
+            atomic.write_new_file(path, own, disk)
             if not leases:
                 return own
             time.sleep(SETTLE_SECONDS)  # another process may be writing the last lease
@@ -225,7 +225,7 @@ def _take_lease(folder: Path, may_take_over: bool, disk: Disk) -> bytes:
                 with suppress(FileNotFoundError):  # a slow process of the chain has moved it up
                     disk.rename(path, target)
                 path = target
-            if _read_lease(folder / LEASE) == own:
+            if _read_lease(folder / LEASE_FILE) == own:
                 return own
         except FileExistsError:
             time.sleep(0.01)  # another process created this file first
@@ -237,7 +237,7 @@ def _take_lease(folder: Path, may_take_over: bool, disk: Disk) -> bytes:
 def _read_leases(folder: Path) -> tuple[dict[Path, bytes], Path]:
     """Return the chain of leases by path, the current holder's last, and the next claim's path."""
     leases: dict[Path, bytes] = {}
-    path = folder / LEASE
+    path = folder / LEASE_FILE
     while (content := _read_lease(path)) is not None:
         leases[path] = content
         digest = hashlib.sha256(repr([*leases.values()]).encode()).hexdigest()
@@ -265,9 +265,12 @@ def _has_ended(folder: Path, leases: dict[Path, bytes], may_take_over: bool) -> 
 
 def _is_silent(folder: Path, path: Path, holder: LockHolder | None) -> bool:
     """Wait for a touch by a process on another machine; return False if there is one."""
-    message = f"{folder}: waiting {SILENT_SECONDS:g} s for a sign of life of {holder or 'its user'}"
+    message = (
+        f"{folder}: waiting {HEARTBEAT_TIMEOUT_SECONDS:g} s for a sign of life of "
+        f"{holder or 'its user'}"
+    )
     print(safe_text(message), file=sys.stderr, flush=True)
-    deadline, seen = time.monotonic() + SILENT_SECONDS, _last_sign(path)
+    deadline, seen = time.monotonic() + HEARTBEAT_TIMEOUT_SECONDS, _last_sign(path)
     while (is_silent := _last_sign(path) == seen) and time.monotonic() < deadline:
         time.sleep(0.1)
     return is_silent
@@ -291,20 +294,20 @@ def _hold_lease(folder: Path, may_take_over: bool, disk: Disk) -> Iterator[None]
             ended.set()
             thread.join()
             for _ in range(2):  # a device may fail once
-                if _read_lease(folder / LEASE) == own:
-                    atomic.try_remove(folder / LEASE, disk)
+                if _read_lease(folder / LEASE_FILE) == own:
+                    atomic.try_remove(folder / LEASE_FILE, disk)
 
 
 def _show_life(folder: Path, own: bytes, ended: threading.Event) -> None:
-    while not ended.wait(BEAT_SECONDS):
-        found = _read_lease(folder / LEASE)
+    while not ended.wait(HEARTBEAT_SECONDS):
+        found = _read_lease(folder / LEASE_FILE)
         if found not in (b"", own) and folder.is_dir():
             by = LockHolder.parse(found or b"") or "a process that has ended"
             message = safe_text(f"error: {folder}: the run was taken over by {by}")
             print(message, file=sys.stderr, flush=True)
             end_process(EnvironmentProblem.exit_code)
         with suppress(OSError):
-            os.utime(folder / LEASE)
+            os.utime(folder / LEASE_FILE)
 
 
 def _in_use_error(folder: Path) -> RunInUseError:
@@ -322,7 +325,7 @@ def _in_use_error(folder: Path) -> RunInUseError:
     if holder is None or not holder.is_local():
         with suppress(OSError):
             os.utime(folder / "lock")  # compare times of the file system's clock, not of ours
-        silence = _last_sign(folder / "lock") - _last_sign(folder / LEASE)
+        silence = _last_sign(folder / "lock") - _last_sign(folder / LEASE_FILE)
         silent = format_duration(max(0.0, silence))
         hint += f"; if its machine (silent for {silent}) is dead, run `tunesmith unlock {folder}`"
     return RunInUseError(f"{folder}: run is in use by {holder or 'another process'}", hint=hint)

@@ -46,7 +46,7 @@ RECORD_SETS: tuple[tuple[Record, ...], ...] = (
     TEXTS,
     UNPAIRED_PREFERENCES,
 )
-MOST_VARIANTS = 40
+MAX_VARIANTS = 40
 """Maximum number of variants of a baseline that are checked."""
 MAX_NEW_TOKENS = 16
 
@@ -97,7 +97,7 @@ def sample_task(subject: Subject, records: Sequence[Record]) -> BaselineTask:
 def list_variants(subject: Subject, records: Sequence[Record]) -> list[BaselineVariant]:
     """Return the variants of a new baseline, at most 40."""
     found = subject.build().variants(sample_task(subject, records))
-    return list(islice(found, MOST_VARIANTS))
+    return list(islice(found, MAX_VARIANTS))
 
 
 def solved(subject: Subject) -> list[tuple[BaselineVariant, list[str]]]:

@@ -36,7 +36,7 @@ RECORD_SETS: tuple[tuple[Record, ...], ...] = (
     TOOL_CALLS,
     LABELS,
 )
-PROBES = ("", "yes", "NO, STOP!!", "1 2 3", "a long answer " * 30)
+SAMPLE_ANSWERS = ("", "yes", "NO, STOP!!", "1 2 3", "a long answer " * 30)
 """Answers that differ in many ways: a metric that rates all alike measures nothing."""
 
 
@@ -182,7 +182,7 @@ def varies_with_the_answer(subject: Subject, metric: Metric) -> bool:
     """Return True unless every answer has the same value."""
     records = choose_records(subject)
     prompts = perfect_model(records).answers
-    models = [FakeTextModel(answers=dict.fromkeys(prompts, text)) for text in PROBES]
+    models = [FakeTextModel(answers=dict.fromkeys(prompts, text)) for text in SAMPLE_ANSWERS]
     return len({tuple(measure(subject, model)[metric.name].values) for model in models}) > 1
 
 

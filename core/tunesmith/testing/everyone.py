@@ -22,12 +22,12 @@ import click
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.execution.versions import LIBRARIES
-from tunesmith.global_state import SET_BY_LIBRARIES
+from tunesmith.global_state import VARIABLES_SET_BY_LIBRARIES
 from tunesmith.offers import ImportString
 from tunesmith.options import from_table, nested_options
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 
-HEAVY = (
+HEAVY_LIBRARIES = (
     "torch",
     "numpy",
     "transformers",
@@ -62,7 +62,7 @@ def import_is_light(subject: Subject) -> None:
         "print(json.dumps([h for h in heavy if h in sys.modules]))\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", program, json.dumps([name, file, HEAVY])],
+        [sys.executable, "-c", program, json.dumps([name, file, HEAVY_LIBRARIES])],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
@@ -208,7 +208,7 @@ def leaves_environment_untouched(subject: Subject) -> None:
     """Building changes no environment variable, folder, signal handler, generator or default.
 
     Unset variables may be set if libraries set them when they are loaded, or if torch reads them
-    then (:data:`SET_BY_LIBRARIES`).
+    then (:data:`VARIABLES_SET_BY_LIBRARIES`).
     """
     _import_needs(subject)
     before = dict(global_state())
@@ -267,7 +267,7 @@ def require_same_state(before: dict[str, Any], *, generators: bool = True) -> No
 def _changed_variables(before: dict[str, str], after: dict[str, str]) -> Iterator[str]:
     """Yield the variables that changed, except those that libraries set when they are loaded."""
     for name in sorted(before.keys() | after.keys()):
-        is_of_library = name not in before and name.startswith(SET_BY_LIBRARIES)
+        is_of_library = name not in before and name.startswith(VARIABLES_SET_BY_LIBRARIES)
         if before.get(name) != after.get(name) and not is_of_library:
             yield name
 

@@ -28,7 +28,7 @@ from tunesmith.storage import RunFolder
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 from tunesmith.testing.sample_run import sample_run
 
-HOSTILE = "[bold]\x1b[31m日本\u202e{0}%s"
+HOSTILE_TEXT = "[bold]\x1b[31m日本\u202e{0}%s"
 """Text that models and users may write: markup, escapes, other scripts, format characters."""
 EXPORT_PROMPT = (Message("user", "What is the capital of Spain? 12345 é"),)
 EXPORT_FACTS = {"end_ids", "rope_theta", "tied", "tokens"}
@@ -63,13 +63,13 @@ def open_reporter(subject: Subject, output: io.StringIO | None = None) -> Iterat
 @check("reporter")
 def accepts_every_event(subject: Subject) -> None:
     """The reporter accepts every event, with hostile text, of plugins, nested and failed runs."""
-    complete = list(sample_run(HOSTILE))
+    complete = list(sample_run(HOSTILE_TEXT))
     lacking = {cls.kind for cls in core_event_types()} - {event.kind for event in complete}
     assert not lacking, f"the kit lacks {lacking}"
     for events in (
-        [*complete, OwnEvent(text=HOSTILE)],
-        sample_run(HOSTILE, status="failed"),
-        sample_run(HOSTILE, total=None),
+        [*complete, OwnEvent(text=HOSTILE_TEXT)],
+        sample_run(HOSTILE_TEXT, status="failed"),
+        sample_run(HOSTILE_TEXT, total=None),
         [*complete[1:], *complete],
     ):
         with open_reporter(subject) as reporter:
@@ -98,7 +98,7 @@ def lacks_service(error: BaseException | None) -> bool:
 def closes_after_failure(subject: Subject) -> None:
     """After a failed run, the reporter closes files, ends threads, and lets the exception pass."""
     before, threads = list_open_files(), set(threading.enumerate())
-    complete = list(sample_run(HOSTILE))
+    complete = list(sample_run(HOSTILE_TEXT))
     for events in ([], complete[:4], complete):
         try:
             with open_reporter(subject) as reporter:
@@ -119,7 +119,7 @@ def closes_after_failure(subject: Subject) -> None:
 def leaves_events_unchanged(subject: Subject) -> None:
     """The reporter does not change events: the next reporter sees them unchanged."""
     with open_reporter(subject) as reporter:
-        for event in sample_run(HOSTILE):
+        for event in sample_run(HOSTILE_TEXT):
             before = repr(event)
             with contextlib.suppress(Exception):  # checked by accepts_every_event
                 reporter.report(event)
@@ -135,7 +135,7 @@ def reporters_of_every_run_are_silent(subject: Subject) -> None:
     require(not missing, f"it requires the options {', '.join(missing)}")
     output = io.StringIO()
     with open_reporter(subject, output) as reporter:
-        for event in sample_run(HOSTILE):
+        for event in sample_run(HOSTILE_TEXT):
             reporter.report(event)
     require(not output.getvalue(), f"it prints {output.getvalue()[:80]!r}")
 

@@ -17,12 +17,12 @@ near.
 
 from tunesmith_data.coverage.measure import Coverage, FarRow, measure_coverage
 from tunesmith_data.coverage.prompts import is_prompt_file, read_prompts
-from tunesmith_data.coverage.share import Share
+from tunesmith_data.coverage.share import ShareEstimate
 
 __all__ = [
     "Coverage",
     "FarRow",
-    "Share",
+    "ShareEstimate",
     "is_prompt_file",
     "measure_coverage",
     "read_prompts",

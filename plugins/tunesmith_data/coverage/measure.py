@@ -10,13 +10,13 @@ import numpy as np
 
 from tunesmith.errors import DataError
 from tunesmith_data.coverage.share import (
-    LEAST_REFERENCE,
     LEVEL,
+    MIN_REFERENCE_ROWS,
     Reference,
-    Share,
+    ShareEstimate,
+    compute_p_values,
     estimate_share,
-    p_values,
-    threshold,
+    find_distance_threshold,
 )
 from tunesmith_data.coverage.vectors import COLUMNS, Vectorizer, Vectors, sample_rows
 from tunesmith_data.near_duplicates import Texts, cluster_texts, find_nearest
@@ -25,10 +25,10 @@ from tunesmith_data.near_duplicates.features import Floats, Indices
 MAX_REFERENCE = 2_000
 MAX_QUERIES = 4_000
 """Maximum number of rows to compare with the training rows; more rows are sampled at random."""
-LEAST_ALONE = 0.2
+MIN_ALONE_SHARE = 0.2
 """Smallest share of clusters with a single row for these rows to serve as reference alone."""
-MAX_CHOSEN = 20
-LEAST_GAP = 0.5
+MAX_CHOSEN_ROWS = 20
+MIN_GAP = 0.5
 """Smallest distance between chosen rows, and of a chosen row from the training rows."""
 
 
@@ -62,7 +62,7 @@ class Coverage:
     """Number of compared rows with a near-duplicate in the training rows."""
     outside: int
     """Number of compared rows with a p-value of at most 0.05; some are false alarms."""
-    share: Share
+    share: ShareEstimate
     similarity_limit: float
     """Rows outside are less similar than this to every training row."""
     is_blind: bool
@@ -84,8 +84,8 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
     clusters = cluster_texts(train).astype(np.int64)
     sample = sample_rows(rng, _choose_reference(clusters), MAX_REFERENCE)
     queries = sample_rows(rng, np.arange(len(production)), MAX_QUERIES)
-    if len(sample) < LEAST_REFERENCE:
-        hint = f"coverage needs at least {LEAST_REFERENCE} training rows without near-duplicates"
+    if len(sample) < MIN_REFERENCE_ROWS:
+        hint = f"coverage needs at least {MIN_REFERENCE_ROWS} training rows without near-duplicates"
         raise DataError("training rows", f"only {len(sample)} differ from each other", hint=hint)
     if not len(queries):
         raise DataError("production rows", "no rows to compare")
@@ -97,7 +97,7 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
     reference, distances = np.split(search.distances(), [len(sample)])
     groups = _join_pairs(clusters[sample], clusters[search.rows[: len(sample)]])
     covered = np.array([match is not None for match in find_nearest(train, texts)])
-    p = np.where(covered, 1.0, p_values(distances, reference))
+    p = np.where(covered, 1.0, compute_p_values(distances, reference))
     outside = np.flatnonzero(p <= LEVEL)
     chosen, counts = _choose(search.vectors[len(sample) :][outside], distances[outside])
     rows = [
@@ -110,7 +110,7 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
         )
         for i, count in zip(outside[chosen].tolist(), counts, strict=True)
     ]  # fmt: skip
-    limit = threshold(reference, LEVEL)
+    limit = find_distance_threshold(reference, LEVEL)
     return Coverage(
         train_rows=len(train),
         rows=len(production),
@@ -131,7 +131,7 @@ def _choose_reference(clusters: Indices) -> Indices:
     """
     firsts, counts = np.unique(clusters, return_counts=True)
     alone = firsts[counts == 1]
-    return alone if len(alone) >= max(LEAST_REFERENCE, LEAST_ALONE * len(firsts)) else firsts
+    return alone if len(alone) >= max(MIN_REFERENCE_ROWS, MIN_ALONE_SHARE * len(firsts)) else firsts
 
 
 class _Search:
@@ -190,7 +190,7 @@ def _choose(vectors: Vectors, distances: Floats) -> tuple[list[int], list[int]]:
     """
     gaps = distances.copy()
     chosen: list[int] = []
-    while len(chosen) < MAX_CHOSEN and len(gaps) and gaps.max() >= LEAST_GAP:
+    while len(chosen) < MAX_CHOSEN_ROWS and len(gaps) and gaps.max() >= MIN_GAP:
         chosen.append(int(gaps.argmax()))
         gaps = np.minimum(gaps, 1 - vectors @ vectors[chosen[-1]])
         gaps[chosen[-1]] = 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from tunesmith.contracts import Dataset
 from tunesmith.options import from_table
-from tunesmith_data.files import names_file
+from tunesmith_data.files import make_suffix_matcher
 from tunesmith_data.json_line import parse_row
 from tunesmith_data.load import RowLoader
 from tunesmith_data.options import RowOptions
@@ -20,7 +20,7 @@ _PROMPTS = ("prompt", "instruction", "question", "input", "text")
 _CONTEXTS = ("input", "context")
 _ANSWER = "no answer"
 
-is_prompt_file = names_file(".jsonl", ".ndjson", ".txt", ".log")
+is_prompt_file = make_suffix_matcher(".jsonl", ".ndjson", ".txt", ".log")
 """A function that returns True for names of files that :func:`read_prompts` can read."""
 
 

@@ -22,12 +22,12 @@ from tunesmith.statistics import mean_interval
 from tunesmith_data.near_duplicates.features import Bits, Floats, Indices
 
 LEVEL, ESTIMATE_LEVEL, UPPER_LEVEL = 0.05, 0.2, 0.5
-LEAST_REFERENCE = 20
+MIN_REFERENCE_ROWS = 20
 """Fewest reference distances for a p-value of at most 0.05 to be possible."""
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class ShareEstimate:
     """A share of all rows with its 95 % interval."""
 
     estimate: float
@@ -38,13 +38,13 @@ class Share:
     """Upper end of the interval."""
 
 
-def threshold(reference: Floats, level: float) -> float:
+def find_distance_threshold(reference: Floats, level: float) -> float:
     """Return the distance above which the p-value of a row is at most ``level``."""
     rank = math.floor(level * (len(reference) + 1))
     return float(np.sort(reference)[-rank])
 
 
-def p_values(distances: Floats, reference: Floats) -> Floats:
+def compute_p_values(distances: Floats, reference: Floats) -> Floats:
     """Return the conformal p-value of each distance."""
     below = np.searchsorted(np.sort(reference), distances)
     result: Floats = (1 + len(reference) - below) / (1 + len(reference))
@@ -60,7 +60,7 @@ class Reference:
     """Group labels; two rows that are each other's nearest have the same distance and group."""
 
 
-def estimate_share(distances: Floats, covered: Bits, reference: Reference) -> Share:
+def estimate_share(distances: Floats, covered: Bits, reference: Reference) -> ShareEstimate:
     """Estimate the share of rows that are outside.
 
     Args:
@@ -73,12 +73,14 @@ def estimate_share(distances: Floats, covered: Bits, reference: Reference) -> Sh
     high = _estimate(distances, covered, reference, UPPER_LEVEL).high
     estimate = _estimate(distances, covered, reference, ESTIMATE_LEVEL).estimate
     high = max(high, low)
-    return Share(min(max(estimate, low), high), low, high)
+    return ShareEstimate(min(max(estimate, low), high), low, high)
 
 
-def _estimate(distances: Floats, covered: Bits, reference: Reference, level: float) -> Share:
+def _estimate(
+    distances: Floats, covered: Bits, reference: Reference, level: float
+) -> ShareEstimate:
     """Estimate the share from the rows whose p-value is at most ``level``."""
-    limit = threshold(reference.distances, level)
+    limit = find_distance_threshold(reference.distances, level)
     alarms = reference.distances > limit
     rejected = (distances > limit) & ~covered
     rate = (int(alarms.sum()) + 1) / (len(alarms) + 1)
@@ -92,7 +94,7 @@ def _estimate(distances: Floats, covered: Bits, reference: Reference, level: flo
         (accepted.value, accepted.low, accepted.high),
         (1 - exposed * rate, 1 - exposed * (1 - quiet.low), 1 - exposed * (1 - quiet.high)),
     )
-    return Share(share, max(0.0, 1 - ratio[1]), min(1.0, 1 - ratio[0]))
+    return ShareEstimate(share, max(0.0, 1 - ratio[1]), min(1.0, 1 - ratio[0]))
 
 
 def _ratio_limits(

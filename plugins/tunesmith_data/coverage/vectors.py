@@ -13,8 +13,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tunesmith_data.near_duplicates.boilerplate import GRAM_SHARE, LEAST_ROWS
-from tunesmith_data.near_duplicates.features import Floats, Hashes, Indices, Sets, read_grams
+from tunesmith_data.near_duplicates.boilerplate import GRAM_SHARE, MIN_ROWS
+from tunesmith_data.near_duplicates.features import Floats, Hashes, Indices, NumberSets, read_grams
 
 __all__ = ["sample_rows"]
 
@@ -42,8 +42,8 @@ class Vectorizer:
         self._queries, query_rows = _count_rows(queries)
         self._all_rows = train_rows + query_rows
         self._limits = (
-            max(LEAST_ROWS, GRAM_SHARE * train_rows),
-            max(LEAST_ROWS, QUERY_SHARE * query_rows),
+            max(MIN_ROWS, GRAM_SHARE * train_rows),
+            max(MIN_ROWS, QUERY_SHARE * query_rows),
         )
 
     def blocks(self, texts: Iterable[str]) -> Iterator[Vectors]:
@@ -100,7 +100,7 @@ def _count_rows(texts: Iterable[str]) -> tuple[npt.NDArray[np.int32], int]:
     return counts, total
 
 
-def _keys(sets: list[Sets]) -> Hashes:
+def _keys(sets: list[NumberSets]) -> Hashes:
     """Return a number for each gram of each row, with the row in the upper 32 bits."""
     rows = np.arange(len(sets[0]), dtype=np.uint64) << _ROW_BITS
     return np.concatenate([np.repeat(rows, one.sizes()) | one.values for one in sets])

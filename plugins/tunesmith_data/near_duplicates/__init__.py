@@ -32,32 +32,32 @@ symbol match nothing. Texts from one template whose values differ may be less si
 threshold; :mod:`tunesmith_data.near_duplicates.templates` finds them.
 """
 
-from tunesmith_data.near_duplicates.features import Texts, read_keys
+from tunesmith_data.near_duplicates.features import Texts, compute_text_keys
 from tunesmith_data.near_duplicates.search import (
-    Match,
-    Pair,
+    DuplicatePair,
+    NearestText,
     cluster_texts,
     find_nearest,
     find_pairs,
 )
 from tunesmith_data.near_duplicates.templates import (
     WordDifference,
-    compare_words,
     find_template_duplicates,
+    find_word_difference,
 )
 from tunesmith_data.near_duplicates.threshold import DEFAULT_THRESHOLD, Threshold
 
 __all__ = [
     "DEFAULT_THRESHOLD",
-    "Match",
-    "Pair",
+    "DuplicatePair",
+    "NearestText",
     "Texts",
     "Threshold",
     "WordDifference",
     "cluster_texts",
-    "compare_words",
+    "compute_text_keys",
     "find_nearest",
     "find_pairs",
     "find_template_duplicates",
-    "read_keys",
+    "find_word_difference",
 ]

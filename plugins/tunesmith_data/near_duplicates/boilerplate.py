@@ -14,16 +14,16 @@ import numpy as np
 from tunesmith_data.near_duplicates.features import (
     Boilerplate,
     Numbers,
-    Sets,
-    bit_table,
-    distinct,
+    NumberSets,
+    build_bit_table,
+    deduplicate_sets,
     read_blocks,
 )
 
 SAMPLE_ROWS = 2_048
 GRAM_SHARE = 0.2
 WORD_SHARE = 0.8  # so that frequent words of the language are not boilerplate
-LEAST_ROWS = 10  # in small data, a cluster of duplicates could exceed the shares
+MIN_ROWS = 10  # in small data, a cluster of duplicates could exceed the shares
 
 
 def find_boilerplate(sample: Iterable[str]) -> Boilerplate:
@@ -37,7 +37,7 @@ def find_boilerplate(sample: Iterable[str]) -> Boilerplate:
         words.add(block.words)
     frequent_grams, shared = grams.split(GRAM_SHARE)
     frequent_words, _ = words.split(WORD_SHARE)
-    return Boilerplate(bit_table(frequent_grams), bit_table(frequent_words), shared)
+    return Boilerplate(build_bit_table(frequent_grams), build_bit_table(frequent_words), shared)
 
 
 class _Counter:
@@ -47,8 +47,8 @@ class _Counter:
         self._parts = [np.zeros(0, dtype=np.uint32)]
         self._rows = 0
 
-    def add(self, sets: Sets) -> None:
-        self._parts.append(distinct(sets).values)
+    def add(self, sets: NumberSets) -> None:
+        self._parts.append(deduplicate_sets(sets).values)
         self._rows += len(sets)
 
     def split(self, share: float) -> tuple[Numbers, float]:
@@ -57,6 +57,6 @@ class _Counter:
         The overlap is the mean number of other numbers that two sets have in common.
         """
         values, counts = np.unique(np.concatenate(self._parts), return_counts=True)
-        frequent = counts > max(LEAST_ROWS, share * self._rows)
+        frequent = counts > max(MIN_ROWS, share * self._rows)
         pairs = (counts[~frequent].astype(np.float64) ** 2).sum()
         return values[frequent], float(pairs / max(1, self._rows) ** 2)

@@ -11,7 +11,7 @@ from tunesmith_data.near_duplicates.features import (
     Boilerplate,
     Floats,
     Indices,
-    Sets,
+    NumberSets,
     Texts,
     read_blocks,
 )
@@ -83,7 +83,7 @@ def _python_sets(
         yield from zip(_split(block.grams), _split(block.words), strict=True)
 
 
-def _split(sets: Sets) -> Iterator[frozenset[int]]:
+def _split(sets: NumberSets) -> Iterator[frozenset[int]]:
     values = sets.values.tolist()
     offsets = sets.offsets.tolist()
     for row in range(len(sets)):

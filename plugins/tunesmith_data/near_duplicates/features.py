@@ -23,7 +23,7 @@ import numpy.typing as npt
 from tunesmith_data.near_duplicates.character_map import CharacterMap
 from tunesmith_data.near_duplicates.punctuation import SPELLINGS, blank_punctuation
 
-__all__ = ["fold_texts"]
+__all__ = ["fold_case_and_spelling"]
 
 Numbers: TypeAlias = npt.NDArray[np.uint32]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
@@ -72,7 +72,7 @@ class Texts(Protocol):
 
 
 @dataclass(frozen=True)
-class Sets:
+class NumberSets:
     """One set of numbers per row; row i has ``values[offsets[i]:offsets[i + 1]]``."""
 
     values: Numbers
@@ -90,8 +90,8 @@ class Sets:
 class Block:
     """The features of consecutive texts; a set may contain a number more than once."""
 
-    grams: Sets
-    words: Sets
+    grams: NumberSets
+    words: NumberSets
     keys: Hashes
     """Hash of all words and symbols in order; 0 for a text without any. Texts that only differ in
     punctuation and case have equal keys and equal features."""
@@ -111,7 +111,7 @@ class Boilerplate:
     """Mean number of other 5-grams that two texts share."""
 
 
-def read_keys(texts: Iterable[str]) -> Hashes:
+def compute_text_keys(texts: Iterable[str]) -> Hashes:
     """Return the keys of texts; see :class:`Block`."""
     parts = [_keys(one) for one in _read_characters(texts)]
     return np.concatenate([np.zeros(0, dtype=np.uint64), *parts])
@@ -123,7 +123,7 @@ def read_blocks(texts: Iterable[str], boilerplate: Boilerplate | None = None) ->
         yield _features(characters, boilerplate)
 
 
-def read_grams(texts: Iterable[str], lengths: Sequence[int]) -> Iterator[list[Sets]]:
+def read_grams(texts: Iterable[str], lengths: Sequence[int]) -> Iterator[list[NumberSets]]:
     """Yield the character n-grams of each length, in blocks of about 262,144 characters.
 
     A gram that occurs twice in a text is twice in its set.
@@ -133,7 +133,7 @@ def read_grams(texts: Iterable[str], lengths: Sequence[int]) -> Iterator[list[Se
         yield [_select(*_gram_sets(hashes, characters.offsets, length)) for length in lengths]
 
 
-def read_words(texts: Iterable[str]) -> Iterator[tuple[Sets, Bits]]:
+def read_words(texts: Iterable[str]) -> Iterator[tuple[NumberSets, Bits]]:
     """Yield the words of texts in order, and True for each word that looks like a name.
 
     A name is a capitalized ASCII word that does not start a sentence.
@@ -148,7 +148,7 @@ def read_words(texts: Iterable[str]) -> Iterator[tuple[Sets, Bits]]:
 def _find_names(texts: list[str], starts: Indices) -> Bits:
     """Return True for each word that is a name, by its start position in the joined texts."""
     if not all(map(str.isascii, texts)):
-        folded = zip(texts, fold_texts(texts), strict=True)
+        folded = zip(texts, fold_case_and_spelling(texts), strict=True)
         # Names cannot be located in texts whose length changes when folded.
         texts = [text if len(text) == len(other) else other for text, other in folded]
     joined = "\n".join([*texts, "", "", ""])
@@ -159,16 +159,16 @@ def _find_names(texts: list[str], starts: Indices) -> Bits:
     return names
 
 
-def distinct(sets: Sets) -> Sets:
+def deduplicate_sets(sets: NumberSets) -> NumberSets:
     """Return the sets sorted and without repeated numbers."""
     rows = np.repeat(np.arange(len(sets), dtype=np.uint64), sets.sizes())
     keyed = np.sort((rows << np.uint64(32)) | sets.values)
     keyed = keyed[np.append(True, keyed[1:] != keyed[:-1])[: len(keyed)]]
     counts = np.bincount((keyed >> np.uint64(32)).astype(np.int64), minlength=len(sets))
-    return Sets(keyed.astype(np.uint32), np.concatenate(([0], np.cumsum(counts))))
+    return NumberSets(keyed.astype(np.uint32), np.concatenate(([0], np.cumsum(counts))))
 
 
-def bit_table(values: Numbers) -> Bits:
+def build_bit_table(values: Numbers) -> Bits:
     """Return the bit table of a :class:`Boilerplate` for these numbers."""
     table = np.zeros(1 << 20, dtype=np.bool_)
     table[values >> np.uint32(12)] = True
@@ -210,7 +210,7 @@ def _characters(texts: list[str]) -> _Characters:
     if joined.isascii():
         joined = joined.lower()
     else:
-        texts = fold_texts(texts)
+        texts = fold_case_and_spelling(texts)
         joined = "\n".join([*texts, ""])
     codes, classes = _classified(blank_punctuation(joined))
     ends = np.cumsum([len(text) + 1 for text in texts], dtype=np.int64)
@@ -222,7 +222,7 @@ def _characters(texts: list[str]) -> _Characters:
     )
 
 
-def fold_texts(texts: Sequence[str]) -> list[str]:
+def fold_case_and_spelling(texts: Sequence[str]) -> list[str]:
     """Return texts with case and character variants folded."""
     others = iter(_FOLDED.apply([text for text in texts if not text.isascii()]))
     return [text.lower() if text.isascii() else next(others) for text in texts]
@@ -310,7 +310,7 @@ class _Substrings:
 
     def between(self, starts: Indices, ends: Indices) -> Hashes:
         """Return the hashes of the substrings between these positions."""
-        return mixed((self._sums[ends] - self._sums[starts]) * self._inverses[starts])
+        return mix_hashes((self._sums[ends] - self._sums[starts]) * self._inverses[starts])
 
     def of_length(self, length: int) -> Hashes:
         """Return the hash of the substring of this length at each position; 0 near the end."""
@@ -318,10 +318,10 @@ class _Substrings:
         count = max(0, len(hashes) - length + 1)
         np.subtract(self._sums[length:], self._sums[:-length][:count], out=hashes[:count])
         hashes *= self._inverses[: len(hashes)]
-        return mixed(hashes)
+        return mix_hashes(hashes)
 
 
-def mixed(hashes: Hashes) -> Hashes:
+def mix_hashes(hashes: Hashes) -> Hashes:
     """Mix the bits of hashes in place, so that the first bits depend on all bits."""
     for _ in range(2):
         hashes ^= hashes >> np.uint64(32)
@@ -339,7 +339,7 @@ def powers_of_base(count: int) -> tuple[Hashes, Hashes]:
     return powers, inverses
 
 
-def _gram_sets(hashes: _Substrings, offsets: Indices, length: int) -> tuple[Sets, Bits]:
+def _gram_sets(hashes: _Substrings, offsets: Indices, length: int) -> tuple[NumberSets, Bits]:
     """Return the gram that starts at each character, and True if it lies within its row.
 
     A row shorter than the gram length is one gram.
@@ -354,10 +354,10 @@ def _gram_sets(hashes: _Substrings, offsets: Indices, length: int) -> tuple[Sets
     starts = offsets[short]
     values[starts] = _first_32_bits(hashes.between(starts, ends[short]))
     kept[starts] = True
-    return Sets(values, offsets), kept
+    return NumberSets(values, offsets), kept
 
 
-def _word_sets(hashes: _Substrings, characters: _Characters) -> Sets:
+def _word_sets(hashes: _Substrings, characters: _Characters) -> NumberSets:
     classes, counted = characters.all_classes, characters.counted
     position = np.cumsum(counted) - 1  # index of each character among the counted ones
     starts = position[np.flatnonzero(_word_starts(classes, counted))]
@@ -365,7 +365,7 @@ def _word_sets(hashes: _Substrings, characters: _Characters) -> Sets:
     values = _first_32_bits(hashes.between(starts, ends))
     digits = position[np.flatnonzero(classes == _DIGIT)]
     values[np.searchsorted(starts, digits, side="right") - 1] = _NUMBER
-    return Sets(values, np.searchsorted(starts, characters.offsets).astype(np.int64))
+    return NumberSets(values, np.searchsorted(starts, characters.offsets).astype(np.int64))
 
 
 def _word_starts(classes: Classes, counted: Bits) -> Bits:
@@ -387,11 +387,11 @@ def _in_table(values: Numbers, table: Bits) -> Bits:
     return result
 
 
-def _select(sets: Sets, kept: Bits) -> Sets:
+def _select(sets: NumberSets, kept: Bits) -> NumberSets:
     """Return the sets with only the kept numbers."""
     nonempty = np.flatnonzero(sets.sizes())
     counts = np.zeros(len(sets), dtype=np.int64)
     if len(nonempty):
         counts[nonempty] = np.add.reduceat(kept, sets.offsets[nonempty], dtype=np.int64)
     values = sets.values[np.flatnonzero(kept)]  # faster than by a mask
-    return Sets(values, np.append(0, np.cumsum(counts)))
+    return NumberSets(values, np.append(0, np.cumsum(counts)))

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-class Forest:
+class DisjointSets:
     """Disjoint sets of rows. The root of a set is its smallest row."""
 
     def __init__(self, rows: int) -> None:

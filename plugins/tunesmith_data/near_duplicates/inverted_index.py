@@ -17,8 +17,8 @@ from tunesmith_data.near_duplicates.features import (
     Floats,
     Indices,
     Numbers,
-    Sets,
-    distinct,
+    NumberSets,
+    deduplicate_sets,
     read_blocks,
 )
 from tunesmith_data.near_duplicates.threshold import Threshold
@@ -26,7 +26,7 @@ from tunesmith_data.near_duplicates.threshold import Threshold
 _CELLS = 1 << 20  # pairs of texts counted per batch, which limits the memory
 
 
-def similar_pairs(
+def find_similar_pairs(
     texts: Iterable[str], boilerplate: Boilerplate, threshold: Threshold
 ) -> Iterator[tuple[Indices, Indices]]:
     """Yield all pairs of near-duplicates, pairing each text with the texts before it."""
@@ -47,7 +47,7 @@ def similar_pairs(
         first_known += len(known.keys)
 
 
-def nearest(
+def find_nearest_texts(
     known: Iterable[str],
     queries: Iterable[str],
     boilerplate: Boilerplate,
@@ -78,7 +78,7 @@ def nearest(
 
 
 def _distinct(block: Block) -> Block:
-    return Block(distinct(block.grams), distinct(block.words), block.keys)
+    return Block(deduplicate_sets(block.grams), deduplicate_sets(block.words), block.keys)
 
 
 class _Best:
@@ -129,7 +129,7 @@ class _BlockIndex:
 class _Index:
     """Maps each number to the sets that contain it."""
 
-    def __init__(self, sets: Sets) -> None:
+    def __init__(self, sets: NumberSets) -> None:
         self._sizes = sets.sizes()
         rows = np.repeat(np.arange(len(sets)), self._sizes)
         order = np.argsort(sets.values, kind="stable")
@@ -139,7 +139,7 @@ class _Index:
         self._values = values[first]
         self._starts = np.append(first, len(rows))
 
-    def jaccard(self, sets: Sets, start: int, stop: int) -> Floats:
+    def jaccard(self, sets: NumberSets, start: int, stop: int) -> Floats:
         """Return the similarity of each set from ``start`` to ``stop`` with each in the index."""
         sizes = sets.sizes()[start:stop]
         positions, found = self._lookup(sets.values[sets.offsets[start] : sets.offsets[stop]])

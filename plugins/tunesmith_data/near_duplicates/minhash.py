@@ -30,7 +30,7 @@ from tunesmith_data.near_duplicates.features import (
     Hashes,
     Indices,
     Numbers,
-    Sets,
+    NumberSets,
     read_blocks,
 )
 from tunesmith_data.near_duplicates.threshold import Threshold
@@ -42,7 +42,7 @@ BAND = 3
 WINDOW = 8
 """Number of following texts with an equal band that a text is compared with. In a large family of
 similar texts, each one is similar enough to some of these."""
-PROPOSALS = 4
+MAX_PROPOSALS = 4
 """Number of proposals per text: those with the most similar sketches."""
 
 _DEVIATIONS = 3.0  # a sketch misses one of a thousand similar pairs
@@ -53,7 +53,7 @@ Sketches: TypeAlias = npt.NDArray[np.uint8]
 Rows: TypeAlias = npt.NDArray[np.int32]
 
 
-def sketch(texts: Iterable[str], count: int, boilerplate: Boilerplate) -> Sketches:
+def compute_sketches(texts: Iterable[str], count: int, boilerplate: Boilerplate) -> Sketches:
     """Return the sketches of ``count`` texts: (count, 84) bytes."""
     sketches = np.empty((count, MINIMA), dtype=np.uint8)
     first = 0
@@ -115,8 +115,8 @@ class _Best:
     """The best proposals so far for each text."""
 
     def __init__(self, texts: int) -> None:
-        self._rows = np.full((texts, PROPOSALS), -1, dtype=np.int32)
-        self._scores = np.zeros((texts, PROPOSALS), dtype=np.uint8)
+        self._rows = np.full((texts, MAX_PROPOSALS), -1, dtype=np.int32)
+        self._scores = np.zeros((texts, MAX_PROPOSALS), dtype=np.uint8)
 
     def add(self, texts: Indices, proposed: Indices, scores: Indices) -> None:
         """Add one proposal for each of these distinct texts, unless its score is too low."""
@@ -171,7 +171,7 @@ def _least(count: int, similarity: float) -> int:
     return ceil(count * similarity - _DEVIATIONS * sqrt(count * similarity * (1 - similarity)))
 
 
-def _sketch_sets(sets: Sets, sketches: Sketches, first_minimum: int, keys: Hashes) -> None:
+def _sketch_sets(sets: NumberSets, sketches: Sketches, first_minimum: int, keys: Hashes) -> None:
     """Write one byte per minimum of each set; ``keys`` are the keys of the texts."""
     sizes = sets.sizes()
     nonempty, empty = np.flatnonzero(sizes), np.flatnonzero(sizes == 0)

@@ -17,22 +17,22 @@ from tunesmith_data.near_duplicates.features import (
     Hashes,
     Indices,
     Texts,
-    read_keys,
+    compute_text_keys,
 )
-from tunesmith_data.near_duplicates.forest import Forest
+from tunesmith_data.near_duplicates.forest import DisjointSets
 from tunesmith_data.near_duplicates.minhash import Rows
 from tunesmith_data.near_duplicates.threshold import DEFAULT_THRESHOLD, Threshold
 
-EXACT_STEPS = 100_000_000
+MAX_EXACT_STEPS = 100_000_000
 """Largest number of counting steps (about a second) for comparing all pairs of texts. Beyond it,
 only pairs proposed by MinHash are compared."""
-EXACT_TEXTS = 20_000
+MAX_EXACT_TEXTS = 20_000
 MAX_ROUNDS = 8
 """Maximum number of joining rounds; each one at least halves the number of parts of a cluster."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class DuplicatePair:
     """The positions of two near-duplicates; ``first`` is the smaller one."""
 
     first: int
@@ -46,7 +46,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class NearestText:
     """The known text most similar to a query, by its position ``known``."""
 
     known: int
@@ -57,14 +57,16 @@ class Match:
     identical: bool = False
 
 
-def find_pairs(texts: Texts, *, threshold: Threshold = DEFAULT_THRESHOLD) -> Iterator[Pair]:
+def find_pairs(
+    texts: Texts, *, threshold: Threshold = DEFAULT_THRESHOLD
+) -> Iterator[DuplicatePair]:
     """Yield pairs of near-duplicates that connect each cluster: n - 1 pairs for n texts.
 
     Yielding all pairs of a cluster would be too many for rows from one template.
     """
-    groups = _Groups(read_keys(texts))
+    groups = _Groups(compute_text_keys(texts))
     for first, second in groups.identical():
-        yield Pair(first, second, 1.0, 1.0, identical=True)
+        yield DuplicatePair(first, second, 1.0, 1.0, identical=True)
     rows = groups.rows
     boilerplate = _sampled_boilerplate(texts, groups)
     join = _Join(_Rows(texts, rows), boilerplate, threshold)
@@ -74,7 +76,7 @@ def find_pairs(texts: Texts, *, threshold: Threshold = DEFAULT_THRESHOLD) -> Ite
         found = _join_proposed(join, groups.ranks)
     for one, other, characters, words in found:
         first, second = sorted((int(rows[one]), int(rows[other])))
-        yield Pair(first, second, characters, words)
+        yield DuplicatePair(first, second, characters, words)
 
 
 class _Join:
@@ -84,7 +86,7 @@ class _Join:
         self.texts = texts
         self.boilerplate = boilerplate
         self.threshold = threshold
-        self.forest = Forest(len(texts))
+        self.forest = DisjointSets(len(texts))
         self.joined: list[tuple[int, int, float, float]] = []
 
     def add(self, firsts: Indices, seconds: Indices) -> tuple[Indices, Bits]:
@@ -113,7 +115,7 @@ class _Join:
 
 def _join_all(join: _Join) -> Iterator[tuple[int, int, float, float]]:
     """Compare all pairs of texts."""
-    for firsts, seconds in inverted_index.similar_pairs(
+    for firsts, seconds in inverted_index.find_similar_pairs(
         join.texts, join.boilerplate, join.threshold
     ):
         join.add(firsts, seconds)
@@ -125,7 +127,7 @@ def _join_proposed(join: _Join, ranks: Rows) -> Iterator[tuple[int, int, float, 
 
     A text drops out once all its proposals are rejected, because later ones are less similar.
     """
-    sketches = minhash.sketch(join.texts, len(join.texts), join.boilerplate)
+    sketches = minhash.compute_sketches(join.texts, len(join.texts), join.boilerplate)
     active = np.ones(len(sketches), dtype=np.bool_)
     for _ in range(MAX_ROUNDS):
         roots = join.forest.roots()
@@ -150,7 +152,7 @@ def cluster_texts(texts: Texts, *, threshold: Threshold = DEFAULT_THRESHOLD) -> 
 
     Texts belong to one cluster if a chain of near-duplicates connects them.
     """
-    forest = Forest(len(texts))
+    forest = DisjointSets(len(texts))
     for pair in find_pairs(texts, threshold=threshold):
         forest.join(pair.first, pair.second)
     return forest.roots()
@@ -161,43 +163,43 @@ def find_nearest(
     queries: Texts,
     *,
     threshold: Threshold | None = DEFAULT_THRESHOLD,
-) -> list[Match | None]:
+) -> list[NearestText | None]:
     """Return the most similar known text for each query; None if none reaches the threshold.
 
     Texts are ranked by the similarity of 5-grams, ties by the similarity of words. Without a
     threshold, every query that shares a 5-gram with a known text has a match. All pairs are then
     compared, which takes about a second for 10,000 queries and 10,000 short known texts.
     """
-    keys = read_keys(known)
+    keys = compute_text_keys(known)
     groups = _Groups(keys)
-    query_keys = read_keys(queries)
-    matches: list[Match | None] = [None] * len(queries)
+    query_keys = compute_text_keys(queries)
+    matches: list[NearestText | None] = [None] * len(queries)
     identical = groups.find(keys, query_keys)
     del keys
     for query in np.flatnonzero(identical >= 0).tolist():
-        matches[query] = Match(int(identical[query]), 1.0, 1.0, identical=True)
+        matches[query] = NearestText(int(identical[query]), 1.0, 1.0, identical=True)
     query_rows = np.flatnonzero((identical < 0) & (query_keys > 0))
     if not len(query_rows) or not len(groups.rows):
         return matches
     boilerplate = _sampled_boilerplate(known, groups)
     texts, others = _Rows(known, groups.rows), _Rows(queries, query_rows)
     if threshold is None or _is_small(len(texts), len(others), boilerplate):
-        found = inverted_index.nearest(texts, others, boilerplate, threshold)
+        found = inverted_index.find_nearest_texts(texts, others, boilerplate, threshold)
     else:
         found = _nearest_proposed(texts, others, groups.ranks, boilerplate, threshold)
     for query, characters, words, row in zip(query_rows.tolist(), *found, strict=True):
         if row >= 0:
-            matches[query] = Match(int(groups.rows[row]), float(characters), float(words))
+            matches[query] = NearestText(int(groups.rows[row]), float(characters), float(words))
     return matches
 
 
 def _nearest_proposed(
     known: _Rows, queries: _Rows, ranks: Rows, boilerplate: Boilerplate, threshold: Threshold
 ) -> tuple[Floats, Floats, Indices]:
-    """Like :func:`inverted_index.nearest`, but only among the texts that MinHash proposes."""
+    """Like :func:`inverted_index.find_nearest_texts`, among the texts that MinHash proposes."""
     proposed = minhash.propose_between(
-        minhash.sketch(known, len(known), boilerplate),
-        minhash.sketch(queries, len(queries), boilerplate),
+        minhash.compute_sketches(known, len(known), boilerplate),
+        minhash.compute_sketches(queries, len(queries), boilerplate),
         ranks,
         threshold,
     )
@@ -219,9 +221,9 @@ def _nearest_proposed(
 
 
 def _is_small(known: int, queries: int, boilerplate: Boilerplate) -> bool:
-    if max(known, queries) > EXACT_TEXTS:
+    if max(known, queries) > MAX_EXACT_TEXTS:
         return False
-    return known * queries * (1 + boilerplate.shared_grams) <= EXACT_STEPS
+    return known * queries * (1 + boilerplate.shared_grams) <= MAX_EXACT_STEPS
 
 
 def _sampled_boilerplate(texts: Texts, groups: _Groups) -> Boilerplate:

@@ -10,7 +10,7 @@ equal, or equal after removing one word from either. The latter covers slots wit
                                                  equal without "yesterday"
 
 Skeletons are compared by hashes, and the memory grows only with the number of queries. Use
-:func:`compare_words` to confirm the proposed pairs word by word.
+:func:`find_word_difference` to confirm the proposed pairs word by word.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tunesmith_data.near_duplicates.features import (
     Indices,
     Numbers,
     Texts,
-    bit_table,
-    mixed,
+    build_bit_table,
+    mix_hashes,
     powers_of_base,
     read_words,
 )
@@ -39,8 +39,8 @@ SAMPLE_ROWS = 4_096
 FREQUENT_SHARE = 0.002
 FREQUENT_ROWS = 3
 """A word belongs to skeletons if more sample texts than both limits contain it (not as a name)."""
-LEAST_WORDS = 4
-LEAST_SHARE = 0.5
+MIN_WORDS = 4
+MIN_WORD_SHARE = 0.5
 """Fewest skeleton words of a text, and their smallest share of all its words."""
 MAX_CANDIDATES = 16
 
@@ -107,7 +107,7 @@ class WordDifference:
         return self.common / max(1, self.words)
 
 
-def compare_words(one: str, other: str) -> WordDifference:
+def find_word_difference(one: str, other: str) -> WordDifference:
     """Compare two texts word by word; values are recognized by their form."""
     first, second = _split_words(one), _split_words(other)
     common = other_words = 0
@@ -144,7 +144,7 @@ def _find_frequent(sample: list[str]) -> Bits:
         different = np.unique((rows << np.uint64(32) | words.values)[~is_name])
         parts.append(different.astype(np.uint32))
     values, counts = np.unique(np.concatenate(parts), return_counts=True)
-    return bit_table(values[counts > max(FREQUENT_ROWS, FREQUENT_SHARE * len(sample))])
+    return build_bit_table(values[counts > max(FREQUENT_ROWS, FREQUENT_SHARE * len(sample))])
 
 
 def _read_keys(texts: Iterable[str], frequent: Bits) -> Iterator[tuple[Hashes, Indices]]:
@@ -164,7 +164,7 @@ def _skeleton_keys(values: Numbers, sizes: Indices, is_slot: Bits) -> tuple[Hash
     """
     rows = np.repeat(np.arange(len(sizes)), sizes)
     fixed = np.bincount(rows[~is_slot], minlength=len(sizes))
-    is_long = (fixed >= LEAST_WORDS) & (fixed >= LEAST_SHARE * sizes)
+    is_long = (fixed >= MIN_WORDS) & (fixed >= MIN_WORD_SHARE * sizes)
     # Merge neighboring slots, so that a value may have any number of words.
     follows = np.append(False, is_slot[1:] & is_slot[:-1] & (rows[1:] == rows[:-1]))
     kept = np.flatnonzero(~follows[: len(rows)] & is_long[rows])
@@ -183,7 +183,7 @@ def _skeleton_keys(values: Numbers, sizes: Indices, is_slot: Bits) -> tuple[Hash
     back = np.append(np.uint64(1), inverses)[left.astype(np.int64) + right]
     without = before + np.where(left, np.uint64(0), _SLOT * powers[places]) + after * back
     rest = fixed[rows] - 1
-    usable = ~is_slot & (rest >= LEAST_WORDS) & (rest >= LEAST_SHARE * sizes[rows])
+    usable = ~is_slot & (rest >= MIN_WORDS) & (rest >= MIN_WORD_SHARE * sizes[rows])
     whole = (sums[ends] - sums[firsts])[places == 0]
-    keys = mixed(np.concatenate([whole, without[usable]]))
+    keys = mix_hashes(np.concatenate([whole, without[usable]]))
     return keys, np.concatenate([rows[places == 0], rows[usable]])

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tunesmith.records import Record
-from tunesmith_data.near_duplicates.forest import Forest
+from tunesmith_data.near_duplicates.forest import DisjointSets
 from tunesmith_data.splits.clusters import MAX_SHARE, find_clusters
 from tunesmith_data.splits.rows import RowTable
 
-MOST_EQUAL = 0.5
+MAX_EQUAL_SHARE = 0.5
 """A prompt in more than this share of the rows is an instruction, not a reason to cluster."""
 
 
@@ -27,10 +27,10 @@ def cluster_records(records: Sequence[Record]) -> list[int]:
     table.finish()
     limit = max(1, int(MAX_SHARE * len(table)))
     clusters = find_clusters(table, records, near_duplicates=None, limit=limit).of_row.tolist()
-    forest, counts, first = Forest(len(table)), Counter(table.prompts), dict[int, int]()
+    forest, counts, first = DisjointSets(len(table)), Counter(table.prompts), dict[int, int]()
     for row, (cluster, prompt) in enumerate(zip(clusters, table.prompts, strict=True)):
         forest.join(cluster, row)
-        if counts[prompt] <= MOST_EQUAL * len(table):
+        if counts[prompt] <= MAX_EQUAL_SHARE * len(table):
             forest.join(first.setdefault(prompt, row), row)
     found: list[int] = forest.roots().tolist()
     return found

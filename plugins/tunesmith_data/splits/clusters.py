@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
 from tunesmith_data.near_duplicates import cluster_texts
-from tunesmith_data.near_duplicates.forest import Forest
+from tunesmith_data.near_duplicates.forest import DisjointSets
 from tunesmith_data.splits.exchanges import read_exchanges
 from tunesmith_data.splits.normalize import PromptTexts, normalize_text
 from tunesmith_data.splits.rows import RowTable
@@ -83,7 +83,7 @@ def find_clusters(
         near_duplicates: whether to compare prompts; None: only up to 100,000 rows.
         limit: maximum number of rows in a cluster, instead of a fifth of the rows.
     """
-    forest = Forest(len(table))
+    forest = DisjointSets(len(table))
     limit = limit or max(SMALL_CLUSTER, int(MAX_SHARE * len(table)))
     findings = []
     identities = np.frombuffer(table.prompts, dtype=np.uint64).copy()
@@ -113,7 +113,9 @@ def find_clusters(
     return _in_order(forest.roots(), identities, findings)
 
 
-def _join_conversations(forest: Forest, records: Sequence[Record], limit: int) -> list[Finding]:
+def _join_conversations(
+    forest: DisjointSets, records: Sequence[Record], limit: int
+) -> list[Finding]:
     """Join rows where one is the start of the other, and rows that share an exchange."""
     found = read_exchanges(records)
     findings = []
@@ -146,7 +148,7 @@ def _in_large_sets(values: npt.NDArray[np.generic], limit: int) -> npt.NDArray[n
 
 
 def _join_equal(
-    forest: Forest, values: npt.NDArray[np.generic], rows: npt.NDArray[np.intp] | None = None
+    forest: DisjointSets, values: npt.NDArray[np.generic], rows: npt.NDArray[np.intp] | None = None
 ) -> None:
     """Join rows with equal values; ``rows`` are their positions if only some rows have a value."""
     order = np.argsort(values, kind="stable")

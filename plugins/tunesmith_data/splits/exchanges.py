@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tunesmith.records import Chat, Message, Record, Text, last_exchange
-from tunesmith_data.near_duplicates import read_keys
+from tunesmith_data.near_duplicates import compute_text_keys
 
 __all__ = ["Exchanges"]
 
@@ -64,7 +64,7 @@ def read_exchanges(records: Iterable[Record]) -> Exchanges:
                 kinds.append(kind)
                 yield text
 
-    keys = read_keys(read()).tolist()
+    keys = compute_text_keys(read()).tolist()
     rows, contexts, ends = array("q"), array("Q"), array("Q")
     are_answers, lasts = bytearray(), bytearray()
     start = 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-__all__ = ["MAX_FOLDED"]
+__all__ = ["MAX_FOLD_ROWS"]
 
 FOLDS = 5
-MAX_FOLDED = 1_000
+MAX_FOLD_ROWS = 1_000
 """Without validation rows, choices are made out of fold up to this many training rows."""
 
 
@@ -23,7 +23,7 @@ def make_folds(rows: Sequence[int], clusters: Sequence[int], seed: int) -> list[
     Returns:
         The rows of each fold; no folds if there is only one cluster or too many rows.
     """
-    if len(rows) > MAX_FOLDED:
+    if len(rows) > MAX_FOLD_ROWS:
         return []
     members: dict[int, list[int]] = {}
     for row in rows:

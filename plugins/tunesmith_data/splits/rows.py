@@ -6,14 +6,14 @@ from array import array
 from hashlib import blake2b
 
 from tunesmith.records import Record, Text, last_exchange
-from tunesmith_data.near_duplicates import read_keys
+from tunesmith_data.near_duplicates import compute_text_keys
 from tunesmith_data.splits.exchanges import has_earlier_exchanges
 from tunesmith_data.splits.normalize import normalize_texts, prompt_text
 
 MAX_CLASS_LABELS = 100
 """Answers count as class labels up to this many distinct answers."""
 
-PENDING_CHARACTERS = 1 << 18
+MAX_PENDING_CHARACTERS = 1 << 18
 """Number of prompt characters to normalize per batch, for speed."""
 
 
@@ -44,7 +44,7 @@ class RowTable:
         """Add the next record."""
         self._pending.append(prompt_text(record))
         self._pending_characters += len(self._pending[-1])
-        if self._pending_characters >= PENDING_CHARACTERS:
+        if self._pending_characters >= MAX_PENDING_CHARACTERS:
             self._digest_prompts()
         self.has_earlier_exchanges |= has_earlier_exchanges(record)
         self.groups.append(self.digest("group", record.group) if record.group is not None else 0)
@@ -75,7 +75,7 @@ class RowTable:
         """Add the hashes of pending prompts."""
         pending, self._pending, self._pending_characters = self._pending, [], 0
         self.prompts.extend(self.digest("prompt", text) for text in normalize_texts(pending))
-        self.keys.extend(read_keys(pending).tolist())
+        self.keys.extend(compute_text_keys(pending).tolist())
 
     def _forget_labels_above(self, limit: int) -> None:
         if self._has_labels and len(self._label_codes) > limit:

@@ -24,7 +24,7 @@ from tunesmith.text import format_count
 from tunesmith_data.splits.assignments import PARTS, Assignments, RowKeys, Settings
 from tunesmith_data.splits.choose import choose_clusters
 from tunesmith_data.splits.clusters import Clusters, find_clusters
-from tunesmith_data.splits.folds import MAX_FOLDED, make_folds
+from tunesmith_data.splits.folds import MAX_FOLD_ROWS, make_folds
 from tunesmith_data.splits.rows import RowTable
 from tunesmith_data.splits.sizes import (
     MIN_ROWS_FOR_VALIDATION,
@@ -62,7 +62,9 @@ def split_records(
     for record in records:
         table.add(record)
     table.finish()
-    needs_folds = request.validation and len(table) <= MAX_FOLDED  # in case of no validation rows
+    needs_folds = (
+        request.validation and len(table) <= MAX_FOLD_ROWS
+    )  # in case of no validation rows
     if not (file or needs_folds or _is_anything_split_off(request, len(table), validation)):
         return Split(train=range(len(table)))
     clusters = find_clusters(table, request.records, near_duplicates=near_duplicates)

@@ -10,9 +10,9 @@ from tunesmith.events import Measured
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.text import format_count
 
-__all__ = ["describe_cut", "list_cut"]
+__all__ = ["describe_cut_answers", "list_cut_answers"]
 
-WORTH_SAYING = 0.02
+MIN_REPORTED_SHARE = 0.02
 """Share of rows with answers that the limit may have spoiled, above which the verdict says it."""
 
 
@@ -28,7 +28,7 @@ class CutAnswers:
     """Cut answers that are shorter than the reference, so the limit may have made them wrong."""
 
 
-def count_cut(folder: Path, measured: Measured) -> CutAnswers:
+def count_cut_answers(folder: Path, measured: Measured) -> CutAnswers:
     """Count the cut answers of a measurement; ``folder`` is its run folder.
 
     Raises:
@@ -42,14 +42,14 @@ def count_cut(folder: Path, measured: Measured) -> CutAnswers:
     return CutAnswers(len(rows), len(cut), short)
 
 
-def describe_cut(folder: Path, measured: Measured) -> str:
+def describe_cut_answers(folder: Path, measured: Measured) -> str:
     """Describe how ``max_new_tokens`` may have lowered a score; empty if it affects hardly any row.
 
     Answers of a rambling model are cut too, but longer than the reference. They do not count here;
     the report still lists them.
     """
-    found = count_cut(folder, measured)
-    if found.short <= WORTH_SAYING * found.rows:
+    found = count_cut_answers(folder, measured)
+    if found.short <= MIN_REPORTED_SHARE * found.rows:
         return ""
     return (
         f"{measured.model}: {found.short:,} of {format_count(found.rows, 'answer')} cut off before "
@@ -57,7 +57,7 @@ def describe_cut(folder: Path, measured: Measured) -> str:
     )
 
 
-def list_cut(events: Sequence[Measured]) -> str:
+def list_cut_answers(events: Sequence[Measured]) -> str:
     """List how many answers of each model were cut off; empty if none were."""
     counts = [f"{event.model} {event.cut:,} of {event.n:,}" for event in events if event.cut]
     return f"cut off by max_new_tokens: {', '.join(counts)}" if counts else ""

@@ -18,10 +18,10 @@ __all__ = [
     "MAX_NEW_TOKENS",
     "AnswerOptions",
     "ComparedAnswerOptions",
-    "choose_limit",
+    "format_reasoning_and_answer",
     "generate_answers",
     "read_references",
-    "with_reasoning",
+    "resolve_max_new_tokens",
 ]
 
 END_OF_TURN_TOKENS = 8
@@ -45,7 +45,7 @@ class AnswerOptions(Options):
 
     def answer_limit(self, records: Sequence[Record]) -> int:
         """Return the maximum number of tokens per answer for these records."""
-        return choose_limit(self.max_new_tokens, records, extra_tokens=self.extra_tokens)
+        return resolve_max_new_tokens(self.max_new_tokens, records, extra_tokens=self.extra_tokens)
 
 
 class ComparedAnswerOptions(AnswerOptions):
@@ -111,13 +111,13 @@ def generate_answers(
     *,
     extra_tokens: int = 0,
 ) -> tuple[str, ...]:
-    """Generate the last answer of each record with at most :func:`choose_limit` tokens."""
-    limit = choose_limit(max_new_tokens, records, extra_tokens=extra_tokens)
+    """Generate each record's last answer with at most :func:`resolve_max_new_tokens` tokens."""
+    limit = resolve_max_new_tokens(max_new_tokens, records, extra_tokens=extra_tokens)
     generated = model.generate([last_exchange(record)[0] for record in records], limit)
     return tuple(generation.text for generation in generated)
 
 
-def choose_limit(
+def resolve_max_new_tokens(
     max_new_tokens: Literal["auto"] | int, references: Sequence[Record], *, extra_tokens: int = 0
 ) -> int:
     """Return the maximum number of tokens per answer.
@@ -128,11 +128,11 @@ def choose_limit(
     """
     if isinstance(max_new_tokens, int):
         return max_new_tokens
-    answers = [with_reasoning(last_exchange(record)[1]) for record in references]
+    answers = [format_reasoning_and_answer(last_exchange(record)[1]) for record in references]
     return min(choose_max_new_tokens(answers) + extra_tokens, MAX_NEW_TOKENS)
 
 
-def with_reasoning(answer: Message) -> str:
+def format_reasoning_and_answer(answer: Message) -> str:
     """Return the text that a model has to generate for an answer, including its reasoning."""
     return (
         f"<think>\n{answer.reasoning}\n</think>\n\n{answer.text}"

@@ -11,9 +11,9 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tunesmith_evidence.answers.whole_words import WholeFinder
+from tunesmith_evidence.answers.whole_words import WholeWordFinder
 
-__all__ = ["LabelReader", "TextNormalizer", "compose", "strip_reasoning"]
+__all__ = ["LabelReader", "TextNormalizer", "normalize_unicode", "strip_reasoning"]
 
 _REASONING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _LEAD_IN = re.compile(
@@ -86,7 +86,7 @@ class TextNormalizer:
                 return None
             last = matches[-1]  # an answer ends with its result
             text = (last.group(1) if self.extract.groups else last.group()) or ""
-        return compose(text)
+        return normalize_unicode(text)
 
     def readings(self, text: str) -> Iterator[str]:
         """Yield a text, then shorter and shorter versions with more of its surroundings ignored.
@@ -118,7 +118,7 @@ def strip_reasoning(text: str) -> str:
     return _REASONING.sub("", text, count=1)
 
 
-def compose(text: str) -> str:
+def normalize_unicode(text: str) -> str:
     """Collapse white space to single spaces and compose characters (NFC)."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
@@ -144,7 +144,7 @@ def _remove_edge(text: str) -> str:
     return _LIST_MARK.sub("", text)
 
 
-LENIENT = TextNormalizer(ignore_case=True, ignore_punctuation=True, ignore_lead_in=True)
+LENIENT_NORMALIZER = TextNormalizer(ignore_case=True, ignore_punctuation=True, ignore_lead_in=True)
 """Ignores case, punctuation around an answer, and a phrase such as ``The answer is``."""
 
 
@@ -159,13 +159,15 @@ class LabelReader:
         ValueError: a label occurs twice.
     """
 
-    def __init__(self, labels: Sequence[str], normalizer: TextNormalizer = LENIENT) -> None:
+    def __init__(
+        self, labels: Sequence[str], normalizer: TextNormalizer = LENIENT_NORMALIZER
+    ) -> None:
         self.normalizer = normalizer
         self._labels: dict[str, str] = {}
         for label in labels:
-            if compose(label) in self._labels:
+            if normalize_unicode(label) in self._labels:
                 raise ValueError(f"the label {label!r} occurs twice")
-            self._labels[compose(label)] = label
+            self._labels[normalize_unicode(label)] = label
         written = self._labels.items()
         self._folded = _keep_unique((normalizer.fold(text), label) for text, label in written)
         self._bare = _keep_unique(
@@ -173,7 +175,7 @@ class LabelReader:
         )
         # Texts that name a label: as written, and case-folded.
         self._names = [
-            (WholeFinder(names), names) for names in (self._labels, self._bare | self._folded)
+            (WholeWordFinder(names), names) for names in (self._labels, self._bare | self._folded)
         ]
 
     def match(self, answer: str) -> str | None:

@@ -9,9 +9,15 @@ from typing import Any
 from tunesmith.records import ToolCall
 from tunesmith_evidence.answers.normalize import strip_reasoning
 
-__all__ = ["Call", "find_calls", "read_call", "settled_length", "split_calls"]
+__all__ = [
+    "Call",
+    "count_settled_characters",
+    "find_tool_calls",
+    "parse_tool_call",
+    "split_tool_calls",
+]
 
-MARKS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
+CALL_MARKS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
 """Marks that chat templates write before tool calls."""
 
 Call = tuple[str, Any]
@@ -22,7 +28,7 @@ _OPENS_OBJECT = re.compile(r"\{\s*(?:\"|\Z)")
 _LONGEST_WORD = len("-Infinity")
 
 
-def read_call(call: ToolCall) -> Call:
+def parse_tool_call(call: ToolCall) -> Call:
     """Return the name and the arguments of a call; arguments that are not JSON stay text."""
     try:
         return call.name, json.loads(call.arguments or "{}")
@@ -30,17 +36,17 @@ def read_call(call: ToolCall) -> Call:
         return call.name, call.arguments
 
 
-def find_calls(text: str) -> list[Call]:
+def find_tool_calls(text: str) -> list[Call]:
     """Return the tool calls in an answer, in order, in the formats of common chat templates.
 
     A call is a JSON object with ``name`` and ``arguments`` or ``parameters``, possibly nested under
     ``function``. It may be between ``<tool_call>`` marks, in a list after ``[TOOL_CALLS]``, or
     anywhere else.
     """
-    return split_calls(text)[1]
+    return split_tool_calls(text)[1]
 
 
-def split_calls(text: str) -> tuple[str, list[Call]]:
+def split_tool_calls(text: str) -> tuple[str, list[Call]]:
     """Split an answer into the text before its tool calls, and the calls.
 
     Without calls, the text is the whole answer. Text after the first call is dropped.
@@ -60,7 +66,7 @@ def split_calls(text: str) -> tuple[str, list[Call]]:
     return text[: _start_of_marks(text, found[0][0])], [call for _, call in found]
 
 
-def settled_length(text: str) -> int:
+def count_settled_characters(text: str) -> int:
     """Return how many characters of an unfinished answer are text, whatever is generated next.
 
     The characters after them may turn out to be a tool call or the marks before one.
@@ -76,7 +82,7 @@ def settled_length(text: str) -> int:
             continue
         if _as_call(value) is not None:
             return _start_of_marks(text, start)
-    partial = (mark[:end] for mark in MARKS for end in range(1, len(mark)))
+    partial = (mark[:end] for mark in CALL_MARKS for end in range(1, len(mark)))
     ends = [len(text), *(len(text) - len(part) for part in partial if text.endswith(part))]
     return min(_start_of_marks(text, end) for end in ends)
 
@@ -84,7 +90,7 @@ def settled_length(text: str) -> int:
 def _start_of_marks(text: str, end: int) -> int:
     """Return the start of the marks and white space that end at position ``end``."""
     before = text[:end].rstrip().removesuffix("[").rstrip()
-    for mark in MARKS:
+    for mark in CALL_MARKS:
         before = before.removesuffix(mark)
     return len(before.rstrip())
 
@@ -111,5 +117,5 @@ def _as_call(value: Any) -> Call | None:
     if not isinstance(name, str) or not ({"arguments", "parameters"} & value.keys()):
         return None
     if isinstance(arguments, str):
-        return read_call(ToolCall(name, arguments))
+        return parse_tool_call(ToolCall(name, arguments))
     return name, {} if arguments is None else arguments

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-__all__ = ["write_whole_pattern"]
+__all__ = ["build_whole_word_pattern"]
 
 _QUOTES = "\"'`“”„‘’«»‹›"
 # An adjacent sign, operator or symbol belongs to the word: "C" is not found in "C++", nor "1" in
@@ -16,7 +16,7 @@ _BEFORE_DIGIT = rf"(?<![^\s{_QUOTES}(\[{{:;,（「『《。，、；：])(?<!\d[
 _AFTER_DIGIT = rf"(?![^\s{_QUOTES})\]}}:;,.!?…）」』》。，、；：！？])(?![.,:]\d)"
 
 
-class WholeFinder:
+class WholeWordFinder:
     """Finds where any of several parts occurs in a text as a whole word or number."""
 
     def __init__(self, parts: Iterable[str]) -> None:
@@ -36,7 +36,7 @@ class WholeFinder:
             yield match.start(), match.group()
 
 
-def write_whole_pattern(part: str) -> str:
+def build_whole_word_pattern(part: str) -> str:
     """Return a regular expression that matches ``part`` as a whole word or number."""
     return f"{_before(part)}{re.escape(part)}{_after(part)}"
 

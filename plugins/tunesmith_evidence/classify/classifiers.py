@@ -18,10 +18,17 @@ from sklearn.preprocessing import normalize
 from tunesmith_evidence.classify.coordinates import DenseRows, fit_logistic
 from tunesmith_evidence.tasks.kinds import list_labels
 
-__all__ = ["Classifier", "Linear", "NearestCentroid", "NearestRows", "Rows", "predict"]
+__all__ = [
+    "Classifier",
+    "LinearClassifier",
+    "NearestCentroid",
+    "NearestRowsClassifier",
+    "Rows",
+    "predict",
+]
 
 Rows: TypeAlias = "sparse.csr_matrix | DenseRows"
-BATCH = 1_000
+BATCH_ROWS = 1_000
 """Number of rows whose similarities are in memory at the same time."""
 MAX_ITER, TOL = 300, 1e-3
 """Limits of the logistic regression: ``max_iter`` and ``tol`` in scikit-learn."""
@@ -40,7 +47,7 @@ class Classifier(Protocol):
         ...
 
 
-class NearestRows:
+class NearestRowsClassifier:
     """Lets the k most similar training rows vote, weighted by similarity."""
 
     def __init__(self, rows: sparse.csr_matrix, labels: Sequence[str], k: int) -> None:
@@ -52,8 +59,8 @@ class NearestRows:
     def scores(self, rows: Rows) -> NDArray[np.float64]:
         """Return the sum of similarities of the k nearest rows per label: (rows, labels)."""
         votes = np.zeros((rows.shape[0], len(self.labels)))
-        for start in range(0, rows.shape[0], BATCH):
-            similarities = (rows[start : start + BATCH] @ self._rows.T).toarray()
+        for start in range(0, rows.shape[0], BATCH_ROWS):
+            similarities = (rows[start : start + BATCH_ROWS] @ self._rows.T).toarray()
             nearest = np.argsort(-similarities, axis=1, kind="stable")[:, : self._k]
             for row, found in enumerate(nearest, start):
                 np.add.at(votes[row], self._codes[found], similarities[row - start, found])
@@ -76,7 +83,7 @@ class NearestCentroid:
         return np.asarray((rows @ self._centroids.T).toarray())
 
 
-class Linear:
+class LinearClassifier:
     """Multinomial logistic regression without class weights."""
 
     def __init__(self, rows: Rows, labels: Sequence[str], c: float) -> None:

@@ -20,7 +20,7 @@ from scipy.special import expit, logsumexp
 __all__ = ["Basis", "find_basis"]
 
 Floats = NDArray[np.float64]
-SMALLEST = 1e-13
+MIN_EIGENVALUE_SHARE = 1e-13
 """Eigenvalues below this share of the largest one are rounding noise."""
 
 
@@ -71,7 +71,7 @@ class DenseRows:
 def find_basis(rows: sparse.csr_matrix) -> Basis:
     """Return a basis that preserves the inner products of these rows with any other rows."""
     values, vectors = np.linalg.eigh((rows @ rows.T).toarray())
-    kept = values > SMALLEST * max(float(values[-1]), SMALLEST)
+    kept = values > MIN_EIGENVALUE_SHARE * max(float(values[-1]), MIN_EIGENVALUE_SHARE)
     return Basis(rows, vectors[:, kept] / np.sqrt(values[kept]))
 
 

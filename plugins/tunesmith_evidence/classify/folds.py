@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from tunesmith_evidence.classify.classifiers import Classifier, Rows, predict
 
-__all__ = ["FOLDS", "Learn", "assign_folds"]
+__all__ = ["FOLDS", "FitClassifier", "assign_folds"]
 
 FOLDS = 5
 MAX_MEASURED = 1_000
 """Maximum number of rows to predict; more would take time without changing the choice."""
-Learn: TypeAlias = Callable[[Rows, Sequence[str]], Classifier]
+FitClassifier: TypeAlias = Callable[[Rows, Sequence[str]], Classifier]
 """Trains a classifier on rows and their labels."""
 
 
@@ -30,7 +30,7 @@ def assign_folds(texts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def choose_out_of_fold(
-    ways: Mapping[str, Learn], rows: Rows, labels: Sequence[str], folds: NDArray[np.int64]
+    ways: Mapping[str, FitClassifier], rows: Rows, labels: Sequence[str], folds: NDArray[np.int64]
 ) -> str:
     """Return the name of the way with the best out-of-fold accuracy; ties go to the first."""
     if len(ways) == 1:
@@ -43,7 +43,7 @@ def choose_out_of_fold(
 
 
 def _count_right(
-    learn: Learn, rows: Rows, labels: Sequence[str], folds: NDArray[np.int64], most: int
+    learn: FitClassifier, rows: Rows, labels: Sequence[str], folds: NDArray[np.int64], most: int
 ) -> int:
     right = 0
     for fold in range(FOLDS):

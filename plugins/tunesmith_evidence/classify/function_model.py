@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from tunesmith.contracts import Generation, Progress
 from tunesmith.errors import UsageError
 from tunesmith.records import Prompt
-from tunesmith_evidence.answers.without_scores import WithoutScores
+from tunesmith_evidence.answers.generation_only import GenerationOnlyModel
 from tunesmith_evidence.tasks.examples import prompt_texts
 
 __all__ = ["FunctionModel"]
 
 
 @dataclass(frozen=True)
-class FunctionModel(WithoutScores):
+class FunctionModel(GenerationOnlyModel):
     """A text model that answers with a function of the prompts' texts; it cannot score."""
 
     answer: Callable[[Sequence[str]], Sequence[str]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tunesmith_evidence.classify.classifiers import Classifier, Rows, predict
-from tunesmith_evidence.classify.folds import Learn, assign_folds, choose_out_of_fold
+from tunesmith_evidence.classify.folds import FitClassifier, assign_folds, choose_out_of_fold
 from tunesmith_evidence.classify.function_model import FunctionModel
 from tunesmith_evidence.classify.vectors import Vectorizer
 from tunesmith_evidence.tasks.examples import Example
@@ -28,7 +28,7 @@ class TextRows:
         """The rows and their answers."""
         return self.rows, self.answers
 
-    def learn_best(self, ways: Mapping[str, Learn]) -> tuple[str, FunctionModel]:
+    def learn_best(self, ways: Mapping[str, FitClassifier]) -> tuple[str, FunctionModel]:
         """Train in the way with the best out-of-fold accuracy; return its name and the model."""
         name = choose_out_of_fold(ways, self.rows, self.answers, self._folds)
         return name, self.model(ways[name](self.rows, self.answers))

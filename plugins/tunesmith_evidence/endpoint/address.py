@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from tunesmith.errors import EnvironmentProblem
 
-__all__ = ["TOKEN_VARIABLE", "URL", "check_endpoint", "read_token"]
+__all__ = ["TOKEN_VARIABLE", "URL_PATTERN", "check_endpoint", "read_token"]
 
-URL = r"^https?://[^\s@?#]+$"
+URL_PATTERN = r"^https?://[^\s@?#]+$"
 """Addresses up to ``/v1``. User, password and query are not allowed: they would be logged."""
 TOKEN_VARIABLE = r"^[A-Z_][A-Z0-9_]*$"  # noqa: S105 - a variable's name, not a token
 
@@ -21,7 +21,7 @@ def check_endpoint(url: str, token_variable: str | None) -> None:
     Raises:
         ValueError: one of them is malformed, or the token would be sent unencrypted.
     """
-    if not re.fullmatch(URL, url):
+    if not re.fullmatch(URL_PATTERN, url):
         raise ValueError("must be like https://host/v1, without user, password, ? and #")
     if token_variable is None:
         return

@@ -24,8 +24,8 @@ __all__ = ["Endpoint", "Reply"]
 MAX_ANSWER_BYTES = 1_000_000
 MAX_REASON = 200
 """Maximum length of the endpoint's message in an error."""
-ATTEMPTS = 3
-BUSY = frozenset({408, 429, 500, 502, 503, 504})
+MAX_ATTEMPTS = 3
+RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 """HTTP status codes after which a request is retried."""
 T = TypeVar("T")
 
@@ -119,7 +119,7 @@ class Endpoint:
             None if body is None else json.dumps(body).encode(),
             headers,
         )
-        for attempt in range(ATTEMPTS):
+        for attempt in range(MAX_ATTEMPTS):
             content = b""
             try:
                 opener = urllib.request.build_opener(_NoRedirects)
@@ -130,7 +130,7 @@ class Endpoint:
                 with suppress(OSError, http.client.HTTPException):
                     content = error.read(MAX_ANSWER_BYTES)
                 problem = f"HTTP {error.code}{_read_reason(content)}"
-                if error.code not in BUSY:
+                if error.code not in RETRY_STATUSES:
                     break
             except (OSError, http.client.HTTPException) as error:
                 problem = str(getattr(error, "reason", error)) or type(error).__name__
@@ -138,7 +138,7 @@ class Endpoint:
                 kind = "list of models" if body is None else "chat completion"
                 problem = f"the response is not a {kind}{_read_reason(content)}"
                 break
-            if attempt + 1 < ATTEMPTS:
+            if attempt + 1 < MAX_ATTEMPTS:
                 time.sleep(self.pause * 2**attempt)
         # Redact before truncating: a truncated token would not be recognized.
         shown = redact(problem.replace(token, "[token]") if token else problem)

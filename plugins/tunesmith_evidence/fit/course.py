@@ -26,18 +26,18 @@ MIN_TAIL_STEPS = 6
 VALIDATION_WINDOW = (0.4, 0.9)
 """Where an earlier validation loss may lie to be compared with the last one (shares of the summed
 learning rates)."""
-FALL = 0.1
+MIN_FALL_SHARE = 0.1
 """The loss still falls if it drops by at least this share during the last part."""
-LEAST_FALL = 0.05
-"""Smallest drop in the last part that matters for :data:`FALL`, in nats."""
-PROGRESS = 0.2
+MIN_FALL = 0.05
+"""Smallest drop in the last part that matters for :data:`MIN_FALL_SHARE`, in nats."""
+MIN_PROGRESS_SHARE = 0.2
 """The loss also still falls if the last part makes this share of the total progress. Steady
 progress would give 1/3."""
-LEAST_PROGRESS = 0.01
-"""Smallest drop in the last part that matters for :data:`PROGRESS`, in nats."""
-RISE = 0.1
+MIN_PROGRESS = 0.01
+"""Smallest drop in the last part that matters for :data:`MIN_PROGRESS_SHARE`, in nats."""
+MIN_RISE = 0.1
 """The training loss has risen if it is above the first step's loss by at least this share."""
-CERTAIN = 0.999
+CONFIDENCE_OF_RISE = 0.999
 """One-sided confidence level for a risen training loss."""
 VALIDATION_LOSS = "validation_loss"
 """Name of the metric that is measured on validation rows during training."""
@@ -47,7 +47,7 @@ Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Fall:
+class LossFall:
     """The drop of a loss during the last part of a training."""
 
     value: float
@@ -70,19 +70,22 @@ class Fall:
     @property
     def is_clear(self) -> bool:
         """True if the loss was clearly still falling."""
-        is_large = self.value >= LEAST_FALL and self.share >= FALL
-        is_steady = self.value >= LEAST_PROGRESS and self.value >= PROGRESS * self.total
+        is_large = self.value >= MIN_FALL and self.share >= MIN_FALL_SHARE
+        is_steady = self.value >= MIN_PROGRESS and self.value >= MIN_PROGRESS_SHARE * self.total
         return self.low > 0 and (is_large or is_steady)
 
     @property
     def has_levelled_off(self) -> bool:
         """True if the loss fell overall, but clearly not during the last part."""
-        limit = max(LEAST_PROGRESS, min(PROGRESS * self.total, max(LEAST_FALL, FALL * self.start)))
+        limit = max(
+            MIN_PROGRESS,
+            min(MIN_PROGRESS_SHARE * self.total, max(MIN_FALL, MIN_FALL_SHARE * self.start)),
+        )
         return self.total > limit > self.high
 
 
 @dataclass(frozen=True)
-class Course:
+class LossHistory:
     """The losses of one training over its cumulative learning rate."""
 
     steps: Sequence[StepFinished]
@@ -112,7 +115,7 @@ class Course:
         pairs = zip(self.shares, self.steps, strict=True)
         return [step for share, step in pairs if share >= LAST_PART] or [*self.steps[-1:]]
 
-    def find_fall(self) -> Fall | None:
+    def find_fall(self) -> LossFall | None:
         """Return how far the loss fell during the last part; None if too little was measured.
 
         The validation loss is preferred. Its rows never change and are new to the model, so it
@@ -123,7 +126,7 @@ class Course:
         return _validation_fall(self.validation, self.losses) or _steps_fall(self.losses)
 
 
-def read_course(report: Report, stage: str) -> Course:
+def read_loss_history(report: Report, stage: str) -> LossHistory:
     """Read the course of a training stage from a report."""
     steps = report.steps_of(stage)
     spent = [0.0, *accumulate(step.learning_rate for step in steps)]
@@ -134,14 +137,16 @@ def read_course(report: Report, stage: str) -> Course:
         for event in report.monitored_of(stage)
         if VALIDATION_LOSS in event.metrics and (event.step in by_step or event.step == 0)
     ]
-    return Course(steps, [before / total for before in spent[: len(steps)]], _finite(validation))
+    return LossHistory(
+        steps, [before / total for before in spent[: len(steps)]], _finite(validation)
+    )
 
 
 def _finite(points: Points) -> Points:
     return [(share, loss) for share, loss in points if math.isfinite(loss)]
 
 
-def _validation_fall(validation: Points, losses: Points) -> Fall | None:
+def _validation_fall(validation: Points, losses: Points) -> LossFall | None:
     """Compare the last validation loss with the one nearest to the start of the last part."""
     low, high = VALIDATION_WINDOW
     earlier = [point for point in validation[:-1] if low <= point[0] <= high]
@@ -155,10 +160,10 @@ def _validation_fall(validation: Points, losses: Points) -> Fall | None:
     start = last * (before / last) ** (TAIL_SHARE / (last_share - share))
     first = validation[0] if validation[0][0] == 0 else losses[0]
     fall = start - last
-    return Fall(fall, fall, fall, start, is_validation=True, total=first[1] - last)
+    return LossFall(fall, fall, fall, start, is_validation=True, total=first[1] - last)
 
 
-def _steps_fall(losses: Points) -> Fall | None:
+def _steps_fall(losses: Points) -> LossFall | None:
     """Fit an exponential decay to the losses of the last part.
 
     This is least squares on the log losses, with a 95 % interval of the slope; the fitted loss
@@ -180,19 +185,22 @@ def _steps_fall(losses: Points) -> Fall | None:
     low, value, high = (
         -start * math.expm1(TAIL_SHARE * x) for x in (slope + reach, slope, slope - reach)
     )
-    return Fall(value, low, high, start, is_validation=False, total=losses[0][1] - start + value)
+    return LossFall(
+        value, low, high, start, is_validation=False, total=losses[0][1] - start + value
+    )
 
 
 def find_rise(losses: Points) -> float | None:
     """Return the mean loss of the last part if the training loss has risen, otherwise None.
 
-    The mean must exceed the first loss by :data:`RISE`. The first loss must also lie below the
-    one-sided prediction interval for one more loss of the last part (normal, :data:`CERTAIN`).
+    The mean must exceed the first loss by :data:`MIN_RISE`. The first loss must also lie below the
+    one-sided prediction interval for one more loss of the last part (normal,
+    :data:`CONFIDENCE_OF_RISE`).
     """
     tail = [loss for share, loss in losses if share >= LAST_PART]
     n = len(tail)
     if n < MIN_TAIL_STEPS or losses[0][0] > 0:
         return None
     first, mean, deviation = losses[0][1], statistics.fmean(tail), statistics.stdev(tail)
-    bound = mean - student_quantile(CERTAIN, n - 1) * deviation * math.sqrt(1 + 1 / n)
-    return mean if first < bound and mean >= (1 + RISE) * first else None
+    bound = mean - student_quantile(CONFIDENCE_OF_RISE, n - 1) * deviation * math.sqrt(1 + 1 / n)
+    return mean if first < bound and mean >= (1 + MIN_RISE) * first else None

@@ -4,7 +4,7 @@ A training whose loss has risen counts as underfitted, whatever else is true. Ot
 
 **memorized**
     The tuned model's loss separates training rows from test rows. The probability that a training
-    row has the lower loss (AUC) is at least :data:`MEMORISED_AUC`, and the mean training loss is
+    row has the lower loss (AUC) is at least :data:`MEMORIZED_AUC`, and the mean training loss is
     at most half of the test loss.
 
 **overfitted**
@@ -47,7 +47,7 @@ from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith.statistics import Interval
 from tunesmith.text import format_count
-from tunesmith_evidence.fit.course import Course, Fall, find_rise, read_course
+from tunesmith_evidence.fit.course import LossFall, LossHistory, find_rise, read_loss_history
 from tunesmith_evidence.fit.labels import count_other_answers, find_label_cost
 from tunesmith_evidence.number_text import format_interval, format_number, format_rate, format_share
 from tunesmith_evidence.pairs import read_pairs
@@ -56,32 +56,32 @@ from tunesmith_evidence.statistics.ranks import probability_below
 
 FitState = Literal["memorized", "overfitted", "underfitted", "fitted", "unclear"]
 
-MEMORISED_AUC = 0.75
+MEMORIZED_AUC = 0.75
 """Smallest AUC for training rows to count as memorized."""
 GAP_AUC = 0.6
 """AUC above which the model has learned its training rows better than new ones."""
-MEMORISED_LOSS = 0.5
+MEMORIZED_LOSS = 0.5
 """Largest training loss for memorized rows, as a share of the test loss."""
 MIN_ROWS = 10
 """Fewest training and test rows for a meaningful AUC."""
-MOVED = 0.05
+MIN_MOVED = 0.05
 """A preference loss has hardly moved if it fell by less than this share since the start."""
-LEARNED = 0.05
+MAX_LEARNED_LOSS = 0.05
 """Training loss below which hardly anything is left to learn, in nats per token."""
-FACTOR = 3
+RETRY_FACTOR = 3
 """Suggested increase of the steps or the learning rate, as a factor."""
-HIGHEST_RATE = 1e-3
+MAX_LEARNING_RATE = 1e-3
 """Highest learning rate that is suggested."""
 VALIDATION_FILE = "validation.json"
 """File with the validation loss of each row at the best and at the last step.
 
 Files of earlier versions lack the rows' groups."""
-BASE = "zero-shot"
+ZERO_SHOT = "zero-shot"
 """The baseline that is the untuned base model with the run's system prompt."""
 
 
 @dataclass(frozen=True)
-class Fit:
+class FitDiagnosis:
     """The diagnosis and the values behind it."""
 
     state: FitState
@@ -105,7 +105,7 @@ class Fit:
 Finding = tuple[FitState, str]
 
 
-def diagnose_fit(folder: Path, report: Report) -> Fit | None:
+def diagnose_fit(folder: Path, report: Report) -> FitDiagnosis | None:
     """Diagnose a finished training; None if it has not finished or nothing useful was measured.
 
     Args:
@@ -118,7 +118,7 @@ def diagnose_fit(folder: Path, report: Report) -> Fit | None:
     if "" not in report.training_finished:
         return None
     stage = list(report.training_started)[-1] if report.training_started else ""
-    course, values = read_course(report, stage), dict[str, float]()
+    course, values = read_loss_history(report, stage), dict[str, float]()
     _measure_gap(folder, report, values)
     gain = _measure_gain(folder, report, values)
     rise = _measure_rise(folder / stage / VALIDATION_FILE, values)
@@ -129,10 +129,10 @@ def diagnose_fit(folder: Path, report: Report) -> Fit | None:
         or _find_underfitted(folder, report, course, values, gain)
         or _find_fitted(report, course, values)
     )
-    return Fit(*finding, values) if finding is not None else None
+    return FitDiagnosis(*finding, values) if finding is not None else None
 
 
-def rate_fit(fit: Fit, report: Report) -> Literal["good", "warning", ""]:
+def rate_fit(fit: FitDiagnosis, report: Report) -> Literal["good", "warning", ""]:
     """Return how to show a diagnosis; an unclear one is neither good nor a warning.
 
     A fitted model is not good news either if one of its metrics is 0, that is, no row is right.
@@ -146,7 +146,7 @@ def rate_fit(fit: Fit, report: Report) -> Literal["good", "warning", ""]:
 # ----------------------------------------------------------------- too much, or too fast
 
 
-def _find_risen(course: Course) -> Finding | None:
+def _find_risen(course: LossHistory) -> Finding | None:
     """Compare the training losses of the last steps with the first step's loss."""
     if course.is_of_pairs or not course.is_of_data:
         return None
@@ -213,9 +213,9 @@ def _measure_rise(path: Path, values: dict[str, float]) -> _Rise | None:
 
 def _find_memorized(values: dict[str, float], rise: _Rise | None) -> Finding | None:
     """Return ``memorized`` with advice; the validation loss decides if fewer epochs would help."""
-    if values.get("auc", 0.0) < MEMORISED_AUC:
+    if values.get("auc", 0.0) < MEMORIZED_AUC:
         return None
-    if values["train_loss"] > MEMORISED_LOSS * values["test_loss"]:
+    if values["train_loss"] > MEMORIZED_LOSS * values["test_loss"]:
         return None
     advice = "more training rows would help"
     if rise is not None and rise.finding is not None:
@@ -242,7 +242,7 @@ def _describe_gap(values: dict[str, float]) -> str:
 def _find_underfitted(
     folder: Path,
     report: Report,
-    course: Course,
+    course: LossHistory,
     values: dict[str, float],
     gain: Interval | None,
 ) -> Finding | None:
@@ -273,7 +273,8 @@ def _find_no_gain(gain: Interval | None, values: dict[str, float]) -> Iterator[s
     if gain.high < 0:
         yield (
             f"the test loss is {format_number(-gain.value)} "
-            f"{format_interval(-gain.high, -gain.low)} above that of {BASE}, the base model with "
+            f"{format_interval(-gain.high, -gain.low)} above that of {ZERO_SHOT}, the base "
+            "model with "
             "its prompt"
         )
     else:
@@ -287,7 +288,7 @@ def _measure_gain(folder: Path, report: Report, values: dict[str, float]) -> Int
     """Return the base model's test loss minus the tuned model's, on the rows that both answered."""
     for trained in report.training_rows.values():
         key = trained.evaluator, trained.metric
-        base, tuned = (report.measured.get((model, *key)) for model in (BASE, TUNED))
+        base, tuned = (report.measured.get((model, *key)) for model in (ZERO_SHOT, TUNED))
         if base is None or tuned is None or trained.higher_is_better:
             continue
         pairs = read_pairs(folder, base, tuned)
@@ -299,7 +300,7 @@ def _measure_gain(folder: Path, report: Report, values: dict[str, float]) -> Int
     return None
 
 
-def _find_falling(report: Report, course: Course, values: dict[str, float]) -> Iterator[str]:
+def _find_falling(report: Report, course: LossHistory, values: dict[str, float]) -> Iterator[str]:
     """Yield a reason if the loss still falls and memorization does not explain it."""
     fall = course.find_fall()
     if fall is None:
@@ -313,12 +314,12 @@ def _find_falling(report: Report, course: Course, values: dict[str, float]) -> I
         )
 
 
-def _name_of(fall: Fall) -> str:
+def _name_of(fall: LossFall) -> str:
     return "validation loss" if fall.is_validation else "training loss"
 
 
 def _find_unlearned(
-    folder: Path, report: Report, course: Course, values: dict[str, float]
+    folder: Path, report: Report, course: LossHistory, values: dict[str, float]
 ) -> Iterator[str]:
     cost = find_label_cost(folder, report, course)
     if cost is None:
@@ -331,38 +332,40 @@ def _find_unlearned(
         )
 
 
-def _find_unmoved(course: Course, values: dict[str, float]) -> Iterator[str]:
+def _find_unmoved(course: LossHistory, values: dict[str, float]) -> Iterator[str]:
     """Yield a reason if a preference loss has hardly moved from that of the untrained model."""
     losses = [step.loss for step in course.steps]
     if not course.is_of_pairs or losses[0] <= 0:
         return
     last = statistics.fmean(step.loss for step in course.last_steps)
     values["moved"] = moved = (losses[0] - last) / losses[0]
-    if moved < MOVED:
+    if moved < MIN_MOVED:
         yield (
             f"the loss has hardly moved from that of the untrained model: from "
             f"{format_number(losses[0])} to {format_number(last)}"
         )
 
 
-def _describe_remedy(course: Course, is_worse: bool) -> str:
+def _describe_remedy(course: LossHistory, is_worse: bool) -> str:
     """Describe what to change; if the model got worse, the learning rate may be too high or low."""
     steps = len(course.steps)
     if is_worse or not steps:
         which = "another" if is_worse else "a higher"
         return f"train for more epochs, or with {which} learning rate"
-    advice = f"train for more epochs (for example {FACTOR * steps:,} steps instead of {steps:,})"
+    advice = (
+        f"train for more epochs (for example {RETRY_FACTOR * steps:,} steps instead of {steps:,})"
+    )
     rate = max(step.learning_rate for step in course.steps)
-    if FACTOR * rate > HIGHEST_RATE:
+    if RETRY_FACTOR * rate > MAX_LEARNING_RATE:
         return advice
-    rates = f"{format_rate(FACTOR * rate)} instead of {format_rate(rate)}"
+    rates = f"{format_rate(RETRY_FACTOR * rate)} instead of {format_rate(rate)}"
     return f"{advice}, or with a higher learning rate ({rates})"
 
 
 # ----------------------------------------------------------------- neither
 
 
-def _find_fitted(report: Report, course: Course, values: dict[str, float]) -> Finding | None:
+def _find_fitted(report: Report, course: LossHistory, values: dict[str, float]) -> Finding | None:
     """Return ``fitted`` or ``unclear``; None if nothing was measured."""
     fall = course.find_fall()
     parts = list(_describe_values(values))
@@ -380,14 +383,14 @@ def _find_fitted(report: Report, course: Course, values: dict[str, float]) -> Fi
     return "unclear", "; ".join([*parts, f"{missing} whether more training would help"])
 
 
-def _is_learned(report: Report, course: Course, values: dict[str, float]) -> bool:
+def _is_learned(report: Report, course: LossHistory, values: dict[str, float]) -> bool:
     """Return True if the training loss is near 0 or the first score is the best possible."""
     score = next(iter(report.tuned), None)
     if score is not None and score.higher_is_better and score.value == score.highest:
         return True
     last = [step.loss for step in course.last_steps] if course.is_of_data else []
     loss = values.get("train_loss", statistics.fmean(last) if last else None)
-    return loss is not None and loss < LEARNED
+    return loss is not None and loss < MAX_LEARNED_LOSS
 
 
 def _describe_values(values: dict[str, float]) -> Iterator[str]:

@@ -19,9 +19,9 @@ from pathlib import Path
 from tunesmith.events import Measured
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
-from tunesmith_evidence.fit.course import Course
-from tunesmith_evidence.slices.rows import to_rows
-from tunesmith_evidence.tasks.kinds import task_kind
+from tunesmith_evidence.fit.course import LossHistory
+from tunesmith_evidence.slices.rows import to_scored_rows
+from tunesmith_evidence.tasks.kinds import detect_task_kind
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class LabelCost:
     """Name of the best classifier, which is clearly better than the tuned model."""
 
 
-def find_label_cost(folder: Path, report: Report, course: Course) -> LabelCost | None:
+def find_label_cost(folder: Path, report: Report, course: LossHistory) -> LabelCost | None:
     """Compare the tuned model's training answers with the best classifier's test answers.
 
     Returns:
@@ -53,10 +53,10 @@ def find_label_cost(folder: Path, report: Report, course: Course) -> LabelCost |
     nats = _nats_per_answer(folder, report, course)
     if best is None or nats is None:
         return None
-    rows = to_rows(read_rows(folder / best.records, best.metric), best.metric)
+    rows = to_scored_rows(read_rows(folder / best.records, best.metric), best.metric)
     expected = [row.expected for row in rows]
     has_turns = any(role == "assistant" for row in rows for role, _ in row.prompt)
-    if has_turns or task_kind(expected) != "classes":
+    if has_turns or detect_task_kind(expected) != "classes":
         return None
     return LabelCost(nats, fano_bound(1 - best.low, len(set(expected))), best.model)
 
@@ -91,7 +91,7 @@ def _better_classifiers(report: Report) -> Iterator[Measured]:
             yield event
 
 
-def _nats_per_answer(folder: Path, report: Report, course: Course) -> float | None:
+def _nats_per_answer(folder: Path, report: Report, course: LossHistory) -> float | None:
     """Return the mean cost of a training answer, measured on the tuned model or in the last steps.
 
     None if neither is known.

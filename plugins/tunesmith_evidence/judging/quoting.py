@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-__all__ = ["choose_mark", "quote"]
+__all__ = ["choose_mark", "quote_text"]
 
 MAX_CHARACTERS = 6_000
 """Longer texts are truncated."""
@@ -30,7 +30,7 @@ _ATTEMPTS = re.compile(
 )
 
 
-def clean(text: str) -> str:
+def clean_text(text: str) -> str:
     """Remove chat-template tokens and invisible characters, and truncate long texts.
 
     Tokens are removed repeatedly, because removing one can form another.
@@ -41,21 +41,21 @@ def clean(text: str) -> str:
     return text[:MAX_CHARACTERS]
 
 
-def is_attempt(text: str) -> bool:
+def is_injection_attempt(text: str) -> bool:
     """Return True for a text that seems to instruct the judge or contains template tokens."""
     visible = _INVISIBLE.sub("", text)
     return _TEMPLATE_TOKENS.search(visible) is not None or _ATTEMPTS.search(visible) is not None
 
 
-def quote(name: str, text: str, mark: str) -> str:
+def quote_text(name: str, text: str, mark: str) -> str:
     """Return the cleaned text between delimiters that contain the mark."""
-    return f"[{mark} {name}]\n{clean(text)}\n[{mark} end of {name}]"
+    return f"[{mark} {name}]\n{clean_text(text)}\n[{mark} end of {name}]"
 
 
 def choose_mark(*texts: str) -> str:
     """Return a mark that no text can contain on purpose: a hash of all of them.
 
-    The mark is the same for the same texts, so judgements are reproducible.
+    The mark is the same for the same texts, so judgments are reproducible.
     """
     digest = hashlib.sha256()
     for text in texts:

@@ -6,7 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-from tunesmith_evidence.tasks.json_answers import Fields, Path, find_order, parse_object
+from tunesmith_evidence.tasks.json_answers import (
+    FieldPath,
+    JsonFields,
+    find_field_order,
+    parse_json_object,
+)
 from tunesmith_evidence.tasks.kinds import TaskKind, list_labels
 
 MAX_LISTED_CHARACTERS = 8_000
@@ -35,11 +40,11 @@ def describe_labels(labels: Sequence[str]) -> str:
 
 def describe_objects(answers: Sequence[str]) -> str:
     """Return an instruction with the keys of JSON objects, their values and one example."""
-    parsed = {answer: fields for answer in answers if (fields := parse_object(answer))}
+    parsed = {answer: fields for answer in answers if (fields := parse_json_object(answer))}
     if not parsed:
         return ""
     objects = [parsed[answer] for answer in answers if answer in parsed]
-    keys = [_describe_key(path, objects) for path in find_order(objects)]
+    keys = [_describe_key(path, objects) for path in find_field_order(objects)]
     typical = sorted(parsed, key=lambda a: (-len(parsed[a]), len(a), a))[0]
     return (
         "Answer with one JSON object, and with nothing else. It has these keys, in this order:\n"
@@ -48,7 +53,7 @@ def describe_objects(answers: Sequence[str]) -> str:
     )
 
 
-def _describe_key(path: Path, objects: Sequence[Fields]) -> str:
+def _describe_key(path: FieldPath, objects: Sequence[JsonFields]) -> str:
     counts = Counter(fields[path] for fields in objects if path in fields)
     values = sorted(counts, key=lambda value: (-counts[value], value))
     recurring = [value for value in values if counts[value] > 1]

@@ -11,12 +11,12 @@ from tunesmith.contracts import Generation, Progress, TextModel
 from tunesmith.errors import UsageError
 from tunesmith.execution.wrapped_model import CachedModel, WrappedModel
 from tunesmith.records import Prompt
-from tunesmith_evidence.tasks.json_answers import Style
+from tunesmith_evidence.tasks.json_answers import JsonStyle
 from tunesmith_evidence.tasks.json_schema import Schema
 
-__all__ = ["HINT", "constrain_to_schema", "is_installed"]
+__all__ = ["INSTALL_HINT", "constrain_to_schema", "is_json_library_installed"]
 
-HINT = 'pip install "tunesmith[json]"'
+INSTALL_HINT = 'pip install "tunesmith[json]"'
 
 
 @runtime_checkable
@@ -30,7 +30,7 @@ class ConstrainableModel(Protocol):
         ...
 
 
-def is_installed() -> bool:
+def is_json_library_installed() -> bool:
     """Return True if llguidance is installed."""
     return find_spec("llguidance") is not None
 
@@ -40,10 +40,10 @@ def can_constrain(model: TextModel) -> bool:
     inner: object = model
     while isinstance(inner, WrappedModel):
         inner = inner.model
-    return is_installed() and isinstance(inner, ConstrainableModel)
+    return is_json_library_installed() and isinstance(inner, ConstrainableModel)
 
 
-def constrain_to_schema(model: TextModel, schema: Schema, style: Style) -> TextModel:
+def constrain_to_schema(model: TextModel, schema: Schema, style: JsonStyle) -> TextModel:
     """Return the model with the same prompts, whose answers are JSON that follows the schema.
 
     Raises:
@@ -53,9 +53,9 @@ def constrain_to_schema(model: TextModel, schema: Schema, style: Style) -> TextM
         return constrain_to_schema(model.model, schema, style)
     if isinstance(model, WrappedModel):
         return replace(model, model=constrain_to_schema(model.model, schema, style))
-    if not is_installed():
+    if not is_json_library_installed():
         text = "constrained JSON answers need llguidance, which is not installed"
-        raise UsageError(text, hint=HINT)
+        raise UsageError(text, hint=INSTALL_HINT)
     if not isinstance(model, ConstrainableModel):
         raise UsageError(f"{type(model).__name__}: the answers of this model cannot be constrained")
     constrained = model.constrained_to(

@@ -11,23 +11,23 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from tunesmith.contracts import Generation, Progress, TextModel, TokenScores
 from tunesmith.errors import DataError
-from tunesmith.execution.wrapped_model import WrappedModel, name_long_prompts
+from tunesmith.execution.wrapped_model import WrappedModel, attribute_prompt_errors
 from tunesmith.records import Answer, Message, Prompt
 from tunesmith_evidence.tasks.examples import Example, prompt_text
 
-__all__ = ["QUESTION", "PromptedModel", "count_prompt_tokens"]
+__all__ = ["QUESTION_TEMPLATE", "PromptedModel", "count_prompt_tokens"]
 
 CHARACTERS_PER_TOKEN = 3
 """Conservative estimate for models that cannot count a prompt's tokens."""
-UNKNOWN_CONTEXT = 2_048
+DEFAULT_CONTEXT_TOKENS = 2_048
 """Assumed context length, in tokens, of models that do not state it."""
 END_OF_TURN_TOKENS = 8
-QUESTION = "{prompt}"
+QUESTION_TEMPLATE = "{prompt}"
 """Placeholder for the question in the template of a user's message."""
 
 
 @runtime_checkable
-class LimitedModel(Protocol):
+class ContextLimitedModel(Protocol):
     """A model that can tell whether a prompt leaves room for an answer."""
 
     def fits(self, prompt: Prompt, extra_tokens: int) -> bool:
@@ -35,16 +35,16 @@ class LimitedModel(Protocol):
         ...
 
 
-def find_limit(model: TextModel) -> Callable[[Prompt, int], bool]:
+def make_fit_check(model: TextModel) -> Callable[[Prompt, int], bool]:
     """Return a function that checks whether a prompt leaves room for a number of tokens."""
     inner: object = model
     while isinstance(inner, WrappedModel):
         inner = inner.model
-    return inner.fits if isinstance(inner, LimitedModel) else _fits_by_length
+    return inner.fits if isinstance(inner, ContextLimitedModel) else _fits_by_length
 
 
 @runtime_checkable
-class CountingModel(Protocol):
+class TokenCountingModel(Protocol):
     """A model that can count a prompt's tokens."""
 
     def count_tokens(self, prompt: Prompt) -> int:
@@ -61,13 +61,13 @@ def count_prompt_tokens(model: TextModel, prompts: Sequence[Prompt]) -> list[int
     while isinstance(model, WrappedModel):
         prompts = model.convert_prompts(prompts)
         model = model.model
-    if not isinstance(model, CountingModel):
+    if not isinstance(model, TokenCountingModel):
         return None
     return [model.count_tokens(prompt) for prompt in prompts]
 
 
 def _fits_by_length(prompt: Prompt, extra_tokens: int) -> bool:
-    return len(prompt_text(prompt)) // CHARACTERS_PER_TOKEN + extra_tokens <= UNKNOWN_CONTEXT
+    return len(prompt_text(prompt)) // CHARACTERS_PER_TOKEN + extra_tokens <= DEFAULT_CONTEXT_TOKENS
 
 
 def write_example_turns(examples: Sequence[Example]) -> tuple[Message, ...]:
@@ -97,7 +97,7 @@ class PromptedModel(WrappedModel):
     find: Callable[[str], Sequence[Example]] = lambda text: ()
     """Returns worked examples for a text, the most useful first. The first one is placed last in
     the prompt, next to the question."""
-    template: str = QUESTION
+    template: str = QUESTION_TEMPLATE
     """Text of the user's last message, with ``{prompt}`` in place of the question."""
     description: str = ""
     """Description of the answers, appended to the instructions."""
@@ -111,7 +111,7 @@ class PromptedModel(WrappedModel):
         """
         built = [self._build(prompt, max_new_tokens) for prompt in prompts]
         converted = [each.prompt for each in built]
-        with name_long_prompts(prompts, converted):
+        with attribute_prompt_errors(prompts, converted):
             answers = self.model.generate(converted, max_new_tokens, progress=progress)
         return [
             _until_empty_line(answer) if each.is_text and each.shown else answer
@@ -131,7 +131,7 @@ class PromptedModel(WrappedModel):
             room[prompt] = max(room.get(prompt, 0), _most_tokens(answer))
         built = {prompt: self.build_prompt(prompt, tokens) for prompt, tokens in room.items()}
         converted = [built[prompt] for prompt in prompts]
-        with name_long_prompts(prompts, converted):
+        with attribute_prompt_errors(prompts, converted):
             return self.model.score(converted, completions, progress=progress)
 
     def convert_prompts(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
@@ -155,7 +155,7 @@ class PromptedModel(WrappedModel):
         if isinstance(prompt, str):
             return _Built(prompt, 0, False)
         found = list(self.find(prompt_text(prompt)))
-        fits = find_limit(self.model)
+        fits = make_fit_check(self.model)
         while True:
             built, is_text = self._add(prompt, write_example_turns(found[::-1])), False
             try:
@@ -180,8 +180,8 @@ class PromptedModel(WrappedModel):
         joined = [Message("system", "\n\n".join(m.text for m in system))] if system else []
         rest = [replace(m, tools=()) for m in prompt if m.role != "system"]
         last = next((i for i in reversed(range(len(rest))) if rest[i].role == "user"), None)
-        if last is not None and self.template != QUESTION:
-            text = self.template.replace(QUESTION, rest[last].text)
+        if last is not None and self.template != QUESTION_TEMPLATE:
+            text = self.template.replace(QUESTION_TEMPLATE, rest[last].text)
             rest[last] = replace(rest[last], content=text)
         first, *others = (*joined, *shots, *rest)
         return (replace(first, tools=prompt[0].tools), *others)

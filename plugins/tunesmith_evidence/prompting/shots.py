@@ -10,9 +10,9 @@ from dataclasses import replace
 from tunesmith.records import Message
 from tunesmith_evidence.prompting.bm25 import BM25
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
-from tunesmith_evidence.tasks.examples import Example, random_order, take_each_answer_first
+from tunesmith_evidence.tasks.examples import Example, random_sort_key, take_each_answer_first
 
-__all__ = ["Retriever", "choose_shots", "count_fitting"]
+__all__ = ["Retriever", "choose_shots", "count_fitting_examples"]
 
 MAX_PER_LABEL = 4
 """Maximum number of retrieved examples with the same answer; more would add nothing."""
@@ -35,7 +35,7 @@ def choose_shots(examples: Sequence[Example], count: int, seed: int) -> list[Exa
     ordered = [
         example
         for part in (by_length[:half], by_length[half:])
-        for example in sorted(part, key=lambda e: random_order(e, seed))
+        for example in sorted(part, key=lambda e: random_sort_key(e, seed))
     ]
     return take_each_answer_first(ordered, count)
 
@@ -75,7 +75,7 @@ def _words_of(text: str) -> str:
     return " ".join(_PUNCTUATION.sub("", text.casefold()).split()) or text
 
 
-def count_fitting(model: PromptedModel, examples: Sequence[Example], most: int) -> int:
+def count_fitting_examples(model: PromptedModel, examples: Sequence[Example], most: int) -> int:
     """Return how many of ``most`` typical examples leave room for a question and answer.
 
     The result is at least 1.

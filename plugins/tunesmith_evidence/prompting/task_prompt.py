@@ -13,13 +13,13 @@ from tunesmith_evidence.prompting.json_model import can_constrain, constrain_to_
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_evidence.tasks.examples import (
     Example,
-    random_order,
+    random_sort_key,
     read_examples,
     take_each_answer_first,
 )
-from tunesmith_evidence.tasks.json_answers import find_style
+from tunesmith_evidence.tasks.json_answers import find_json_style
 from tunesmith_evidence.tasks.json_schema import derive_schema
-from tunesmith_evidence.tasks.kinds import TaskKind, list_labels, task_kind
+from tunesmith_evidence.tasks.kinds import TaskKind, detect_task_kind, list_labels
 
 __all__ = ["TaskPrompt", "read_task"]
 
@@ -75,7 +75,7 @@ class TaskPrompt:
             answers = [example.answer for example in self.examples]
             schema = derive_schema(answers)
             if schema is not None:
-                constrained = constrain_to_schema(model, schema, find_style(answers))
+                constrained = constrain_to_schema(model, schema, find_json_style(answers))
                 yield BaselineVariant(name=f"{of}constrained", model=constrained)
 
 
@@ -83,7 +83,7 @@ def read_task(task: BaselineTask) -> TaskPrompt:
     """Derive the parts of a task's prompt from its training rows."""
     examples = read_examples(task.train, task.seed)
     answers = [example.answer for example in examples]
-    kind = task_kind(answers)
+    kind = detect_task_kind(answers)
     return TaskPrompt(
         examples=examples,
         kind=kind,
@@ -101,7 +101,7 @@ def _choose_calibration(examples: Sequence[Example], seed: int) -> tuple[Prompt,
     Worked examples come from its start. A prompt that is also a worked example would show its own
     answer and tell nothing about the model's bias.
     """
-    ordered = sorted(examples, key=lambda e: random_order(e, seed), reverse=True)
+    ordered = sorted(examples, key=lambda e: random_sort_key(e, seed), reverse=True)
     chosen = take_each_answer_first(ordered, CALIBRATION_PROMPTS)
     return tuple((Message("user", example.question),) for example in chosen)
 

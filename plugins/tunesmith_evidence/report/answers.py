@@ -13,8 +13,8 @@ from tunesmith.text import format_count
 from tunesmith_evidence.number_text import format_number
 from tunesmith_evidence.slices.candidates import MIN_ROWS
 from tunesmith_evidence.slices.discover import WeakSlice, find_weak_slices
-from tunesmith_evidence.slices.items import find_wrong, has_best_value
-from tunesmith_evidence.slices.rows import ScoredRow, Turns, find_row_metric, to_rows
+from tunesmith_evidence.slices.items import find_wrong_rows, has_best_value
+from tunesmith_evidence.slices.rows import ScoredRow, Turns, find_row_metric, to_scored_rows
 
 __all__ = ["Answer", "AnswerRow", "Answers", "read_answers"]
 
@@ -133,7 +133,7 @@ def read_answers(folder: Path, report: Report) -> Answers | None:
         for event in _find_others(report, tuned)
     }
     has_best = has_best_value(tuned)
-    wrong = {row.number for row in find_wrong(rows, higher, has_best=has_best)}
+    wrong = {row.number for row in find_wrong_rows(rows, higher, has_best=has_best)}
     answered = [*rows, *(row for by_number in others.values() for row in by_number.values())]
     has_texts = any(row.output for row in answered)
     found = [_build_row(row, others, row.number in wrong, tuned, has_texts) for row in rows]
@@ -164,7 +164,7 @@ def _find_others(report: Report, tuned: Measured) -> list[Measured]:
 
 
 def _read(folder: Path, event: Measured) -> list[ScoredRow]:
-    return to_rows(read_rows(folder / event.records, event.metric), event.metric)
+    return to_scored_rows(read_rows(folder / event.records, event.metric), event.metric)
 
 
 def _build_row(

@@ -17,7 +17,7 @@ from tunesmith_evidence.number_text import format_date
 from tunesmith_evidence.report.charts import IntervalBar, draw_intervals
 from tunesmith_evidence.report.facts import describe_stage
 from tunesmith_evidence.report.headline import describe_not_measured
-from tunesmith_evidence.report.markdown import escape, render_table
+from tunesmith_evidence.report.markdown import escape_markdown, render_table
 from tunesmith_evidence.report.view import MetricView, ReportView
 
 __all__ = ["render_card_markdown", "render_card_svg"]
@@ -46,16 +46,16 @@ text{font:14px system-ui,-apple-system,"Segoe UI",sans-serif;fill:#1b2230}
 def render_card_markdown(view: ReportView) -> str:
     """Return the card as Markdown."""
     headline = view.headline
-    parts = [f"### {escape(headline.word)}: {escape(view.name)}"]
+    parts = [f"### {escape_markdown(headline.word)}: {escape_markdown(view.name)}"]
     if headline.figure:
-        figure = f"**{headline.figure}** ({escape(headline.interval)})"
-        parts.append(f"{figure}: {escape(headline.caption, 200)}")
+        figure = f"**{headline.figure}** ({escape_markdown(headline.interval)})"
+        parts.append(f"{figure}: {escape_markdown(headline.caption, 200)}")
     if headline.sentence:
-        parts.append(f"> {escape(headline.sentence, 600)}")
+        parts.append(f"> {escape_markdown(headline.sentence, 600)}")
     for metric in view.metrics[:1]:
-        title = f"{escape(metric.events[0].metric)}, 95 % interval"
+        title = f"{escape_markdown(metric.events[0].metric)}, 95 % interval"
         parts.append(render_table(["model", title, "rows", ""], _table_rows(metric)))
-    parts.append("<br>".join(escape(line, 300) for line in _facts(view)))
+    parts.append("<br>".join(escape_markdown(line, 300) for line in _facts(view)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -122,8 +122,8 @@ def _draw_headline(view: ReportView) -> Iterator[tuple[str, int, str]]:
 def _table_rows(metric: MetricView) -> Iterator[list[str]]:
     for event, row in zip(metric.events, metric.scores, strict=True):
         is_tuned = event.model == TUNED
-        value = escape(f"{row.value} {row.interval}")
-        name = f"**{TUNED}**" if is_tuned else escape(event.model)
+        value = escape_markdown(f"{row.value} {row.interval}")
+        name = f"**{TUNED}**" if is_tuned else escape_markdown(event.model)
         yield [name, f"**{value}**" if is_tuned else value, row.rows, _bar(event, metric.events)]
 
 
@@ -155,8 +155,8 @@ def _facts(view: ReportView) -> Iterator[str]:
         rows = format_count(report.data.test, "test row")
         yield " · ".join(filter(None, [f"base model {Path(model).name}" if model else "", rows]))
     for row in view.predictions:
-        if row.judgement:
-            yield f"{row.quantity} {row.measured}, {row.judgement} the predicted {row.predicted}"
+        if row.judgment:
+            yield f"{row.quantity} {row.measured}, {row.judgment} the predicted {row.predicted}"
     if report.verdict.get("not_measured"):
         yield f"not measured: {describe_not_measured(report.verdict['not_measured'])}"
     if view.warnings:

@@ -14,8 +14,8 @@ __all__ = ["Curve", "build_loss_curve", "build_other_curves", "downsample"]
 
 Points = Sequence[tuple[int, float]]
 """Steps and their values, all finite."""
-FEWEST_TO_SMOOTH = 12
-SHARE_TO_SMOOTH = 1 / 20
+MIN_POINTS_TO_SMOOTH = 12
+SMOOTHING_WINDOW_SHARE = 1 / 20
 """Width of the smoothing window, as a share of the steps."""
 
 
@@ -48,36 +48,42 @@ def build_loss_curve(report: Report, stage: str) -> Curve:
     ]
     # The loss of RLHF and preference tuning is not a mean over tokens.
     unit = "nats per token" if all(not step.metrics for step in steps) else ""
-    return Curve("loss", unit, finite((s.step, s.loss) for s in steps), finite(iter(validation)))
+    return Curve(
+        "loss", unit, keep_finite((s.step, s.loss) for s in steps), keep_finite(iter(validation))
+    )
 
 
 def build_other_curves(report: Report, stage: str) -> list[Curve]:
     """Return all other curves of a stage (per step and monitored) with at least two points."""
     steps, monitored = report.steps_of(stage), report.monitored_of(stage)
     curves = [
-        Curve("learning rate", "", finite((s.step, s.learning_rate) for s in steps)),
-        Curve("gradient norm", "before clipping", finite((s.step, s.gradient_norm) for s in steps)),
+        Curve("learning rate", "", keep_finite((s.step, s.learning_rate) for s in steps)),
+        Curve(
+            "gradient norm",
+            "before clipping",
+            keep_finite((s.step, s.gradient_norm) for s in steps),
+        ),
     ]
     for name in dict.fromkeys(name for step in steps for name in step.metrics):
-        points = finite((s.step, s.metrics[name]) for s in steps if name in s.metrics)
+        points = keep_finite((s.step, s.metrics[name]) for s in steps if name in s.metrics)
         curves.append(Curve(name.replace("_", " "), "", points))
     for name in dict.fromkeys(name for event in monitored for name in event.metrics):
         if name != VALIDATION_LOSS:
-            points = finite((e.step, e.metrics[name]) for e in monitored if name in e.metrics)
+            points = keep_finite((e.step, e.metrics[name]) for e in monitored if name in e.metrics)
             curves.append(Curve(name.replace("_", " "), "during training", points))
     return [curve for curve in curves if len(curve.points) > 1]
 
 
-def finite(points: Iterator[tuple[int, float]]) -> list[tuple[int, float]]:
+def keep_finite(points: Iterator[tuple[int, float]]) -> list[tuple[int, float]]:
     """Return the points whose value is finite."""
     return [(step, value) for step, value in points if math.isfinite(value)]
 
 
 def smooth(points: Points) -> Points:
     """Return the centered moving average, whose window narrows at both ends."""
-    if len(points) < FEWEST_TO_SMOOTH:
+    if len(points) < MIN_POINTS_TO_SMOOTH:
         return ()
-    half = max(2, round(len(points) * SHARE_TO_SMOOTH / 2))
+    half = max(2, round(len(points) * SMOOTHING_WINDOW_SHARE / 2))
     smoothed = []
     for place, (step, _) in enumerate(points):
         reach = min(half, place, len(points) - 1 - place)

@@ -20,18 +20,18 @@ from tunesmith.storage import LockHolder, read_known_events
 from tunesmith.text import format_duration
 from tunesmith_evidence.number_text import format_date
 
-__all__ = ["Ending", "describe_ending", "is_running"]
+__all__ = ["RunEnding", "describe_ending", "is_running"]
 
 SKIPPED_EVENTS = (
     "step-finished", "stepped", "phase-started", "phase-advanced", "phase-ended", "first-batch",
     "measured", "finding", "baseline-chosen", "monitored", "completion-sampled", "checkpoint-saved",
 )  # fmt: skip
 """Kinds of events that do not mark the start of a new part of the run."""
-KILLED = "the process ended without a message: it was killed, or the machine shut down"
+KILLED_MESSAGE = "the process ended without a message: it was killed, or the machine shut down"
 
 
 @dataclass(frozen=True)
-class Ending:
+class RunEnding:
     """How a run without a complete result ended."""
 
     what: str
@@ -61,14 +61,14 @@ def is_running(folder: Path) -> bool:
     return holder is not None and holder.may_be_alive()
 
 
-def describe_ending(folder: Path, report: Report) -> Ending | None:
+def describe_ending(folder: Path, report: Report) -> RunEnding | None:
     """Describe how a run ended; None if it is running, succeeded or has a verdict."""
     finished = report.finished
     status = find_status(folder, report)
     if status in ("ok", "running") or report.started is None or (finished and finished.verdict):
         return None
     if finished is None:
-        return Ending(KILLED, _find_place(folder, report), "", "tunesmith resume RUN")
+        return RunEnding(KILLED_MESSAGE, _find_place(folder, report), "", "tunesmith resume RUN")
     command = "tunesmith resume RUN"
     if _will_repeat(finished) or _is_too_large(report):
         # A resumed run keeps its options, so it would fail again in the same way.
@@ -77,7 +77,7 @@ def describe_ending(folder: Path, report: Report) -> Ending | None:
         command = "tunesmith resume RUN --debug"
     hint = "" if status == "stopped" else finished.hint
     what = finished.error or f"the run has {status}"
-    return Ending(what, _find_place(folder, report), hint, command)
+    return RunEnding(what, _find_place(folder, report), hint, command)
 
 
 def _will_repeat(finished: RunFinished) -> bool:

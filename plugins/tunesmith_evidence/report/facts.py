@@ -56,7 +56,7 @@ class Prediction:
         return "" if self.actual is None else self.format(self.actual)
 
     @property
-    def judgement(self) -> str:
+    def judgment(self) -> str:
         """``within``, ``below`` or ``above``: where the measured value lies; empty without one."""
         if self.actual is None:
             return ""

@@ -21,15 +21,15 @@ __all__ = [
     "SCORED",
     "TRAINED",
     "FirstBatch",
-    "Role",
+    "TokenRole",
     "TokenRow",
     "read_first_batches",
 ]
 
 CONTEXT, TRAINED, SCORED, OMITTED = "c", "t", "s", "o"
 """Marks of tokens: without loss, with loss, scored by a reward model, omitted from the event."""
-Role = Literal["context", "trained", "scored", "omitted"]
-_ROLES: dict[str, Role] = {
+TokenRole = Literal["context", "trained", "scored", "omitted"]
+_ROLES: dict[str, TokenRole] = {
     CONTEXT: "context", TRAINED: "trained", SCORED: "scored", OMITTED: "omitted",
 }  # fmt: skip
 
@@ -48,7 +48,7 @@ class TokenRow:
     marks: str
     """One mark per piece (:data:`CONTEXT`, ...); upper case for special tokens."""
 
-    def __iter__(self) -> Iterator[tuple[str, Role, bool]]:
+    def __iter__(self) -> Iterator[tuple[str, TokenRole, bool]]:
         """Yield the text and role of each piece, and True for special tokens."""
         for piece, mark in zip(self.pieces, self.marks, strict=False):
             yield piece, _ROLES.get(mark.lower(), "context"), mark.isupper()

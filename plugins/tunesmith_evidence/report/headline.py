@@ -28,7 +28,7 @@ __all__ = [
 
 Tone = Literal["good", "bad", "open"]
 TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "failed": "bad"}
-NOT_GOOD = (
+OPEN_VERDICTS = (
     "PROMPT",
     "SMALL CLASSIFIER",
     "NOT ENOUGH EVIDENCE",
@@ -93,7 +93,7 @@ def find_headline(report: Report, status: str = "") -> Headline:
     tone = TONES.get(str(verdict.get("outcome")), "open")
     return Headline(
         word=word,
-        tone="open" if tone == "good" and word in NOT_GOOD else tone,
+        tone="open" if tone == "good" and word in OPEN_VERDICTS else tone,
         figure=figure,
         interval=interval,
         caption=caption,

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from tunesmith_evidence.number_text import format_number, format_rate
 from tunesmith_evidence.report.curves import Curve, Points, downsample
 
-__all__ = ["ASCII", "UNICODE", "plot_curve"]
+__all__ = ["ASCII_MARKS", "UNICODE_MARKS", "plot_curve"]
 
 LOG_RATIO = 50
 """The scale is logarithmic above this ratio of the highest to the lowest value."""
 
 
 @dataclass(frozen=True)
-class Marks:
+class PlotMarks:
     """The characters that a plot is drawn with."""
 
     point: str = "•"
@@ -26,12 +26,12 @@ class Marks:
     line: str = "─"
 
 
-UNICODE = Marks()
-ASCII = Marks("*", "o", "|", "+", "-")
+UNICODE_MARKS = PlotMarks()
+ASCII_MARKS = PlotMarks("*", "o", "|", "+", "-")
 
 
 def plot_curve(
-    curve: Curve, *, width: int = 60, height: int = 8, marks: Marks = UNICODE
+    curve: Curve, *, width: int = 60, height: int = 8, marks: PlotMarks = UNICODE_MARKS
 ) -> list[str]:
     """Plot a curve with its validation values, a title and the steps.
 
@@ -87,7 +87,7 @@ def _draw(
     others: Sequence[tuple[float, float]],
     width: int,
     height: int,
-    marks: Marks,
+    marks: PlotMarks,
 ) -> list[str]:
     """Draw values as lines of text; ``others`` are at positions from 0 (left) to 1 (right)."""
     points = downsample(values, width)

@@ -15,11 +15,11 @@ from typing import Literal
 from tunesmith.errors import IntegrityError
 from tunesmith.events import FindingReported, Measured
 from tunesmith.execution.report import Report
-from tunesmith_evidence.answers.cut_answers import list_cut
-from tunesmith_evidence.fit import Fit, diagnose_fit, rate_fit
+from tunesmith_evidence.answers.cut_answers import list_cut_answers
+from tunesmith_evidence.fit import FitDiagnosis, diagnose_fit, rate_fit
 from tunesmith_evidence.number_text import format_interval, format_number, format_rows
 from tunesmith_evidence.report.answers import Answers, read_answers
-from tunesmith_evidence.report.ending import Ending, describe_ending, find_status
+from tunesmith_evidence.report.ending import RunEnding, describe_ending, find_status
 from tunesmith_evidence.report.facts import Prediction, list_predictions
 from tunesmith_evidence.report.headline import (
     ComparisonRow,
@@ -101,7 +101,7 @@ class MetricView:
     @property
     def cut(self) -> str:
         """The number of answers cut off by ``max_new_tokens``, as text; empty if none were."""
-        return list_cut(self.events)
+        return list_cut_answers(self.events)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class ReportView:
         return find_headline(self.report, self.status)
 
     @cached_property
-    def ending(self) -> Ending | None:
+    def ending(self) -> RunEnding | None:
         """How the run ended early; None if it is running, succeeded or has a verdict."""
         return describe_ending(self.folder, self.report)
 
@@ -171,7 +171,7 @@ class ReportView:
         return [finding for finding in self.report.findings if finding.level != "info"]
 
     @cached_property
-    def fit(self) -> Fit | None:
+    def fit(self) -> FitDiagnosis | None:
         """The diagnosis of how well the training fits; None before it has finished."""
         return diagnose_fit(self.folder, self.report)
 

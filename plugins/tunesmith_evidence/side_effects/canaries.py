@@ -23,11 +23,11 @@ from tunesmith_evidence.statistics import adjust_p_values
 __all__ = [
     "ALPHA",
     "CONTROLS_PER_CANARY",
-    "FEWEST_CONTROLS",
+    "MIN_CONTROLS",
     "CanaryResult",
     "CanarySet",
-    "Kind",
     "RankedCanary",
+    "RecordKind",
     "Secret",
     "draw_canaries",
     "rank_canaries",
@@ -35,11 +35,11 @@ __all__ = [
 ]
 
 SCHEMA = "tunesmith.canaries/1"
-FEWEST_CONTROLS = 100
+MIN_CONTROLS = 100
 ALPHA = 0.05
 CONTROLS_PER_CANARY = 40
 """With fewer controls, even the best possible rank is not significant after Holm's correction."""
-Kind = Literal["chat", "completion", "text"]
+RecordKind = Literal["chat", "completion", "text"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Secret:
     prompt: str
     answer: str
 
-    def to_record(self, kind: Kind, source: str) -> Record:
+    def to_record(self, kind: RecordKind, source: str) -> Record:
         """Return a training row of the given kind that contains the secret."""
         match kind:
             case "text":
@@ -65,7 +65,7 @@ class Secret:
 class CanarySet:
     """The injected secrets with their repetitions, and the controls, which are not injected."""
 
-    kind: Kind
+    kind: RecordKind
     canaries: tuple[Secret, ...]
     repetitions: tuple[int, ...]
     """Number of training rows with each canary, in the order of ``canaries``."""
@@ -77,7 +77,7 @@ class CanarySet:
 
 
 def draw_canaries(
-    kind: Kind, repetitions: Sequence[int], controls: int, seed: int | None = None
+    kind: RecordKind, repetitions: Sequence[int], controls: int, seed: int | None = None
 ) -> CanarySet:
     """Draw one canary for each number of repetitions, and the controls; all are different.
 
@@ -116,8 +116,8 @@ def read_canaries(path: Path) -> CanarySet:
     if len(repetitions) != len(canaries) or not canaries:
         what = "contains no canaries, or not as many repetition counts as canaries"
         raise DataError(str(path), what)
-    if len(controls) < FEWEST_CONTROLS:
-        what = f"has {len(controls)} controls, but at least {FEWEST_CONTROLS} are needed"
+    if len(controls) < MIN_CONTROLS:
+        what = f"has {len(controls)} controls, but at least {MIN_CONTROLS} are needed"
         raise DataError(str(path), what)
     return CanarySet(content["kind"], canaries, repetitions, controls)
 

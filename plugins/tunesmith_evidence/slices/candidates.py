@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tunesmith_evidence.slices.rows import ScoredRow
-from tunesmith_evidence.tasks.kinds import task_kind
+from tunesmith_evidence.tasks.kinds import detect_task_kind
 
 __all__ = ["MIN_ROWS", "Slice"]
 
@@ -77,7 +77,7 @@ def _columns(rows: Sequence[ScoredRow]) -> Iterator[Slice]:
 
 
 def _labels(rows: Sequence[ScoredRow]) -> Iterator[Slice]:
-    if task_kind([row.expected for row in rows]) == "classes":
+    if detect_task_kind([row.expected for row in rows]) == "classes":
         yield from _by_value(rows, "label", "expected answer", lambda row: row.expected.strip())
 
 

@@ -20,7 +20,7 @@ from tunesmith_evidence.statistics import adjust_p_values
 __all__ = ["WeakSlice", "find_weak_slices", "split_in_halves"]
 
 ALPHA = 0.05
-PROMISING = 0.1
+MAX_PROMISING_P_VALUE = 0.1
 """Largest p-value on the first half for a slice to be tested on the second."""
 MAX_TESTED = 3
 MAX_OVERLAP = 0.5
@@ -67,11 +67,17 @@ def find_weak_slices(
     chosen = find_candidates(rows) if candidates is None else candidates
     first, second = split_in_halves(rows, seed)
     sign = 1.0 if higher_is_better else -1.0
-    scored = [(p, c) for c in chosen if (p := compute_weakness(rows, first, c, sign)) <= PROMISING]
+    scored = [
+        (p, c)
+        for c in chosen
+        if (p := compute_weakness(rows, first, c, sign)) <= MAX_PROMISING_P_VALUE
+    ]
     scored.sort(key=lambda pair: (pair[0], pair[1].name))
     tested: list[Slice] = []
     for _, candidate in scored:
-        if len(tested) < MAX_TESTED and all(overlap(candidate, t) <= MAX_OVERLAP for t in tested):
+        if len(tested) < MAX_TESTED and all(
+            compute_overlap(candidate, t) <= MAX_OVERLAP for t in tested
+        ):
             tested.append(candidate)
     p_values = adjust_p_values([compute_weakness(rows, second, c, sign) for c in tested])
     found = [_describe(rows, second, c, p) for c, p in zip(tested, p_values, strict=True)]
@@ -93,7 +99,7 @@ def split_in_halves(rows: Sequence[ScoredRow], seed: int = 0) -> tuple[list[int]
     return halves
 
 
-def overlap(first: Slice, second: Slice) -> float:
+def compute_overlap(first: Slice, second: Slice) -> float:
     """Return the Jaccard similarity of two slices: shared rows over all rows of both."""
     return len(first.members & second.members) / len(first.members | second.members)
 

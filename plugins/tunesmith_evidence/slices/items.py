@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 
 from tunesmith.events import Measured
-from tunesmith_evidence.answers.normalize import LENIENT
-from tunesmith_evidence.answers.whole_words import WholeFinder
+from tunesmith_evidence.answers.normalize import LENIENT_NORMALIZER
+from tunesmith_evidence.answers.whole_words import WholeWordFinder
 from tunesmith_evidence.slices.rows import ScoredRow
 
-__all__ = ["find_near_misses", "find_regressed", "find_wrong", "has_best_value"]
+__all__ = ["find_near_misses", "find_regressed_rows", "find_wrong_rows", "has_best_value"]
 
-NEAR = 0.8
+MIN_SIMILARITY = 0.8
 """Smallest similarity to the expected answer for a wrong answer to be a near-miss."""
 MAX_CHARACTERS = 2_000
 """Longer texts are truncated, because the comparison takes quadratic time."""
@@ -23,7 +23,7 @@ def has_best_value(metric: Measured) -> bool:
     return metric.higher_is_better and not metric.unit
 
 
-def find_wrong(
+def find_wrong_rows(
     rows: Sequence[ScoredRow], higher_is_better: bool, *, has_best: bool = True
 ) -> list[ScoredRow]:
     """Return the rows that are not fully right, the worst first.
@@ -40,7 +40,7 @@ def find_wrong(
     return [row for row in ordered if row.value < best]
 
 
-def find_regressed(
+def find_regressed_rows(
     rows: Sequence[ScoredRow], base: Mapping[int, ScoredRow], higher_is_better: bool
 ) -> list[tuple[ScoredRow, ScoredRow]]:
     """Return the rows where the base model was better, each with the base model's row.
@@ -63,14 +63,17 @@ def find_near_misses(wrong: Sequence[ScoredRow]) -> list[tuple[ScoredRow, str]]:
     """Return wrong answers that are nearly right, each with a description of the difference."""
     found = []
     for row in wrong:
-        given, right = LENIENT.normalize(row.output) or "", LENIENT.normalize(row.expected) or ""
+        given, right = (
+            LENIENT_NORMALIZER.normalize(row.output) or "",
+            LENIENT_NORMALIZER.normalize(row.expected) or "",
+        )
         if not given:
             continue
         if given == right:
             found.append((row, "differs only in case, punctuation or a lead-in phrase"))
-        elif any(WholeFinder([right]).find(given)):
+        elif any(WholeWordFinder([right]).find(given)):
             found.append((row, "contains the expected answer, with more text around it"))
-        elif _similarity(given, right) >= NEAR:
+        elif _similarity(given, right) >= MIN_SIMILARITY:
             found.append((row, "differs in a few characters"))
     return found
 
@@ -78,4 +81,4 @@ def find_near_misses(wrong: Sequence[ScoredRow]) -> list[tuple[ScoredRow, str]]:
 def _similarity(first: str, second: str) -> float:
     first, second = first[:MAX_CHARACTERS], second[:MAX_CHARACTERS]
     matcher = SequenceMatcher(None, first, second, autojunk=False)
-    return matcher.ratio() if matcher.quick_ratio() >= NEAR else 0.0
+    return matcher.ratio() if matcher.quick_ratio() >= MIN_SIMILARITY else 0.0

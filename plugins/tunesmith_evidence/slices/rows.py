@@ -11,7 +11,7 @@ from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith_evidence.pairs import has_own_value
 
-__all__ = ["ScoredRow", "find_row_metric", "to_rows"]
+__all__ = ["ScoredRow", "find_row_metric", "to_scored_rows"]
 
 Turns = tuple[tuple[str, str], ...]
 
@@ -63,7 +63,7 @@ def find_row_metric(folder: Path, report: Report, measured: Measured) -> Measure
     return next(judging, None)
 
 
-def to_rows(lines: Sequence[JSON], metric: str) -> list[ScoredRow]:
+def to_scored_rows(lines: Sequence[JSON], metric: str) -> list[ScoredRow]:
     """Convert the lines of a file with values to rows."""
     return [
         ScoredRow(

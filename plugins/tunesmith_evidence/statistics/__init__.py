@@ -26,7 +26,7 @@ from tunesmith_evidence.statistics.comparison import Comparison, ComparisonOutco
 from tunesmith_evidence.statistics.contributions import row_contributions
 from tunesmith_evidence.statistics.holm import adjust_p_values
 from tunesmith_evidence.statistics.paired import paired_difference
-from tunesmith_evidence.statistics.power import minimum_detectable, rows_needed
+from tunesmith_evidence.statistics.power import minimum_detectable_difference, rows_needed
 from tunesmith_evidence.statistics.tests import paired_p_value
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "ComparisonOutcome",
     "adjust_p_values",
     "compare",
-    "minimum_detectable",
+    "minimum_detectable_difference",
     "paired_difference",
     "paired_p_value",
     "row_contributions",

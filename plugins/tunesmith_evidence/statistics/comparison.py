@@ -11,7 +11,7 @@ from tunesmith.statistics import Interval
 from tunesmith.statistics.sample import Bounds, check_options, effective_size, standard_error
 from tunesmith_evidence.statistics.differences import PairedSample, compute_share, pair_values
 from tunesmith_evidence.statistics.paired import interval_of_pairs
-from tunesmith_evidence.statistics.power import minimum_detectable
+from tunesmith_evidence.statistics.power import minimum_detectable_difference
 from tunesmith_evidence.statistics.tests import SIGN_PATTERNS, p_value_of_pairs
 
 ComparisonOutcome = Literal["better", "worse", "unclear"]
@@ -62,7 +62,7 @@ def compare(  # noqa: PLR0913
 
 
 def _detectable(paired: PairedSample, confidence: float, bounds: Bounds | None) -> float:
-    """Compute `minimum_detectable` for the spread of the differences in this comparison.
+    """Compute `minimum_detectable_difference` for the spread of the differences in this comparison.
 
     If all differences are equal, the spread is unknown. The largest differences that the bounds
     allow are assumed instead.
@@ -71,10 +71,10 @@ def _detectable(paired: PairedSample, confidence: float, bounds: Bounds | None) 
     if paired.is_binary:
         discordant = 1 - compute_share(paired.differences, paired.weights, 0.0)
         size = max(1, math.floor(effective_size(sample) + 1e-9))
-        return minimum_detectable(size, discordant=discordant, confidence=confidence)
+        return minimum_detectable_difference(size, discordant=discordant, confidence=confidence)
     if sample.units > 1 and not any(sample.deviations):
         size = max(1, math.floor(effective_size(sample) + 1e-9))
         span = bounds[1] - bounds[0] if bounds else math.inf
-        return span * minimum_detectable(size, confidence=confidence)
+        return span * minimum_detectable_difference(size, confidence=confidence)
     spread = standard_error(sample) * math.sqrt(sample.units) if sample.units > 1 else math.inf
-    return minimum_detectable(sample.units, spread=spread, confidence=confidence)
+    return minimum_detectable_difference(sample.units, spread=spread, confidence=confidence)

@@ -17,7 +17,7 @@ from tunesmith_evidence.statistics.paired import paired_difference
 from tunesmith_evidence.statistics.power import rows_needed
 
 __all__ = [
-    "FEWEST_UNITS",
+    "MIN_UNITS",
     "NonInferiority",
     "compare_shares",
     "compare_with_margin",
@@ -29,8 +29,8 @@ CONFIDENCE = 0.95
 POWER = 0.8
 TWO_SIDED = 2 * CONFIDENCE - 1
 Groups: TypeAlias = "tuple[Sequence[Hashable | None] | None, Sequence[Hashable | None] | None]"
-REACH = NORMAL.inv_cdf(CONFIDENCE) + NORMAL.inv_cdf(POWER)
-FEWEST_UNITS = 10
+DETECTABLE_STANDARD_ERRORS = NORMAL.inv_cdf(CONFIDENCE) + NORMAL.inv_cdf(POWER)
+MIN_UNITS = 10
 """With fewer rows or groups, the bounds are too narrow to be trusted."""
 
 
@@ -101,7 +101,7 @@ def compare_with_margin(
     )
     sample = build_sample(paired_differences(base, tuned), weights, groups)
     error = standard_error(sample) if sample.units > 1 else math.inf
-    return decide(interval, margin, units=sample.units, error=error)
+    return decide_non_inferiority(interval, margin, units=sample.units, error=error)
 
 
 def compare_shares(
@@ -122,7 +122,9 @@ def compare_shares(
     shares = ((sample.value, effective_size(sample)) for sample in samples)
     error = math.hypot(*(math.sqrt(share * (1 - share) / size) for share, size in shares))
     interval = difference_of_shares(treated, control, groups=groups, confidence=TWO_SIDED)
-    return decide(interval, margin, units=min(s.units for s in samples), error=error)
+    return decide_non_inferiority(
+        interval, margin, units=min(s.units for s in samples), error=error
+    )
 
 
 def difference_of_shares(
@@ -154,7 +156,9 @@ def difference_of_shares(
     return Interval(difference, low, high, a.n + b.n, a.units + b.units)
 
 
-def decide(interval: Interval, margin: float, *, units: int, error: float) -> NonInferiority:
+def decide_non_inferiority(
+    interval: Interval, margin: float, *, units: int, error: float
+) -> NonInferiority:
     """Decide the outcome from an interval with one-sided 95 % bounds.
 
     Args:
@@ -164,9 +168,9 @@ def decide(interval: Interval, margin: float, *, units: int, error: float) -> No
         error: standard error of the harm.
     """
     outcome: Literal["harmed", "not harmed", "unclear"] = "unclear"
-    if units >= FEWEST_UNITS and interval.high < margin:
+    if units >= MIN_UNITS and interval.high < margin:
         outcome = "not harmed"
-    elif units >= FEWEST_UNITS and interval.low > margin:
+    elif units >= MIN_UNITS and interval.low > margin:
         outcome = "harmed"
     distance = abs(margin - interval.value)
     needed = None
@@ -174,7 +178,7 @@ def decide(interval: Interval, margin: float, *, units: int, error: float) -> No
         found = rows_needed(interval.n, error, distance, confidence=TWO_SIDED, power=POWER)
         if error == 0:  # no variance: the width of a score interval is proportional to 1 / rows
             found = math.ceil(interval.n * (interval.high - interval.value) / distance)
-        needed = max(found, FEWEST_UNITS)
+        needed = max(found, MIN_UNITS)
     return NonInferiority(
         value=interval.value,
         low=interval.low,
@@ -183,5 +187,5 @@ def decide(interval: Interval, margin: float, *, units: int, error: float) -> No
         n=interval.n,
         outcome=outcome,
         rows_needed=needed,
-        resolved=REACH * error if math.isfinite(error) else None,
+        resolved=DETECTABLE_STANDARD_ERRORS * error if math.isfinite(error) else None,
     )

@@ -40,7 +40,7 @@ from tunesmith_evidence.statistics.bisection import bisect
 from tunesmith_evidence.statistics.differences import PairedSample, compute_share, pair_values
 from tunesmith_evidence.statistics.resampling import bootstrap_means
 
-FEW = 10
+FEW_CHANGED_PAIRS = 10
 """Fewest units with a difference for the bootstrap alone. With fewer, its interval is too narrow.
 It is widened to the score interval of the largest differences that the bounds allow."""
 
@@ -78,7 +78,7 @@ def interval_of_pairs(
         span = bounds[1] - bounds[0] if bounds else math.inf
         resample = partial(bootstrap_means, resamples=resamples, seed=seed)
         low, high = interval_of_sample(sample, confidence, resample, (-span, span))
-        if paired.changed < FEW and 0 < span < math.inf:
+        if paired.changed < FEW_CHANGED_PAIRS and 0 < span < math.inf:
             # A bootstrap only repeats observed differences; further records may have others.
             up, down = (min(1.0, part / span) for part in (paired.gain, paired.loss))
             ends = _tango(up, min(down, 1 - up), effective_size(sample), confidence)

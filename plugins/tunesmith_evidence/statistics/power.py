@@ -9,7 +9,7 @@ from tunesmith.statistics.distributions import NORMAL, student_quantile
 from tunesmith_evidence.statistics.bisection import bisect
 
 
-def minimum_detectable(
+def minimum_detectable_difference(
     n: int,
     *,
     spread: float | None = None,

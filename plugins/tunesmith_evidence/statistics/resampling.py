@@ -11,7 +11,7 @@ from functools import lru_cache
 from random import Random
 from typing import TYPE_CHECKING, TypeAlias
 
-from tunesmith.statistics.intervals import CELLS
+from tunesmith.statistics.intervals import MAX_CELLS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,9 +31,9 @@ def bootstrap_means(units: Sequence[tuple[float, float]], resamples: int, seed: 
 
     order_U, counts_RC = _draw_counts(len(units), resamples, seed)
     cells_C2 = np.asarray(units, dtype=np.float64)
-    if len(units) > CELLS:
+    if len(units) > MAX_CELLS:
         shuffled_U2 = cells_C2[order_U]
-        cells_C2 = np.stack([shuffled_U2[cell::CELLS].sum(axis=0) for cell in range(CELLS)])
+        cells_C2 = np.stack([shuffled_U2[cell::MAX_CELLS].sum(axis=0) for cell in range(MAX_CELLS)])
     sums_R2 = counts_RC @ cells_C2
     means: list[float] = np.sort(sums_R2[:, 0] / sums_R2[:, 1]).tolist()
     return means
@@ -45,9 +45,9 @@ def _draw_counts(units: int, resamples: int, seed: int) -> tuple[NDArray[np.int6
     import numpy as np
 
     rng, order = Random(seed), [*range(units)]
-    if units > CELLS:
+    if units > MAX_CELLS:
         rng.shuffle(order)
-    cells = min(units, CELLS)
+    cells = min(units, MAX_CELLS)
     *key, position = rng.getstate()[1]
     generator = np.random.RandomState()  # continues the Mersenne Twister state of ``rng``
     generator.set_state(("MT19937", np.array(key, dtype=np.uint32), position, 0, 0.0))

@@ -39,11 +39,11 @@ def read_examples(
     Plain texts, answers labeled as bad, and answers with tool calls are skipped.
     """
     examples = _all_examples(records)
-    sample = heapq.nsmallest(limit, ((random_order(e, seed), e) for e in examples))
+    sample = heapq.nsmallest(limit, ((random_sort_key(e, seed), e) for e in examples))
     return sorted(example for _, example in sample)
 
 
-def random_order(example: Example, seed: int) -> bytes:
+def random_sort_key(example: Example, seed: int) -> bytes:
     """Return a sort key that shuffles examples, derived from the seed and the content."""
     content = f"{seed}\0{example.text}\0{example.answer}"
     return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from tunesmith_evidence.tasks.json_answers import find_style
+from tunesmith_evidence.tasks.json_answers import find_json_style
 
 __all__ = ["Schema", "derive_schema"]
 
@@ -33,7 +33,7 @@ def derive_schema(answers: Sequence[str]) -> Schema | None:
 
 
 def _load(answer: str) -> Any:
-    style = find_style([answer])
+    style = find_json_style([answer])
     text = answer.removeprefix(style.opening).removesuffix(style.closing)
     try:
         return json.loads(text)

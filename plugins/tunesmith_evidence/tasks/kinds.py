@@ -14,15 +14,15 @@ from typing import Literal
 
 from tunesmith.records import Record
 from tunesmith_evidence.tasks.examples import read_examples
-from tunesmith_evidence.tasks.json_answers import parse_object
+from tunesmith_evidence.tasks.json_answers import parse_json_object
 
 __all__ = [
     "TaskKind",
+    "detect_record_task",
+    "detect_task_kind",
     "has_fixed_answers",
     "has_recurring_answers",
     "list_labels",
-    "task_kind",
-    "task_of",
 ]
 
 TaskKind = Literal["classes", "objects", "text"]
@@ -39,7 +39,7 @@ MIN_RECURRING = 0.5
 _NUMBER = re.compile(r"\W*\d[\d.,\s]*\W*")
 
 
-def task_kind(answers: Sequence[str]) -> TaskKind:
+def detect_task_kind(answers: Sequence[str]) -> TaskKind:
     """Return the kind of a task with these answers.
 
     - ``objects``: at least 90 % are JSON objects, and half of all answers share a key.
@@ -48,7 +48,7 @@ def task_kind(answers: Sequence[str]) -> TaskKind:
     """
     if not answers:
         return "text"
-    objects = [set(fields) for fields in map(parse_object, answers) if fields]
+    objects = [set(fields) for fields in map(parse_json_object, answers) if fields]
     if len(objects) >= MIN_OBJECTS * len(answers):
         keys = Counter(key for fields in objects for key in fields)
         if max(keys.values()) >= len(answers) / 2:
@@ -56,9 +56,9 @@ def task_kind(answers: Sequence[str]) -> TaskKind:
     return "classes" if _are_classes(Counter(map(str.strip, answers))) else "text"
 
 
-def task_of(records: Sequence[Record]) -> TaskKind:
+def detect_record_task(records: Sequence[Record]) -> TaskKind:
     """Return the kind of the task that records pose."""
-    return task_kind([example.answer for example in read_examples(records)])
+    return detect_task_kind([example.answer for example in read_examples(records)])
 
 
 def _are_classes(counts: Counter[str]) -> bool:
@@ -79,7 +79,7 @@ def list_labels(answers: Sequence[str]) -> list[str]:
 
 def has_fixed_answers(records: Sequence[Record]) -> bool:
     """Return True if answers are classes or objects, so that a classifier could predict them."""
-    return task_of(records) != "text"
+    return detect_record_task(records) != "text"
 
 
 def has_recurring_answers(records: Sequence[Record]) -> bool:
@@ -90,7 +90,7 @@ def has_recurring_answers(records: Sequence[Record]) -> bool:
     answers = [example.answer for example in read_examples(records)]
     counts = Counter(map(str.strip, answers))
     once = sum(count == 1 for count in counts.values())
-    return task_kind(answers) != "text" or (
+    return detect_task_kind(answers) != "text" or (
         len(answers) - once >= MIN_RECURRING * len(answers) > 0
         and max(map(len, counts)) <= MAX_LABEL_CHARACTERS
     )

@@ -13,13 +13,13 @@ from tunesmith.execution.wrapped_model import WrappedModel
 from tunesmith.offers import BaselineOffer
 from tunesmith.plan import Plan
 from tunesmith.records import Prompt
-from tunesmith_evidence.answers.without_scores import WithoutScores
-from tunesmith_torch.compare.other_model import RewardOptions, RewardScorer, load_scorer
+from tunesmith_evidence.answers.generation_only import GenerationOnlyModel
+from tunesmith_torch.compare.other_model import RewardOptions, RewardScorer, load_reward_scorer
 from tunesmith_torch.compare.training_rewards import find_training_rewards
 
 
 @dataclass(frozen=True)
-class BestOfNModel(WithoutScores, WrappedModel):
+class BestOfNModel(GenerationOnlyModel, WrappedModel):
     """A model that samples several answers and returns the one with the highest reward."""
 
     scorer: RewardScorer
@@ -89,7 +89,7 @@ class BestOfN:
             return
         from tunesmith_evidence.prompting.task_prompt import read_task
 
-        scorer = load_scorer(self.options, None, TABLE)
+        scorer = load_reward_scorer(self.options, None, TABLE)
         assert scorer is not None
         options, base = self.options, read_task(task).prompted(describe=False)
         model = BestOfNModel(base, scorer, options.n, options.temperature, task.seed)

@@ -12,7 +12,7 @@ from tunesmith.contracts import BaselineTask, BaselineVariant
 from tunesmith.offers import BaselineOffer
 from tunesmith.options import Options
 from tunesmith.records import Record
-from tunesmith_evidence.tasks.kinds import task_of
+from tunesmith_evidence.tasks.kinds import detect_record_task
 
 
 class LinearOptions(Options):
@@ -36,7 +36,7 @@ class LinearBaseline:
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
         """Yield a variant for each C."""
-        from tunesmith_evidence.classify.classifiers import Linear
+        from tunesmith_evidence.classify.classifiers import LinearClassifier
         from tunesmith_evidence.classify.text_classifier import TextRows
         from tunesmith_evidence.tasks.examples import read_examples
 
@@ -45,12 +45,14 @@ class LinearBaseline:
             return
         rows = TextRows(examples)
         for c in dict.fromkeys(self.options.c):
-            yield BaselineVariant(name=f"C={c:g}", model=rows.model(Linear(*rows.learned, c)))
+            yield BaselineVariant(
+                name=f"C={c:g}", model=rows.model(LinearClassifier(*rows.learned, c))
+            )
 
 
 def has_classes(records: Sequence[Record]) -> bool:
     """Return True if the answers are classes."""
-    return task_of(records) == "classes"
+    return detect_record_task(records) == "classes"
 
 
 LINEAR = BaselineOffer(

@@ -42,15 +42,17 @@ class Nearest:
 
         Cross-validation on all training rows is more reliable than a few validation rows.
         """
-        from tunesmith_evidence.classify.classifiers import NearestCentroid, NearestRows
-        from tunesmith_evidence.classify.folds import Learn
+        from tunesmith_evidence.classify.classifiers import NearestCentroid, NearestRowsClassifier
+        from tunesmith_evidence.classify.folds import FitClassifier
         from tunesmith_evidence.classify.text_classifier import TextRows
         from tunesmith_evidence.tasks.examples import read_examples
 
         examples = read_examples(task.train, task.seed)
         if not examples:
             return
-        ways: dict[str, Learn] = {f"k={k}": partial(NearestRows, k=k) for k in self.options.k}
+        ways: dict[str, FitClassifier] = {
+            f"k={k}": partial(NearestRowsClassifier, k=k) for k in self.options.k
+        }
         if self.options.centroid:
             ways["centroid"] = NearestCentroid
         name, model = TextRows(examples).learn_best(ways)

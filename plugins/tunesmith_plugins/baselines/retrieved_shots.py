@@ -45,7 +45,7 @@ class RetrievedShots:
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
         """Yield variants for each number of examples that fits, free and constrained."""
-        from tunesmith_evidence.prompting.shots import Retriever, count_fitting
+        from tunesmith_evidence.prompting.shots import Retriever, count_fitting_examples
         from tunesmith_evidence.prompting.task_prompt import read_task
 
         prompt = read_task(task)
@@ -53,7 +53,7 @@ class RetrievedShots:
             return
         retriever = Retriever(prompt.examples)
         alone = prompt.prompted(describe=self.options.describe)
-        most = count_fitting(alone, prompt.examples, max(self.options.k))
+        most = count_fitting_examples(alone, prompt.examples, max(self.options.k))
         counts = [*dict.fromkeys(min(k, most) for k in self.options.k)]
 
         def prompted(k: int) -> TextModel:

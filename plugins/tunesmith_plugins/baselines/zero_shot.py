@@ -14,7 +14,7 @@ from tunesmith.options import Options
 from tunesmith.plan import Plan
 from tunesmith.records import Record
 
-SAMPLE = 200
+SAMPLE_ROWS = 200
 """Number of training rows examined to recognize JSON answers."""
 
 
@@ -74,15 +74,19 @@ ZERO_SHOT = BaselineOffer(
 
 def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
     """Yield a note if llguidance, which constrains JSON answers, is needed but not installed."""
-    from tunesmith_evidence.prompting.json_model import HINT, is_installed
-    from tunesmith_evidence.tasks.kinds import task_of
+    from tunesmith_evidence.prompting.json_model import INSTALL_HINT, is_json_library_installed
+    from tunesmith_evidence.tasks.kinds import detect_record_task
 
     used = plan.baseline_options.use is None or "zero-shot" in plan.baseline_options.use
-    if used and not is_installed() and task_of([*islice(train, SAMPLE)]) == "objects":
+    if (
+        used
+        and not is_json_library_installed()
+        and detect_record_task([*islice(train, SAMPLE_ROWS)]) == "objects"
+    ):
         yield Finding(
             level="info",
             where="baselines.zero-shot",
             message="cannot constrain the base model's JSON answers to a schema: llguidance is not "
             "installed",
-            hint=HINT,
+            hint=INSTALL_HINT,
         )

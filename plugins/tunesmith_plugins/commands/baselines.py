@@ -18,8 +18,8 @@ from tunesmith_cli import render
 from tunesmith_cli.common import CliState, start_options
 from tunesmith_evidence.baselines import (
     MeasuredBaseline,
+    list_baseline_overrides,
     list_baselines,
-    list_overrides,
     measure_baselines,
 )
 from tunesmith_evidence.number_text import format_interval, format_number, format_rows
@@ -61,11 +61,11 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """
     if distributed.world_size() > 1:
         raise UsageError("baselines: runs in a single process", hint="start it without torchrun")
-    overrides = [*sets, *list_overrides(rows, budget, only)]
+    overrides = [*sets, *list_baseline_overrides(rows, budget, only)]
     plan, catalog = api.load_plan(
         run_file, sets=overrides, files=state.files, disabled=state.disabled
     )
-    api.refuse_unrunnable(plan)
+    api.require_runnable(plan)
     folder = api.create_run_folder(plan, out)
     plan = state.apply_quiet(plan)
     show(measure_baselines(plan, catalog, folder), folder, as_json)

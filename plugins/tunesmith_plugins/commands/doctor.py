@@ -25,7 +25,7 @@ from tunesmith.plugins import missing_requirements
 from tunesmith.text import format_bytes, format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
-from tunesmith_data import offline_variable
+from tunesmith_data import find_offline_variable
 from tunesmith_torch.runtime.machine import available_memory, available_processors
 
 Level = Literal["ok", "warn", "fail"]
@@ -34,7 +34,7 @@ LOW_MEMORY, LOW_DISK = 4_000_000_000, 5_000_000_000
 IMPORT_TIMEOUT = 120
 """Seconds to wait for the import of torch."""
 
-PROBE = """
+TORCH_QUERY = """
 import json, sys
 try:
     import torch
@@ -69,7 +69,7 @@ def command(state: CliState, as_json: bool) -> None:
 
     The exit code is 4 if something that training needs is missing.
     """
-    checks = list(examine(state.catalog()))
+    checks = list(run_checks(state.catalog()))
     failed = [check for check in checks if check.level == "fail"]
     if as_json:
         found = [asdict(check) for check in checks]
@@ -82,7 +82,7 @@ def command(state: CliState, as_json: bool) -> None:
         raise EnvironmentProblem(f"{failed[0].subject}: {failed[0].message}")
 
 
-def examine(catalog: Catalog) -> Iterator[Check]:
+def run_checks(catalog: Catalog) -> Iterator[Check]:
     """Run all checks, and yield their results in the order of the output."""
     yield Check("ok", "python", f"{platform.python_version()}, {sys.executable}")
     known = collect_versions()
@@ -99,7 +99,7 @@ def _check_torch() -> Iterator[Check]:
     if importlib.util.find_spec("torch") is None:
         yield Check("fail", "torch", "not installed: pip install torch")
         return
-    found = try_torch()
+    found = query_torch()
     if "error" in found:
         yield Check("fail", "torch", f"cannot be imported: {found['error']}")
         return
@@ -112,7 +112,7 @@ def _check_torch() -> Iterator[Check]:
         yield Check("warn", "device", "no GPU found: training large models on the CPU is slow")
 
 
-def try_torch(code: str = PROBE) -> dict[str, Any]:
+def query_torch(code: str = TORCH_QUERY) -> dict[str, Any]:
     """Run ``code`` in a child process and return its JSON; on failure it has the key ``error``."""
     try:
         child = subprocess.run(
@@ -145,7 +145,7 @@ def _check_memory_and_disk() -> Iterator[Check]:
 
 
 def _check_hub() -> Check:
-    if variable := offline_variable():
+    if variable := find_offline_variable():
         return Check("ok", "hub", f"{variable} is set: only local models are available")
     token = "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set"
     return Check("ok", "hub", f"downloads are allowed (network not tested); {token}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tunesmith.storage import LEASE, LockHolder, RunFolder, lock
+from tunesmith.storage import LEASE_FILE, LockHolder, RunFolder, lock
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, pass_state
 
@@ -24,7 +24,7 @@ def command(state: CliState, run: Path) -> None:
     and the exit code is 2.
     """
     folder = RunFolder.open(run).path
-    was_locked, holder = (folder / LEASE).exists(), LockHolder.read(folder)
+    was_locked, holder = (folder / LEASE_FILE).exists(), LockHolder.read(folder)
     with lock(folder, take_over=True):
         pass
     if was_locked:

@@ -138,7 +138,7 @@ class ByTime:
         Raises:
             DataError: a row has no time, times cannot be compared, or a part would be empty.
         """
-        from tunesmith_data.splits.folds import MAX_FOLDED
+        from tunesmith_data.splits.folds import MAX_FOLD_ROWS
         from tunesmith_data.splits.sizes import count_test_rows, count_validation_rows
 
         times = read_times(records, self.options.column)
@@ -158,7 +158,9 @@ class ByTime:
         except ValueError as error:
             raise DataError("data.test_size", str(error)) from None
         newest = _cut(train, times, len(train) // 5)[1]
-        needs_fold = request.validation and not validation and newest and len(train) <= MAX_FOLDED
+        needs_fold = (
+            request.validation and not validation and newest and len(train) <= MAX_FOLD_ROWS
+        )
         return Split(
             train=sorted(train),
             validation=sorted(validation),

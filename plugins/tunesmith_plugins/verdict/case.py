@@ -15,10 +15,10 @@ from tunesmith_plugins.verdict.paired_comparisons import (
     rank_on_validation,
     verification_level,
 )
-from tunesmith_plugins.verdict.text import Numbers
+from tunesmith_plugins.verdict.text import MetricFormatter
 
 FIX_DATA = "FIX DATA FIRST"
-NOTHING = "NOTHING WORKS YET"
+NOTHING_WORKS = "NOTHING WORKS YET"
 FINE_TUNE = "FINE-TUNE"
 PROMPT = "PROMPT"
 CLASSIFIER = "SMALL CLASSIFIER"
@@ -40,13 +40,13 @@ class Ruling:
 
 
 @dataclass(frozen=True)
-class Case:
+class VerdictCase:
     """A run's measurements by its deciding metric, and its comparisons with the baselines."""
 
     evidence: Evidence
     options: VerdictOptions
     tuned: Measured
-    numbers: Numbers
+    numbers: MetricFormatter
     comparisons: Sequence[PairedComparison]
     """All comparisons, including those with stages of the technique."""
 

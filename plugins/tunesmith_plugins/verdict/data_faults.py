@@ -7,7 +7,7 @@ from tunesmith.text import format_count
 from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.verdict.label_noise import WHERE
 
-MOST_TOUCHED = 0.02
+MAX_TOUCHED_SHARE = 0.02
 """Largest share of the test rows that may have errors in the data review."""
 
 
@@ -26,7 +26,7 @@ def describe_data_faults(
     test = evidence.data.test if evidence.data else 0
     errors = [n for n in evidence.findings if n.level == "error" and n.test_rows]
     touched = {row for finding in errors for row in finding.test_rows}
-    if touched and test and len(touched) > MOST_TOUCHED * test:
+    if touched and test and len(touched) > MAX_TOUCHED_SHARE * test:
         causes = "; ".join(dict.fromkeys(finding.message for finding in errors))
         texts.append(
             f"{len(touched):,} of {format_count(test, 'test row')} "

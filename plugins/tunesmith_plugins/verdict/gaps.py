@@ -58,7 +58,9 @@ def find_gaps(evidence: Evidence, comparisons: Sequence[PairedComparison]) -> li
     return found
 
 
-def find_few_rows(comparisons: Sequence[PairedComparison], total: int, margin: float) -> list[Gap]:
+def find_few_row_gaps(
+    comparisons: Sequence[PairedComparison], total: int, margin: float
+) -> list[Gap]:
     """Return each baseline that is the best of its kind but was scored on too few test rows.
 
     Args:
@@ -76,7 +78,7 @@ def find_few_rows(comparisons: Sequence[PairedComparison], total: int, margin: f
     return gaps
 
 
-def find_blocking(evidence: Evidence, gaps: Sequence[Gap]) -> list[Gap]:
+def find_blocking_gaps(evidence: Evidence, gaps: Sequence[Gap]) -> list[Gap]:
     """Return the gaps that rule out the verdict FINE-TUNE.
 
     A baseline that the run file excludes counts as missing only if no other baseline of its kind

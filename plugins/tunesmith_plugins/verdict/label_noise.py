@@ -16,16 +16,16 @@ from tunesmith_plugins.verdict.offer import VerdictOptions
 
 WHERE = "label noise"
 """Source of the finding; the verdict looks the estimate up by it."""
-FEWEST_ROWS = 60
-MOST_ROWS = 1_500
+MIN_ROWS = 60
+MAX_ROWS = 1_500
 """Sample size, which limits the time: 5 s for 77 labels, below 1 s for ten."""
-MOST_LABELS = 0.2
+MAX_LABEL_SHARE = 0.2
 """Answers count as labels up to this number of distinct answers, as a share of the rows."""
-LEARNED = 0.1
+MIN_AGREEMENT_GAIN = 0.1
 """Required lead of the classifier's accuracy over that of the most frequent label. Below it, the
 words of a prompt do not predict its label, so the classifier cannot tell which labels are wrong."""
 
-MISSING = Finding(
+MISSING_CLEANLAB = Finding(
     level="info",
     where="verdict.max_label_noise",
     message="cannot estimate the share of wrong labels: cleanlab is not installed",
@@ -45,19 +45,19 @@ def estimate_label_noise(train: Sequence[Record], limit: float, seed: int) -> li
     Its count is the estimated number of wrong labels in all training rows. If cleanlab is not
     installed, the finding is a note without a count.
     """
-    if limit >= 1 or len(train) < FEWEST_ROWS:
+    if limit >= 1 or len(train) < MIN_ROWS:
         return []
     numbers = range(len(train))
-    if len(train) > MOST_ROWS:
-        numbers = sorted(random.Random(seed).sample(numbers, MOST_ROWS))  # type: ignore[assignment]
+    if len(train) > MAX_ROWS:
+        numbers = sorted(random.Random(seed).sample(numbers, MAX_ROWS))  # type: ignore[assignment]
     sample = [train[number] for number in numbers]
     if not all(isinstance(record, Completion | Chat) for record in sample):
         return []
     answers = Counter(last_exchange(record)[1].text.strip() for record in sample)
-    if not 2 <= len(answers) <= MOST_LABELS * len(sample):
+    if not 2 <= len(answers) <= MAX_LABEL_SHARE * len(sample):
         return []
     if find_spec("cleanlab") is None:
-        return [MISSING]
+        return [MISSING_CLEANLAB]
     from tunesmith_data.label_errors import find_label_errors
 
     try:
@@ -65,7 +65,7 @@ def estimate_label_noise(train: Sequence[Record], limit: float, seed: int) -> li
     except DataError:  # the answers are not labels
         return []
     most_frequent = max(answers.values()) / len(sample)
-    if found.share <= limit or found.agreement < most_frequent + LEARNED:
+    if found.share <= limit or found.agreement < most_frequent + MIN_AGREEMENT_GAIN:
         return []
     finding = Finding(
         level="warning",

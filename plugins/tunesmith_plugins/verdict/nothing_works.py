@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from tunesmith.text import format_count
 from tunesmith_evidence.pairs import read_pairs
-from tunesmith_plugins.verdict.case import NO_EVIDENCE, NOTHING, Case, Ruling
+from tunesmith_plugins.verdict.case import NO_EVIDENCE, NOTHING_WORKS, Ruling, VerdictCase
 from tunesmith_plugins.verdict.paired_comparisons import PairedComparison, mean_on_shared_rows
 from tunesmith_plugins.verdict.undertraining import imagine_perfect_model
 
 
-def find_nothing_works(case: Case) -> Ruling | None:
+def find_nothing_works(case: VerdictCase) -> Ruling | None:
     """Return a ruling if no model reaches the minimum or beats the majority-class baseline."""
     sign = 1 if case.tuned.higher_is_better else -1
     values = [case.tuned.value, *(c.measured.value for c in case.solutions)]
@@ -55,10 +55,10 @@ def find_nothing_works(case: Case) -> Ruling | None:
         text = f"no model is clearly better than {constant}"
         rule = "no model is clearly better than the majority-class baseline"
         change = f"a model that is clearly better than {trivial.name}, or more test rows"
-    return Ruling(NOTHING, rule, f"nothing works yet: {text}; {_describe_best(case)}", change)
+    return Ruling(NOTHING_WORKS, rule, f"nothing works yet: {text}; {_describe_best(case)}", change)
 
 
-def _describe_best(case: Case) -> str:
+def _describe_best(case: VerdictCase) -> str:
     """Name the best model and its score on the rows that all models answered."""
     models = {"the tuned model": case.tuned, **{c.name: c.measured for c in case.solutions}}
     fewest = min(models.values(), key=lambda event: event.n)
@@ -72,7 +72,7 @@ def _describe_best(case: Case) -> str:
     return f"the best is {best} with {case.numbers.plain(values[best])}{some}"
 
 
-def _beats_constant_answer(case: Case, trivial: PairedComparison) -> bool:
+def _beats_constant_answer(case: VerdictCase, trivial: PairedComparison) -> bool:
     """Return True if the tuned model or a baseline clearly beats the majority-class baseline.
 
     The level is corrected for the number of models (Bonferroni): in at most 5 % of runs does noise
@@ -88,5 +88,5 @@ def _beats_constant_answer(case: Case, trivial: PairedComparison) -> bool:
     return False
 
 
-def _level_against_constant(case: Case) -> float:
+def _level_against_constant(case: VerdictCase) -> float:
     return 1 - (1 - case.options.confidence) / (1 + len(case.solutions))

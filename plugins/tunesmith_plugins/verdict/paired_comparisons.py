@@ -21,7 +21,7 @@ from tunesmith_evidence.statistics import (
 )
 from tunesmith_evidence.statistics.differences import paired_differences
 
-ROUNDING = 1e-9
+ROUNDING_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def choose_winner(
     the sufficient baselines, because :func:`find_sufficient` holds for all of them at once.
     """
     behind = {c.name: max(_lead(evidence, other, c) for other in solutions) for c in sufficient}
-    near = [c for c in sufficient if behind[c.name] <= margin + ROUNDING]
+    near = [c for c in sufficient if behind[c.name] <= margin + ROUNDING_TOLERANCE]
     near = near or [min(sufficient, key=lambda c: behind[c.name])]
     return min(near, key=lambda c: c.baseline.cost if c.baseline else 0)
 

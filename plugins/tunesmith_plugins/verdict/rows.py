@@ -8,7 +8,7 @@ from statistics import NormalDist
 from tunesmith_evidence.statistics import compare, rows_needed
 from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 
-MOST_ROWS = 1_000_000
+MAX_ROWS = 1_000_000
 
 
 def count_rows_needed(comparison: PairedComparison, margin: float, proof: float) -> int | None:
@@ -25,7 +25,7 @@ def count_rows_needed(comparison: PairedComparison, margin: float, proof: float)
             is higher than that of the comparison.
 
     Returns:
-        The number of rows; None if it cannot be estimated or exceeds :data:`MOST_ROWS`.
+        The number of rows; None if it cannot be estimated or exceeds :data:`MAX_ROWS`.
     """
     advantage = comparison.advantage()
     towards = advantage.value if advantage.value >= margin else margin - advantage.value
@@ -40,7 +40,7 @@ def count_rows_needed(comparison: PairedComparison, margin: float, proof: float)
         # McNemar's test needs at least this many improved rows, even if no row gets worse.
         fewest = math.floor(1 - math.log2(1 - comparison.confidence)) + 1
         needed = max(needed, math.ceil(fewest / advantage.value))
-    if needed > MOST_ROWS:
+    if needed > MAX_ROWS:
         return None
     step: int = 10 ** max(0, len(str(needed)) - 2)
     return math.ceil(needed / step) * step

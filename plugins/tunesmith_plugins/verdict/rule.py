@@ -48,7 +48,7 @@ from dataclasses import replace
 from tunesmith.events import JSON, TUNED
 from tunesmith.execution.report import metric_label
 from tunesmith.plan import Evidence
-from tunesmith_evidence.answers.cut_answers import describe_cut
+from tunesmith_evidence.answers.cut_answers import describe_cut_answers
 from tunesmith_evidence.number_text import format_rate, format_share
 from tunesmith_evidence.winner import discard_winner, save_winner
 from tunesmith_plugins.verdict.case import (
@@ -56,10 +56,10 @@ from tunesmith_plugins.verdict.case import (
     FINE_TUNE,
     FIX_DATA,
     NO_EVIDENCE,
-    NOTHING,
+    NOTHING_WORKS,
     PROMPT,
-    Case,
     Ruling,
+    VerdictCase,
 )
 from tunesmith_plugins.verdict.data_faults import describe_data_faults
 from tunesmith_plugins.verdict.gaps import (
@@ -67,8 +67,8 @@ from tunesmith_plugins.verdict.gaps import (
     Gap,
     describe_gaps,
     describe_remedy,
-    find_blocking,
-    find_few_rows,
+    find_blocking_gaps,
+    find_few_row_gaps,
 )
 from tunesmith_plugins.verdict.nothing_works import find_nothing_works
 from tunesmith_plugins.verdict.offer import VerdictOptions
@@ -81,7 +81,7 @@ from tunesmith_plugins.verdict.paired_comparisons import (
     find_sufficient,
 )
 from tunesmith_plugins.verdict.rows import count_changes, count_rows_needed
-from tunesmith_plugins.verdict.text import Numbers
+from tunesmith_plugins.verdict.text import MetricFormatter
 from tunesmith_plugins.verdict.undertraining import (
     describe_undertraining,
     is_always_enough,
@@ -89,7 +89,7 @@ from tunesmith_plugins.verdict.undertraining import (
 
 BETTER_TRAINED = "a tuned model that is not underfitted"
 NO_REASON = "even a perfect model would not be better by the margin"
-MOST_WRONG = 0.3
+MAX_WRONG_SHARE = 0.3
 """Share of wrong answers above which the sentence adds that a sufficient baseline is still bad."""
 BESIDE_TUNED = {
     "worse": "is better than the tuned model",
@@ -107,14 +107,14 @@ SEEDS = (
 
 def give_verdict(evidence: Evidence) -> JSON:
     """Judge a run; if a baseline is sufficient, save it as the winner."""
-    verdict = judge(evidence)
+    verdict = judge_case(evidence)
     if verdict.get("word") not in (PROMPT, CLASSIFIER):
         discard_winner(evidence.folder)
         return verdict
     return {**verdict, "winner": save_winner(evidence, verdict["baseline"])}
 
 
-def judge(evidence: Evidence) -> JSON:
+def judge_case(evidence: Evidence) -> JSON:
     """Compute the verdict from the first metric that was measured on the tuned model.
 
     Returns:
@@ -126,7 +126,7 @@ def judge(evidence: Evidence) -> JSON:
     options = evidence.plan.table(VerdictOptions)
     comparisons = find_comparisons(evidence, tuned, options.confidence)
     label = metric_label(evidence.measured, tuned.evaluator, tuned.metric)
-    case = Case(evidence, options, tuned, Numbers(label, tuned.unit), comparisons)
+    case = VerdictCase(evidence, options, tuned, MetricFormatter(label, tuned.unit), comparisons)
     strongest, chosen_on_validation = None, True
     if case.baselines:
         strongest, chosen_on_validation = find_strongest(case.baselines)
@@ -147,7 +147,10 @@ def judge(evidence: Evidence) -> JSON:
 
 
 def _to_json(
-    case: Case, ruling: Ruling, strongest: PairedComparison | None, chosen_on_validation: bool
+    case: VerdictCase,
+    ruling: Ruling,
+    strongest: PairedComparison | None,
+    chosen_on_validation: bool,
 ) -> JSON:
     shown = ruling.comparison or strongest
     verdict: JSON = {
@@ -176,7 +179,9 @@ def _to_json(
         on_validation = "out-of-fold" if folds else "validation"
         verdict["chosen_on"] = on_validation if chosen_on_validation else "test"
     models = [case.tuned, *([shown.measured] if shown else [])]
-    for text in filter(None, (describe_cut(case.evidence.folder, event) for event in models)):
+    for text in filter(
+        None, (describe_cut_answers(case.evidence.folder, event) for event in models)
+    ):
         verdict["sentence"] += f"; {text}"
     if _may_be_the_seed(ruling, shown):
         verdict["sentence"] += f"; {SEEDS}"
@@ -192,7 +197,7 @@ def _may_be_the_seed(ruling: Ruling, comparison: PairedComparison | None) -> boo
     return comparison.is_share and 0 < abs(comparison.advantage().value) < SEED_NOISE
 
 
-def _find_data_faults(case: Case) -> Ruling | None:
+def _find_data_faults(case: VerdictCase) -> Ruling | None:
     best = max([case.tuned.value, *(c.measured.value for c in case.comparisons)])
     shares = not case.tuned.unit and case.tuned.higher_is_better
     faults = describe_data_faults(
@@ -209,7 +214,7 @@ def _find_data_faults(case: Case) -> Ruling | None:
     )
 
 
-def _find_void_scores(case: Case) -> Ruling | None:
+def _find_void_scores(case: VerdictCase) -> Ruling | None:
     """Return a ruling if an evaluator reports that its own scores are meaningless."""
     events = [case.tuned, *(comparison.measured for comparison in case.comparisons)]
     void = next((event for event in events if event.details.get("void")), None)
@@ -223,14 +228,14 @@ def _find_void_scores(case: Case) -> Ruling | None:
     )
 
 
-def _find_fine_tune(case: Case, strongest: PairedComparison | None) -> Ruling | None:
+def _find_fine_tune(case: VerdictCase, strongest: PairedComparison | None) -> Ruling | None:
     if strongest is None:
         return None
     advantage, margin = strongest.advantage(), case.options.margin
     if advantage.value < margin or _find_unbeaten(case, strongest) is not None:
         return None
-    few = find_few_rows(case.baselines, case.tuned.n, margin)
-    blocking = find_blocking(case.evidence, [*case.gaps, *few])
+    few = find_few_row_gaps(case.baselines, case.tuned.n, margin)
+    blocking = find_blocking_gaps(case.evidence, [*case.gaps, *few])
     if blocking:
         return _refuse_fine_tune(case, strongest, blocking)
     changes = count_changes(strongest, margin)
@@ -246,7 +251,9 @@ def _find_fine_tune(case: Case, strongest: PairedComparison | None) -> Ruling | 
     )
 
 
-def _refuse_fine_tune(case: Case, strongest: PairedComparison, blocking: Sequence[Gap]) -> Ruling:
+def _refuse_fine_tune(
+    case: VerdictCase, strongest: PairedComparison, blocking: Sequence[Gap]
+) -> Ruling:
     """Return the ruling where the tuned model wins, but a kind of baseline is missing."""
     kinds = " or ".join(dict.fromkeys(KINDS[gap.solution] for gap in blocking))
     return Ruling(
@@ -260,7 +267,7 @@ def _refuse_fine_tune(case: Case, strongest: PairedComparison, blocking: Sequenc
     )
 
 
-def _find_unbeaten(case: Case, strongest: PairedComparison) -> PairedComparison | None:
+def _find_unbeaten(case: VerdictCase, strongest: PairedComparison) -> PairedComparison | None:
     """Return the first baseline that the tuned model does not clearly beat; None if it beats all.
 
     The strongest baseline comes first, then the one with the smallest advantage. The claim needs
@@ -271,7 +278,7 @@ def _find_unbeaten(case: Case, strongest: PairedComparison) -> PairedComparison 
     return next((c for c in ranked if c.comparison.outcome != "better"), None)
 
 
-def _find_sufficient_baseline(case: Case) -> Ruling | None:
+def _find_sufficient_baseline(case: VerdictCase) -> Ruling | None:
     """Return a ruling if a baseline is sufficient: the advantage over it is below the margin."""
     margin = case.options.margin
     sufficient = find_sufficient(case.solutions, margin, case.options.confidence)
@@ -281,7 +288,7 @@ def _find_sufficient_baseline(case: Case) -> Ruling | None:
     winner = choose_winner(case.evidence, case.solutions, usable or sufficient, margin)
     what = "a small classifier" if winner.solution == "classifier" else "a prompt"
     wrong = 1 - winner.values[0] if case.is_rated else 0.0
-    if wrong > MOST_WRONG:
+    if wrong > MAX_WRONG_SHARE:
         verb = BESIDE_TUNED[winner.comparison.outcome]
         claim = f"{what} ({winner.name}) {verb}, but still wrong on {format_share(wrong)} of rows"
     else:
@@ -296,7 +303,7 @@ def _find_sufficient_baseline(case: Case) -> Ruling | None:
     )
 
 
-def _describe_other_margin(case: Case, comparison: PairedComparison) -> str:
+def _describe_other_margin(case: VerdictCase, comparison: PairedComparison) -> str:
     """Describe what would make the baseline insufficient; the margin must stay above 0."""
     high = comparison.advantage().high
     if high <= 0:
@@ -305,12 +312,12 @@ def _describe_other_margin(case: Case, comparison: PairedComparison) -> str:
     return f"a margin below {margin} in [verdict], or a better tuned model"
 
 
-def _withhold_if_undertrained(case: Case, ruling: Ruling) -> Ruling:
+def _withhold_if_undertrained(case: VerdictCase, ruling: Ruling) -> Ruling:
     """Withhold a ruling that advises against tuning if the tuned model is underfitted.
 
     NOTHING WORKS YET is not such advice: it stays, and its sentence adds the reason.
     """
-    if ruling.word not in (NOTHING, PROMPT, CLASSIFIER):
+    if ruling.word not in (NOTHING_WORKS, PROMPT, CLASSIFIER):
         return ruling
     reason = describe_undertraining(case.evidence.folder)
     if reason is None:
@@ -333,7 +340,7 @@ def _withhold_if_undertrained(case: Case, ruling: Ruling) -> Ruling:
     )
 
 
-def _find_no_evidence(case: Case, strongest: PairedComparison | None) -> Ruling:
+def _find_no_evidence(case: VerdictCase, strongest: PairedComparison | None) -> Ruling:
     rule = "no other part of the rule applies"
     if strongest is None:
         text = f"tuned model: {case.numbers.interval(case.tuned)}; no baseline was measured"
@@ -361,7 +368,7 @@ def _find_no_evidence(case: Case, strongest: PairedComparison | None) -> Ruling:
     )
 
 
-def _is_constant(case: Case) -> bool:
+def _is_constant(case: VerdictCase) -> bool:
     """Return True if all models have the same value on all rows, unless it is the best possible.
 
     If all models are right everywhere, more rows can still show an advantage below the margin.

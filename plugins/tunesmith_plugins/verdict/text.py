@@ -17,7 +17,7 @@ from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 
 
 @dataclass(frozen=True)
-class Numbers:
+class MetricFormatter:
     """Formats values of one metric."""
 
     label: str

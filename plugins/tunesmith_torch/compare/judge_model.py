@@ -11,25 +11,25 @@ from pydantic import Field, model_validator
 
 from tunesmith.contracts import Finding, RunContext
 from tunesmith.records import Message
-from tunesmith_evidence.endpoint.address import TOKEN_VARIABLE, URL, check_endpoint
-from tunesmith_evidence.judging.pairwise import Ask
+from tunesmith_evidence.endpoint.address import TOKEN_VARIABLE, URL_PATTERN, check_endpoint
+from tunesmith_evidence.judging.pairwise import AskJudge
 from tunesmith_torch.compare.other_model import ComparisonOptions
 
 if TYPE_CHECKING:
     from tunesmith_evidence.endpoint.client import Endpoint
 
-__all__ = ["JudgedOptions", "open_judge", "review_endpoint"]
+__all__ = ["JudgeEndpointOptions", "open_judge", "review_endpoint"]
 
 VERDICT_TOKENS = 8
 """Maximum number of tokens of a verdict, which is one word."""
 
 
-class JudgedOptions(ComparisonOptions):
+class JudgeEndpointOptions(ComparisonOptions):
     """Options of an evaluator whose judge may be behind an endpoint."""
 
     endpoint: str | None = Field(
         None,
-        pattern=URL,
+        pattern=URL_PATTERN,
         description=(
             "Address of the judge's OpenAI-compatible endpoint, up to /v1. Prompts and answers "
             "are sent there."
@@ -51,8 +51,12 @@ class JudgedOptions(ComparisonOptions):
 
 
 def open_judge(
-    name: str, options: JudgedOptions, labels: Sequence[str], run: RunContext | None, option: str
-) -> Ask:
+    name: str,
+    options: JudgeEndpointOptions,
+    labels: Sequence[str],
+    run: RunContext | None,
+    option: str,
+) -> AskJudge:
     """Return a function that asks the judge.
 
     Without an endpoint, the judge is a model reference, a run folder or an artifact, and answers
@@ -82,7 +86,7 @@ def _ask_endpoint(endpoint: Endpoint, prompts: Sequence[str]) -> Sequence[str]:
     return [reply.text for reply in endpoint.ask(turns, VERDICT_TOKENS)]
 
 
-def review_endpoint(options: JudgedOptions, where: str, rows: str) -> Iterator[Finding]:
+def review_endpoint(options: JudgeEndpointOptions, where: str, rows: str) -> Iterator[Finding]:
     """Yield a note that names where ``rows`` are sent, and an error if the token is missing."""
     name = options.token_variable
     if options.endpoint is None:

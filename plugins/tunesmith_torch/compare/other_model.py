@@ -23,9 +23,9 @@ __all__ = [
     "ComparisonOptions",
     "RewardOptions",
     "RewardScorer",
-    "load_scorer",
-    "open_base_of_tuned",
-    "open_other_model",
+    "load_reward_scorer",
+    "open_comparison_model",
+    "open_tuned_comparison_model",
 ]
 
 BASE_MODEL = "base"
@@ -77,7 +77,7 @@ class RewardOptions(Options):
         return self.plugin is None and not (self.reward and is_function_reference(self.reward))
 
 
-def open_other_model(options: ComparisonOptions, run: RunContext | None) -> TextModel | None:
+def open_comparison_model(options: ComparisonOptions, run: RunContext | None) -> TextModel | None:
     """Return the model to compare with; None if its stage has not been trained yet.
 
     Raises:
@@ -99,10 +99,12 @@ def open_other_model(options: ComparisonOptions, run: RunContext | None) -> Text
     return None if artifact is None else run.open(artifact)
 
 
-def open_base_of_tuned(options: ComparisonOptions, run: RunContext | None) -> TextModel | None:
+def open_tuned_comparison_model(
+    options: ComparisonOptions, run: RunContext | None
+) -> TextModel | None:
     """Return the model to compare with the tuned one; None until the run has trained a model."""
     is_early = run is not None and "" not in run.artifacts
-    return None if is_early else open_other_model(options, run)
+    return None if is_early else open_comparison_model(options, run)
 
 
 def _stage_artifact(name: str, run: RunContext, option: str) -> Path | None:
@@ -151,7 +153,7 @@ def is_function_reference(reference: str) -> bool:
     return Path(reference.rpartition(":")[0]).suffix == ".py"
 
 
-def load_scorer(
+def load_reward_scorer(
     options: RewardOptions, run: RunContext | None, option: str = "evaluators"
 ) -> RewardScorer | None:
     """Return the reward model or function in the options, or the run's own reward model.
@@ -201,12 +203,12 @@ def _has_reward_head(folder: Path) -> bool:
 
 
 def _load_reward_model(artifact: Path, base: Path, device: str) -> RewardScorer:
-    from tunesmith_torch.models.artifacts import artifact_format
+    from tunesmith_torch.models.artifacts import detect_artifact_format
     from tunesmith_torch.models.initial_model import find_adapter_base
     from tunesmith_torch.rlhf.reward_model import RewardModel
     from tunesmith_torch.runtime.device import pick_device, pick_precision
 
-    if artifact_format(artifact) == "adapter":
+    if detect_artifact_format(artifact) == "adapter":
         base = find_adapter_base(artifact, base)
     torch_device = pick_device(device)
     return RewardModel.load(base, artifact, torch_device, pick_precision(torch_device))

@@ -34,13 +34,17 @@ from tunesmith.records import Message
 from tunesmith_torch.data.conversation import (
     RenderedConversation,
     TemplateLimitError,
+    build_render_error,
     drops_tools_error,
-    error_of,
     prepare_conversation,
     require_all_texts,
     weighted_pieces,
 )
-from tunesmith_torch.data.message_fields import answer_of, find_missing_calls, message_fields
+from tunesmith_torch.data.message_fields import (
+    build_message_fields,
+    find_missing_calls,
+    parse_answer,
+)
 from tunesmith_torch.data.reasoning import PromptEnd, join_answer
 from tunesmith_torch.data.refusals import HAS_REASONING, NO_ANSWER
 from tunesmith_torch.data.tokenization import SpanEncoder, TextSpan
@@ -152,7 +156,7 @@ class ChatFormat:
         rendered: list[RenderedConversation | DataError] = []
         for (conversation, request), result in zip(prepared, results, strict=True):
             if isinstance(result, Failure):
-                rendered.append(error_of(result))
+                rendered.append(build_render_error(result))
             else:
                 texts = dict(zip(request.prefixes, result, strict=True))
                 rendered.append(replace(conversation, texts=texts))
@@ -168,11 +172,11 @@ class ChatFormat:
         """
         fields = []
         for message in messages:
-            answer = answer_of(message) if message.role == "assistant" else None
-            fields.append(message_fields(message, answer, self.reads_reasoning_key))
+            answer = parse_answer(message) if message.role == "assistant" else None
+            fields.append(build_message_fields(message, answer, self.reads_reasoning_key))
         (result,) = self.renderer.render(self.template, [Conversation(fields, prefixes)])
         if isinstance(result, Failure):
-            raise error_of(result)
+            raise build_render_error(result)
         return result
 
     def _has_reasoning_key(self, question: Message) -> bool:

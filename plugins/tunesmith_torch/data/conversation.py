@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from tunesmith.errors import DataError
 from tunesmith.records import Message
 from tunesmith_torch.data.message_fields import (
-    answer_of,
+    build_message_fields,
+    build_tool_fields,
     find_missing_calls,
     find_missing_tool,
+    list_message_texts,
     mask_message,
-    message_fields,
-    texts_of,
-    tool_fields,
+    parse_answer,
 )
 from tunesmith_torch.data.reasoning import Answer
-from tunesmith_torch.data.refusals import DROPS_MESSAGE, REFUSED
+from tunesmith_torch.data.refusals import REFUSED_BY_TEMPLATE, TEMPLATE_DROPS_MESSAGE
 from tunesmith_torch.data.tokenization import ControlTokenMarks
 from tunesmith_torch.untrusted.template_renderer import Conversation, Failure
 
@@ -61,10 +61,10 @@ def prepare_conversation(
 
     With ``generation``, also render the prompt that asks the model to continue the conversation.
     """
-    texts = [text for message in messages for text in texts_of(message)]
+    texts = [text for message in messages for text in list_message_texts(message)]
     marks = ControlTokenMarks(control_pattern, texts)
     answers = {
-        turn: _mask_answer(answer_of(message), marks)
+        turn: _mask_answer(parse_answer(message), marks)
         for turn, message in enumerate(messages)
         if message.role == "assistant"
     }
@@ -76,10 +76,11 @@ def prepare_conversation(
     if generation:
         prefixes.append((len(messages), True))
     fields = [
-        message_fields(m, answers.get(turn), reads_reasoning_key) for turn, m in enumerate(masked)
+        build_message_fields(m, answers.get(turn), reads_reasoning_key)
+        for turn, m in enumerate(masked)
     ]
     conversation = RenderedConversation(messages, masked, answers, marks, {})
-    return conversation, Conversation(fields, prefixes, tool_fields(masked))
+    return conversation, Conversation(fields, prefixes, build_tool_fields(masked))
 
 
 def _mask_answer(answer: Answer, marks: ControlTokenMarks) -> Answer:
@@ -88,13 +89,13 @@ def _mask_answer(answer: Answer, marks: ControlTokenMarks) -> Answer:
     )
 
 
-def error_of(failure: Failure) -> DataError:
+def build_render_error(failure: Failure) -> DataError:
     """Return the error for a conversation that could not be rendered."""
     if failure.over_limit:
         return TemplateLimitError(
             "conversation", f"the chat template was stopped, {failure.reason}"
         )
-    return DataError("conversation", f"{REFUSED}, {failure.reason:.80}")
+    return DataError("conversation", f"{REFUSED_BY_TEMPLATE}, {failure.reason:.80}")
 
 
 def require_all_texts(conversation: RenderedConversation, length: int, text: str) -> None:
@@ -111,7 +112,7 @@ def require_all_texts(conversation: RenderedConversation, length: int, text: str
         if content not in text and json.dumps(content, ensure_ascii=False)[1:-1] not in text:
             raise DataError(
                 "conversation",
-                f"{DROPS_MESSAGE}, the text of a {message.role} turn",
+                f"{TEMPLATE_DROPS_MESSAGE}, the text of a {message.role} turn",
                 hint="set another template with technique.chat_template.source, or change the rows",
             )
         if call := find_missing_calls(message, text):
@@ -134,7 +135,7 @@ def weighted_pieces(
         start = text.find(masked, max(position, found))
         if start < 0:
             hint = "write the answer as one text, without weights for its parts"
-            what = f"{DROPS_MESSAGE}, a part of an answer that has a weight"
+            what = f"{TEMPLATE_DROPS_MESSAGE}, a part of an answer that has a weight"
             raise DataError("conversation", what, hint=hint)
         if start > position:
             yield text[position:start], message.weight
@@ -158,4 +159,4 @@ def _content_start(message: Message, text: str, marks: ControlTokenMarks) -> int
 def drops_tools_error(what: str) -> DataError:
     """Return the error for a conversation whose tools or calls the template does not write."""
     hint = 'set a template that writes tools, such as technique.chat_template.source = "chatml"'
-    return DataError("conversation", f"{DROPS_MESSAGE}, {what}", hint=hint)
+    return DataError("conversation", f"{TEMPLATE_DROPS_MESSAGE}, {what}", hint=hint)

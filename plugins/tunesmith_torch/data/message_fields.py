@@ -15,23 +15,23 @@ from typing import Any
 from tunesmith.records import Chat, Message, Record, ToolCall, UnpairedPreference
 from tunesmith_torch.data.reasoning import CLOSING, OPENING, Answer, split_answer
 
-__all__ = ["message_fields", "tool_fields", "without_label"]
+__all__ = ["build_message_fields", "build_tool_fields", "unpaired_to_chat"]
 
 Mask = Callable[[str], str]
 """Replaces the control tokens in a text with marks."""
 
 
-def answer_of(message: Message) -> Answer:
+def parse_answer(message: Message) -> Answer:
     """Return the parts of an assistant turn, whose reasoning may be inside its text."""
     if message.reasoning:
         return Answer(message.text, OPENING, message.reasoning, CLOSING)
     return split_answer(message.text)
 
 
-def texts_of(message: Message) -> Iterator[str]:
+def list_message_texts(message: Message) -> Iterator[str]:
     """Yield every text of a message that people write and that may contain control tokens."""
     if message.role == "assistant":
-        answer = answer_of(message)
+        answer = parse_answer(message)
         yield from (answer.content, answer.reasoning)
     else:
         yield message.text
@@ -57,7 +57,7 @@ def mask_message(message: Message, text: str, mask: Mask) -> Message:
     )
 
 
-def message_fields(
+def build_message_fields(
     message: Message, answer: Answer | None, reads_reasoning_key: bool
 ) -> dict[str, Any]:
     """Return a message as the dict that the template gets."""
@@ -77,7 +77,7 @@ def _call_fields(call: ToolCall) -> dict[str, Any]:
     return {**fields, "id": call.id} if call.id else fields
 
 
-def tool_fields(messages: Sequence[Message]) -> list[Any] | None:
+def build_tool_fields(messages: Sequence[Message]) -> list[Any] | None:
     """Return the conversation's tool definitions; None without tools."""
     return [json.loads(text) for message in messages[:1] for text in message.tools] or None
 
@@ -92,7 +92,7 @@ def find_missing_calls(message: Message, text: str) -> str:
 
 def find_missing_tool(messages: Sequence[Message], text: str) -> str:
     """Return the name of a tool whose definition is missing from a rendered prompt, or ""."""
-    for definition in tool_fields(messages) or []:
+    for definition in build_tool_fields(messages) or []:
         function = definition.get("function", definition)
         if not all(_has(text, str(function.get(key, ""))) for key in ("name", "description")):
             return str(function.get("name"))
@@ -122,7 +122,7 @@ def _plain_json(text: str) -> str:
     return json.dumps(json.loads(text), ensure_ascii=False)
 
 
-def without_label(record: Record) -> Record:
+def unpaired_to_chat(record: Record) -> Record:
     """Return a labeled answer as a conversation that trains only the answer; others unchanged."""
     if not isinstance(record, UnpairedPreference):
         return record

@@ -20,7 +20,12 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 from tunesmith.errors import DataError
 from tunesmith.records import Message, Record, exchanges
 from tunesmith_torch.data.large_data import sample_evenly
-from tunesmith_torch.data.message_fields import answer_of, message_fields, texts_of, tool_fields
+from tunesmith_torch.data.message_fields import (
+    build_message_fields,
+    build_tool_fields,
+    list_message_texts,
+    parse_answer,
+)
 from tunesmith_torch.data.templates import Template
 
 __all__ = ["check_saved_template"]
@@ -85,7 +90,7 @@ def render_deployed(
     """Return the token ids of a prompt as transformers renders it."""
     ids: list[int] = tokenizer.apply_chat_template(
         [_fields(message, reads_reasoning_key) for message in prompt],
-        tools=tool_fields(prompt),
+        tools=build_tool_fields(prompt),
         add_generation_prompt=True,
         return_dict=False,
     )
@@ -93,8 +98,8 @@ def render_deployed(
 
 
 def _fields(message: Message, reads_reasoning_key: bool) -> dict[str, Any]:
-    answer = answer_of(message) if message.role == "assistant" else None
-    fields = message_fields(message, answer, reads_reasoning_key)
+    answer = parse_answer(message) if message.role == "assistant" else None
+    fields = build_message_fields(message, answer, reads_reasoning_key)
     if answer is not None and not reads_reasoning_key:
         fields["content"] = answer.text
     return fields
@@ -111,7 +116,7 @@ def _sample_prompts(
         for prompt, _ in pairs:
             if isinstance(prompt, str):  # plain text uses no template
                 continue
-            if not any(pattern.search(text) for m in prompt for text in texts_of(m)):
+            if not any(pattern.search(text) for m in prompt for text in list_message_texts(m)):
                 yield record.source, prompt
 
 

@@ -46,7 +46,7 @@ NO_EXAMPLE = Example((), ())
 
 
 @dataclass(frozen=True)
-class Tokenization:
+class TokenizationSettings:
     """Settings for turning records into examples."""
 
     template: Template
@@ -85,7 +85,7 @@ class StreamedExamples(Examples):
 
     def __init__(
         self,
-        tokenization: Tokenization,
+        tokenization: TokenizationSettings,
         all_records: Sequence[Record],
         records: NDArray[np.int64],
         skipped: Sequence[SkippedRow] = (),
@@ -112,7 +112,7 @@ class StreamedExamples(Examples):
 
     @classmethod
     def from_records(
-        cls, tokenization: Tokenization, records: Sequence[Record]
+        cls, tokenization: TokenizationSettings, records: Sequence[Record]
     ) -> StreamedExamples | None:
         """Return the examples of these records, or None if they cannot be streamed."""
         kinds: dict[tuple[object, ...], tuple[int, int]] = {}

@@ -42,7 +42,7 @@ from tunesmith.records import (
 from tunesmith_torch.data.chat_format import ChatFormat, Exchange
 from tunesmith_torch.data.conversation import RenderedConversation, TemplateLimitError
 from tunesmith_torch.data.example_store import ExampleStoreBuilder
-from tunesmith_torch.data.message_fields import answer_of, without_label
+from tunesmith_torch.data.message_fields import parse_answer, unpaired_to_chat
 from tunesmith_torch.data.named_templates import NAMED_TEMPLATES, named_template
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.refusals import NO_ANSWER
@@ -50,8 +50,8 @@ from tunesmith_torch.data.tokenization import SpanEncoder, TextSpan, list_contro
 from tunesmith_torch.data.tokenized_records import (
     TokenizedRecords,
     TokenizedRecordsBuilder,
+    build_skipped_row,
     join_exchanges,
-    skipped,
 )
 from tunesmith_torch.options.training import TEMPLATE_DATE, TrainingOptions
 from tunesmith_torch.untrusted.template_renderer import (
@@ -263,7 +263,7 @@ class Template:
                 self._exchanges_of_records(batch), number, strict=False
             ):
                 if isinstance(exchanges, DataError):
-                    builder.leave_out(record, exchanges)
+                    builder.skip_record(record, exchanges)
                     continue
                 pending.append((index, record, exchanges))
                 spans = chain.from_iterable(exchanges[-1])
@@ -288,10 +288,10 @@ class Template:
         rows = iter(records)
         while batch := list(islice(rows, _RECORDS_PER_CALL)):
             rejected = [replace(r, chosen=r.rejected) for r in batch if isinstance(r, Preference)]
-            pairs = self._exchanges_of_records([*map(without_label, batch), *rejected])
+            pairs = self._exchanges_of_records([*map(unpaired_to_chat, batch), *rejected])
             for record, exchanges in pairs:
                 if isinstance(exchanges, DataError):
-                    yield skipped(record, exchanges)
+                    yield build_skipped_row(record, exchanges)
 
     def _is_control(self, text: str) -> bool:
         return self.encoder.control_pattern.search(text) is not None
@@ -404,7 +404,7 @@ def _with_defaults(source: str, kwargs: Mapping[str, Any]) -> str:
 def _plain_answer(message: Message) -> str:
     """Return the text of an answer for a model without a chat template."""
     _require_plain(message)
-    return answer_of(message).text
+    return parse_answer(message).text
 
 
 def _require_plain(message: Message) -> None:

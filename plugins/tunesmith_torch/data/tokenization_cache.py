@@ -34,7 +34,7 @@ MIN_CHARACTERS = 1_000_000
 """Number of characters below which nothing is cached: tokenizing them takes half a second."""
 MAX_BYTES = 2_000_000_000
 """Maximum size of the cache in bytes; beyond it, the least recently used entries are deleted."""
-SWITCH = "TUNESMITH_TOKEN_CACHE"
+CACHE_VARIABLE = "TUNESMITH_TOKEN_CACHE"
 """Environment variable that turns the cache off if it is 0."""
 
 _FOLDER, _ACCOUNTS = "tokens", "accounts.json"
@@ -55,7 +55,7 @@ def tokenize_cached(
     def tokenize() -> TokenizedRecords:
         return template.tokenize_records(records, max_length, truncate_prompts=truncate_prompts)
 
-    is_off = os.environ.get(SWITCH) == "0"
+    is_off = os.environ.get(CACHE_VARIABLE) == "0"
     if is_off or sum(len(content_key(record)) for record in records) < MIN_CHARACTERS:
         return tokenize()
     settings = (template.sha256, max_length, truncate_prompts)

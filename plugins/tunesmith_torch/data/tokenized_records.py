@@ -101,11 +101,11 @@ class TokenizedRecordsBuilder:
         if is_truncated:
             self.truncated.append(index)
         if longest:
-            self.skipped.append(row_too_long(record.source, longest, self.max_length))
+            self.skipped.append(build_too_long_row(record.source, longest, self.max_length))
 
-    def leave_out(self, record: Record, error: DataError) -> None:
+    def skip_record(self, record: Record, error: DataError) -> None:
         """Skip a record, with the error as the reason."""
-        self.skipped.append(skipped(record, error))
+        self.skipped.append(build_skipped_row(record, error))
 
     def build(self) -> TokenizedRecords:
         """Return the tokenized records."""
@@ -118,14 +118,14 @@ class TokenizedRecordsBuilder:
         )
 
 
-def row_too_long(source: str, tokens: int, limit: int) -> SkippedRow:
+def build_too_long_row(source: str, tokens: int, limit: int) -> SkippedRow:
     """Return the report of a record that is skipped because it is too long."""
     return SkippedRow(
         where=source, cause=TOO_LONG, detail=f"{tokens:,} tokens, at most {limit:,} are allowed"
     )
 
 
-def skipped(record: Record, error: DataError) -> SkippedRow:
+def build_skipped_row(record: Record, error: DataError) -> SkippedRow:
     """Return the report of a record that is skipped because of this error."""
     cause, _, detail = error.message.removeprefix(f"{error.where}: ").partition(", ")
     return SkippedRow(where=record.source, cause=cause, detail=detail[:80])

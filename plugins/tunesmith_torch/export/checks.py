@@ -31,7 +31,7 @@ from tunesmith_torch.export.reference import (
     Reference,
     RenderedPrompt,
     ScoredRow,
-    can_pass,
+    can_exceed_limit,
 )
 
 __all__ = ["require"]
@@ -288,7 +288,7 @@ def _check_long_texts(
                 f"KL of {format_deviation(kl)} nats in {text}, but {format_deviation(short)} in "
                 "short ones: the engine may compute long texts differently"
             )
-    left = [limit.what for limit in reference.limits if row is None or not can_pass(limit)]
+    left = [limit.what for limit in reference.limits if row is None or not can_exceed_limit(limit)]
     if left:
         raise NotVerifiedError(
             f"the model has {', '.join(left)}, but only {text} were compared: the engine may "

@@ -40,26 +40,37 @@ from tunesmith_torch.export.engine_model import EngineModel
 from tunesmith_torch.export.merge_by_tensor import write_merged
 from tunesmith_torch.export.reference import Reference, score_rows
 from tunesmith_torch.generation.text_model import TorchTextModel
-from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS, artifact_format, attach_adapter
-from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
+from tunesmith_torch.models.artifacts import (
+    ADAPTER_WEIGHTS_FILE,
+    attach_adapter,
+    detect_artifact_format,
+)
+from tunesmith_torch.models.legacy_config_keys import write_legacy_config_keys
 from tunesmith_torch.models.loading import load_base, load_tokenizer
 from tunesmith_torch.models.merging import MergeOptions, load_training_base, refuse_other_folder
 from tunesmith_torch.runtime.malloc import release_memory
 
-__all__ = ["Announce", "Export", "Measure", "Merge", "TrainedModel", "export_run"]
+__all__ = [
+    "AnnounceFunction",
+    "Export",
+    "MeasureFunction",
+    "MergeFunction",
+    "TrainedModel",
+    "export_run",
+]
 
-CERTIFICATE = "export.json"
+CERTIFICATE_FILE = "export.json"
 SCHEMA = "tunesmith.export/1"
 EXPORT = "export"
 """Name of the export format in a folder's manifest."""
-_NOT_COPIED = frozenset({ADAPTER_WEIGHTS, "adapter_config.json", "README.md", MANIFEST})
+_NOT_COPIED = frozenset({ADAPTER_WEIGHTS_FILE, "adapter_config.json", "README.md", MANIFEST})
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model")
 """Tokenizer files of a base model that converters read; transformers does not save them."""
 
 OptionsT = TypeVar("OptionsT", bound=Options)
-Merge = Callable[[Path, Path, Path, MergeOptions, torch.dtype], None]
-Measure = Callable[[TextModel], Sequence[Measurement]]
-Announce = Callable[[str], None]
+MergeFunction = Callable[[Path, Path, Path, MergeOptions, torch.dtype], None]
+MeasureFunction = Callable[[TextModel], Sequence[Measurement]]
+AnnounceFunction = Callable[[str], None]
 """Receives a short description of each step as it starts."""
 
 
@@ -75,7 +86,7 @@ class TrainedModel:
     artifact: Path
     merge: MergeOptions
     test: Sequence[Record]
-    measure: Measure | None = None
+    measure: MeasureFunction | None = None
     """Measures a text model with the run's own metric; None without a metric."""
     higher_is_better: bool = True
 
@@ -120,9 +131,9 @@ def export_run(
     trained: TrainedModel,
     export: Export,
     out: Path,
-    merge: Merge = write_merged,
+    merge: MergeFunction = write_merged,
     *,
-    announce: Announce = _announce_nothing,
+    announce: AnnounceFunction = _announce_nothing,
 ) -> dict[str, Any]:
     """Write the model to ``out``, verified or not at all; return the certificate.
 
@@ -156,7 +167,7 @@ def check_adapter_alone(trained: TrainedModel, export: Export) -> None:
     Raises:
         UsageError: the run has no such adapter.
     """
-    if artifact_format(trained.artifact) != "adapter":
+    if detect_artifact_format(trained.artifact) != "adapter":
         raise UsageError(
             f"{export.name}: the run trained all weights, so there is no adapter to export",
             hint="export the whole model, without the option for adapters",
@@ -168,10 +179,10 @@ def check_adapter_alone(trained: TrainedModel, export: Export) -> None:
 def prepare_model(
     trained: TrainedModel,
     folder: Path,
-    merge: Merge | None = write_merged,
+    merge: MergeFunction | None = write_merged,
     *,
     with_metric: bool = True,
-    announce: Announce = _announce_nothing,
+    announce: AnnounceFunction = _announce_nothing,
 ) -> PreparedModel:
     """Record the trained model's behavior, and write the model to an empty folder for exporters.
 
@@ -197,7 +208,7 @@ def prepare_model(
         expected = trained.measure(TorchTextModel(model, template, trained.merge.device))
     del model
     release_memory()
-    is_merged = artifact_format(trained.artifact) == "adapter" and merge is not None
+    is_merged = detect_artifact_format(trained.artifact) == "adapter" and merge is not None
     if is_merged:
         announce("merging the adapter into the base model")
     with _full_disk(folder):
@@ -227,7 +238,10 @@ def check_merged_folder(
 
 
 def export_prepared(
-    prepared: PreparedModel, export: Export, out: Path, announce: Announce = _announce_nothing
+    prepared: PreparedModel,
+    export: Export,
+    out: Path,
+    announce: AnnounceFunction = _announce_nothing,
 ) -> dict[str, Any]:
     """Write a prepared model to ``out``, verified or not at all; return the certificate.
 
@@ -242,7 +256,7 @@ def export_prepared(
         if isinstance(export.exporter, ServedExporter):
             certificate["serve"] = export.exporter.serve_command(None)
         text = json.dumps(certificate, indent=2, ensure_ascii=False) + "\n"
-        (folder / CERTIFICATE).write_text(text, encoding="utf-8")
+        (folder / CERTIFICATE_FILE).write_text(text, encoding="utf-8")
         (folder / "README.md").write_text(_build_card(out.name, certificate), encoding="utf-8")
 
     with _engine_errors(export.name):
@@ -281,7 +295,7 @@ def _engine_errors(name: str) -> Iterator[None]:
 
 
 def _write_and_check(
-    prepared: PreparedModel, export: Export, out: Path, announce: Announce
+    prepared: PreparedModel, export: Export, out: Path, announce: AnnounceFunction
 ) -> dict[str, Any]:
     checks, trained = ExportChecks(passed=dict(prepared.merge_checks)), prepared.trained
     announce(f"writing {export.name}")
@@ -315,7 +329,7 @@ def _write_and_check(
 def load_trained(trained: TrainedModel) -> nn.Module:
     """Return the trained model from its saved files, computing in float32."""
     model: nn.Module
-    if artifact_format(trained.artifact) == "adapter":
+    if detect_artifact_format(trained.artifact) == "adapter":
         base = load_training_base(trained.base, trained.merge)
         model = attach_adapter(base, trained.artifact)
     else:
@@ -324,10 +338,10 @@ def load_trained(trained: TrainedModel) -> nn.Module:
     return model
 
 
-def write_model(trained: TrainedModel, folder: Path, merge: Merge = write_merged) -> None:
+def write_model(trained: TrainedModel, folder: Path, merge: MergeFunction = write_merged) -> None:
     """Write the folder that exporters read: a merged model, or links to a fully trained one."""
     files = [file for file in sorted(trained.artifact.iterdir()) if file.is_file()]
-    if artifact_format(trained.artifact) == "adapter":
+    if detect_artifact_format(trained.artifact) == "adapter":
         merge(trained.base, trained.artifact, folder, trained.merge, torch.float32)
         for file in files:
             if file.name not in _NOT_COPIED:
@@ -346,7 +360,7 @@ def write_config(
 ) -> None:
     """Write the config of a base model as merging does, but no weights."""
     shutil.copyfile(base / "config.json", out / "config.json")
-    write_earlier_keys(out)
+    write_legacy_config_keys(out)
 
 
 def compare_metric(
@@ -396,7 +410,7 @@ tags: [tunesmith, {certificate["exporter"]}]
 
 Exported with tunesmith by `{certificate["exporter"]}`{f" ({options})" if options else ""}.
 The export was loaded and compared with the trained model on {certificate["rows"]} test rows.
-`{CERTIFICATE}` contains the results as JSON.
+`{CERTIFICATE_FILE}` contains the results as JSON.
 
 | check | result |
 |---|---|

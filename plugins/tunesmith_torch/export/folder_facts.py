@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from tunesmith_torch.models.model_folder import check_folder, weight_files
+from tunesmith_torch.models.model_folder import check_model_folder, find_weight_files
 
 __all__ = ["read_added_tokens", "read_folder_facts"]
 
@@ -19,9 +19,9 @@ def read_folder_facts(folder: Path) -> dict[str, Any]:
     Raises:
         IntegrityError: a file is missing or incomplete.
     """
-    config = check_folder(folder)
+    config = check_model_folder(folder)
     text_config = config.get("text_config", config)
-    names = {name for file in weight_files(folder) for name in _list_names(file)}
+    names = {name for file in find_weight_files(folder) for name in _list_names(file)}
     is_tied = bool(text_config.get("tie_word_embeddings"))
     generation = folder / "generation_config.json"
     ends = json.loads(generation.read_text("utf-8")) if generation.is_file() else config

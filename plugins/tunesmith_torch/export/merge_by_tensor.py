@@ -34,10 +34,10 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.errors import UsageError
 from tunesmith_torch.models.adapter_config import can_load_on_meta
 from tunesmith_torch.models.artifacts import attach_adapter
-from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
+from tunesmith_torch.models.legacy_config_keys import write_legacy_config_keys
 from tunesmith_torch.models.loading import LoadedBase, build_on_meta, load_tokenizer
 from tunesmith_torch.models.merging import MergeOptions, save_merged
-from tunesmith_torch.models.model_folder import weight_files
+from tunesmith_torch.models.model_folder import find_weight_files
 from tunesmith_torch.models.quantization import list_quantized, quantize_and_dequantize
 
 INDEX = "model.safetensors.index.json"
@@ -61,7 +61,7 @@ def write_merged(
             "weights, so it cannot be merged",
             hint="serve the base model together with the adapter, using peft",
         )
-    model = attach_without_weights(base, adapter, config, options)
+    model = attach_adapters_on_meta(base, adapter, config, options)
     if model is None:
         save_merged(base, adapter, out, options, dtype)
         return
@@ -69,10 +69,10 @@ def write_merged(
     inner = model.get_base_model()
     inner.config.dtype, inner.config.architectures = dtype, [type(inner).__name__]
     inner.config.save_pretrained(out)
-    write_earlier_keys(out)
+    write_legacy_config_keys(out)
 
 
-def attach_without_weights(
+def attach_adapters_on_meta(
     base: Path, adapter: Path, config: PeftConfig, options: MergeOptions
 ) -> PeftModel | None:
     """Return the model with adapters but without weights; None if it must be merged whole."""
@@ -81,7 +81,7 @@ def attach_without_weights(
     empty = _without_memory(build_on_meta(base))
     loaded = LoadedBase(empty, load_tokenizer(base), empty.config, base)
     model = attach_adapter(loaded, adapter, fused_kernels=False)
-    names = {name for file in weight_files(base) for name in _tensor_names(file)}
+    names = {name for file in find_weight_files(base) for name in _tensor_names(file)}
     for name, module in model.get_base_model().named_modules():
         if isinstance(module, (ParamWrapper, AuxiliaryTrainingWrapper)):
             return None
@@ -113,7 +113,7 @@ def _write_shards(
         quantized = list_quantized(build_on_meta(base), options.quantization)
     shards: list[list[str]] = []
     shard: dict[str, Tensor] = {}
-    files = weight_files(base)
+    files = find_weight_files(base)
     limit = max(file.stat().st_size for file in files)
     total = 0
 

@@ -19,10 +19,10 @@ from tunesmith.contracts import Generation
 from tunesmith.records import Prompt
 from tunesmith_torch.export.folder_tokenizer import FolderTokenizer, open_tokenizer
 from tunesmith_torch.models.loading import no_progress_bars
-from tunesmith_torch.models.model_folder import weight_files
+from tunesmith_torch.models.model_folder import find_weight_files
 from tunesmith_torch.untrusted.foreign_code import refuse_foreign_code
 
-__all__ = ["PlainTransformers", "copy_files", "copy_model", "open_plain"]
+__all__ = ["TransformersEngine", "copy_files", "copy_model", "open_transformers_engine"]
 
 INDEX = "model.safetensors.index.json"
 
@@ -31,7 +31,7 @@ def copy_model(model: Path, out: Path, dtype_name: str) -> None:
     """Copy all files of a model, converting weights file by file to a format like ``bfloat16``."""
     dtype = getattr(torch, dtype_name)
     total = 0
-    for file in weight_files(model):
+    for file in find_weight_files(model):
         with safe_open(file, framework="pt") as stored:
             tensors = {name: _convert(stored.get_tensor(name), dtype) for name in stored.keys()}  # noqa: SIM118
         save_file(tensors, out / file.name, metadata={"format": "pt"})
@@ -49,17 +49,17 @@ def copy_files(model: Path, out: Path, skipped: tuple[str, ...]) -> None:
             shutil.copyfile(file, out / file.name)
 
 
-def open_plain(folder: Path) -> PlainTransformers:
+def open_transformers_engine(folder: Path) -> TransformersEngine:
     """Load a folder in float32, with plain transformers calls."""
     refuse_foreign_code(folder)
     with no_progress_bars():
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
         )
-    return PlainTransformers(model.eval(), open_tokenizer(folder))
+    return TransformersEngine(model.eval(), open_tokenizer(folder))
 
 
-class PlainTransformers(FolderTokenizer):
+class TransformersEngine(FolderTokenizer):
     """A model in plain transformers, without this toolkit's templates, attention and generation."""
 
     def __init__(self, model: nn.Module, tokenizer: Tokenizer) -> None:

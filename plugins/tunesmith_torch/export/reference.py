@@ -21,7 +21,7 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.export.context_limits import ContextLimit, find_context_limits
 from tunesmith_torch.generation.text_model import TorchTextModel
 
-__all__ = ["render"]
+__all__ = ["render_prompt"]
 
 MAX_ROWS = 8
 """Maximum number of test rows to score."""
@@ -113,7 +113,7 @@ class Reference:
         )
 
 
-def is_plain(prompt: Prompt) -> bool:
+def is_text_only(prompt: Prompt) -> bool:
     """Return True if a prompt has only text, which every engine supports."""
     return isinstance(prompt, str) or all(
         isinstance(m.content, str) and not m.tools and not m.tool_calls and m.role != "tool"
@@ -141,7 +141,7 @@ def score_rows(model: TorchTextModel, records: Sequence[Record]) -> list[ScoredR
 
 def _plain_exchanges(records: Sequence[Record]) -> Iterator[Exchange]:
     for prompt, answer in map(last_exchange, records):
-        if prompt and is_plain(prompt):
+        if prompt and is_text_only(prompt):
             yield prompt, answer
 
 
@@ -184,7 +184,7 @@ def _score_long_row(
     model: TorchTextModel, rows: Sequence[ScoredRow], limits: Sequence[ContextLimit]
 ) -> ScoredRow | None:
     """Return the rows as one text, repeated until it exceeds every limit that it can exceed."""
-    passed = [limit.tokens for limit in limits if can_pass(limit)]
+    passed = [limit.tokens for limit in limits if can_exceed_limit(limit)]
     if not passed or not rows:
         return None
     text = chain.from_iterable(row.ids for row in cycle(rows))
@@ -192,7 +192,7 @@ def _score_long_row(
     return _score_row(model, "", ids, [*ids[1 - MAX_SCORED_TOKENS :], last])
 
 
-def can_pass(limit: ContextLimit) -> bool:
+def can_exceed_limit(limit: ContextLimit) -> bool:
     """Return True if a text beyond this limit can be compared."""
     return limit.tokens + TOKENS_AFTER_LIMIT <= min(MAX_LONG_TOKENS, limit.context)
 
@@ -231,19 +231,19 @@ def _render_prompts(template: Template, asked: Sequence[Prompt]) -> Iterator[Ren
     hard = [(Message("user", text),) for text in HARD_TEXTS]
     for prompt in [*asked, *hard]:
         yield RenderedPrompt(
-            "prompt", prompt, render(template, prompt), template.encode_prompt(prompt)
+            "prompt", prompt, render_prompt(template, prompt), template.encode_prompt(prompt)
         )
     if template.chat is None:
         return
     for prompt in ((SYSTEM, Message("user", text)) for text in HARD_TEXTS):
         try:
-            text = render(template, prompt)
+            text = render_prompt(template, prompt)
         except Exception:  # a template can make jinja raise any exception
             return  # the model does not support a system prompt
         yield RenderedPrompt("system prompt", prompt, text, template.encode_prompt(prompt))
 
 
-def render(template: Template, prompt: Prompt) -> str:
+def render_prompt(template: Template, prompt: Prompt) -> str:
     """Return a prompt, rendered by transformers with the saved template."""
     if isinstance(prompt, str):
         return prompt

@@ -27,7 +27,7 @@ Workspace = Callable[[Sequence[Any]], int]
 """Returns the bytes that an operation's kernel needs as workspace, given its arguments."""
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class AllocationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records a timeline of allocations.
 
     ``workspaces`` gives the workspaces of kernels by operation, which no dispatch mode can see.
@@ -175,7 +175,7 @@ def _storage_key(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def track_layers(layers: Sequence[nn.Module], recorder: Recorder) -> list[Any]:
+def track_layers(layers: Sequence[nn.Module], recorder: AllocationRecorder) -> list[Any]:
     """Set the recorder's layer during the forward pass, recomputation, and the backward pass.
 
     The backward pass enters a layer when the gradient of the layer's output is known.
@@ -208,7 +208,7 @@ def track_layers(layers: Sequence[nn.Module], recorder: Recorder) -> list[Any]:
     return handles
 
 
-def _layer_setter(recorder: Recorder, number: int) -> Callable[[Tensor], None]:
+def _layer_setter(recorder: AllocationRecorder, number: int) -> Callable[[Tensor], None]:
     def set_layer(gradient: Tensor) -> None:
         recorder.layer = number
 

@@ -201,7 +201,7 @@ def _segment_size(size: int) -> int:
     return -(-size // LARGE_SEGMENT_ROUNDING) * LARGE_SEGMENT_ROUNDING
 
 
-def replay(
+def replay_allocations(
     events: Iterable[AllocationEvent], allocator: CudaAllocator | GlibcHeap
 ) -> tuple[int, int]:
     """Run all events through an allocator.

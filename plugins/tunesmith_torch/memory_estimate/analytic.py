@@ -142,7 +142,7 @@ def training_memory(setting: EstimateSetting) -> MemoryParts:
     gradients = setting.trainable_parameters * 4
     if setting.is_sharded:
         gradients //= setting.processes
-        static["gathered"] = per_rank.Shards(setting).gathered
+        static["gathered"] = per_rank.ShardSizes(setting).gathered
     head = _head_bytes(setting)
     # With several micro-batches, gradients of the earlier ones exist during the forward pass.
     accumulated = gradients if setting.workload.accumulates_gradients else 0
@@ -171,7 +171,7 @@ def stored_memory(setting: EstimateSetting) -> dict[str, int]:
         static["masters"] = trainable * 4
     static["optimizer"] = round(trainable * setting.moment_bytes)
     if setting.is_sharded:
-        shards = per_rank.Shards(setting)
+        shards = per_rank.ShardSizes(setting)
         static = {name: shards.part(size) for name, size in static.items()}
         static["weights"] = shards.weights
     return static
@@ -182,7 +182,7 @@ def gathering_memory(setting: EstimateSetting) -> MemoryParts:
 
     This happens for evaluations on validation rows, and when the artifact is saved.
     """
-    static = {**stored_memory(setting), "whole weights": per_rank.Shards(setting).whole}
+    static = {**stored_memory(setting), "whole weights": per_rank.ShardSizes(setting).whole}
     return MemoryParts(static, {}, _framework_and_fragmentation(setting, sum(static.values())))
 
 

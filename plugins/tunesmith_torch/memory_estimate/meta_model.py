@@ -16,7 +16,7 @@ from tunesmith_torch.kernels import rms_norm
 from tunesmith_torch.runtime import bitsandbytes
 from tunesmith_torch.untrusted.foreign_code import ATTENTION_KEYS
 
-__all__ = ["make_meta_config", "make_meta_model", "quantizable_layers"]
+__all__ = ["find_quantizable_layers", "make_meta_config", "make_meta_model"]
 
 _IGNORED_CONFIG_KEYS = ("auto_map", "quantization_config", *ATTENTION_KEYS)
 
@@ -56,7 +56,7 @@ def make_meta_model(
     return model
 
 
-def quantizable_layers(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+def find_quantizable_layers(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     """Yield the parent, name and module of each plain linear layer, except the output head."""
     head = model.get_output_embeddings()
     for parent in list(model.modules()):
@@ -73,7 +73,7 @@ def quantize_8bit(model: PreTrainedModel, *, gpu: bool) -> None:
     Raises:
         EnvironmentProblem: bitsandbytes is not installed.
     """
-    package = bitsandbytes.get_package()
+    package = bitsandbytes.import_bitsandbytes()
     layer_class = package.nn.Linear8bitLt
     if gpu:
         product = import_module("bitsandbytes.autograd._functions").MatMul8bitLt.apply
@@ -84,7 +84,7 @@ def quantize_8bit(model: PreTrainedModel, *, gpu: bool) -> None:
                 return out
 
         layer_class = GpuLinear8bit
-    for parent, name, layer in quantizable_layers(model):
+    for parent, name, layer in find_quantizable_layers(model):
         setattr(parent, name, _linear_8bit(layer_class, layer))
     model.is_loaded_in_8bit = True
 
@@ -107,8 +107,8 @@ def quantize_4bit(model: PreTrainedModel, *, double: bool, dtype: torch.dtype) -
     Raises:
         EnvironmentProblem: bitsandbytes is not installed.
     """
-    package = bitsandbytes.get_package()
-    for parent, name, layer in quantizable_layers(model):
+    package = bitsandbytes.import_bitsandbytes()
+    for parent, name, layer in find_quantizable_layers(model):
         if layer.in_features % 64 == 0:
             setattr(parent, name, _linear_4bit(package, layer, double, dtype))
     model.is_loaded_in_4bit = True
@@ -181,7 +181,7 @@ def _empty_like(tensor: Tensor) -> Tensor:
 
 def _pack_4bit(layer: Any, *, double: bool) -> None:
     """Set a 4-bit layer's packed weight and scales."""
-    package = bitsandbytes.get_package()
+    package = bitsandbytes.import_bitsandbytes()
     rows, columns = layer.out_features, layer.in_features
     blocks = rows * columns // 64
     state: Any = package.functional.QuantState
@@ -213,7 +213,7 @@ def _pack_8bit(layer: Any) -> None:
     layer.state.SCB = torch.empty(layer.out_features)
 
 
-def stored_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def list_stored_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield the name and tensor of everything a model holds, including quantization scales."""
     yield from model.named_parameters()
     yield from model.named_buffers()

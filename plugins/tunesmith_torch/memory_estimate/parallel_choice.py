@@ -15,7 +15,7 @@ from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
 from tunesmith_torch.options.training import Parallel, TrainingOptions
 
-__all__ = ["build_setting"]
+__all__ = ["build_estimate_setting"]
 
 MEMORY_SHARE = 0.9
 """Share of the free memory that an estimate's upper bound may use."""
@@ -33,7 +33,7 @@ class ParallelChoice:
         return f'parallel = "auto" is "{self.parallel}": {self.reason}'
 
 
-def build_setting(
+def build_estimate_setting(
     options: TrainingOptions, request: EstimateRequest, grouping: Grouping = SINGLE_COMPLETION
 ) -> EstimateSetting:
     """Return the setting of a request; resolve ``parallel = "auto"`` and note the choice."""

@@ -47,7 +47,7 @@ def sum_buffer_bytes(setting: EstimateSetting) -> int:
 
 
 @dataclass(frozen=True)
-class Shards:
+class ShardSizes:
     """The bytes of a sharded model that one process holds."""
 
     setting: EstimateSetting

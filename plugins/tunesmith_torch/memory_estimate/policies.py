@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from tunesmith.estimates import Estimate, EstimateRequest, PhaseMemory
 from tunesmith.records import Record, UnpairedPreference
 from tunesmith_torch.memory_estimate import analytic, constants, per_rank
-from tunesmith_torch.memory_estimate.parallel_choice import build_setting
+from tunesmith_torch.memory_estimate.parallel_choice import build_estimate_setting
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.techniques import (
     analytic_estimate,
@@ -34,10 +34,16 @@ from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.options.preference import PairOptions, PreferenceLossOptions
 from tunesmith_torch.runtime.processes import map_in_processes
 
-__all__ = ["Stage", "estimate_preferences", "estimate_stages", "pair_grouping", "policy_grouping"]
+__all__ = [
+    "Stage",
+    "build_pair_grouping",
+    "build_policy_grouping",
+    "estimate_preferences",
+    "estimate_stages",
+]
 
 
-def pair_grouping(
+def build_pair_grouping(
     options: PairOptions, device: str, *, scores_last_token: bool = False
 ) -> Grouping:
     """Return the grouping of pairs and labeled answers: all completions of a row are computed.
@@ -51,7 +57,7 @@ def pair_grouping(
     )
 
 
-def policy_grouping(options: PolicyOptions, device: str) -> Grouping:
+def build_policy_grouping(options: PolicyOptions, device: str) -> Grouping:
     """Return the grouping of a policy, which samples several completions for each prompt."""
     generation = options.generation
     return Grouping(
@@ -68,7 +74,7 @@ def estimate_preferences(
     The reference's log-probabilities are computed before training and cached, so the reference
     needs no extra memory. Its forward passes count as work, and so do those for KTO's KL estimate.
     """
-    grouping = pair_grouping(options, request.device)
+    grouping = build_pair_grouping(options, request.device)
     for estimate in estimate_supervised(options, request, grouping):
         epochs = _epochs(options, request, estimate.steps)
         passes = TRAINING_PASSES + _further_passes(loss, epochs, request.train)
@@ -132,8 +138,8 @@ class Stage:
         With adapters, the reference shares the policy's base model. If all weights are trained, the
         reference is a frozen copy.
         """
-        grouping = policy_grouping(options, request.device)
-        setting = build_setting(options, request, grouping)
+        grouping = build_policy_grouping(options, request.device)
+        setting = build_estimate_setting(options, request, grouping)
         models = {"reward model": reward_model_bytes} if reward_model_bytes else {}
         if options.adapt == "full" and options.needs_reference:
             models["reference"] = setting.shape.parameters * setting.compute_bytes
@@ -169,7 +175,7 @@ def _with_earlier_stages(setting: EstimateSetting, estimate: Estimate) -> Estima
     # Estimates with rows of different lengths already contain them; analytic ones never do.
     if setting.workload.has_ragged_rows or estimate.method != "traced" or setting.device != "cpu":
         return estimate
-    train = traced.with_varied_shapes(estimate.memory["train"])
+    train = traced.add_varied_shape_memory(estimate.memory["train"])
     return replace(estimate, memory={**estimate.memory, "train": train})
 
 
@@ -246,7 +252,7 @@ def _rollout_memory(stage: Stage, policy: PolicyOptions) -> PhaseMemory:
     merged = analytic.merged_weights_memory(setting, rows * policy.generation.max_new_tokens)
     static = {**analytic.stored_memory(setting), **merged}
     if setting.is_sharded:
-        static["whole weights"] = per_rank.Shards(setting).whole
+        static["whole weights"] = per_rank.ShardSizes(setting).whole
     parts = analytic.MemoryParts(
         {**static, **stage.resident_models},
         {

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from tunesmith.errors import TunesmithError
 from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
 from tunesmith_torch.memory_estimate import analytic
-from tunesmith_torch.memory_estimate.parallel_choice import build_setting
+from tunesmith_torch.memory_estimate.parallel_choice import build_estimate_setting
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
 from tunesmith_torch.options.training import TrainingOptions
@@ -26,7 +26,7 @@ def estimate_supervised(
     options: TrainingOptions, request: EstimateRequest, grouping: Grouping = SINGLE_COMPLETION
 ) -> Iterator[Estimate]:
     """Yield two estimates: one by arithmetic, then one with exact row lengths and a traced step."""
-    setting = build_setting(options, request, grouping)
+    setting = build_estimate_setting(options, request, grouping)
     yield analytic_estimate(setting, request)
     yield refined_estimate(setting, request)[1]
 

@@ -53,7 +53,7 @@ class EventRun:
     events: list[AllocationEvent] = field(default_factory=list)
 
 
-class NotUniform(Exception):
+class NonUniformLayersError(Exception):
     """Raised if the middle layers allocate differently, so all layers must be traced."""
 
 
@@ -191,7 +191,7 @@ class Timeline:
         """Return the timeline for ``layers`` layers; this one must have :data:`TRACED_LAYERS`.
 
         Raises:
-            NotUniform: the middle layers differ, so none of them can be repeated.
+            NonUniformLayersError: the middle layers differ, so none of them can be repeated.
         """
         return _LayerRepeater(self, layers).timeline()
 
@@ -211,7 +211,7 @@ class _LayerRepeater:
 
     def __init__(self, source: Timeline, layers: int) -> None:
         if layers < TRACED_LAYERS:
-            raise NotUniform(f"{layers} layers are too few to repeat one")
+            raise NonUniformLayersError(f"{layers} layers are too few to repeat one")
         self.layers = layers
         self.numbered_runs = _number_occurrences(source.runs)
         self.sites: dict[int, _AllocationSite] = {}
@@ -255,7 +255,7 @@ class _LayerRepeater:
             if layer == _MIDDLE_LAYER:
                 before, after = (index.get((StepPosition(phase, x), occurrence)) for x in (1, 3))
                 if before is None or after is None:
-                    raise NotUniform(f"{phase}: the middle layer has no neighbors")
+                    raise NonUniformLayersError(f"{phase}: the middle layer has no neighbors")
                 descends[phase, occurrence] = before > after
         return descends
 
@@ -268,7 +268,9 @@ class _LayerRepeater:
             for other in (1, 3):
                 neighbor = self.by_position.get((StepPosition(position.phase, other), occurrence))
                 if neighbor is None or self._signature(neighbor) != signature:
-                    raise NotUniform(f"{position.phase}: layers {other} and {_MIDDLE_LAYER} differ")
+                    raise NonUniformLayersError(
+                        f"{position.phase}: layers {other} and {_MIDDLE_LAYER} differ"
+                    )
 
     def _signature(self, run: EventRun) -> list[object]:
         """Return the sizes that a run allocates, and the sites that it frees in the same layer."""

@@ -32,9 +32,9 @@ from tunesmith_torch.data.packing import Example
 from tunesmith_torch.kernels import block_attention
 from tunesmith_torch.losses.selected_positions import get_lm_head, unwrap_peft
 from tunesmith_torch.memory_estimate import gpu_substitutes, meta_model
-from tunesmith_torch.memory_estimate.allocation_recorder import Recorder, track_layers
+from tunesmith_torch.memory_estimate.allocation_recorder import AllocationRecorder, track_layers
 from tunesmith_torch.memory_estimate.setting import FP32_MOMENT_BYTES, EstimateSetting
-from tunesmith_torch.memory_estimate.timeline import TRACED_LAYERS, NotUniform, Timeline
+from tunesmith_torch.memory_estimate.timeline import TRACED_LAYERS, NonUniformLayersError, Timeline
 from tunesmith_torch.memory_estimate.workload import Workload
 from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora
 from tunesmith_torch.models.loading import LoadedBase, enable_gradient_checkpointing
@@ -77,7 +77,7 @@ def stretch_few_layers(setting: EstimateSetting, run: Callable[[int], StepTrace]
         try:
             few = run(TRACED_LAYERS)
             timeline = few.timeline.stretch_to_layers(layers)
-        except NotUniform:
+        except NonUniformLayersError:
             return run(layers)
         shape = setting.shape
         added = (layers - TRACED_LAYERS) * (shape.layer_linear_weights + shape.layer_other_weights)
@@ -99,7 +99,9 @@ def trace_layers(setting: EstimateSetting, layers: int, *, steps: int = 1) -> St
     model = cast(nn.Module, adapted.model)
     gpu = setting.device == "cuda"
     micro_batch = _largest_micro_batch(setting)
-    recorder = Recorder(gpu_substitutes.GPU_WORKSPACES if gpu else gpu_substitutes.CPU_WORKSPACES)
+    recorder = AllocationRecorder(
+        gpu_substitutes.GPU_WORKSPACES if gpu else gpu_substitutes.CPU_WORKSPACES
+    )
     with fake_tensors(gpu=gpu, autocast=setting.method != "full"):
         meta_model.materialize(model)
         with recorder.recording():
@@ -137,7 +139,7 @@ def fake_tensors(*, gpu: bool, autocast: bool) -> Iterator[None]:
 
 
 def record_model_tensors(
-    recorder: Recorder, model: nn.Module, base: Any, *, adapters: bool
+    recorder: AllocationRecorder, model: nn.Module, base: Any, *, adapters: bool
 ) -> None:
     """Record the tensors that exist before the first step.
 
@@ -148,10 +150,10 @@ def record_model_tensors(
     layer_numbers = {
         id(tensor): number
         for number, layer in enumerate(decoder.layers)
-        for _, tensor in meta_model.stored_tensors(layer)
+        for _, tensor in meta_model.list_stored_tensors(layer)
     }
     with recorder.phase("weights", flat=True):
-        for _, tensor in meta_model.stored_tensors(model):
+        for _, tensor in meta_model.list_stored_tensors(model):
             trained = isinstance(tensor, nn.Parameter) and tensor.requires_grad
             label = "adapter" if adapters and trained else "weights"
             recorder.record_existing(tensor, label, layer_numbers.get(id(tensor), -1))
@@ -223,7 +225,7 @@ def run_steps(
     setting: EstimateSetting,
     adapted: AdaptedModel,
     micro_batch: CompletionBatch,
-    recorder: Recorder,
+    recorder: AllocationRecorder,
 ) -> None:
     """Run ``count`` steps as the training loop does, each on the largest micro-batch."""
     with recorder.phase("masters", flat=True):
@@ -254,7 +256,7 @@ def run_steps(
 
 
 def _forward_backward(
-    name: str, adapted: AdaptedModel, micro_batch: CompletionBatch, recorder: Recorder
+    name: str, adapted: AdaptedModel, micro_batch: CompletionBatch, recorder: AllocationRecorder
 ) -> Tensor:
     """Run the forward and backward pass of one micro-batch; return its loss."""
     batch = micro_batch.batch

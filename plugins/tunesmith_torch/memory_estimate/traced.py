@@ -7,7 +7,11 @@ from dataclasses import replace
 
 from tunesmith.estimates import Estimate, PhaseMemory
 from tunesmith_torch.memory_estimate import analytic, constants, per_rank
-from tunesmith_torch.memory_estimate.allocator_replay import CudaAllocator, GlibcHeap, replay
+from tunesmith_torch.memory_estimate.allocator_replay import (
+    CudaAllocator,
+    GlibcHeap,
+    replay_allocations,
+)
 from tunesmith_torch.memory_estimate.setting import FP32_MOMENT_BYTES, EstimateSetting
 from tunesmith_torch.memory_estimate.timeline import Timeline
 from tunesmith_torch.memory_estimate.trace import trace_step
@@ -25,10 +29,10 @@ def estimate(setting: EstimateSetting) -> Estimate:
     by_arithmetic = analytic.estimate(setting)
     timeline = trace_step(setting).timeline
     if setting.processes > 1:
-        timeline = of_one_rank(timeline, setting)
+        timeline = shard_timeline(timeline, setting)
     train = memory_of_timeline(timeline, setting.device, setting.workload.length_factors)
     if setting.device == "cpu" and setting.workload.has_ragged_rows:
-        train = with_varied_shapes(train)
+        train = add_varied_shape_memory(train)
     if setting.device == "cpu" and setting.options.gradient_checkpointing:
         train = _with_recomputation_gaps(train)
     if setting.device == "cpu" and setting.moment_bytes != FP32_MOMENT_BYTES:
@@ -36,12 +40,12 @@ def estimate(setting: EstimateSetting) -> Estimate:
     return replace(by_arithmetic, method="traced", memory={**by_arithmetic.memory, "train": train})
 
 
-def of_one_rank(timeline: Timeline, setting: EstimateSetting) -> Timeline:
+def shard_timeline(timeline: Timeline, setting: EstimateSetting) -> Timeline:
     """Convert the allocations of a single process to those of one of several processes."""
     buffer = per_rank.sum_buffer_bytes(setting)
     if not setting.is_sharded:
         return timeline.with_block("temporaries", buffer, ".clip") if buffer else timeline
-    shards = per_rank.Shards(setting)
+    shards = per_rank.ShardSizes(setting)
     for label in STATIC_COMPONENTS:
         timeline = timeline.scale_label(label, 1 / setting.processes)
     if setting.adapter is None:  # the parts of the weights are fp32 masters themselves
@@ -59,7 +63,7 @@ def memory_of_timeline(
     """
     gpu = device == "cuda"
     allocator = CudaAllocator() if gpu else GlibcHeap()
-    allocated, reserved = replay((event for _, event in timeline), allocator)
+    allocated, reserved = replay_allocations((event for _, event in timeline), allocator)
     framework = constants.framework_memory("cuda" if gpu else "cpu")
     framework_bytes = sum(framework.values())
     parts = {name: size for name, size in sorted(timeline.peak_by_label().items()) if size}
@@ -82,7 +86,7 @@ Measured with rows of many lengths: 0 to 0.2 in six trainings.
 """
 
 
-def with_varied_shapes(memory: PhaseMemory) -> PhaseMemory:
+def add_varied_shape_memory(memory: PhaseMemory) -> PhaseMemory:
     """Return the memory on a CPU if micro-batches differ in size, or trainings share a process.
 
     Kernels are compiled for each size and stay in memory, between the blocks of the next sizes.

@@ -11,11 +11,11 @@ from tunesmith.contracts import Finding
 from tunesmith_torch.options.adaptation import AdapterOptions
 from tunesmith_torch.options.training import ScheduleOptions, TrainingOptions
 
-__all__ = ["LEAST_RATE", "check_optimizer", "find_inert_options", "find_sharded"]
+__all__ = ["MIN_LEARNING_RATE", "check_optimizer", "find_inert_options", "find_sharding_errors"]
 
-LEAST_RATE = 1e-7
+MIN_LEARNING_RATE = 1e-7
 """Below this learning rate, bf16 and fp32 weights hardly change in a usual number of steps."""
-USUAL_SCALES = (0.01, 128.0)
+USUAL_ADAPTER_SCALES = (0.01, 128.0)
 """Adapter scales that pass without a warning; those in common use are 0.25 to 32."""
 MOST_DROPOUT, MOST_WARMUP = 0.5, 0.5
 
@@ -38,14 +38,14 @@ def check_optimizer(options: TrainingOptions, device: str) -> list[Finding]:
     ]
 
 
-def find_sharded(options: BaseModel, where: str = "technique") -> Iterator[Finding]:
+def find_sharding_errors(options: BaseModel, where: str = "technique") -> Iterator[Finding]:
     """Yield an error for each table that shards the weights while a plugin adds to training."""
     if isinstance(options, TrainingOptions) and options.parallel == "sharded":
         text = '"sharded" cannot be used: a plugin table needs all weights; use "data"'
         yield Finding(level="error", where=f"{where}.parallel", message=text)
     for name, value in options:
         if isinstance(value, BaseModel):
-            yield from find_sharded(value, f"{where}.{name}")
+            yield from find_sharding_errors(value, f"{where}.{name}")
 
 
 def find_inert_options(options: BaseModel, where: str = "technique") -> Iterator[Finding]:
@@ -62,7 +62,7 @@ def find_inert_options(options: BaseModel, where: str = "technique") -> Iterator
 
 def _describe_inert(options: BaseModel) -> Iterator[tuple[str, str]]:
     """Yield the key and the effect of each such value in one table, without its subtables."""
-    if isinstance(options, TrainingOptions) and options.learning_rate < LEAST_RATE:
+    if isinstance(options, TrainingOptions) and options.learning_rate < MIN_LEARNING_RATE:
         text = f"{options.learning_rate:g} is so low that the weights hardly change"
         yield "learning_rate", f"{text}; usual values are 1e-6 to 1e-3"
     if isinstance(options, ScheduleOptions) and options.warmup_ratio > MOST_WARMUP:
@@ -70,7 +70,7 @@ def _describe_inert(options: BaseModel) -> Iterator[tuple[str, str]]:
         yield "warmup_ratio", f"{text}, so most have a low learning rate; usual is 0.03 to 0.1"
     if isinstance(options, AdapterOptions):
         scale = options.alpha / (options.rank**0.5 if options.use_rslora else options.rank)
-        if not USUAL_SCALES[0] <= scale <= USUAL_SCALES[1]:
+        if not USUAL_ADAPTER_SCALES[0] <= scale <= USUAL_ADAPTER_SCALES[1]:
             effect = "have little effect" if scale < 1 else "outweigh the base model"
             text = f"{options.alpha:g} scales the adapters by {scale:.3g}, so they {effect}"
             yield "alpha", f"{text}; usual is once or twice the rank"

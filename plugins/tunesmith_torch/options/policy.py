@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from tunesmith.options import Options
 from tunesmith_torch.options.chosen_adaptation import ChosenAdaptationOptions
-from tunesmith_torch.options.training import AutoTokens
+from tunesmith_torch.options.training import AutoTokenCount
 
 __all__ = [
     "Algorithm",
@@ -178,7 +178,7 @@ class PolicyOptions(ChosenAdaptationOptions):
         le=65536,
         description="Prompts per rollout; each gets `generation.num_generations` completions.",
     )
-    micro_batch_tokens: AutoTokens = Field(
+    micro_batch_tokens: AutoTokenCount = Field(
         default=2048,
         description=(
             "Maximum number of tokens in one forward and backward pass. It changes memory "

@@ -37,7 +37,7 @@ __all__ = [
     "CHECKPOINTING_HELP",
     "MIN_MICRO_BATCH_TOKENS",
     "AutoBool",
-    "AutoTokens",
+    "AutoTokenCount",
     "ChatTemplateOptions",
     "CheckpointOptions",
     "OptimizerOptions",
@@ -96,8 +96,8 @@ AutoBool = Annotated[
 """True, False, or None for ``auto``, which is resolved when the run starts."""
 Parallel = Literal["auto", "data", "sharded"]
 """How several processes train one model together."""
-AutoRows = Annotated[int, Field(ge=0, le=65536), *_AUTO_INT, _auto_int_schema(65536)]
-AutoTokens = Annotated[int, Field(ge=0, le=2**30), *_AUTO_INT, _auto_int_schema(2**30)]
+AutoRowCount = Annotated[int, Field(ge=0, le=65536), *_AUTO_INT, _auto_int_schema(65536)]
+AutoTokenCount = Annotated[int, Field(ge=0, le=2**30), *_AUTO_INT, _auto_int_schema(2**30)]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 """Decay rate of a moving average."""
 
@@ -283,14 +283,14 @@ class TrainingOptions(Options):
         ge=1,
         description="Stop after this many optimizer steps, even if `epochs` would allow more.",
     )
-    batch_size: AutoRows = Field(
+    batch_size: AutoRowCount = Field(
         default=16,
         description=(
             "Rows per optimizer step, including gradient accumulation and all processes. "
             '"auto": 16 rows, and the largest micro-batch that fits in memory.'
         ),
     )
-    micro_batch_tokens: AutoTokens = Field(
+    micro_batch_tokens: AutoTokenCount = Field(
         default=4096,
         description=(
             "Maximum number of tokens in one forward and backward pass. A batch is split "

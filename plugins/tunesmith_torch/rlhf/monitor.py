@@ -36,7 +36,7 @@ from tunesmith_torch.training.loop import BatchCounts
 from tunesmith_torch.training.monitor import MonitorDecision
 from tunesmith_torch.training.validation import require_state
 
-__all__ = ["Evaluation", "GoldReward", "PolicyMonitor"]
+__all__ = ["GoldReward", "PolicyEvaluation", "PolicyMonitor"]
 
 GATE = "divergence"
 """Name of this check in events and reports."""
@@ -63,7 +63,7 @@ _REQUIRED_STATE = (
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class PolicyEvaluation:
     """One evaluation of the policy: a reward and a gold reward for each validation row."""
 
     step: int
@@ -132,8 +132,8 @@ class PolicyMonitor:
     reward: Reward
     gold: GoldReward
     options: PolicyOptions
-    first: Evaluation | None = None
-    best: Evaluation | None = None
+    first: PolicyEvaluation | None = None
+    best: PolicyEvaluation | None = None
     """The evaluation with the highest gold reward so far; the newest one without a gold reward."""
     last_step: int = -1
     """The step of the last evaluation."""
@@ -237,8 +237,8 @@ class PolicyMonitor:
             IntegrityError: a required key is missing.
         """
         require_state(self.job, state, _REQUIRED_STATE)
-        self.first = Evaluation(**state["first"]) if state["first"] else None
-        self.best = Evaluation(**state["best"]) if state["best"] else None
+        self.first = PolicyEvaluation(**state["first"]) if state["first"] else None
+        self.best = PolicyEvaluation(**state["best"]) if state["best"] else None
         self.last_step, self.stop_reason = state["last_step"], state["stop_reason"]
         self.recent_kl = deque(state["recent_kl"], maxlen=KL_WINDOW)
         self.tokens, self.trained_tokens = state["tokens"]
@@ -284,11 +284,11 @@ class PolicyMonitor:
         is_full = len(self.recent_kl) == KL_WINDOW
         return is_full and max_kl > 0 and math.fsum(self.recent_kl) / KL_WINDOW > max_kl
 
-    def _evaluate_validation(self, step: int) -> Evaluation:
+    def _evaluate_validation(self, step: int) -> PolicyEvaluation:
         prompts = self.gold.prompts
         if not prompts:
-            return Evaluation(step, [], [])
-        with sharding.unsharded(self.objective.adapted.model):
+            return PolicyEvaluation(step, [], [])
+        with sharding.summon_full_params(self.objective.adapted.model):
             evaluated = distributed.map_rows(len(prompts), self._evaluate_rows)
         completions = [completion for completion, _, _ in evaluated]
         rewards = [reward for _, reward, _ in evaluated]
@@ -303,7 +303,7 @@ class PolicyMonitor:
             )
             self.job.emit(event)
         gold_rewards = [gold for _, _, gold in evaluated if gold is not None]
-        return Evaluation(step, rewards, gold_rewards)
+        return PolicyEvaluation(step, rewards, gold_rewards)
 
     def _evaluate_rows(self, rows: Sequence[int]) -> list[tuple[str, float, float | None]]:
         """Return each row's greedy completion, reward and gold reward (None without one)."""
@@ -316,7 +316,7 @@ class PolicyMonitor:
         no_gold = [None] * len(completions)
         return list(zip(completions, rewards, gold_rewards or no_gold, strict=True))
 
-    def _has_diverged(self, evaluation: Evaluation) -> bool:
+    def _has_diverged(self, evaluation: PolicyEvaluation) -> bool:
         """Compare with the best and the first evaluation; set ``change`` and ``stop_reason``.
 
         Return True if the gold reward clearly fell since the first evaluation, or since the best
@@ -358,7 +358,7 @@ class PolicyMonitor:
         units = self.gold.units
         return paired_difference(before, now, groups=units, confidence=level, resamples=RESAMPLES)
 
-    def _emit(self, evaluation: Evaluation, *, best: bool) -> None:
+    def _emit(self, evaluation: PolicyEvaluation, *, best: bool) -> None:
         metrics = {}
         if evaluation.rewards:
             metrics["reward"] = _mean(evaluation.rewards)

@@ -254,7 +254,7 @@ class PolicyObjective:
             TrainingError: memory ran out during sampling.
         """
         self._metrics, self._update_metrics = _BatchMetrics(), _BatchMetrics()
-        with sharding.unsharded(self.adapted.model):
+        with sharding.summon_full_params(self.adapted.model):
             rollout = self._sample(rows)
             prepared = run(lambda budget: self._score(rollout, budget))
         self._apply_batch_totals(rollout, prepared.micro_batches)

@@ -18,8 +18,8 @@ from tunesmith.errors import DataError
 from tunesmith.events import JSON, FindingReported
 from tunesmith.records import Preference, Prompt, Record, last_exchange
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.data.tokenized_records import row_too_long
-from tunesmith_torch.memory_estimate.policies import policy_grouping
+from tunesmith_torch.data.tokenized_records import build_too_long_row
+from tunesmith_torch.memory_estimate.policies import build_policy_grouping
 from tunesmith_torch.memory_estimate.workload import Grouping
 from tunesmith_torch.models import artifacts
 from tunesmith_torch.models.adapter_stack import combine_adapters
@@ -40,10 +40,14 @@ from tunesmith_torch.rlhf.reward_source import (
 )
 from tunesmith_torch.rlhf.rollout import Reward
 from tunesmith_torch.training.loop import BatchCounts
-from tunesmith_torch.training.skipped_rows import check_share, count_causes, report_skipped
-from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
+from tunesmith_torch.training.skipped_rows import (
+    check_skipped_share,
+    count_skip_reasons,
+    report_skipped,
+)
+from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession, TrainingTask
 
-__all__ = ["PolicyTask", "fitting_prompts"]
+__all__ = ["PolicyTask", "select_fitting_prompts"]
 
 PROMPT_REMEDY = "raise max_length, lower generation.max_new_tokens, or shorten these prompts"
 
@@ -62,7 +66,7 @@ class PolicyTask(TrainingTask[list[Prompt]]):
 
     def grouping(self, options: PolicyOptions, device: str) -> Grouping:
         """Return the grouping of sampled completions."""
-        return policy_grouping(options, device)
+        return build_policy_grouping(options, device)
 
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> list[Prompt]:
         """Return the distinct prompts of the training records that fit; report the skipped ones.
@@ -72,7 +76,7 @@ class PolicyTask(TrainingTask[list[Prompt]]):
         """
         options: PolicyOptions = job.config
         limit -= options.generation.max_new_tokens
-        fitting, self.skipped = fitting_prompts(job.train, template, limit)
+        fitting, self.skipped = select_fitting_prompts(job.train, template, limit)
         total, remedy = len(fitting) + len(self.skipped), PROMPT_REMEDY
         report_skipped(job, self.skipped)
         if not fitting:
@@ -82,13 +86,13 @@ class PolicyTask(TrainingTask[list[Prompt]]):
                 f"most {limit} tokens",
                 hint=remedy,
             )
-        check_share(self.skipped, total, options.max_skipped, remedy)
+        check_skipped_share(self.skipped, total, options.max_skipped, remedy)
         return fitting
 
     def token_rows(self, data: list[Prompt], template: Template) -> Iterable[Sequence[int]]:
         return template.encode_prompts(data)
 
-    def prepare(self, session: Session, data: list[Prompt]) -> Prepared:
+    def prepare(self, session: TrainingSession, data: list[Prompt]) -> PreparedTraining:
         """Load the reward model and the reference; set up sampling, loss and monitor."""
         options: PolicyOptions = session.options
         reward_model, details = self._load_reward_model(session)
@@ -109,29 +113,29 @@ class PolicyTask(TrainingTask[list[Prompt]]):
         gold = gold_reward(session.job, session.template)
         monitor = PolicyMonitor(session.job, objective, reward, gold, options, steps=order.steps)
         prompt_tokens = sum(map(len, prompts))
-        return Prepared(
+        return PreparedTraining(
             objective,
             adapted,
             BatchCounts(prompt_tokens, 0, 1),
             {**details, **_describe(options), "shared_prompts": layout.share_prompts},
             monitor,
             count_tokens=lambda: (monitor.tokens, monitor.trained_tokens),
-            affected_rows=lambda: count_causes(self.skipped),
+            affected_rows=lambda: count_skip_reasons(self.skipped),
         )
 
-    def finalize(self, session: Session) -> AdaptedModel:
+    def finalize(self, session: TrainingSession) -> AdaptedModel:
         """Return the policy without the reward model's adapter, as one adapter or all weights."""
         remove_reward_adapter(session.adapted)
         return combine_adapters(session.adapted)
 
-    def _load_reward_model(self, session: Session) -> tuple[Reward | None, JSON]:
+    def _load_reward_model(self, session: TrainingSession) -> tuple[Reward | None, JSON]:
         source = self.reward_source
         share_base = self.SHARES_BASE and source is not None and source.shares_base(session)
         reward_model = None if source is None else source.load(session, share_base=share_base)
         return reward_model, {"shares_base_with_reward_model": share_base}
 
 
-def fitting_prompts(
+def select_fitting_prompts(
     records: Sequence[Record], template: Template, limit: int
 ) -> tuple[list[Prompt], list[SkippedRow]]:
     """Return the distinct prompts of at most ``limit`` tokens, and the rows that are too long.
@@ -144,7 +148,7 @@ def fitting_prompts(
     lengths = dict(zip(sources, map(len, template.encode_prompts([*sources])), strict=True))
     fitting = [prompt for prompt, length in lengths.items() if length <= limit]
     skipped = [
-        row_too_long(sources[prompt], length, limit)
+        build_too_long_row(sources[prompt], length, limit)
         for prompt, length in lengths.items()
         if length > limit
     ]
@@ -189,7 +193,7 @@ def _describe(options: PolicyOptions) -> JSON:
     }
 
 
-def _load_frozen_reference(session: Session) -> nn.Module:
+def _load_frozen_reference(session: TrainingSession) -> nn.Module:
     """Load the initial model again as reference: full training changes the policy's weights."""
     policy, initial = session.adapted, session.initial_model
     base = load_model(

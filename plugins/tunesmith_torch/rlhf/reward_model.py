@@ -219,7 +219,7 @@ class RewardModel:
         Raises:
             IntegrityError: the artifact has no head, or the head has another width.
         """
-        is_adapter = artifacts.artifact_format(artifact) == "adapter"
+        is_adapter = artifacts.detect_artifact_format(artifact) == "adapter"
         folder = model if is_adapter else artifact
         base = load_model(folder, device, precision, packing=packing, quantization=quantization)
         inner = artifacts.attach_adapter(base, artifact) if is_adapter else base.model

@@ -30,7 +30,7 @@ from tunesmith_torch.prefix.prefix_check import can_share_prefix
 from tunesmith_torch.rlhf.reward_functions import FunctionReward, WeightedRewardSum
 from tunesmith_torch.rlhf.reward_model import ModelWithRewardHead, RewardModel
 from tunesmith_torch.rlhf.rollout import Reward
-from tunesmith_torch.training.trainer import Session
+from tunesmith_torch.training.trainer import TrainingSession
 
 __all__ = ["RewardModelSource", "check_reward_functions"]
 
@@ -45,7 +45,7 @@ class RewardModelSource:
     path: Path
     quantization: Quantization | None
 
-    def shares_base(self, session: Session) -> bool:
+    def shares_base(self, session: TrainingSession) -> bool:
         """Return True if the reward model is an adapter on the policy's base model.
 
         The base must stay unchanged: all weights of the policy must not be trained, and no adapter
@@ -53,13 +53,13 @@ class RewardModelSource:
         """
         adaptation = session.options.adaptation
         quantization = Quantization.from_options(adaptation.quantization)
-        is_adapter = artifacts.artifact_format(self.path) == "adapter"
+        is_adapter = artifacts.detect_artifact_format(self.path) == "adapter"
         if not is_adapter or adaptation.adapter is None or self.quantization != quantization:
             return False
         base = find_adapter_base(self.path, session.folder)
         return base.resolve() == session.folder.resolve()
 
-    def load(self, session: Session, *, share_base: bool) -> Reward:
+    def load(self, session: TrainingSession, *, share_base: bool) -> Reward:
         """Load the reward model, as an adapter in the policy's model or as a separate model."""
         return _load_shared(session, self.path) if share_base else _load_separate(session, self)
 
@@ -124,7 +124,7 @@ def option_key(stage: str, key: str) -> str:
     return ".".join(["technique", *([stage] if stage else []), key])
 
 
-def _load_shared(session: Session, path: Path) -> Reward:
+def _load_shared(session: TrainingSession, path: Path) -> Reward:
     policy, packing = session.adapted, session.options.packing
     model: Any = policy.model
     add_frozen_adapter(model, path, REWARD_ADAPTER)
@@ -137,8 +137,8 @@ def _load_shared(session: Session, path: Path) -> Reward:
     return SharedBaseRewardModel(reward_model, model)
 
 
-def _load_separate(session: Session, source: RewardModelSource) -> Reward:
-    is_adapter = artifacts.artifact_format(source.path) == "adapter"
+def _load_separate(session: TrainingSession, source: RewardModelSource) -> Reward:
+    is_adapter = artifacts.detect_artifact_format(source.path) == "adapter"
     return RewardModel.load(
         find_adapter_base(source.path, session.job.model) if is_adapter else source.path,
         source.path,

@@ -23,9 +23,9 @@ import torch
 
 from tunesmith.errors import EnvironmentProblem
 
-__all__ = ["preload"]
+__all__ = ["preload_bitsandbytes"]
 
-NAME = "bitsandbytes"
+PACKAGE_NAME = "bitsandbytes"
 _BLOCKED = "kernels"
 
 
@@ -42,19 +42,19 @@ def _without_kernels_package() -> Iterator[None]:
             sys.modules[_BLOCKED] = present
 
 
-def get_package() -> ModuleType:
+def import_bitsandbytes() -> ModuleType:
     """Import and return the package, without checking that it works on a device.
 
     Raises:
         EnvironmentProblem: bitsandbytes cannot be imported.
     """
-    if (loaded := sys.modules.get(NAME)) is not None:
+    if (loaded := sys.modules.get(PACKAGE_NAME)) is not None:
         return loaded
     # bitsandbytes warns about `kernels`, and at every 8-bit product about a cast to float16.
-    logging.getLogger(NAME).setLevel(logging.ERROR)
+    logging.getLogger(PACKAGE_NAME).setLevel(logging.ERROR)
     try:
         with _without_kernels_package():
-            return import_module(NAME)
+            return import_module(PACKAGE_NAME)
     except (ImportError, OSError, RuntimeError) as error:  # not installed; library fails to load
         raise EnvironmentProblem(
             f"bitsandbytes cannot be imported, {error!s:.160}",
@@ -63,19 +63,19 @@ def get_package() -> ModuleType:
         ) from error
 
 
-def preload() -> None:
+def preload_bitsandbytes() -> None:
     """Import the package, if possible, before another library imports it without precautions."""
     with suppress(EnvironmentProblem):
-        get_package()
+        import_bitsandbytes()
 
 
-def get_checked_package(device: torch.device) -> ModuleType:
+def import_checked_bitsandbytes(device: torch.device) -> ModuleType:
     """Return the package after a test on the device: quantize a matrix, and multiply with it.
 
     Raises:
         EnvironmentProblem: bitsandbytes cannot be imported, or does not work on this device.
     """
-    module = get_package()
+    module = import_bitsandbytes()
     try:
         weight_OI = torch.ones(64, 64, device=device)
         packed, state = module.functional.quantize_4bit(weight_OI, quant_type="nf4")

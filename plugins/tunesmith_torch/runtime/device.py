@@ -10,7 +10,7 @@ import torch
 from tunesmith import distributed
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith_torch.runtime.machine import (
-    count_ranks_here,
+    count_local_ranks,
     find_bf16_flags,
     read_processor_flags,
 )
@@ -87,7 +87,7 @@ def _device_of_rank(name: str) -> str:
             hint="use cpu" if name == "mps" else "use auto, or cpu",
         )
     gpus = _device_count("cuda")
-    ranks = count_ranks_here(distributed.world_size())
+    ranks = count_local_ranks(distributed.world_size())
     if 0 < gpus < ranks:
         raise EnvironmentProblem(
             f"device: {ranks} ranks need a GPU each, but this machine has {gpus}",

@@ -9,7 +9,7 @@ from tunesmith.storage import free_bytes
 from tunesmith.text import format_bytes
 
 
-def require_space(path: Path, needed: int) -> None:
+def require_free_space(path: Path, needed: int) -> None:
     """Check that ``needed`` bytes fit on the disk, before the work that writes them.
 
     Raises:

@@ -42,23 +42,23 @@ from tunesmith_torch.runtime import tensor_buckets
 from tunesmith_torch.runtime.device import pick_device
 from tunesmith_torch.runtime.form_group import TENSOR_TIMEOUT, form_group, watch_ranks
 from tunesmith_torch.runtime.rank_errors import (
-    RankLost,
+    RankLostError,
+    build_rank_lost_error,
     decode_error,
     encode_error,
     is_lost_connection,
-    rank_lost,
 )
 from tunesmith_torch.runtime.seed import seed_all
 
 __all__ = [
-    "all_ranks",
     "all_reduce_sum",
     "all_reduce_tensors",
     "broadcast_from_rank_0",
     "is_rank_0",
-    "my_share",
+    "list_rank_items",
     "rank",
     "rank_0_first",
+    "run_on_all_ranks",
     "world_size",
 ]
 
@@ -94,7 +94,7 @@ class ProcessGroup:
     def exchange(self, message: dict[str, Any]) -> list[Any]:
         """Send this rank's message to all ranks; return all values, or raise what was sent."""
         if self.closed:
-            raise RankLost("exchange between ranks after training has ended")
+            raise RankLostError("exchange between ranks after training has ended")
         messages = [json.loads(text) for text in _all_gather(self, json.dumps(message).encode())]
         error = next((each["error"] for each in messages if "error" in each), None)
         if error is not None:
@@ -114,7 +114,7 @@ class ProcessGroup:
             return error
         self.closed = True
         if is_lost_connection(error):
-            error = rank_lost()
+            error = build_rank_lost_error()
         own = json.dumps(encode_error(self.rank, error))
         first = self.store.compare_set("error", "", own).decode()
         return error if first == own else decode_error(json.loads(first))
@@ -140,7 +140,7 @@ def join_group(group: ProcessGroup) -> Iterator[None]:
 
 
 @contextmanager
-def all_ranks(job: Job[Any]) -> Iterator[None]:
+def run_on_all_ranks(job: Job[Any]) -> Iterator[None]:
     """Run the code inside the ``with`` block on all ranks of torchrun together.
 
     All ranks enter the block together, and an error on one rank ends it on all. Rank 0 raises the
@@ -178,7 +178,7 @@ def world_size() -> int:
     return 1 if _group is None else _group.world_size
 
 
-def my_share(sizes: Sequence[int]) -> list[int]:
+def list_rank_items(sizes: Sequence[int]) -> list[int]:
     """Return the indices of this rank's items of a batch, assigned by :func:`split_evenly`."""
     if _group is None:
         return list(range(len(sizes)))
@@ -286,7 +286,7 @@ def map_rows(rows: int, work: Callable[[list[int]], Sequence[T]]) -> list[T]:
     """
     if _group is None:
         return list(work(list(range(rows))))
-    mine = my_share([1] * rows)
+    mine = list_rank_items([1] * rows)
     results: dict[int, T] = {}
     for part in all_gather_object(list(zip(mine, work(mine), strict=True))):
         results.update(dict(part))
@@ -419,7 +419,7 @@ def _run_collective(group: ProcessGroup, work: Callable[[], object]) -> None:
     try:
         work()
     except RuntimeError as error:  # gloo: the connection was closed by the peer
-        raise group.fail(rank_lost()) from error
+        raise group.fail(build_rank_lost_error()) from error
 
 
 def _broadcast_error(group: ProcessGroup, error: Exception) -> Exception:
@@ -429,7 +429,7 @@ def _broadcast_error(group: ProcessGroup, error: Exception) -> Exception:
     if not group.closed:
         try:
             group.exchange({"error": encode_error(group.rank, error)})
-        except RankLost:
+        except RankLostError:
             return error  # no other rank is left to report it
         except (TunesmithError, EndedByRankZero):
             pass  # this is the error that was sent; it is returned below

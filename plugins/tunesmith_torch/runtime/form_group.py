@@ -28,7 +28,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from tunesmith import distributed
 from tunesmith.events import Event, PhaseAdvanced
-from tunesmith_torch.runtime.rank_errors import RankLost, rank_lost
+from tunesmith_torch.runtime.rank_errors import RankLostError, build_rank_lost_error
 
 OBJECT_TIMEOUT = timedelta(hours=12)
 """Maximum wait in an exchange, during which rank 0 may evaluate or save."""
@@ -36,9 +36,9 @@ TENSOR_TIMEOUT = timedelta(minutes=10)
 """Maximum wait in a sum of GPU tensors, which all ranks enter at the same time."""
 POLL_SECONDS = 0.1
 """Seconds between checks whether all ranks have arrived."""
-BEAT_SECONDS = 2.0
+HEARTBEAT_SECONDS = 2.0
 """Seconds between heartbeats of a rank."""
-SILENT_SECONDS = 30.0
+HEARTBEAT_TIMEOUT_SECONDS = 30.0
 """Seconds without a heartbeat after which a rank's machine counts as lost."""
 _group_numbers = itertools.count()
 """Numbers the groups, so that a group never reads the addresses of an earlier one."""
@@ -55,11 +55,11 @@ def _store() -> Any:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return next(rendezvous("env://"))[0]
     try:
-        store = next(rendezvous("env://", timeout=timedelta(seconds=SILENT_SECONDS)))[0]
+        store = next(rendezvous("env://", timeout=timedelta(seconds=HEARTBEAT_TIMEOUT_SECONDS)))[0]
     except (RuntimeError, ValueError) as error:
-        raise RankLost(
+        raise RankLostError(
             "torchrun has ended, so the processes of this training cannot find each other",
-            hint=rank_lost().hint,
+            hint=build_rank_lost_error().hint,
         ) from error
     store.set_timeout(default_pg_timeout)  # the timeout above was for connecting
     return store
@@ -75,7 +75,7 @@ def form_group(device: torch.device, emit: Callable[[Event], None]) -> tuple[Any
         torch.cuda.set_device(device)
     try:
         store = PrefixStore(f"tunesmith-{next(_group_numbers)}", _store())
-        wait_for_all(store, emit)
+        wait_for_all_ranks(store, emit)
         dist.init_process_group(
             "gloo",
             store=store,
@@ -87,10 +87,10 @@ def form_group(device: torch.device, emit: Callable[[Event], None]) -> tuple[Any
         gpu_group = dist.new_group(backend="nccl", timeout=TENSOR_TIMEOUT) if is_gpu else None
         return store, gpu_group
     except (RuntimeError, ValueError) as error:
-        raise RankLost(f"ranks cannot reach each other: {error!s:.200}") from error
+        raise RankLostError(f"ranks cannot reach each other: {error!s:.200}") from error
 
 
-def wait_for_all(
+def wait_for_all_ranks(
     store: PrefixStore, emit: Callable[[Event], None], poll_seconds: float = POLL_SECONDS
 ) -> None:
     """On rank 0, wait until the other ranks have arrived.
@@ -130,7 +130,7 @@ def watch_ranks(store: Any, end: Callable[[int], object] = os._exit) -> Iterator
 def _beat(store: Any, heard: dict[int, float], done: threading.Event) -> None:
     """Increment this rank's counter, and note when the other ranks' counters change."""
     counts = dict.fromkeys(heard, 0)
-    while not done.wait(BEAT_SECONDS):
+    while not done.wait(HEARTBEAT_SECONDS):
         with suppress(RuntimeError):  # the store is gone, so no heartbeat arrives
             for rank in counts:
                 count = store.add(f"beats-{rank}", int(rank == distributed.rank()))
@@ -139,12 +139,15 @@ def _beat(store: Any, heard: dict[int, float], done: threading.Event) -> None:
 
 
 def _watch(end: Callable[[int], object], heard: dict[int, float], done: threading.Event) -> None:
-    while not done.wait(BEAT_SECONDS):
-        lost = [rank for rank in heard if time.monotonic() - heard[rank] > SILENT_SECONDS]
+    while not done.wait(HEARTBEAT_SECONDS):
+        lost = [
+            rank for rank in heard if time.monotonic() - heard[rank] > HEARTBEAT_TIMEOUT_SECONDS
+        ]
         if lost:
             message = (
                 f"error: rank {distributed.rank()}: no heartbeat from rank {lost[0]} for "
-                f"{SILENT_SECONDS:g} seconds; `tunesmith resume` continues from the last checkpoint"
+                f"{HEARTBEAT_TIMEOUT_SECONDS:g} seconds; `tunesmith resume` continues from "
+                "the last checkpoint"
             )
             print(message, file=sys.stderr, flush=True)
             end(1)

@@ -23,7 +23,7 @@ __all__ = [
     "Machine",
     "available_memory",
     "available_processors",
-    "count_ranks_here",
+    "count_local_ranks",
     "detect_machine",
     "peak_resident_memory",
     "reset_peak_resident_memory",
@@ -68,7 +68,7 @@ def read_processor_flags() -> frozenset[str]:
     return _processor(_PROCESSOR)[1]
 
 
-def count_ranks_here(ranks: int) -> int:
+def count_local_ranks(ranks: int) -> int:
     """Return how many of the ``ranks`` that train together run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", ranks)) if ranks > 1 else 1
 

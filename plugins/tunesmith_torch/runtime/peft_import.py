@@ -26,16 +26,16 @@ class _ImportedWhenUsed(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # read by code that only inspects all loaded modules
             raise AttributeError(name)
-        if sys.modules.get(bitsandbytes.NAME) is self:
-            del sys.modules[bitsandbytes.NAME]
-        return getattr(bitsandbytes.get_package(), name)
+        if sys.modules.get(bitsandbytes.PACKAGE_NAME) is self:
+            del sys.modules[bitsandbytes.PACKAGE_NAME]
+        return getattr(bitsandbytes.import_bitsandbytes(), name)
 
 
 def _import_peft() -> ModuleType:
-    if bitsandbytes.NAME in sys.modules or find_spec(bitsandbytes.NAME) is None:
+    if bitsandbytes.PACKAGE_NAME in sys.modules or find_spec(bitsandbytes.PACKAGE_NAME) is None:
         return import_module("peft")
-    placeholder = _ImportedWhenUsed(bitsandbytes.NAME)
-    placeholder.__spec__ = find_spec(bitsandbytes.NAME)
+    placeholder = _ImportedWhenUsed(bitsandbytes.PACKAGE_NAME)
+    placeholder.__spec__ = find_spec(bitsandbytes.PACKAGE_NAME)
     with _replaced(placeholder):
         return import_module("peft")
 
@@ -43,12 +43,12 @@ def _import_peft() -> ModuleType:
 @contextmanager
 def _replaced(module: ModuleType | None) -> Iterator[None]:
     """Make ``import bitsandbytes`` return this module, or fail if it is None."""
-    sys.modules[bitsandbytes.NAME] = module  # type: ignore[assignment]  # None raises ImportError
+    sys.modules[bitsandbytes.PACKAGE_NAME] = module  # type: ignore[assignment]  # None raises ImportError
     try:
         yield
     finally:
-        if sys.modules.get(bitsandbytes.NAME) is module:
-            del sys.modules[bitsandbytes.NAME]
+        if sys.modules.get(bitsandbytes.PACKAGE_NAME) is module:
+            del sys.modules[bitsandbytes.PACKAGE_NAME]
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def without_unused_bitsandbytes() -> Iterator[None]:
     model has no such layer, so PEFT may treat it as missing. PEFT caches that answer; the cache is
     cleared afterwards, because a later model may be quantized.
     """
-    if bitsandbytes.NAME in sys.modules:
+    if bitsandbytes.PACKAGE_NAME in sys.modules:
         yield
         return
     _forget_answers()

@@ -10,7 +10,7 @@ from tunesmith import errors
 from tunesmith.errors import DataError, RunStopped, TrainingError, TunesmithError
 
 
-class RankLost(TrainingError):
+class RankLostError(TrainingError):
     """Another process of this training has ended; a new attempt may succeed."""
 
     will_repeat = False
@@ -21,9 +21,9 @@ def is_lost_connection(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
-def rank_lost() -> RankLost:
+def build_rank_lost_error() -> RankLostError:
     """Return the error of a rank that lost its connection to another rank."""
-    return RankLost(
+    return RankLostError(
         "a process of this training has ended, so the others cannot continue",
         hint="tunesmith resume continues from the last checkpoint",
     )

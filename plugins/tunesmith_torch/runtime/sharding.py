@@ -9,8 +9,8 @@ scatters its gradients afterwards::
              the whole pass
 
 A gather or sum waits for all ranks, so all ranks must run the same number of passes. Independent
-computations of a rank, such as generation, run inside :func:`unsharded`, where every rank holds all
-weights and passes do not communicate.
+computations of a rank, such as generation, run inside :func:`summon_full_params`, where every rank
+holds all weights and passes do not communicate.
 
 Trained weights are sharded in fp32, so each part is its own master weight. Blocks compute with them
 in the model's format, as in a single process.
@@ -32,7 +32,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from tunesmith.errors import UsageError
 from tunesmith_torch.runtime import distributed
 
-__all__ = ["unsharded"]
+__all__ = ["summon_full_params"]
 
 
 class ShardedPass(nn.Module):
@@ -53,7 +53,7 @@ class ShardedPass(nn.Module):
         return result
 
 
-def shard(
+def shard_model(
     model: nn.Module,
     blocks: Sequence[nn.Module],
     compute: Callable[..., Tensor],
@@ -96,7 +96,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 @contextmanager
-def unsharded(model: nn.Module) -> Iterator[None]:
+def summon_full_params(model: nn.Module) -> Iterator[None]:
     """Hold all weights on every rank inside the block; no effect if the model is not sharded.
 
     All ranks enter the block together. Inside, passes without gradients do not communicate, so each
@@ -116,7 +116,7 @@ def unsharded(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def gather(model: nn.Module) -> None:
+def gather_full_weights(model: nn.Module) -> None:
     """Replace the parts of the weights with the complete weights, in the compute format.
 
     All ranks call this together after the last pass. Afterwards the model can only be saved.
@@ -137,17 +137,17 @@ def gather(model: nn.Module) -> None:
                 setattr(module, name, complete[parameter])
 
 
-def local_part(tensor: Tensor) -> Tensor:
+def get_local_part(tensor: Tensor) -> Tensor:
     """Return this rank's part of a sharded tensor; return other tensors unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def complete_value(tensor: Tensor) -> Tensor:
+def get_full_tensor(tensor: Tensor) -> Tensor:
     """Return the complete value of a tensor; if it is sharded, all ranks must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def first_row(tensor: Tensor) -> int:
+def find_first_local_row(tensor: Tensor) -> int:
     """Return the row where this rank's part starts; 0 if the tensor is not sharded."""
     if not isinstance(tensor, DTensor):
         return 0
@@ -157,7 +157,7 @@ def first_row(tensor: Tensor) -> int:
     return int(offsets[0])
 
 
-def like_sharded(part: Tensor, like: Tensor) -> Tensor:
+def shard_like(part: Tensor, like: Tensor) -> Tensor:
     """Return a tensor sharded like ``like``, whose part on this rank is ``part``.
 
     If ``like`` is not sharded, return ``part``.
@@ -183,8 +183,8 @@ def _prefetch_in_backward(model: nn.Module, blocks: Sequence[Any]) -> None:
     """Make FSDP gather the previous block while a block runs backward.
 
     By default, FSDP gathers whatever ran before the block, even in passes without gradients. Each
-    rank runs any number of those inside :func:`unsharded`, so ranks would wait for each other's
-    gathers forever.
+    rank runs any number of those inside :func:`summon_full_params`, so ranks would wait for each
+    other's gathers forever.
     """
     whole = model  # already gathered during the backward pass
     for previous, block in zip((whole, *blocks), blocks, strict=False):

@@ -25,7 +25,7 @@ from tunesmith.records import Completion, Record
 from tunesmith.storage import Checkpoints
 from tunesmith_torch.export.contract import AdapterExporter, Exporter
 from tunesmith_torch.export.export_run import (
-    CERTIFICATE,
+    CERTIFICATE_FILE,
     Export,
     TrainedModel,
     export_run,
@@ -36,24 +36,24 @@ from tunesmith_torch.training import trainer
 from tunesmith_torch.training.supervised import SupervisedTask
 
 __all__ = [
-    "LEARNING_FULL",
-    "LEARNING_LORA",
-    "check_answers",
+    "FULL_TRAINING_OPTIONS",
+    "LORA_TRAINING_OPTIONS",
+    "check_answers_end",
+    "check_damage_is_found",
     "check_export",
-    "check_fault",
     "damage_export",
-    "edit_json",
-    "edit_template",
+    "make_json_damage",
+    "make_template_damage",
     "run_readme",
     "train_for_export",
     "train_tiny",
 ]
 
-LEARNING = {"epochs": 24.0, "batch_size": 4, "precision": "fp32"}
+TRAINING_OPTIONS = {"epochs": 24.0, "batch_size": 4, "precision": "fp32"}
 """Options with which a tiny model learns the answer, without a learning rate."""
-LEARNING_LORA = {**LEARNING, "learning_rate": 1e-2, "adapter": {"rank": 8}}
+LORA_TRAINING_OPTIONS = {**TRAINING_OPTIONS, "learning_rate": 1e-2, "adapter": {"rank": 8}}
 """Options of the technique lora with which a tiny model learns the answer."""
-LEARNING_FULL = {**LEARNING, "learning_rate": 5e-3}
+FULL_TRAINING_OPTIONS = {**TRAINING_OPTIONS, "learning_rate": 5e-3}
 """Options of the technique full with which a tiny model learns the answer."""
 
 
@@ -89,14 +89,14 @@ def train_tiny(
     """Train a model in ``folder`` with a built-in technique; ``changes`` are further options."""
     catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
     config = catalog.find(TechniqueOffer, technique).offer.config
-    table = {**(LEARNING_LORA if technique == "lora" else LEARNING_FULL), **changes}
+    table = {**(LORA_TRAINING_OPTIONS if technique == "lora" else FULL_TRAINING_OPTIONS), **changes}
     return train_for_export(from_table(config, table), model, folder)
 
 
 def check_export(trained: TrainedModel, export: Export, out: Path) -> dict[str, Any]:
     """Export a model to ``out``, check the certificate's tolerances, and return it."""
     certificate = export_run(trained, export, out)
-    assert json.loads((out / CERTIFICATE).read_text(encoding="utf-8")) == certificate
+    assert json.loads((out / CERTIFICATE_FILE).read_text(encoding="utf-8")) == certificate
     if export.tolerance is None:
         assert certificate["mean_kl_nats"] < 0.5 and certificate["max_logprob_difference_nats"] > 0
     else:
@@ -104,14 +104,16 @@ def check_export(trained: TrainedModel, export: Export, out: Path) -> dict[str, 
     return certificate
 
 
-def check_fault(trained: TrainedModel, export: Export, folder: Path, check: str) -> None:
+def check_damage_is_found(trained: TrainedModel, export: Export, folder: Path, check: str) -> None:
     """Assert that a damaged export fails this check and leaves nothing in ``folder``."""
     with pytest.raises(GateError, match=f"export, {check}:"):
         export_run(trained, export, folder / "out")
     assert list(folder.iterdir()) == []
 
 
-def check_answers(model: Path, export: Export, folder: Path, place: str = "out") -> TrainedModel:
+def check_answers_end(
+    model: Path, export: Export, folder: Path, place: str = "out"
+) -> TrainedModel:
     """Train all weights until answers end; assert that they also end in an export's engine."""
     trained = train_tiny("full", model, folder / "run")
     (folder / place).parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +161,7 @@ def damage_export(export: Export, damage: Callable[[Path], None] | None) -> Expo
     return replace(export, exporter=damage_exporter(export.exporter, damage))
 
 
-def edit_template(old: str, new: str) -> Callable[[Path], None]:
+def make_template_damage(old: str, new: str) -> Callable[[Path], None]:
     """Return a damage function that replaces text in the chat template's file."""
 
     def damage(out: Path) -> None:
@@ -171,7 +173,9 @@ def edit_template(old: str, new: str) -> Callable[[Path], None]:
     return damage
 
 
-def edit_json(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+def make_json_damage(
+    name: str, change: Callable[[dict[str, Any]], object]
+) -> Callable[[Path], None]:
     """Return a damage function that changes the object in a JSON file."""
 
     def damage(out: Path) -> None:

@@ -16,9 +16,9 @@ pytest_plugins = ["tunesmith.testing.fixtures"]
 @pytest.fixture(scope="session")
 def tiny_model() -> Path:
     """Folder of a tiny Llama with random weights, with the files of a hub model."""
-    from tunesmith_torch.testing.tiny_model import tiny_model_folder  # torch takes seconds
+    from tunesmith_torch.testing.tiny_model import get_tiny_model_folder  # torch takes seconds
 
-    return tiny_model_folder()
+    return get_tiny_model_folder()
 
 
 @pytest.fixture(scope="session")

@@ -22,9 +22,9 @@ from tunesmith_torch.runtime import peft_import  # must precede peft
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, get_peft_model
 
 from tunesmith_torch.memory_estimate import gpu_substitutes, meta_model
-from tunesmith_torch.memory_estimate.allocation_recorder import Recorder, track_layers
+from tunesmith_torch.memory_estimate.allocation_recorder import AllocationRecorder, track_layers
 from tunesmith_torch.memory_estimate.model_shape import ModelShape
-from tunesmith_torch.memory_estimate.timeline import TRACED_LAYERS, NotUniform
+from tunesmith_torch.memory_estimate.timeline import TRACED_LAYERS, NonUniformLayersError
 from tunesmith_torch.memory_estimate.trace import StepTrace, fake_tensors, record_model_tensors
 from tunesmith_torch.models.loading import enable_gradient_checkpointing
 
@@ -66,14 +66,14 @@ def trace(config: Mapping[str, Any], loop: LoopConfig) -> StepTrace:
     try:
         partial = trace_layers(config, loop, TRACED_LAYERS)
         return StepTrace(partial.timeline.stretch_to_layers(layers), 0, 0)
-    except NotUniform:
+    except NonUniformLayersError:
         return trace_layers(config, loop, layers)
 
 
 def trace_layers(config: Mapping[str, Any], loop: LoopConfig, layers: int) -> StepTrace:
     """Trace two steps of the model with this number of layers."""
     model = _build_model(meta_model.make_meta_config(config, layers), loop)
-    recorder = Recorder(gpu_substitutes.GPU_WORKSPACES)
+    recorder = AllocationRecorder(gpu_substitutes.GPU_WORKSPACES)
     base = cast(PreTrainedModel, model.get_base_model() if loop.adapter else model)  # type: ignore[operator]
     ids_BT = torch.zeros(loop.batch, loop.sequence, dtype=torch.long)
     mask_BT = torch.ones_like(ids_BT) if loop.padded else None
@@ -98,7 +98,7 @@ def _run_steps(
     trained: list[nn.Parameter],
     inputs: tuple[Tensor, Tensor | None],
     loop: LoopConfig,
-    recorder: Recorder,
+    recorder: AllocationRecorder,
 ) -> None:
     optimizer = torch.optim.AdamW(
         trained, lr=1e-4, foreach=loop.foreach or None, fused=not loop.foreach or None

@@ -25,7 +25,7 @@ from transformers import (
 
 from tunesmith_torch.models.loading import no_progress_bars
 
-__all__ = ["save_tiny_model", "tiny_model", "tiny_model_folder"]
+__all__ = ["build_tiny_model", "get_tiny_model_folder", "save_tiny_model"]
 
 CHATML = (
     "{% for message in messages %}"
@@ -49,7 +49,7 @@ SENTENCES = (
 """Text on which the tokenizer is trained."""
 
 
-def tiny_tokenizer(
+def build_tiny_tokenizer(
     *, template: str | None = CHATML, vocabulary: int = 512, extra: Iterable[str] = ()
 ) -> PreTrainedTokenizerFast:
     """Return a byte-level BPE tokenizer, which encodes any text without unknown tokens.
@@ -82,7 +82,7 @@ def tiny_tokenizer(
     )
 
 
-def tiny_config(
+def build_tiny_config(
     family: str = "llama", *, vocabulary: int = 512, changes: Mapping[str, object] | None = None
 ) -> PretrainedConfig:
     """Return the smallest config with every feature of its family.
@@ -109,7 +109,7 @@ def tiny_config(
     return config
 
 
-def tiny_model(
+def build_tiny_model(
     family: str = "llama",
     *,
     seed: int = 0,
@@ -123,7 +123,7 @@ def tiny_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            tiny_config(family, vocabulary=vocabulary, changes=changes), dtype=torch.float32
+            build_tiny_config(family, vocabulary=vocabulary, changes=changes), dtype=torch.float32
         )
     return model.eval()
 
@@ -140,8 +140,8 @@ def save_tiny_model(
 
     ``changes`` overrides config attributes.
     """
-    tokenizer = tiny_tokenizer(template=template)
-    model = tiny_model(family, seed=seed, vocabulary=len(tokenizer), changes=changes)
+    tokenizer = build_tiny_tokenizer(template=template)
+    model = build_tiny_model(family, seed=seed, vocabulary=len(tokenizer), changes=changes)
     with no_progress_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -149,7 +149,7 @@ def save_tiny_model(
 
 
 @cache
-def tiny_model_folder(save: Callable[[Path], Path] = save_tiny_model) -> Path:
+def get_tiny_model_folder(save: Callable[[Path], Path] = save_tiny_model) -> Path:
     """Return a tiny Llama's folder, which is saved once and deleted when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="tunesmith-tiny-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError
 
-__all__ = ["read_object", "refuse_foreign_code"]
+__all__ = ["read_json_object", "refuse_foreign_code"]
 
 CONFIG_FILES = (
     "config.json",
@@ -87,7 +87,7 @@ def refuse_foreign_code(folder: Path) -> None:
     for name in CONFIG_FILES:
         path = folder / name
         if path.is_file():
-            refuse_foreign_keys(read_object(path), path)
+            refuse_foreign_keys(read_json_object(path), path)
 
 
 def refuse_foreign_keys(config: Mapping[str, Any], path: Path) -> None:
@@ -117,7 +117,7 @@ def named_attention(config: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 
     Raises:

@@ -11,14 +11,14 @@ import re
 import sys
 from collections.abc import Iterable
 
-FORMS = ("{}", r"(.*\.)?({})$", r"(^|.*\.){}($|\..*)", r"(?:^|.*?\.){}\.(?P<idx>\d+)\.")
+PATTERN_FORMS = ("{}", r"(.*\.)?({})$", r"(^|.*\.){}($|\..*)", r"(?:^|.*?\.){}\.(?P<idx>\d+)\.")
 """How PEFT embeds an expression from a config in its own expressions."""
 
 
 def main(patterns: Iterable[str], names: Iterable[str]) -> None:
     """Match every pattern, in every form, with every name."""
     for pattern in patterns:
-        for form in FORMS:
+        for form in PATTERN_FORMS:
             try:
                 compiled = re.compile(form.format(pattern))
             except (re.error, RecursionError, OverflowError):

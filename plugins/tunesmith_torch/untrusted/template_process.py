@@ -74,7 +74,7 @@ def render_all(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield an answer for each conversation of a request."""
     for conversation in request["conversations"]:
         try:
-            with_limit_of_time(request["seconds"])
+            start_time_limit(request["seconds"])
             yield {"texts": render(request, conversation)}
         except OutOfTimeError:
             yield _limit(f"it computes longer than {request['seconds']:g} seconds")
@@ -137,7 +137,7 @@ def compile_template(source: str) -> Template:
     return environment.from_string(source)
 
 
-def with_limit_of_time(seconds: float) -> None:
+def start_time_limit(seconds: float) -> None:
     """Limit the CPU time: raise an exception after ``seconds``, end the process shortly after."""
 
     def stop(number: int, frame: object) -> None:

@@ -18,7 +18,7 @@ from pydantic import Field
 from tunesmith.additions import Addition
 from tunesmith.catalog import Catalog
 from tunesmith.config import run_file
-from tunesmith.config.read_plan import CORE_TABLES, list_needs, make_plan
+from tunesmith.config.read_plan import CORE_TABLES, list_requirements, make_plan
 from tunesmith.errors import (
     ConfigError,
     EnvironmentProblem,
@@ -409,7 +409,7 @@ def test_a_plan_that_is_only_checked_needs_the_libraries_of_its_data_loader(benc
     bench.catalog = catalog_of(shapes=technique)
     read = bench.read(technique={"use": "shapes"})
     plan = make_plan(read, bench.catalog, runnable=False)
-    assert list_needs(plan, bench.catalog)["technique shapes"] == ("no-such-package",)
+    assert list_requirements(plan, bench.catalog)["technique shapes"] == ("no-such-package",)
     rows = offering("data_loaders", replace(ROWS, name="other", needs=("nothing-like-it",)))
     bench.catalog = catalog_of(shapes=technique, rows=rows)
     read = bench.read(data={"use": "other", "file": "rows.jsonl"}, technique={"use": "shapes"})

@@ -25,7 +25,7 @@ from tunesmith.contracts import BaselineTask, BaselineVariant
 from tunesmith.errors import ConfigError, PluginError, PromptTooLongError, UsageError
 from tunesmith.execution.baselines import BaselineChoice
 from tunesmith.execution.execute import load_report
-from tunesmith.execution.suitable_baselines import SAMPLE, choose_baselines
+from tunesmith.execution.suitable_baselines import SAMPLE_ROWS, choose_baselines
 from tunesmith.options import Options
 from tunesmith.testing.fakes import FakeTextModel
 
@@ -217,7 +217,7 @@ def test_default_baselines_suit_the_rows_and_can_be_measured(table_bench: Bench)
     assert names([*range(9)], evaluator) == ["table", "zero-shot", "random-shots"]
     assert names([*range(3)], evaluator) == ["zero-shot", "random-shots"]
     assert names([*range(9)], scoring) == ["zero-shot", "random-shots"]
-    assert names([*range(3 * SAMPLE)], evaluator)[0] == "table"
+    assert names([*range(3 * SAMPLE_ROWS)], evaluator)[0] == "table"
     plan = table_bench.plan(baselines={"table": {"sizes": [3]}})
     assert names([*range(3)], evaluator) == ["table", "zero-shot", "random-shots"], "configured"
     named = table_bench.plan(baselines={"use": ["table"]})

@@ -82,5 +82,5 @@ def test_the_account_of_a_loader_is_checked(dataset: Any, text: str) -> None:
 def test_the_blame_names_plugin_and_function() -> None:
     odd = Plugin(name="odd", distribution="tunesmith-odd", version="1", module="m")
     message = 'plugin "tunesmith-odd:odd" returned a fish from load'
-    with pytest.raises(PluginError, match=message), returned.blame(odd, "load"):
+    with pytest.raises(PluginError, match=message), returned.blame_plugin(odd, "load"):
         raise ValueError("a fish")

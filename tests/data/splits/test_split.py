@@ -25,7 +25,7 @@ from tunesmith_data.splits import normalize_text, prompt_text, split_records
 from tunesmith_data.splits.assignments import PARTS, Assignments
 from tunesmith_data.splits.choose import choose_clusters
 from tunesmith_data.splits.clusters import find_clusters
-from tunesmith_data.splits.folds import MAX_FOLDED
+from tunesmith_data.splits.folds import MAX_FOLD_ROWS
 from tunesmith_data.splits.rows import RowTable
 from tunesmith_data.splits.sizes import count_validation_rows
 
@@ -106,12 +106,12 @@ def spelled(rng: Random, text: str) -> str:
     return " ".join(words)
 
 
-@pytest.mark.parametrize("exact_texts", [search.EXACT_TEXTS, 0])
+@pytest.mark.parametrize("exact_texts", [search.MAX_EXACT_TEXTS, 0])
 def test_the_order_of_similar_rows_does_not_matter(
     exact_texts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of rows that are equal but for their form, any may be the first."""
-    monkeypatch.setattr(search, "EXACT_TEXTS", exact_texts)
+    monkeypatch.setattr(search, "MAX_EXACT_TEXTS", exact_texts)
     rng = Random(2)
     letters = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in ("rn", "lt", "st")]
     texts = [" ".join(rng.choices(letters, k=rng.randint(3, 7))) for _ in range(250)]
@@ -433,7 +433,7 @@ def test_rows_are_not_compared_if_no_part_is_split_off() -> None:
         def __iter__(self) -> Iterator[Completion]:
             raise AssertionError("the rows are read again")
 
-    for count, validation, has_validation in ((MAX_FOLDED + 1, 0, True), (120, None, False)):
+    for count, validation, has_validation in ((MAX_FOLD_ROWS + 1, 0, True), (120, None, False)):
         records = completions([f"question {i} about thing {i * 7}" for i in range(count)])
         request = request_for(ReadOnce(records), test=False, validation=has_validation)
         split = split_records(iter(records), request, validation=validation)

@@ -15,7 +15,7 @@ from tunesmith.events import Measured, StepFinished, TrainingFinished, TrainingS
 from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
 from tunesmith.testing import sample_event
 from tunesmith_evidence import fit
-from tunesmith_evidence.fit import Fit, diagnose_fit, rate_fit
+from tunesmith_evidence.fit import FitDiagnosis, diagnose_fit, rate_fit
 
 RNG = random.Random(5)
 LEVEL = [1.0 + RNG.gauss(0, 0.05) for _ in range(60)]
@@ -75,7 +75,7 @@ def report(
         measure(folder, TRAINING_ROWS, train),
     ]
     if base is not None:
-        events.append(measure(folder, fit.BASE, base))
+        events.append(measure(folder, fit.ZERO_SHOT, base))
     return build_report(events)
 
 
@@ -89,13 +89,13 @@ def test_the_rating(tmp_path: Path) -> None:
     """A fit is good news only if the model gets rows right."""
     found = report(tmp_path)
     ratings = {
-        name: rate_fit(Fit(name, ""), found)
+        name: rate_fit(FitDiagnosis(name, ""), found)
         for name in ("memorized", "overfitted", "underfitted", "fitted", "unclear")
     }
     assert ratings == dict.fromkeys(ratings, "warning") | {"fitted": "good", "unclear": ""}
     for value in (0.0, 0.1):
         found.add_event(sample_event(Measured, model="tuned", metric="same", value=value))
-        assert rate_fit(Fit("fitted", ""), found) == ("good" if value else "")
+        assert rate_fit(FitDiagnosis("fitted", ""), found) == ("good" if value else "")
 
 
 def test_a_fitted_model(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_model_may_memorize_rows_and_learn_the_task(tmp_path: Path) -> None:
 
 def test_the_threshold(tmp_path: Path) -> None:
     test = [float(n) for n in range(100)]
-    for share, expected in ((fit.MEMORISED_AUC, "memorized"), (0.7, "fitted")):
+    for share, expected in ((fit.MEMORIZED_AUC, "memorized"), (0.7, "fitted")):
         train = [100 * (1 - share) - 0.5] * 20  # below this share of the test losses
         found = report(tmp_path, train=train, tuned=test, base=[x + 9 for x in test])
         assert state(tmp_path, found) == expected
@@ -183,7 +183,7 @@ def test_the_base_model_may_have_been_asked_for_some_rows_only(tmp_path: Path) -
     """Row by row: the losses grow with the row's number, and the base has the last rows."""
     tuned = [float(n) for n in range(60)]
     found = report(tmp_path, train=tuned, tuned=tuned, base=None)
-    found.add_event(measure(tmp_path, fit.BASE, [n + 0.5 for n in range(40, 60)], first=40))
+    found.add_event(measure(tmp_path, fit.ZERO_SHOT, [n + 0.5 for n in range(40, 60)], first=40))
     diagnosis = diagnose_fit(tmp_path, found)
     assert diagnosis is not None and diagnosis.state == "fitted"
     assert diagnosis.values["gain"] == pytest.approx(0.5)
@@ -281,7 +281,7 @@ def test_no_gain_over_the_base_has_another_cause_if_training_rows_are_known(
     train = [value - 0.03 for value in LEVEL]
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=train, base=LEVEL))
     assert diagnosis is not None and diagnosis.state == "fitted"
-    assert fit.MEMORISED_AUC > diagnosis.values["auc"] > 0.6
+    assert fit.MEMORIZED_AUC > diagnosis.values["auc"] > 0.6
     assert "is not clearly below the base model's" in diagnosis.sentence
 
 

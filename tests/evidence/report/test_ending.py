@@ -23,8 +23,8 @@ from tunesmith.events import (
 from tunesmith.execution.report import build_report
 from tunesmith.storage import EventLog, lock
 from tunesmith.testing import sample_event, sample_run
-from tunesmith_evidence.report.ending import KILLED, Ending, describe_ending
-from tunesmith_torch.runtime.rank_errors import RankLost
+from tunesmith_evidence.report.ending import KILLED_MESSAGE, RunEnding, describe_ending
+from tunesmith_torch.runtime.rank_errors import RankLostError
 
 PARTS = [
     (RunStarted, "while reading the data"),
@@ -36,7 +36,7 @@ PARTS = [
 ]
 
 
-def describe(folder: Path, events: Sequence[Event], **ended: Any) -> Ending | None:
+def describe(folder: Path, events: Sequence[Event], **ended: Any) -> RunEnding | None:
     """Return the ending of a run with these events, and one that it ended with if there is one."""
     if ended:
         fields = {"status": "failed", "verdict": {}, "seconds": 11.0, "error": "broken", **ended}
@@ -52,7 +52,7 @@ def test_the_part_is_that_of_the_last_event(tmp_path: Path, last: type[Event], w
     events = [*sample_run()]
     position = next(n for n, event in enumerate(events) if isinstance(event, last))
     found = describe(tmp_path, events[: position + 1], exit_code=3, hint="look")
-    assert found == Ending("broken", f"{where}, 11 s after the start", "look", found.command)
+    assert found == RunEnding("broken", f"{where}, 11 s after the start", "look", found.command)
     assert found.format_command("'my run'") == "tunesmith resume 'my run'"
 
 
@@ -84,14 +84,17 @@ def test_a_run_that_lost_a_process_is_resumed(tmp_path: Path) -> None:
     """With the exit code of a failed training, but it need not fail again."""
     found = describe(tmp_path, [*sample_run()][:-1], exit_code=5, will_repeat=False)
     assert found is not None and found.command == "tunesmith resume RUN"
-    assert RankLost("a process has ended").exit_code == 5
-    assert TrainingError.will_repeat and not RankLost.will_repeat
+    assert RankLostError("a process has ended").exit_code == 5
+    assert TrainingError.will_repeat and not RankLostError.will_repeat
 
 
 def test_a_killed_run(tmp_path: Path) -> None:
     events = [sample_event(RunStarted)]
     found = describe(tmp_path, events)
-    assert found is not None and (found.what, found.command) == (KILLED, "tunesmith resume RUN")
+    assert found is not None and (found.what, found.command) == (
+        KILLED_MESSAGE,
+        "tunesmith resume RUN",
+    )
     assert found.where.startswith("while reading the data, last event ")
     with lock(tmp_path):
         assert describe_ending(tmp_path, build_report(events)) is None

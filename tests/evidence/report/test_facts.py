@@ -20,13 +20,13 @@ def test_memory_and_time_beside_their_predictions() -> None:
     memory = {"low": GIB, "expected": 2 * GIB, "high": 3 * GIB}
     events = [*sample_run(), sample_event(Forecast, memory=memory, seconds=[2.0, 9.0])]
     found = list_predictions(build_report(events))
-    rows = [(row.quantity, row.predicted, row.measured, row.judgement) for row in found]
+    rows = [(row.quantity, row.predicted, row.measured, row.judgment) for row in found]
     assert rows == [
         ("peak memory", "1.0 GiB to 3.0 GiB", "2.0 GiB", "within"),
         ("training time", "2.0 s to 9.0 s", "1.0 s", "below"),
     ]
     before = list_predictions(build_report([sample_event(Forecast, memory=memory)]))
-    assert [(row.measured, row.judgement) for row in before] == [("", ""), ("", "")]
+    assert [(row.measured, row.judgment) for row in before] == [("", ""), ("", "")]
     assert list_predictions(build_report([])) == []
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tunesmith_evidence.report.curves import Curve, Points
-from tunesmith_evidence.report.text_plot import ASCII, plot_curve
+from tunesmith_evidence.report.text_plot import ASCII_MARKS, plot_curve
 
 
 def plot(points: Points, validation: Points = (), **options: int) -> list[str]:
-    return plot_curve(Curve("loss", "nats", points, validation), marks=ASCII, **options)
+    return plot_curve(Curve("loss", "nats", points, validation), marks=ASCII_MARKS, **options)
 
 
 def test_a_curve_with_its_axes() -> None:

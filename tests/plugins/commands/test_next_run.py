@@ -11,7 +11,7 @@ import pytest
 from tests.plugins.commands.conftest import RUN_FILE, Tunesmith
 
 from tunesmith_evidence.slices.discover import split_in_halves
-from tunesmith_evidence.slices.rows import to_rows
+from tunesmith_evidence.slices.rows import to_scored_rows
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_corrected_rows_of_the_export_move_to_training(
     done = tunesmith("failures", "parent", "--export", "failed.jsonl", "--for-next")
     assert done.exit_code == 0 and "tunesmith next parent --add" in done.output, done.output
     failed = read_lines(tmp_path / "failed.jsonl")
-    first, second = split_in_halves(to_rows(rows, "same"))
+    first, second = split_in_halves(to_scored_rows(rows, "same"))
     assert {row["source"] for row in failed} == {rows[i]["source"] for i in first if i < 40}
     failed[0]["expected"] = "SAY CORRECTED"
     (tmp_path / "fixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in failed))

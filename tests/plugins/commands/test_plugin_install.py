@@ -16,14 +16,14 @@ from wheels import COMMAND, write_wheel
 
 from tunesmith.errors import UsageError
 from tunesmith_cli.app import app
-from tunesmith_plugins.commands.plugin_install.directory import read_directory, search
+from tunesmith_plugins.commands.plugin_install.directory import read_directory, search_directory
 from tunesmith_plugins.commands.plugin_install.install_command import refuse_unpinned
 from tunesmith_plugins.commands.plugin_install.pip import (
     Change,
     describe_publisher,
+    find_installed_version,
+    find_protected_changes,
     is_pinned,
-    moved,
-    version_of,
 )
 
 Tunesmith = Callable[..., subprocess.CompletedProcess[str]]
@@ -31,22 +31,22 @@ Tunesmith = Callable[..., subprocess.CompletedProcess[str]]
 
 def test_only_some_distributions_are_protected() -> None:
     same, new, other = Change("peft", "1", "1"), Change("torch", None, "3"), Change("x", "1", "2")
-    assert moved([same, new, other, Change("transformers", "5.0", "5.1")]) == [
+    assert find_protected_changes([same, new, other, Change("transformers", "5.0", "5.1")]) == [
         new,
         Change("transformers", "5.0", "5.1"),
     ]
 
 
 def test_installed_versions_are_known() -> None:
-    assert version_of("pluggy") == metadata.version("pluggy")
-    assert version_of("a-distribution-that-does-not-exist") is None
+    assert find_installed_version("pluggy") == metadata.version("pluggy")
+    assert find_installed_version("a-distribution-that-does-not-exist") is None
 
 
 def test_the_directory_is_searched_without_network() -> None:
     assert {listed.name for listed in read_directory()} >= {"tunesmith-trl"}
-    (found,) = search(["TRL", "rloo"])
+    (found,) = search_directory(["TRL", "rloo"])
     assert (found.name, found.api) == ("tunesmith-trl", "1")
-    assert search(["trl", "quokka"]) == []
+    assert search_directory(["trl", "quokka"]) == []
 
 
 @pytest.mark.parametrize(

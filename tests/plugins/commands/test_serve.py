@@ -10,7 +10,7 @@ from click.testing import Result
 
 from tunesmith import api
 from tunesmith.errors import EnvironmentProblem, UsageError
-from tunesmith_evidence.winner import FOLDER
+from tunesmith_evidence.winner import WINNER_FOLDER
 from tunesmith_plugins.commands.serve import command
 from tunesmith_plugins.commands.serve.engine import CallingEngine
 from tunesmith_plugins.commands.serve.run_models import list_models, open_engines
@@ -22,7 +22,7 @@ def test_all_models_of_a_run_are_served(finished: Path) -> None:
     folder, plan, _ = api.load_run(finished)
     assert list_models(folder, []) == ["tuned", "base"]
     assert list_models(folder, ["base"]) == ["base"]
-    (finished / FOLDER).mkdir()
+    (finished / WINNER_FOLDER).mkdir()
     assert list_models(folder, []) == ["tuned", "base", "winner"]
     engines = open_engines(folder, plan, ["tuned"], slots=2)
     assert isinstance(engines["tuned"], CallingEngine), "it needs no tensors"

@@ -16,7 +16,7 @@ from tunesmith.storage import LockHolder, RunFolder, lock, run_lock
 def test_the_lock_of_a_silent_machine_is_removed(
     tunesmith: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_lock, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(run_lock, "HEARTBEAT_TIMEOUT_SECONDS", 0.3)
     run = RunFolder.create(tmp_path, "x").path
     assert tunesmith("unlock", run).stdout == f"{run}: the run was not locked\n"
     holder = replace(LockHolder.current(), host="node1", process="another boot 1")

@@ -54,7 +54,7 @@ from tunesmith_torch.rlhf.rollout import Reward
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.runtime.eval_mode import eval_mode
 from tunesmith_torch.training import trainer
-from tunesmith_torch.training.trainer import Prepared, Session
+from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession
 
 CPU = torch.device("cpu")
 FP32 = pick_precision(CPU, "fp32")
@@ -303,10 +303,10 @@ class OpenedError(Exception):
 class OpenedPolicy(PolicyTask):
     """A policy ready for its first step, with its reference and its rewards."""
 
-    session: Session
-    prepared: Prepared
+    session: TrainingSession
+    prepared: PreparedTraining
 
-    def prepare(self, session: Session, data: list[Prompt]) -> Prepared:
+    def prepare(self, session: TrainingSession, data: list[Prompt]) -> PreparedTraining:
         self.session, self.prepared = session, super().prepare(session, data)
         raise OpenedError
 

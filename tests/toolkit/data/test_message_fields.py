@@ -16,7 +16,7 @@ from tunesmith.errors import DataError
 from tunesmith.records import Chat, Message, TextPart, ToolCall, exchanges
 from tunesmith_torch.data.message_fields import find_missing_calls, find_missing_tool
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import CHATML, build_tiny_tokenizer
 
 SPECIAL = (
     "<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]",
@@ -97,7 +97,7 @@ TRAINED = {
 
 
 def template_of(source: str, eos: str = "</s>") -> Template:
-    tokenizer: Any = tiny_tokenizer(template=source, extra=SPECIAL)
+    tokenizer: Any = build_tiny_tokenizer(template=source, extra=SPECIAL)
     tokenizer.bos_token, tokenizer.eos_token = "<s>", eos
     return Template.from_tokenizer(tokenizer)
 
@@ -173,7 +173,7 @@ def test_control_tokens_in_tools_stay_plain_text() -> None:
 
 
 def test_a_model_without_template_takes_no_tools() -> None:
-    tokenizer: Any = tiny_tokenizer(template=None)
+    tokenizer: Any = build_tiny_tokenizer(template=None)
     template = Template.from_tokenizer(tokenizer)
     for message in (
         Message("user", "q", tools=(TOOL,)),
@@ -279,7 +279,9 @@ def test_every_exchange_of_any_conversation_is_that_of_inference(
     turns: list[tuple[str, Message]],
 ) -> None:
     """Prompt and answer have the ids of inference, and every token of an answer its weight."""
-    template = Template.from_tokenizer(tiny_tokenizer(template=None, extra=SPECIAL), CHATML_TOOLS)
+    template = Template.from_tokenizer(
+        build_tiny_tokenizer(template=None, extra=SPECIAL), CHATML_TOOLS
+    )
     record = chat(*(m for text, answer in turns for m in (Message("user", text), answer)))
     pairs = list(exchanges(record))
     if not pairs:

@@ -31,7 +31,7 @@ from tunesmith_torch.prefix.completion_groups import (
     tokenize_preferences,
 )
 from tunesmith_torch.runtime.device import pick_precision
-from tunesmith_torch.testing.tiny_model import tiny_config
+from tunesmith_torch.testing.tiny_model import build_tiny_config
 from tunesmith_torch.training.supervised import NextTokenObjective
 
 ROWS = [
@@ -42,7 +42,7 @@ ROWS = [
 
 def _request(tokenizer: Path | None, assumed: Assumptions | None = None) -> EstimateRequest:
     return EstimateRequest(
-        config=tiny_config().to_dict(),
+        config=build_tiny_config().to_dict(),
         tokenizer=tokenizer,
         train=ROWS if assumed is None else (),
         test=(),

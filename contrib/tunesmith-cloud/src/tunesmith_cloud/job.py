@@ -44,7 +44,7 @@ def create_run(run_file: Path, folder: Path, sets: Sequence[str] = ()) -> None:
 
     def make_plan() -> Plan:
         plan, _ = api.load_plan(run_file, sets=tuple(sets))
-        api.refuse_unrunnable(plan)
+        api.require_runnable(plan)
         return plan
 
     create_run_once(folder, make_plan)

@@ -34,10 +34,10 @@ class GgufExporter:
         """
         target = out / f"model-{self.options.quantize}.gguf"
         if self.options.quantize in ("f32", "f16"):
-            convert(model, target, self.options.quantize, self.options.pre_tokenizer)
+            convert_to_gguf(model, target, self.options.quantize, self.options.pre_tokenizer)
             return
         full = out / "model-f32.gguf"
-        convert(model, full, "f32", self.options.pre_tokenizer)
+        convert_to_gguf(model, full, "f32", self.options.pre_tokenizer)
         libllama.quantize(full, target, self.options.quantize)
         full.unlink()
 
@@ -54,7 +54,9 @@ class GgufExporter:
         return open_engine(find_file(out), exact=self.options.quantize == "f32")
 
 
-def convert(folder: Path, target: Path, format_name: str, pre_tokenizer: str | None) -> None:
+def convert_to_gguf(
+    folder: Path, target: Path, format_name: str, pre_tokenizer: str | None
+) -> None:
     """Run the converter in its own process, because it changes global state of its libraries.
 
     Raises:

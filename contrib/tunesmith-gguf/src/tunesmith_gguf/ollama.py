@@ -19,7 +19,7 @@ from tunesmith_gguf.go_template import write_go
 from tunesmith_gguf.options import OllamaOptions
 from tunesmith_gguf.tool_turns import ToolsSkippedError, add_tools
 from tunesmith_gguf.turns import Turns, find_turns
-from tunesmith_torch.data.message_fields import message_fields, tool_fields
+from tunesmith_torch.data.message_fields import build_message_fields, build_tool_fields
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.export.contract import Engine
 from tunesmith_torch.models.loading import load_tokenizer
@@ -79,8 +79,8 @@ def read_turns(tokenizer: PreTrainedTokenizerBase) -> tuple[Turns | None, str]:
 
     def render(messages: Sequence[Message]) -> str:
         text: str = tokenizer.apply_chat_template(
-            [message_fields(message, None, False) for message in messages],
-            tools=tool_fields(messages),
+            [build_message_fields(message, None, False) for message in messages],
+            tools=build_tool_fields(messages),
             tokenize=False,
             add_generation_prompt=True,
         )

@@ -16,10 +16,10 @@ from tunesmith_cli.common import CliState
 from tunesmith_cli.launch import given_flags
 from tunesmith_cli.launch_commands import submit_options
 from tunesmith_optuna.findings import (
-    Findings,
+    SearchResult,
     describe_values,
     shorten_keys,
-    show_findings,
+    show_search_result,
 )
 from tunesmith_optuna.launchers import ClusterLauncher, Launcher, LocalLauncher
 from tunesmith_optuna.options import CHANGEABLE, FLAGS, TuneOptions
@@ -85,7 +85,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     if as_json:
         render.print_json(found.to_json())
     else:
-        show_findings(found)
+        show_search_result(found)
 
 
 def find_launcher(options: TuneOptions, catalog: Catalog) -> Launcher:
@@ -120,7 +120,7 @@ def show_plan(request: Request, *, as_json: bool) -> None:
     )
 
 
-def execute(request: Request, launcher: Launcher, folder: Path, *, quiet: bool) -> Findings:
+def execute(request: Request, launcher: Launcher, folder: Path, *, quiet: bool) -> SearchResult:
     """Run the trials of a search; return the findings.
 
     Raises:
@@ -147,4 +147,6 @@ def execute(request: Request, launcher: Launcher, folder: Path, *, quiet: bool) 
             raise
         rows = study.rows()
         own = space.decode(first) if first else None
-        return Findings(folder, objective, names, rows, study.sort(rows), study.importances(), own)
+        return SearchResult(
+            folder, objective, names, rows, study.sort(rows), study.importances(), own
+        )

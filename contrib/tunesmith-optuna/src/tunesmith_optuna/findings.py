@@ -14,7 +14,7 @@ from tunesmith_evidence.number_text import format_interval, format_number, forma
 from tunesmith_optuna.space import Choices, Dimension, Space
 from tunesmith_optuna.trial_run import Objective
 
-BEST = "best.toml"
+BEST_FILE = "best.toml"
 """Run file with the best options, in the folder of the search."""
 REASON_LENGTH = 400
 
@@ -58,7 +58,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Findings:
+class SearchResult:
     """Results of a search."""
 
     folder: Path
@@ -77,7 +77,7 @@ class Findings:
     @property
     def run_file(self) -> Path:
         """Path of the run file with the best options."""
-        return self.folder / BEST
+        return self.folder / BEST_FILE
 
     @property
     def metric(self) -> str:
@@ -137,7 +137,7 @@ class Findings:
         }
 
 
-def show_findings(found: Findings) -> None:
+def show_search_result(found: SearchResult) -> None:
     """Print the trials, best first, then how to train with the best options."""
     render.print_text()
     show_trials(found)
@@ -157,7 +157,7 @@ def show_findings(found: Findings) -> None:
         )
 
 
-def show_trials(found: Findings) -> None:
+def show_trials(found: SearchResult) -> None:
     """Print a table of the trials, then the reasons of those without a score."""
     rest = [row for row in found.rows if row.result is None]
     cells: list[list[str]] = []

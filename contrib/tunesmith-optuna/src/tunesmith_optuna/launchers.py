@@ -26,11 +26,11 @@ from tunesmith.offers import CommandOffer
 from tunesmith.text import one_line
 from tunesmith_cli.launch import signal_at_end_of_parent
 
-LOG = "trial.log"
+LOG_FILE = "trial.log"
 """File in a run folder with the output of a local trial's process."""
 STATUS_SECONDS = 10.0
 """Seconds between two queries of a job's state."""
-MOST_FAILURES = 20
+MAX_FAILURES = 20
 """Failed queries in a row before the search gives up; a busy cluster may not answer."""
 
 
@@ -72,7 +72,7 @@ class LocalLauncher:
     def start(self, folder: Path) -> None:
         """Start ``tunesmith resume``; it waits if an earlier process still has the run."""
         slot = next(n for n in range(self.parallel + 1) if n not in self._slots.values())
-        with (folder / LOG).open("ab") as log:
+        with (folder / LOG_FILE).open("ab") as log:
             self._processes[folder] = subprocess.Popen(
                 [sys.executable, "-P", "-m", "tunesmith_optuna.work", str(folder)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -104,11 +104,11 @@ class LocalLauncher:
         if code is not None and code < 0:
             return f"its process was stopped by {signal.Signals(-code).name}"
         with suppress(OSError):
-            text = (folder / LOG).read_text(encoding="utf-8", errors="replace")
+            text = (folder / LOG_FILE).read_text(encoding="utf-8", errors="replace")
             _, found, error = f"\n{text}".rpartition("\nerror: ")
             if found:
                 return one_line(error, 400)
-        return f"its process exited with code {code}; see {LOG} in its folder"
+        return f"its process exited with code {code}; see {LOG_FILE} in its folder"
 
     def _environment(self, slot: int) -> dict[str, str]:
         """Return the environment of a process: a share of the cores, and its own GPU."""
@@ -200,9 +200,9 @@ class ClusterLauncher:
         self._asked[folder] = now
         active = self._ask(folder)
         self._failures = self._failures + 1 if active is None else 0
-        if self._failures >= MOST_FAILURES:
+        if self._failures >= MAX_FAILURES:
             raise EnvironmentProblem(
-                f"tunesmith {self.name} status: failed {MOST_FAILURES} times in a row",
+                f"tunesmith {self.name} status: failed {MAX_FAILURES} times in a row",
                 hint="the jobs continue to run; continue the search with `tunesmith tune FOLDER`",
             )
         return active is not False

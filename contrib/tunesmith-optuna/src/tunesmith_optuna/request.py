@@ -22,7 +22,7 @@ from tunesmith_cli.common import CliState
 from tunesmith_cli.launch import override_options
 from tunesmith_optuna.options import TuneOptions
 from tunesmith_optuna.space import read_argument
-from tunesmith_optuna.trial_run import Objective, TrialRuns, find_objective, name_keys
+from tunesmith_optuna.trial_run import Objective, TrialRuns, find_objective, select_named_keys
 from tunesmith_optuna.validation_part import NO_VALIDATION_ROWS, VALIDATION_HINT
 
 PLAN = "plan.toml"
@@ -69,7 +69,7 @@ class Request:
         plan = self.plan
         named = None if out is None else api.create_run_folder(plan, out)
         folder = named or RunFolder.create(Path(plan.run.folder), f"{plan.name}-tune")
-        tables = {**name_keys(plan), "tune": self.options.model_dump(exclude_none=True)}
+        tables = {**select_named_keys(plan), "tune": self.options.model_dump(exclude_none=True)}
         trust_code(tables, folder.path)  # first: a search with a plan file can be resumed
         write_atomic(folder.path / PLAN, tomli_w.dumps(tables))
         return folder.path.absolute()
@@ -96,7 +96,7 @@ def read_request(
             hint="add --search technique.learning_rate=1e-5:1e-3:log or a table [tune.search]",
         )
     objective = find_objective(plan, catalog, options.metric)
-    api.refuse_unrunnable(plan)
+    api.require_runnable(plan)
 
     def load(more: Sequence[str]) -> Plan:
         given = [*sets, *more]

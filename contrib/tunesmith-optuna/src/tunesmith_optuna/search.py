@@ -19,7 +19,7 @@ from tunesmith_optuna.launchers import Launcher
 from tunesmith_optuna.options import TuneOptions
 from tunesmith_optuna.space import Value
 from tunesmith_optuna.study import Study
-from tunesmith_optuna.trial_log import Evaluation, TrialLog
+from tunesmith_optuna.trial_log import TrialLog, ValidationPoint
 from tunesmith_optuna.trial_run import TrialRuns
 
 FIRST_FAILURES = 3
@@ -28,7 +28,7 @@ STOP_SECONDS = 60.0
 """Seconds for the trials to save a checkpoint when the search stops."""
 
 
-class View(Protocol):
+class ProgressView(Protocol):
     """Shows the progress of a search."""
 
     def begin(self, number: int, options: Mapping[str, object], resumed: bool) -> None:
@@ -70,7 +70,7 @@ class Search:
     runs: TrialRuns
     launcher: Launcher
     options: TuneOptions
-    view: View
+    view: ProgressView
     first: Mapping[str, Value] | None = None
     """Parameters of the first trial: the run file's own options."""
     running: dict[int, RunningTrial] = field(default_factory=dict)
@@ -215,7 +215,7 @@ class Search:
             time.sleep(self.launcher.poll_seconds)
 
 
-def describe_pruning(evaluation: Evaluation, pruner: str) -> str:
+def describe_pruning(evaluation: ValidationPoint, pruner: str) -> str:
     """Return why a trial was stopped early."""
     than = "is above the median of other trials" if pruner == "median" else "is not among the best"
     return (

@@ -15,9 +15,9 @@ from typing import Any
 
 from tunesmith.config.run_file import parse_value
 
-SEARCHED = "technique."
+SEARCHED_PREFIX = "technique."
 """Prefix of the searchable keys; others would change the data or the seed."""
-MOST_STEPS = 100_000
+MAX_STEPS = 100_000
 """Treat a range with more values as continuous."""
 RANGE_KEYS = frozenset({"low", "high", "log", "step"})
 Value = str | int | float | bool
@@ -73,7 +73,7 @@ class Range:
     def grid(self) -> list[Value] | None:
         """Return all values; None if there are infinitely or very many."""
         step = self.step or (1 if self.is_integer else None)
-        if step is None or (count := round((self.last - self.low) / step) + 1) > MOST_STEPS:
+        if step is None or (count := round((self.last - self.low) / step) + 1) > MAX_STEPS:
             return None
         return [self.low + n * step for n in range(count)]
 
@@ -130,7 +130,7 @@ class Space:
         """Number of combinations; None if there are infinitely or very many."""
         counts = [len(grid) for d in self.dimensions if (grid := d.grid()) is not None]
         total = math.prod(counts)
-        is_finite = len(counts) == len(self.dimensions) and total <= MOST_STEPS
+        is_finite = len(counts) == len(self.dimensions) and total <= MAX_STEPS
         return total if is_finite else None
 
     def decode(self, params: Mapping[str, Value]) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def read_argument(text: str) -> tuple[str, Any]:
 
 
 def _read_dimension(key: str, item: Any) -> Dimension:
-    if not key.startswith(SEARCHED):
+    if not key.startswith(SEARCHED_PREFIX):
         raise ValueError(
             f"{key}: only options of the technique can be searched, such as "
             "technique.learning_rate; the data split and the seed must stay the same"

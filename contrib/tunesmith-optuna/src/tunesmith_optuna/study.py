@@ -27,15 +27,15 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tunesmith_optuna.findings import Result, Row
 from tunesmith_optuna.space import Choices, Dimension, Space, Value, list_combinations
-from tunesmith_optuna.trial_log import TENTHS, Evaluation
+from tunesmith_optuna.trial_log import TENTHS, ValidationPoint
 
 FOLDER = "optuna"
 """Folder of the journal, inside the study's folder."""
 JOURNAL = "journal.log"
 DUPLICATE = "duplicate_of"
-FEWEST_FOR_IMPORTANCE = 10
+MIN_TRIALS_FOR_IMPORTANCE = 10
 """Finished trials needed to estimate importances (and at least five per option)."""
-MOST_PROPOSALS = 100
+MAX_PROPOSALS = 100
 """End the search after this many repeated proposals in a row."""
 
 
@@ -62,7 +62,7 @@ class Study:
         """
         if not self._study.get_trials(deepcopy=False) and first is not None:
             self._study.enqueue_trial(dict(first))
-        for _ in range(MOST_PROPOSALS):
+        for _ in range(MAX_PROPOSALS):
             tried = self._tried()
             if self.space.size is not None and len(tried) >= self.space.size:
                 return None
@@ -90,7 +90,7 @@ class Study:
 
     # ------------------------------------------------------------------ results
 
-    def should_prune(self, trial: Trial, evaluation: Evaluation) -> bool:
+    def should_prune(self, trial: Trial, evaluation: ValidationPoint) -> bool:
         """Report a validation loss; return True if the trial is worse than others at this point."""
         if evaluation.tenth not in self._reported(trial):
             loss = -evaluation.loss if self.maximizes else evaluation.loss
@@ -162,7 +162,7 @@ class Study:
         values = {frozen.value for frozen in self._trials() if frozen.state == TrialState.COMPLETE}
         count = sum(frozen.state == TrialState.COMPLETE for frozen in self._trials())
         options = len(self.space.dimensions)
-        if options < 2 or count < max(FEWEST_FOR_IMPORTANCE, 5 * options) or len(values) < 2:
+        if options < 2 or count < max(MIN_TRIALS_FOR_IMPORTANCE, 5 * options) or len(values) < 2:
             return {}
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=self.seed)
         found = optuna.importance.get_param_importances(self._study, evaluator=evaluator)

@@ -14,7 +14,7 @@ TENTHS = 10
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class ValidationPoint:
     """Validation loss at a step of the training."""
 
     step: int
@@ -36,7 +36,7 @@ class TrialLog:
     steps: int = 0
     loss: float | None = None
     """Training loss of the newest step."""
-    evaluations: dict[int, Evaluation] = field(default_factory=dict)
+    evaluations: dict[int, ValidationPoint] = field(default_factory=dict)
     """Evaluations by step, without those before the first step."""
     measured: dict[tuple[str, str], JSON] = field(default_factory=dict)
     """Events of the trained model's metrics, by evaluator and metric."""
@@ -81,7 +81,7 @@ class TrialLog:
                 self.step, self.steps, self.loss = event["step"], event["steps"], event["loss"]
             case "monitored" if event["step"] and VALIDATION_LOSS in event["metrics"]:
                 loss = float(event["metrics"][VALIDATION_LOSS])
-                self.evaluations[event["step"]] = Evaluation(event["step"], self.steps, loss)
+                self.evaluations[event["step"]] = ValidationPoint(event["step"], self.steps, loss)
             case "measured" if event["model"] == TUNED:
                 self.measured[event["evaluator"], event["metric"]] = event
             case "run-finished":

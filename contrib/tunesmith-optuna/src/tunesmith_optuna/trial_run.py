@@ -152,7 +152,7 @@ def find_options(plan: Plan, keys: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-def name_keys(plan: Plan) -> dict[str, Any]:
+def select_named_keys(plan: Plan) -> dict[str, Any]:
     """Return the tables of a plan, with only the keys set in the run file or on the command line.
 
     All values are resolved, so the tables mean the same in another folder.
@@ -167,7 +167,7 @@ def write_best(plan: Plan, options: Mapping[str, Any], path: Path, sentence: str
     """Write a run file with the user's own keys and the best options."""
     import tomli_w
 
-    tables = name_keys(plan)
+    tables = select_named_keys(plan)
     tables.pop("tune", None)
     for key, value in options.items():
         set_value(tables, key, value, where="tune.search")

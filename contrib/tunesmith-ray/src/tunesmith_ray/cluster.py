@@ -18,10 +18,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tunesmith.errors import EnvironmentProblem
 from tunesmith.text import one_line
-from tunesmith_ray.job_file import BEAT_SECONDS, find_job, is_cancel_requested, show_life
+from tunesmith_ray.job_file import HEARTBEAT_SECONDS, find_job, is_cancel_requested, send_heartbeat
 from tunesmith_ray.options import LOCAL
-from tunesmith_ray.supervisor import Codes, supervise
-from tunesmith_ray.work import Meeting, Work
+from tunesmith_ray.supervisor import ExitCodes, supervise
+from tunesmith_ray.work import Rendezvous, Work
 from tunesmith_ray.worker import PATIENCE_SECONDS, Worker
 
 NAMESPACE = "tunesmith"
@@ -116,8 +116,8 @@ class Supervisor:
         return job is None or job.name != self.name or is_cancel_requested(self.folder, self.name)
 
     def _show_life(self) -> None:
-        while not self.ended.wait(BEAT_SECONDS):
-            show_life(self.folder)
+        while not self.ended.wait(HEARTBEAT_SECONDS):
+            send_heartbeat(self.folder)
 
     def _supervise(self) -> None:
         try:
@@ -160,7 +160,7 @@ class WorkersOnRay:
     def __init__(self, is_cancelled: Callable[[], bool]) -> None:
         self.is_cancelled = is_cancelled
 
-    def __call__(self, work: Work, has_begun: Callable[[Sequence[str]], None]) -> Codes:
+    def __call__(self, work: Work, has_begun: Callable[[Sequence[str]], None]) -> ExitCodes:
         """Start all processes once and wait for them; see ``supervisor.StartWorkers``."""
         bundles = [work.resources() for _ in range(work.workers)]
         group = placement_group(bundles, strategy=work.placement.upper())
@@ -179,18 +179,18 @@ class WorkersOnRay:
                 return False
         return True
 
-    def _run(self, work: Work, group: Any, has_begun: Callable[[Sequence[str]], None]) -> Codes:
+    def _run(self, work: Work, group: Any, has_begun: Callable[[Sequence[str]], None]) -> ExitCodes:
         workers = [create_worker(work, number, group) for number in range(work.workers)]
         try:
             places = ray.get([worker.find_place.remote() for worker in workers])
         except RayActorError:
             return [None] * work.process_count  # a machine was lost in the meantime
         has_begun([place.host for place in places])
-        meeting = Meeting(places, uuid.uuid4().hex)
+        meeting = Rendezvous(places, uuid.uuid4().hex)
         running = {worker.run.remote(meeting): n for n, worker in enumerate(workers)}
         return self._collect(work, workers, running)
 
-    def _collect(self, work: Work, workers: Sequence[Any], running: dict[Any, int]) -> Codes:
+    def _collect(self, work: Work, workers: Sequence[Any], running: dict[Any, int]) -> ExitCodes:
         """Wait for all workers; stop the rest if one failed or the run was canceled."""
         codes: dict[int, Sequence[int | None]] = {}
         was_cancelled = False

@@ -71,7 +71,7 @@ def wait_for_job(
             if time.monotonic() - checked > ALIVE_SECONDS:
                 checked = time.monotonic()
                 if not is_alive() and (job := find_job(folder) or job).is_active:
-                    return lose(folder, job)
+                    return mark_as_lost(folder, job)
             sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             if was_cancelled:
@@ -85,7 +85,7 @@ def wait_for_job(
                 request_cancel(folder, job.name)
 
 
-def lose(folder: Path, job: Job) -> Job:
+def mark_as_lost(folder: Path, job: Job) -> Job:
     """Return the job as failed because its supervisor is gone, unless the run has finished."""
     if has_finished(folder):
         return replace(job, state="finished", exit_code=0, reason="")

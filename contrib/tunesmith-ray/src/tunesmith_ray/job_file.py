@@ -19,10 +19,10 @@ from tunesmith_cli.launch import read_job, write_job
 
 State = Literal["submitted", "waiting", "running", "finished", "failed", "stopped"]
 """``waiting``: for machines with the resources that the workers need."""
-ACTIVE: Sequence[State] = ("submitted", "waiting", "running")
-BEAT_SECONDS = 2.0
+ACTIVE_STATES: Sequence[State] = ("submitted", "waiting", "running")
+HEARTBEAT_SECONDS = 2.0
 """Seconds between two heartbeats of a supervisor."""
-SILENT_SECONDS = 20.0
+HEARTBEAT_TIMEOUT_SECONDS = 20.0
 """Seconds without a heartbeat after which an unreachable supervisor counts as lost."""
 
 
@@ -53,30 +53,30 @@ class Job:
 
     @property
     def is_active(self) -> bool:
-        return self.state in ACTIVE
+        return self.state in ACTIVE_STATES
 
     def write(self, folder: Path) -> None:
         """Write the job file into a run folder."""
         write_job(folder, "ray", self)
 
 
-def show_life(folder: Path) -> None:
+def send_heartbeat(folder: Path) -> None:
     """Touch the job file, as a heartbeat."""
     with suppress(OSError):
         os.utime(job_folder(folder) / "job.json")
 
 
-def is_silent(folder: Path, sleep: Callable[[float], None] = time.sleep) -> bool:
+def is_heartbeat_missing(folder: Path, sleep: Callable[[float], None] = time.sleep) -> bool:
     """Wait for a heartbeat of the supervisor; return False if there is one.
 
     The file's time is only compared with itself, so clock skew does not matter.
     """
     path = job_folder(folder) / "job.json"
-    deadline, seen = time.monotonic() + SILENT_SECONDS, path.stat().st_mtime_ns
+    deadline, seen = time.monotonic() + HEARTBEAT_TIMEOUT_SECONDS, path.stat().st_mtime_ns
     while path.stat().st_mtime_ns == seen:
         if time.monotonic() > deadline:
             return True
-        sleep(BEAT_SECONDS / 4)
+        sleep(HEARTBEAT_SECONDS / 4)
     return False
 
 

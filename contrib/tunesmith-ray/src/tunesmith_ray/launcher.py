@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tunesmith_cli.launch_commands import JobCommands, JobStatus
-from tunesmith_ray.follow import lose
-from tunesmith_ray.job_file import Job, find_job, is_silent, request_cancel
+from tunesmith_ray.follow import mark_as_lost
+from tunesmith_ray.job_file import Job, find_job, is_heartbeat_missing, request_cancel
 from tunesmith_ray.worker import log_path
 
 
@@ -39,13 +39,13 @@ def check_supervisor(folder: Path, job: Job) -> Job:
 
     with cluster.connect(job.address):
         is_here = cluster.find_supervisor(job.name) is not None
-    return read_again(folder, job, is_lost=not is_here and is_silent(folder))
+    return reread_job(folder, job, is_lost=not is_here and is_heartbeat_missing(folder))
 
 
-def read_again(folder: Path, job: Job, *, is_lost: bool) -> Job:
+def reread_job(folder: Path, job: Job, *, is_lost: bool) -> Job:
     """Read the job again, as its supervisor may have ended it; mark it as lost if asked."""
     job = find_job(folder) or job
-    return lose(folder, job) if is_lost and job.is_active else job
+    return mark_as_lost(folder, job) if is_lost and job.is_active else job
 
 
 def cancel(folder: Path, job: Job) -> str:
@@ -54,7 +54,7 @@ def cancel(folder: Path, job: Job) -> str:
         return f"the run has ended: {job.state}"
     # The supervisor reads this file, even if Ray recreates it or it runs on another cluster.
     request_cancel(folder, job.name)
-    if is_silent(folder):
+    if is_heartbeat_missing(folder):
         return "the run has ended: its supervisor was lost"
     return "the run stops after its current step"
 

@@ -22,12 +22,12 @@ from tunesmith_cli.launch import (
     open_run,
     override_options,
     planned_folder,
-    read_end,
+    read_last_lines,
     refuse_unsuitable_job,
 )
 from tunesmith_cli.launch_commands import submit_options
 from tunesmith_ray.follow import wait_for_job
-from tunesmith_ray.job_file import SILENT_SECONDS, Job, find_job, is_silent
+from tunesmith_ray.job_file import HEARTBEAT_TIMEOUT_SECONDS, Job, find_job, is_heartbeat_missing
 from tunesmith_ray.options import FLAGS, LOCAL, RayOptions
 from tunesmith_ray.work import Work
 from tunesmith_ray.worker import log_path
@@ -95,7 +95,7 @@ def check_run(plan: Plan, options: RayOptions, *, detach: bool) -> None:
             another device than the workers have, or Ray would end with this command.
         EnvironmentProblem: the weights of the model are missing.
     """
-    api.refuse_unrunnable(plan)
+    api.require_runnable(plan)
     refuse_unsuitable_job(
         plan, options.gpus, options.process_count, table="ray", hint="--workers 1 --processes 1"
     )
@@ -134,10 +134,11 @@ def refuse_second_job(run: Path) -> None:
     if cluster.find_supervisor(job.name):
         raise UsageError(f"{run}: the run is already on this cluster ({job.state})", hint=hint)
     render.print_note(
-        f"the run was {job.state} on another cluster; waiting up to {SILENT_SECONDS:g} s for a "
+        f"the run was {job.state} on another cluster; waiting up to "
+        f"{HEARTBEAT_TIMEOUT_SECONDS:g} s for a "
         "heartbeat"
     )
-    if not is_silent(run):
+    if not is_heartbeat_missing(run):
         raise UsageError(
             f"{run}: the run is on another cluster ({job.address or 'default address'}) and "
             f"{job.state} there",
@@ -194,7 +195,7 @@ def show_end(folder: RunFolder, job: Job) -> int:
     if job.failed_rank is not None:
         path = log_path(folder.path, job.failed_rank)
         render.print_note(f"\nLast lines of {path}:\n")
-        for line in read_end(path, SHOWN_LINES):
+        for line in read_last_lines(path, SHOWN_LINES):
             render.print_note(f"  {line}")
     run = render.shell_path(folder.path)
     render.print_note(f"\nContinue the run:\n  tunesmith ray submit {run}")

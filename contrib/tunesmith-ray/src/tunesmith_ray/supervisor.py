@@ -20,7 +20,7 @@ from tunesmith.signals import STOP_SIGNALS
 from tunesmith_ray.job_file import Job, State, find_job
 from tunesmith_ray.work import Work
 
-Codes = Sequence[int | None]
+ExitCodes = Sequence[int | None]
 """Exit code of each process by rank; None if its worker was lost."""
 TIME_LIMIT = 75
 """Exit code of a run that reached ``max_minutes``."""
@@ -30,7 +30,7 @@ Verdict = Literal["finished", "failed", "stopped", "lost"]
 class StartWorkers(Protocol):
     """Start all processes of a run once, wait for them, and return their exit codes."""
 
-    def __call__(self, work: Work, has_begun: Callable[[Sequence[str]], None]) -> Codes:
+    def __call__(self, work: Work, has_begun: Callable[[Sequence[str]], None]) -> ExitCodes:
         """Call ``has_begun`` with the workers' machines; return no codes if canceled before."""
         ...
 
@@ -45,7 +45,7 @@ class Outcome:
     reason: str = ""
 
 
-class Superseded(Exception):
+class SupersededError(Exception):
     """The run has a newer job, so this supervisor must not change the job file any more."""
 
 
@@ -58,7 +58,7 @@ def supervise(
     counts the start it finds there, and stops the run if it was already asked to. ``name`` is the
     name of its job. If the run has a newer job, nothing is written, and None is returned.
     """
-    with suppress(Superseded):
+    with suppress(SupersededError):
         return _supervise(work, name, start, is_cancelled)
     return None
 
@@ -68,7 +68,7 @@ def _supervise(work: Work, name: str, start: StartWorkers, is_cancelled: Callabl
     job = find_own_job(folder, name)
     while job.is_active:
         if is_cancelled():
-            job = settle(job, judge([], is_cancelled=True), work)
+            job = update_job(job, judge_exit_codes([], is_cancelled=True), work)
             job.write(folder)
             break
         job = replace(job, state="waiting", starts=job.starts + 1, hosts=())
@@ -79,14 +79,14 @@ def _supervise(work: Work, name: str, start: StartWorkers, is_cancelled: Callabl
             replace(job, state="running", hosts=tuple(hosts)).write(folder)
 
         try:
-            outcome = judge(start(work, has_begun), is_cancelled())
-        except Superseded:
+            outcome = judge_exit_codes(start(work, has_begun), is_cancelled())
+        except SupersededError:
             raise
         except Exception as error:  # from Ray, or a bug: nobody may wait forever
             outcome = Outcome("failed", 1, reason=f"{type(error).__name__}: {error}")
         if has_finished(folder):  # even if it was lost or stopped at that moment
             outcome = Outcome("finished", 0)
-        job = settle(find_own_job(folder, name), outcome, work)
+        job = update_job(find_own_job(folder, name), outcome, work)
         job.write(folder)
     return job
 
@@ -102,11 +102,11 @@ def find_own_job(folder: Path, name: str) -> Job:
     if job is None:
         raise RuntimeError(f"{folder}: the job is gone")
     if job.name != name:
-        raise Superseded
+        raise SupersededError
     return job
 
 
-def judge(codes: Codes, is_cancelled: bool) -> Outcome:
+def judge_exit_codes(codes: ExitCodes, is_cancelled: bool) -> Outcome:
     """Return how a start ended, from the exit codes of its processes.
 
     Rank 0 reports for all ranks, unless it was only asked to stop because another rank failed. A
@@ -140,7 +140,7 @@ def name_signal(number: int) -> str:
         return f"signal {number}"
 
 
-def settle(job: Job, outcome: Outcome, work: Work) -> Job:
+def update_job(job: Job, outcome: Outcome, work: Work) -> Job:
     """Return the job after a start: still active if the run must be restarted."""
     ended = replace(job, failed_rank=outcome.failed_rank, reason=outcome.reason)
     if outcome.verdict == "lost":

@@ -15,7 +15,7 @@ from tunesmith_ray.rank import resume_arguments
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerPlace:
     """The machine of a worker."""
 
     host: str
@@ -32,10 +32,10 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Rendezvous:
     """Places of all workers in a start; the processes rendezvous at the first one."""
 
-    places: Sequence[Place]
+    places: Sequence[WorkerPlace]
     id: str
     """Unique id of the start, so processes of an earlier start cannot join."""
 
@@ -89,7 +89,7 @@ class Work:
                 found[f"accelerator_type:{self.gpu_type}"] = 0.001
         return found
 
-    def environment(self, worker: int, index: int, meeting: Meeting) -> Mapping[str, str]:
+    def environment(self, worker: int, index: int, meeting: Rendezvous) -> Mapping[str, str]:
         """Return the environment variables of a process of a worker.
 
         They match those of torchrun, which has one agent per machine. Workers on the same machine
@@ -127,8 +127,8 @@ class Work:
     def describe(self, address: str | None) -> list[tuple[str, str]]:
         """Return what a dry run shows, as pairs of name and text."""
         each = ", ".join(f"{name} {count:g}" for name, count in self.resources().items())
-        shown_places = [Place(f"host-{number}", "ADDRESS") for number in range(self.workers)]
-        variables = dict(self.environment(0, 0, Meeting(shown_places, "START")))
+        shown_places = [WorkerPlace(f"host-{number}", "ADDRESS") for number in range(self.workers)]
+        variables = dict(self.environment(0, 0, Rendezvous(shown_places, "START")))
         if self.process_count > 1:
             variables["MASTER_PORT"] = "PORT"
         shown = " ".join(f"{name}={value}" for name, value in variables.items())

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tunesmith_ray.rank import build_command
-from tunesmith_ray.work import Meeting, Place, Work
+from tunesmith_ray.work import Rendezvous, Work, WorkerPlace
 
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 5.0
@@ -29,14 +29,14 @@ class Worker:
         """Monotonic time to ask the processes to stop; None for never."""
         self._lock = threading.Lock()
 
-    def find_place(self) -> Place:
+    def find_place(self) -> WorkerPlace:
         """Return this machine with a free port."""
         with socket.socket() as one:
             one.bind(("", 0))
             gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-            return Place(socket.gethostname(), self.address, one.getsockname()[1], gpus)
+            return WorkerPlace(socket.gethostname(), self.address, one.getsockname()[1], gpus)
 
-    def run(self, meeting: Meeting) -> list[int]:
+    def run(self, meeting: Rendezvous) -> list[int]:
         """Start the processes, wait for all, and return their exit codes as a shell would."""
         ranks = range(self.work.processes)
         children = [self._start(index, meeting) for index in ranks]
@@ -58,7 +58,7 @@ class Worker:
         with self._lock:
             self._term_at = moment if self._term_at is None else min(self._term_at, moment)
 
-    def _start(self, index: int, meeting: Meeting) -> subprocess.Popen[bytes]:
+    def _start(self, index: int, meeting: Rendezvous) -> subprocess.Popen[bytes]:
         rank = self.number * self.work.processes + index
         folder = Path(self.work.folder)
         command = build_command(folder, rank)

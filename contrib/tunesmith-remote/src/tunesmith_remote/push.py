@@ -29,13 +29,13 @@ from tunesmith_remote.snapshot import (
     is_checkpoint,
     is_skipped,
     list_numbers,
-    name_of,
+    name_snapshot,
     read_snapshots,
 )
 
-KEPT = 2
+KEPT_SNAPSHOTS = 2
 """Number of snapshots to keep, so a pull of the previous one can finish."""
-ATTEMPTS = 5
+MAX_ATTEMPTS = 5
 """How often to retry if the run deletes an old checkpoint during its upload."""
 
 
@@ -62,18 +62,18 @@ def push_run(run: Path, bucket: Bucket) -> Pushed:
     if mirror is None or mirror.url != bucket.url:
         known = mirror or Mirror(url=bucket.url, writer=secrets.token_hex(8))
         mirror = known.model_copy(update={"url": bucket.url})
-        require_own(bucket, mirror)  # checked before the folder records it
+        require_own_bucket(bucket, mirror)  # checked before the folder records it
         mirror.write(run)
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, MAX_ATTEMPTS + 1):
         try:
             return _Push(folder, bucket, mirror).run()
         except FileNotFoundError as error:
-            if attempt == ATTEMPTS:
+            if attempt == MAX_ATTEMPTS:
                 raise UsageError(f"{error}: deleted during its upload") from None
     raise AssertionError
 
 
-def require_own(bucket: Bucket, mirror: Mirror) -> tuple[list[int], Snapshot | None]:
+def require_own_bucket(bucket: Bucket, mirror: Mirror) -> tuple[list[int], Snapshot | None]:
     """Return the numbers of all snapshots and the newest intact one, if this copy may continue it.
 
     Raises:
@@ -109,7 +109,7 @@ class _Push:
         Raises:
             FileNotFoundError: a file was deleted in the meantime.
         """
-        numbers, newest = require_own(self.bucket, self.mirror)
+        numbers, newest = require_own_bucket(self.bucket, self.mirror)
         self.before = newest.files if newest else {}
         stored = self.bucket.list_sizes(OBJECTS)
         state = read_state(self.folder)
@@ -177,10 +177,10 @@ class _Push:
 
     def _delete_old(self, numbers: list[int], stored: Mapping[str, int]) -> None:
         """Delete old snapshots, and older objects that no remaining snapshot needs."""
-        kept = [s for _, s in read_snapshots(self.bucket, numbers[-KEPT:]) if s]
+        kept = [s for _, s in read_snapshots(self.bucket, numbers[-KEPT_SNAPSHOTS:]) if s]
         needed = {sha256 for snapshot in kept for sha256 in snapshot.object_sizes()}
-        for number in numbers[:-KEPT]:
-            self.bucket.delete(name_of(number))
+        for number in numbers[:-KEPT_SNAPSHOTS]:
+            self.bucket.delete(name_snapshot(number))
         for sha256 in stored.keys() - needed:
             self.bucket.delete(f"{OBJECTS}/{sha256}")
 
@@ -204,7 +204,7 @@ def read_state(folder: RunFolder) -> FolderState:
     Raises:
         FileNotFoundError: a folder was deleted in the meantime, or commits never paused.
     """
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         loose, committed = list_files(folder.path)
         log = folder.events.read_bytes() if folder.events.is_file() else b""
         loose, again = list_files(folder.path)

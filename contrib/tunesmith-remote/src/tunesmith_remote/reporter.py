@@ -13,7 +13,7 @@ from tunesmith.storage import RunFolder
 from tunesmith.text import redact
 from tunesmith_remote.snapshot import find_mirror
 
-MOST_FINDINGS = 2
+MAX_FINDINGS = 2
 """Failures to report while the run trains: after three, a reporter gets no more events."""
 
 
@@ -81,7 +81,7 @@ class RemoteReporter:
                 self._thread.start()
         if isinstance(event, (CheckpointSaved, TrainingFinished)):
             self._due.set()
-        if self._findings == MOST_FINDINGS:
+        if self._findings == MAX_FINDINGS:
             return
         problem, self._problem = self._problem, None
         problems = [*([describe(problem)] if problem else []), *self._take_damaged()]

@@ -26,9 +26,9 @@ from tunesmith.storage import is_inside, write_atomic
 from tunesmith_remote.bucket import Bucket
 
 OBJECTS, SNAPSHOTS = "objects", "snapshots"
-REMEMBERED = "remote.json"
+MIRROR_FILE = "remote.json"
 """File in a run folder that names its mirror; it is not mirrored itself."""
-SKIPPED = frozenset({"lock", "lease", REMEMBERED})
+SKIPPED = frozenset({"lock", "lease", MIRROR_FILE})
 """Files in a run folder that only concern one machine."""
 _NAME = re.compile(r"(\d{8,})\.json")
 
@@ -81,7 +81,7 @@ class Snapshot(_Strict):
     @property
     def name(self) -> str:
         """Name of the snapshot's object."""
-        return name_of(self.number)
+        return name_snapshot(self.number)
 
     @property
     def seal(self) -> str:
@@ -101,7 +101,7 @@ def _encode(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, sort_keys=True, indent=1).encode()
 
 
-def decode(content: bytes, number: int) -> Snapshot | None:
+def decode_snapshot(content: bytes, number: int) -> Snapshot | None:
     """Return a snapshot; None if the content is not exactly what was stored under this number."""
     try:
         document = json.loads(content)
@@ -118,7 +118,7 @@ def list_numbers(bucket: Bucket) -> list[int]:
     return sorted(int(name[1]) for name in found if name)
 
 
-def name_of(number: int) -> str:
+def name_snapshot(number: int) -> str:
     """Return the name of a snapshot's object."""
     return f"{SNAPSHOTS}/{number:08d}.json"
 
@@ -126,9 +126,9 @@ def name_of(number: int) -> str:
 def read_snapshots(bucket: Bucket, numbers: list[int]) -> Iterator[tuple[int, Snapshot | None]]:
     """Yield the snapshots, newest first; None for a damaged one."""
     for number in reversed(numbers):
-        content = bucket.read(name_of(number))
+        content = bucket.read(name_snapshot(number))
         if content is not None:  # otherwise deleted in the meantime
-            yield number, decode(content, number)
+            yield number, decode_snapshot(content, number)
 
 
 class Mirror(_Strict):
@@ -145,12 +145,12 @@ class Mirror(_Strict):
 
     def write(self, folder: Path) -> None:
         """Write the mirror to a run folder."""
-        write_atomic(folder / REMEMBERED, json.dumps(self.model_dump(), indent=1) + "\n")
+        write_atomic(folder / MIRROR_FILE, json.dumps(self.model_dump(), indent=1) + "\n")
 
 
 def find_mirror(folder: Path) -> Mirror | None:
     """Return the mirror recorded in a run folder; None if there is none."""
     try:
-        return Mirror.model_validate_json((folder / REMEMBERED).read_bytes())
+        return Mirror.model_validate_json((folder / MIRROR_FILE).read_bytes())
     except (OSError, ValidationError):
         return None

@@ -88,7 +88,7 @@ def check_run(plan: Plan, options: SlurmOptions) -> None:
             on another device than the job has.
         EnvironmentProblem: the weights of the model are missing.
     """
-    api.refuse_unrunnable(plan)
+    api.require_runnable(plan)
     refuse_unsuitable_job(
         plan, options.gpus, options.process_count, table="slurm", hint="--processes 1"
     )

@@ -26,7 +26,7 @@ _REWARD_MODEL_NOTE = "the reward model is assumed to be as large as the base mod
 _VLLM_NOTE = "vLLM is not counted: it reserves a share of the GPU (TRL's default is 30 %)"
 
 
-def padded(options: PolicyOptions) -> PolicyOptions:
+def pad_options(options: PolicyOptions) -> PolicyOptions:
     """Return the options of a step as TRL computes it: padded rows, and no shared prompts."""
     return options.model_copy(update={"packing": False})
 
@@ -46,7 +46,7 @@ def micro_batch_rows(options: PolicyOptions, prompts: int, longest_prompt: int) 
 
 def estimate(options: TrlOptions, request: EstimateRequest) -> Iterator[Estimate]:
     """Yield two estimates: one by arithmetic, and one with a traced step."""
-    policy = padded(options.policy_options)
+    policy = pad_options(options.policy_options)
     size = 0
     if options.reward_model is not None:
         size = EstimateSetting.from_request(policy, request).base_bytes

@@ -26,7 +26,7 @@ def build(options: TrlOptions) -> Technique:
     from tunesmith_torch.runtime import bitsandbytes
     from tunesmith_trl.technique import TrlTechnique
 
-    bitsandbytes.preload()  # TRL's trainers would import it during training
+    bitsandbytes.preload_bitsandbytes()  # TRL's trainers would import it during training
     return TrlTechnique(options)
 
 

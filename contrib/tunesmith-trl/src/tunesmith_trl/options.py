@@ -18,7 +18,7 @@ from tunesmith_torch.options.policy import (
     PolicyOptions,
     RewardTerm,
 )
-from tunesmith_torch.options.training import AutoTokens, TrainingOptions
+from tunesmith_torch.options.training import AutoTokenCount, TrainingOptions
 
 _OWN_KEYS = {"vllm", "reward_model"}
 """Options that the toolkit's policy options lack."""
@@ -77,7 +77,7 @@ class TrlOptions(TrainingOptions):
             "an epoch is filled up with the epoch's first prompts."
         ),
     )
-    micro_batch_tokens: AutoTokens = Field(
+    micro_batch_tokens: AutoTokenCount = Field(
         default=2048,
         description=(
             "Maximum tokens in a forward and backward pass, including padding. It sets TRL's "

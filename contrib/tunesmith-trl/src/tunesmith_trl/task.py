@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from tunesmith.contracts import Job
 from tunesmith.records import Prompt
-from tunesmith_torch.memory_estimate.policies import policy_grouping
+from tunesmith_torch.memory_estimate.policies import build_policy_grouping
 from tunesmith_torch.memory_estimate.workload import Grouping
 from tunesmith_torch.models.adapter_stack import adapt_over_merged, combine_with_initial
 from tunesmith_torch.models.adapters import AdaptedModel
@@ -23,8 +23,8 @@ from tunesmith_torch.runtime.device import Precision
 from tunesmith_torch.training.additions import Additions
 from tunesmith_torch.training.loop import Objective
 from tunesmith_torch.training.monitor import TrainingMonitor
-from tunesmith_torch.training.trainer import Prepared, Session
-from tunesmith_trl.estimate import padded
+from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession
+from tunesmith_trl.estimate import pad_options
 from tunesmith_trl.rewards import PromptTokenizer
 from tunesmith_trl.trainer import run_trl_training
 
@@ -45,7 +45,7 @@ class TrlTask(PolicyTask):
 
     def grouping(self, options: PolicyOptions, device: str) -> Grouping:
         """Return the grouping of sampled completions: each is computed with its own prompt."""
-        return policy_grouping(padded(options), device)
+        return build_policy_grouping(pad_options(options), device)
 
     def adapt(
         self, base: LoadedBase, precision: Precision, job: Job[Any], initial: InitialModel | None
@@ -63,7 +63,7 @@ class TrlTask(PolicyTask):
             fused_kernels=options.fused_kernels,
         )
 
-    def prepare(self, session: Session, data: list[Prompt]) -> Prepared:
+    def prepare(self, session: TrainingSession, data: list[Prompt]) -> PreparedTraining:
         """Set up rewards, objective and monitor as the toolkit does, but with TRL's loop."""
         prepared = super().prepare(session, data)
         tokenizer = PromptTokenizer(session.template, data)
@@ -71,7 +71,7 @@ class TrlTask(PolicyTask):
         details = {**prepared.details, "trainer": "trl", "vllm": self.vllm}
         return replace(prepared, run_loop=loop, details=details)
 
-    def finalize(self, session: Session) -> AdaptedModel:
+    def finalize(self, session: TrainingSession) -> AdaptedModel:
         """Return the policy as a single adapter over the base model of the session."""
         initial = session.initial_model
         if initial is None or initial.format == "model":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import UsageError
-from tunesmith_torch.untrusted.foreign_code import read_object
+from tunesmith_torch.untrusted.foreign_code import read_json_object
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Allowed values of vLLM's ``--max-lora-rank``."""
@@ -27,7 +27,7 @@ def check_adapter(adapter: Path) -> None:
     Raises:
         UsageError: vLLM would compute it differently; the message names the first reason.
     """
-    for reason in _find_reasons(read_object(adapter / "adapter_config.json")):
+    for reason in _find_reasons(read_json_object(adapter / "adapter_config.json")):
         raise UsageError(
             f"adapter_only: vLLM cannot serve this adapter: {reason}",
             hint="leave out adapter_only: the adapter is then merged into its base model",
@@ -36,7 +36,7 @@ def check_adapter(adapter: Path) -> None:
 
 def read_max_rank(adapter: Path) -> int:
     """Return the ``--max-lora-rank`` that an adapter needs."""
-    rank = _largest_rank(read_object(adapter / "adapter_config.json"))
+    rank = _largest_rank(read_json_object(adapter / "adapter_config.json"))
     return next(number for number in RANKS if number >= rank)
 
 

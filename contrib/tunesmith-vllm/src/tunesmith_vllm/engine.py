@@ -91,7 +91,7 @@ class VllmModel:
         if not line:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_SECONDS_TO_END)  # the reason is logged after the last answer
-            reason = find_reason(self._log.read_text(encoding="utf-8", errors="replace"))
+            reason = find_failure_reason(self._log.read_text(encoding="utf-8", errors="replace"))
             raise IntegrityError(f"vLLM cannot serve the export: {reason:.300}")
         return json.loads(line)
 
@@ -124,7 +124,7 @@ def open_engine(python: str, engine: dict[str, Any], adapter: Path | None) -> It
             process.communicate()
 
 
-def find_reason(log: str) -> str:
+def find_failure_reason(log: str) -> str:
     """Return the log line that explains why vLLM ended."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     named = [line for line in lines if "Error: " in line]

@@ -18,11 +18,15 @@ from tunesmith_torch.export.checks import require
 from tunesmith_torch.export.contract import Engine, NotVerifiedError
 from tunesmith_torch.export.folder_facts import read_added_tokens, read_folder_facts
 from tunesmith_torch.export.folder_tokenizer import open_tokenizer
-from tunesmith_torch.export.plain_folder import PlainTransformers, copy_model, open_plain
-from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS, attach_adapter
+from tunesmith_torch.export.plain_folder import (
+    TransformersEngine,
+    copy_model,
+    open_transformers_engine,
+)
+from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS_FILE, attach_adapter
 from tunesmith_torch.models.loading import load_base
 from tunesmith_torch.models.model_folder import check_safetensors
-from tunesmith_torch.untrusted.foreign_code import read_object
+from tunesmith_torch.untrusted.foreign_code import read_json_object
 from tunesmith_vllm.adapter import check_adapter, read_max_rank
 from tunesmith_vllm.engine import VllmModel, open_engine
 from tunesmith_vllm.installed import find_python
@@ -32,7 +36,7 @@ CONTEXT = 4096
 """Maximum tokens of a prompt and its answer in the checks."""
 GREEDY = {"temperature": 0}
 """Default sampling: greedy answers, as in the run's evaluation."""
-_ADAPTER_FILES = (ADAPTER_WEIGHTS, "adapter_config.json")
+_ADAPTER_FILES = (ADAPTER_WEIGHTS_FILE, "adapter_config.json")
 _NOT_COPIED = (*_ADAPTER_FILES, "README.md", MANIFEST)
 
 
@@ -88,7 +92,7 @@ class _VllmExporter:
         return shlex.join(words)
 
     def _config(self, out: Path) -> dict[str, Any]:
-        return read_object(out / "config.json")
+        return read_json_object(out / "config.json")
 
     def _engine_arguments(self, out: Path) -> dict[str, Any]:
         return {"model": str(out)}
@@ -96,8 +100,8 @@ class _VllmExporter:
     def _adapter(self, out: Path) -> Path | None:
         return None
 
-    def _open_plain(self, out: Path) -> PlainTransformers:
-        return open_plain(out)
+    def _open_plain(self, out: Path) -> TransformersEngine:
+        return open_transformers_engine(out)
 
 
 class VllmExporter(_VllmExporter):
@@ -143,11 +147,11 @@ class VllmAdapterExporter(_VllmExporter):
         Raises:
             IntegrityError: a file is missing or incomplete.
         """
-        check_safetensors(out / "adapter" / ADAPTER_WEIGHTS)
+        check_safetensors(out / "adapter" / ADAPTER_WEIGHTS_FILE)
         check_adapter(out / "adapter")
         config = self._config(out)
         text_config = config.get("text_config", config)
-        ends = read_object(out / "generation_config.json").get("eos_token_id")
+        ends = read_json_object(out / "generation_config.json").get("eos_token_id")
         rope = text_config.get("rope_parameters") or {}
         return {
             "end_ids": frozenset(ends if isinstance(ends, list) else [ends]),
@@ -164,7 +168,7 @@ class VllmAdapterExporter(_VllmExporter):
         return self._serve(base, *files, *adapter, "--lora-modules", f"tuned={folder}/adapter")
 
     def _config(self, out: Path) -> dict[str, Any]:
-        return read_object(self.base / "config.json")
+        return read_json_object(self.base / "config.json")
 
     def _engine_arguments(self, out: Path) -> dict[str, Any]:
         return {
@@ -178,11 +182,11 @@ class VllmAdapterExporter(_VllmExporter):
     def _adapter(self, out: Path) -> Path:
         return out / "adapter"
 
-    def _open_plain(self, out: Path) -> PlainTransformers:
+    def _open_plain(self, out: Path) -> TransformersEngine:
         base = load_base(self.base, device=torch.device("cpu"), dtype=torch.float32)
         model = attach_adapter(base, out / "adapter")
         model.generation_config = GenerationConfig.from_pretrained(out)
-        return PlainTransformers(model, open_tokenizer(out))
+        return TransformersEngine(model, open_tokenizer(out))
 
 
 def check_rope_forms(config: Mapping[str, Any], *, is_asked: bool) -> str:

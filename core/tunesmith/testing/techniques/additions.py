@@ -13,9 +13,9 @@ from tunesmith.additions import Addition
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 from tunesmith.testing.techniques.setup import TrainingRun, TrainingSetup, train_once
 
-PULL = 100.0
+PULL_FACTOR = 100.0
 """Weight of the squared distance from the initial weights: much more than that of the loss."""
-SHORTER = 0.95
+MAX_DISTANCE_RATIO = 0.95
 """With the pull, the weights must move less than this share of the distance without it."""
 SCORE_TOLERANCE = 1e-5
 """Maximum difference of equal scores, in nats."""
@@ -38,7 +38,7 @@ class Pull(Spectator):
     """Adds a term that pulls the weights toward their initial values."""
 
     def term(self, items: Any) -> Any:
-        return PULL * self.squared_distance()
+        return PULL_FACTOR * self.squared_distance()
 
 
 class Freeze(Spectator):
@@ -61,7 +61,7 @@ def applies_added_terms(subject: Subject) -> None:
     )
     _, pulled = _train_with(subject, Pull)
     require(
-        pulled < SHORTER * free,
+        pulled < MAX_DISTANCE_RATIO * free,
         f"the weights move by {free:.4g}, and by {pulled:.4g} with a term that holds them back",
     )
 

@@ -8,7 +8,7 @@ from tunesmith.contracts import BaselineTask, BaselineVariant
 from tunesmith.offers import BaselineOffer
 from tunesmith.options import Options
 from tunesmith.records import Record
-from tunesmith_evidence.tasks.kinds import task_of
+from tunesmith_evidence.tasks.kinds import detect_record_task
 
 
 class FieldsOptions(Options):
@@ -25,10 +25,10 @@ class FieldsBaseline:
         """
         from tunesmith_evidence.classify.function_model import FunctionModel
         from tunesmith_evidence.tasks.examples import read_examples
-        from tunesmith_evidence.tasks.json_answers import parse_object
+        from tunesmith_evidence.tasks.json_answers import parse_json_object
         from tunesmith_plugins.baselines.fields.predict import FieldsModel
 
-        examples = [e for e in read_examples(task.train, task.seed) if parse_object(e.answer)]
+        examples = [e for e in read_examples(task.train, task.seed) if parse_json_object(e.answer)]
         if examples:
             model = FieldsModel([e.text for e in examples], [e.answer for e in examples])
             yield BaselineVariant(name="", model=FunctionModel(model.answer))
@@ -36,7 +36,7 @@ class FieldsBaseline:
 
 def has_objects(records: Sequence[Record]) -> bool:
     """Return True if the answers are JSON objects."""
-    return task_of(records) == "objects"
+    return detect_record_task(records) == "objects"
 
 
 FIELDS = BaselineOffer(

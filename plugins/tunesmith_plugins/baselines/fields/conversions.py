@@ -29,7 +29,7 @@ class Conversion:
     """True if the value always contains a digit."""
 
 
-def key_of(text: str) -> str:
+def normalize_key(text: str) -> str:
     """Return the letters and digits of a text, ignoring case."""
     # Upper case first: two lower-case letters, such as i and dotless ı, may share a capital.
     return "".join(filter(str.isalnum, text.upper().casefold()))

@@ -22,10 +22,10 @@ from sklearn.linear_model import LogisticRegression
 from tunesmith_plugins.baselines.fields.conversions import (
     TEXT,
     Conversion,
-    key_of,
     list_conversions,
+    normalize_key,
 )
-from tunesmith_plugins.baselines.fields.spans import KINDS, Span, describe_spans, find_spans
+from tunesmith_plugins.baselines.fields.spans import KINDS, TextSpan, describe_spans, find_spans
 
 MIN_GAIN = 0.04
 """Share of rows that a pair of kind and conversion must explain in addition to earlier pairs."""
@@ -36,7 +36,7 @@ MAX_NEGATIVES = 40
 HASHED_FEATURES = 2**16
 
 
-def content_of(value: str) -> str | None:
+def parse_json_content(value: str) -> str | None:
     """Return the string or number in a JSON value as text; None for other values."""
     loaded = json.loads(value)
     if isinstance(loaded, str):
@@ -60,7 +60,7 @@ class Patterns:
         conversions = list_conversions(values)
         needed = max(2.0, MIN_GAIN * len(rows))
         for kind in KINDS:
-            applied = [(n, c) for n, c in enumerate(conversions) if applies(c, kind)]
+            applied = [(n, c) for n, c in enumerate(conversions) if is_applicable(c, kind)]
             gains: dict[int, set[int]] = {}
             for number, (row, content) in enumerate(rows):
                 if number not in self.explained:
@@ -87,9 +87,9 @@ def _find_conversions(
 ) -> Iterator[int]:
     """Yield the numbers of the conversions that produce ``content`` from one of the texts."""
     has_digit = any(map(str.isdigit, content))
-    key = key_of(content)
+    key = normalize_key(content)
     # Most conversions keep letters and digits, so only texts with the same ones need a try.
-    alike = [text for text in texts if key_of(text) == key]
+    alike = [text for text in texts if normalize_key(text) == key]
     for number, conversion in conversions:
         if conversion.keeps_signs:
             possible: Collection[str] = alike
@@ -99,7 +99,7 @@ def _find_conversions(
             yield number
 
 
-def applies(conversion: Conversion, kind: str) -> bool:
+def is_applicable(conversion: Conversion, kind: str) -> bool:
     """Return True if a conversion applies to spans of this kind."""
     if kind == "words":
         return conversion in TEXT
@@ -111,10 +111,10 @@ class SpanTable:
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = texts
-        self._found: dict[tuple[str, int], list[list[Span]]] = {}
+        self._found: dict[tuple[str, int], list[list[TextSpan]]] = {}
         self._hashed: dict[tuple[str, int], sparse.csr_matrix] = {}
 
-    def find(self, kind: str, most_words: int) -> list[list[Span]]:
+    def find(self, kind: str, most_words: int) -> list[list[TextSpan]]:
         """Return the spans of a kind in each text."""
         key = (kind, most_words if kind == "words" else 0)
         if key not in self._found:

@@ -13,19 +13,24 @@ from numpy.typing import NDArray
 from tunesmith_evidence.classify.coordinates import Basis, find_basis
 from tunesmith_evidence.classify.folds import FOLDS, assign_folds
 from tunesmith_evidence.classify.vectors import Vectorizer, WordVectorizer
-from tunesmith_evidence.tasks.json_answers import Path, find_order, find_style, parse_object
+from tunesmith_evidence.tasks.json_answers import (
+    FieldPath,
+    find_field_order,
+    find_json_style,
+    parse_json_object,
+)
 from tunesmith_plugins.baselines.fields.copying import (
     CandidateRows,
     Copier,
     Patterns,
     SpanTable,
-    content_of,
+    parse_json_content,
 )
 from tunesmith_plugins.baselines.fields.ways import (
     COPIED,
     WAYS,
     FieldRows,
-    Learned,
+    LearnedWays,
     RowsByKind,
     WayTest,
     choose_way,
@@ -54,7 +59,7 @@ class FieldReport:
 
 
 @dataclass(frozen=True, eq=False)
-class Texts:
+class TrainingTexts:
     """Training texts with a sample of them."""
 
     texts: Sequence[str]
@@ -72,9 +77,9 @@ class Texts:
 class FieldPredictor:
     """Predicts the values of one field as JSON text."""
 
-    def __init__(self, texts: Texts, values: Sequence[str]) -> None:
+    def __init__(self, texts: TrainingTexts, values: Sequence[str]) -> None:
         """Learn from texts and their values."""
-        contents = [None if v == ABSENT else content_of(v) or None for v in values]
+        contents = [None if v == ABSENT else parse_json_content(v) or None for v in values]
         self._is_text = Counter(v[:1] == '"' for v, c in zip(values, contents, strict=True) if c)
         numbers = texts.sample.tolist()
         sampled = [contents[i] for i in numbers]
@@ -83,9 +88,9 @@ class FieldPredictor:
         marked = _mark([values[i] for i in numbers], sampled, candidates.contents)
         rows = FieldRows(texts.sample_rows, [values[i] for i in numbers], marked)
 
-        def learn(chosen: NDArray[np.int64]) -> Learned:
+        def learn(chosen: NDArray[np.int64]) -> LearnedWays:
             members = chosen.tolist()
-            return Learned(
+            return LearnedWays(
                 rows.take(chosen), lambda: Copier(candidates, sampled, members), self._write
             )
 
@@ -104,7 +109,7 @@ class FieldPredictor:
             marked = self._mark_all(texts.texts, values, contents) if is_marked else [*values]
             sample = self._learned
             everything = FieldRows(texts.rows, values, marked)
-            self._learned = Learned(everything, lambda: sample.copier, self._write)
+            self._learned = LearnedWays(everything, lambda: sample.copier, self._write)
 
     def _mark_all(
         self, texts: Sequence[str], values: Sequence[str], contents: Sequence[str | None]
@@ -147,7 +152,7 @@ class FieldsModel:
     """Predicts JSON objects field by field."""
 
     def __init__(self, texts: Sequence[str], answers: Sequence[str]) -> None:
-        parsed = [parse_object(answer) for answer in answers]
+        parsed = [parse_json_object(answer) for answer in answers]
         members = [i for i, fields in enumerate(parsed) if fields is not None]
         objects = [fields for fields in parsed if fields is not None]
         texts = [texts[i] for i in members]
@@ -156,14 +161,14 @@ class FieldsModel:
             "words": WordVectorizer(texts),
         }
         self._bases: dict[str, Basis] = {}
-        self._style = find_style(answers)
+        self._style = find_json_style(answers)
         read = self._read_texts(texts)
-        self._predictors: dict[Path, FieldPredictor] = {
+        self._predictors: dict[FieldPath, FieldPredictor] = {
             path: FieldPredictor(read, [fields.get(path, ABSENT) for fields in objects])
-            for path in find_order(objects)
+            for path in find_field_order(objects)
         }
 
-    def _read_texts(self, texts: Sequence[str]) -> Texts:
+    def _read_texts(self, texts: Sequence[str]) -> TrainingTexts:
         rows = self._rows_of(texts)
         count = min(len(texts), MAX_ROWS)
         numbers = [i * len(texts) // count for i in range(count)]
@@ -173,7 +178,7 @@ class FieldsModel:
         if count == len(texts):
             self._bases, rows = bases, dense
         spans, folds = SpanTable(sampled), assign_folds(sampled)
-        return Texts(texts, rows, np.array(numbers, dtype=np.int64), dense, spans, folds)
+        return TrainingTexts(texts, rows, np.array(numbers, dtype=np.int64), dense, spans, folds)
 
     def _rows_of(self, texts: Sequence[str]) -> RowsByKind:
         rows: RowsByKind = {kind: v.transform(texts) for kind, v in self._vectorizers.items()}

@@ -37,7 +37,7 @@ _TOKEN = re.compile(r"\w+(?:['’.@/-]\w+)*|[^\w\s]")
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TextSpan:
     """A part of a text."""
 
     kind: str
@@ -48,7 +48,7 @@ class Span:
     text: str
 
 
-def find_spans(text: str, kind: str, most_words: int) -> list[Span]:
+def find_spans(text: str, kind: str, most_words: int) -> list[TextSpan]:
     """Return the spans of a kind; word sequences have at most ``most_words`` words."""
     text = text[:MAX_TEXT]
     if kind == "words":
@@ -57,20 +57,20 @@ def find_spans(text: str, kind: str, most_words: int) -> list[Span]:
     for match in KINDS[kind].finditer(text):
         group = 1 if match.re.groups else 0
         if match[group]:
-            spans.append(Span(kind, *match.span(group), match[group]))
+            spans.append(TextSpan(kind, *match.span(group), match[group]))
     return spans[:MAX_SPANS]
 
 
-def _word_sequences(text: str, most_words: int) -> Iterator[Span]:
+def _word_sequences(text: str, most_words: int) -> Iterator[TextSpan]:
     words = [match.span() for match in _TOKEN.finditer(text) if match[0][0].isalnum()]
     for first, (start, _) in enumerate(words):
         for _, end in words[first : first + most_words]:
             if "\n" in text[start:end]:
                 break
-            yield Span("words", start, end, text[start:end])
+            yield TextSpan("words", start, end, text[start:end])
 
 
-def describe_spans(text: str, spans: list[Span]) -> list[list[str]]:
+def describe_spans(text: str, spans: list[TextSpan]) -> list[list[str]]:
     """Return the features of each span: its form, neighbors and position among the spans."""
     counts, seen = Counter(span.kind for span in spans), Counter[str]()
     described = []
@@ -79,7 +79,7 @@ def describe_spans(text: str, spans: list[Span]) -> list[list[str]]:
         before = [t.casefold() for t in _TOKEN.findall(text[max(0, span.start - 80) : span.start])]
         after = [t.casefold() for t in _TOKEN.findall(text[span.end : span.end + 50])]
         before, after = ["^"] * 4 + before, [*after, "$", "$", "$"]
-        form = shape_of(span.text)
+        form = describe_shape(span.text)
         place = seen[span.kind]
         features = [
             f"kind {span.kind}",
@@ -110,7 +110,7 @@ def describe_spans(text: str, spans: list[Span]) -> list[list[str]]:
     return described
 
 
-def shape_of(text: str) -> str:
+def describe_shape(text: str) -> str:
     """Return the form of a text's first 40 characters: ``Room 12b`` gives ``Aa 99a``.
 
     Runs of capitals, of small letters and of white space collapse to one character; up to seven

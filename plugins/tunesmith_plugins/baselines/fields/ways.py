@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith_evidence.classify.classifiers import Linear, Rows, predict
+from tunesmith_evidence.classify.classifiers import LinearClassifier, Rows, predict
 from tunesmith_plugins.baselines.fields.copying import CandidateRows, Copier
 
 RowsByKind: TypeAlias = dict[str, Rows]
@@ -31,12 +31,12 @@ STRENGTHS = {"terms": 30.0, "words": 1.0}
 """The feature sets of the classifiers, with their inverse regularization strength: ``terms`` is
 TF-IDF of words and character n-grams; ``words`` is the presence of words, which picks up single
 words from fewer rows."""
-LIKELY = 0.5
+MIN_PROBABILITY = 0.5
 """The best candidate is copied above this probability."""
 
 
 @dataclass(frozen=True)
-class Way:
+class PredictionWay:
     """A way to predict a field."""
 
     kind: str | None
@@ -46,10 +46,13 @@ class Way:
 
 
 WAYS = {
-    "constant": Way(None, "never"),
-    **{f"classify {kind}": Way(kind, "never") for kind in STRENGTHS},
-    **{f"copy if {kind} say so": Way(kind, "if classified") for kind in STRENGTHS},
-    **{f"copy if likely, else classify {kind}": Way(kind, "if likely") for kind in STRENGTHS},
+    "constant": PredictionWay(None, "never"),
+    **{f"classify {kind}": PredictionWay(kind, "never") for kind in STRENGTHS},
+    **{f"copy if {kind} say so": PredictionWay(kind, "if classified") for kind in STRENGTHS},
+    **{
+        f"copy if likely, else classify {kind}": PredictionWay(kind, "if likely")
+        for kind in STRENGTHS
+    },
 }
 """All ways by name, the simplest first."""
 
@@ -78,7 +81,7 @@ class FieldRows:
         )
 
 
-class Classified:
+class ValueClassifier:
     """A classifier of the frequent values of a field."""
 
     def __init__(self, rows: Rows, values: Sequence[str], c: float) -> None:
@@ -96,8 +99,8 @@ class Classified:
         self._answers = [values[i] for i in members]
 
     @cached_property
-    def _linear(self) -> Linear:
-        return Linear(self._rows[self._members], self._answers, self._c)
+    def _linear(self) -> LinearClassifier:
+        return LinearClassifier(self._rows[self._members], self._answers, self._c)
 
     def predict(self, rows: Rows) -> list[str]:
         """Return a value for each row."""
@@ -106,7 +109,7 @@ class Classified:
         return predict(self._linear, rows)
 
 
-class Learned:
+class LearnedWays:
     """All ways, learned from the same rows; each part is trained on first use."""
 
     def __init__(
@@ -123,18 +126,18 @@ class Learned:
         return self._learn_copier()
 
     @cached_property
-    def everything(self) -> dict[str, Classified]:
+    def everything(self) -> dict[str, ValueClassifier]:
         """The classifiers over all values."""
         return self._classify(self._training.values)
 
     @cached_property
-    def unless_copied(self) -> dict[str, Classified]:
+    def unless_copied(self) -> dict[str, ValueClassifier]:
         """The classifiers that also decide whether a value is copied."""
         return self._classify(self._training.marked)
 
-    def _classify(self, values: Sequence[str]) -> dict[str, Classified]:
+    def _classify(self, values: Sequence[str]) -> dict[str, ValueClassifier]:
         rows = self._training.rows
-        return {kind: Classified(rows[kind], values, c) for kind, c in STRENGTHS.items()}
+        return {kind: ValueClassifier(rows[kind], values, c) for kind, c in STRENGTHS.items()}
 
     def predict(
         self, way: str, rows: RowsByKind, candidates: CandidateRows, chosen: Sequence[int]
@@ -148,7 +151,7 @@ class Learned:
         copied = self.copier.copy(candidates, chosen)
         found: list[str | None]
         if copies == "if likely":
-            found = [self._write(content) if p > LIKELY else None for content, p in copied]
+            found = [self._write(content) if p > MIN_PROBABILITY else None for content, p in copied]
         else:
             marked = zip(self.unless_copied[kind].predict(rows[kind]), copied, strict=True)
             found = [
@@ -167,7 +170,11 @@ class WayTest:
     """Measures ways on rows that they have not learned from."""
 
     def __init__(
-        self, learned: Learned, rows: FieldRows, candidates: CandidateRows, chosen: Sequence[int]
+        self,
+        learned: LearnedWays,
+        rows: FieldRows,
+        candidates: CandidateRows,
+        chosen: Sequence[int],
     ) -> None:
         """Prepare to measure on ``rows``; ``chosen`` selects their candidates."""
         self._learned, self._rows = learned, rows

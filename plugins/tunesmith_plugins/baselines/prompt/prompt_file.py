@@ -10,7 +10,7 @@ from typing import Any
 
 from tunesmith.contracts import TextModel
 from tunesmith.errors import DataError
-from tunesmith_evidence.prompting.prompted_model import QUESTION, PromptedModel
+from tunesmith_evidence.prompting.prompted_model import QUESTION_TEMPLATE, PromptedModel
 from tunesmith_evidence.tasks.examples import Example
 
 KEYS = {"system", "user", "shots"}
@@ -25,7 +25,7 @@ class UserPrompt:
     """A prompt that a user wrote."""
 
     system: str | None = None
-    user: str = QUESTION
+    user: str = QUESTION_TEMPLATE
     shots: tuple[Example, ...] = ()
 
     def apply_to(self, model: TextModel) -> PromptedModel:
@@ -68,7 +68,7 @@ def read_prompt(path: Path) -> UserPrompt:
         Example(text=shot["user"], answer=shot["assistant"], question=shot["user"])
         for shot in table.get("shots", [])
     ]
-    return UserPrompt(table.get("system"), table.get("user", QUESTION), tuple(shots))
+    return UserPrompt(table.get("system"), table.get("user", QUESTION_TEMPLATE), tuple(shots))
 
 
 def _find_problem(table: Mapping[str, Any]) -> str:
@@ -81,8 +81,8 @@ def _find_problem(table: Mapping[str, Any]) -> str:
     for key in ("system", "user"):
         if not isinstance(table.get(key, ""), str):
             return f"`{key}`: expected a text, got {table[key]!r}"
-    if QUESTION not in table.get("user", QUESTION):
-        return f"`user` has no {QUESTION} in place of the question"
+    if QUESTION_TEMPLATE not in table.get("user", QUESTION_TEMPLATE):
+        return f"`user` has no {QUESTION_TEMPLATE} in place of the question"
     shots = table.get("shots", [])
     if not isinstance(shots, list):
         return f"`shots`: expected a list of tables, got {shots!r}"

@@ -14,11 +14,15 @@ from tunesmith_evidence.baselines import MeasuredBaseline
 from tunesmith_evidence.number_text import format_estimate, format_rate
 from tunesmith_evidence.pilots import RowValue
 from tunesmith_evidence.statistics import paired_difference
-from tunesmith_plugins.commands.advise.learning_curve import Extrapolation, average, extrapolate
+from tunesmith_plugins.commands.advise.learning_curve import (
+    Extrapolation,
+    average_resamples,
+    extrapolate,
+)
 from tunesmith_plugins.commands.advise.offer import AdviseOptions
 
-WORDS = {"prompt": "PROMPT", "retrieval": "PROMPT", "classifier": "SMALL CLASSIFIER"}
-RETRAININGS = {"never": 0, "monthly": 1, "weekly": 4.35, "daily": 30.4}
+ADVICE_WORDS = {"prompt": "PROMPT", "retrieval": "PROMPT", "classifier": "SMALL CLASSIFIER"}
+RETRAININGS_PER_MONTH = {"never": 0, "monthly": 1, "weekly": 4.35, "daily": 30.4}
 """Trainings per month, by how often the right answers change."""
 
 
@@ -33,7 +37,7 @@ class Pilot:
 
 
 @dataclass(frozen=True)
-class Difference:
+class ExpectedDifference:
     """Expected advantage of tuning over a baseline, with its 95 % interval."""
 
     baseline: MeasuredBaseline
@@ -70,17 +74,17 @@ def extrapolate_pilots(
     return extrapolate([pilot.rows for pilot in pilots], errors, rows, weights, groups)
 
 
-def to_score(measured: Measured, error: float) -> float:
+def error_to_score(measured: Measured, error: float) -> float:
     """Return the score that corresponds to an error."""
     return 1 - error if measured.higher_is_better else error
 
 
-def compare(
+def compare_with_baseline(
     baseline: MeasuredBaseline,
     values: Mapping[int, RowValue],
     expected: Extrapolation,
     tuned: Pilot,
-) -> Difference | None:
+) -> ExpectedDifference | None:
     """Compare the expected score of tuning with a baseline; None if the test rows differ.
 
     Without an extrapolation, the largest pilot is compared. With one, each end of the interval is
@@ -99,12 +103,12 @@ def compare(
     value = sign * found.value
     low, high = sorted((sign * found.low, sign * found.high))
     if not expected.reason:
-        scores = [to_score(measured, e) for e in (expected.error, *expected.resampled)]
-        gains = sign * (np.array(scores) - average(theirs, weights, groups))
+        scores = [error_to_score(measured, e) for e in (expected.error, *expected.resampled)]
+        gains = sign * (np.array(scores) - average_resamples(theirs, weights, groups))
         lowest, highest = np.quantile(gains[1:], [0.025, 0.975])
         low, high = min(gains[0] + low - value, lowest), max(gains[0] + high - value, highest)
         value = gains[0]
-    return Difference(baseline, float(value), float(low), float(high))
+    return ExpectedDifference(baseline, float(value), float(low), float(high))
 
 
 def list_missing(baselines: Collection[BaselineChosen], compared: Container[str]) -> list[str]:
@@ -120,8 +124,8 @@ def list_missing(baselines: Collection[BaselineChosen], compared: Container[str]
     ]
 
 
-def decide(
-    differences: Sequence[Difference],
+def decide_advice(
+    differences: Sequence[ExpectedDifference],
     margin: float,
     extrapolated: bool,
     skipped: Sequence[str] = (),
@@ -151,7 +155,7 @@ def decide(
     enough = [d for d in solutions if extrapolated and d.high < margin and d.value <= limit]
     if enough:
         cheapest = min(enough, key=lambda d: d.baseline.chosen.cost)
-        return WORDS[cheapest.baseline.chosen.solution], (
+        return ADVICE_WORDS[cheapest.baseline.chosen.solution], (
             f"{cheapest.baseline.chosen.baseline} is enough: difference {what} {cheapest.text}, "
             f"the margin is {format_rate(margin)}{missing}"
         )
@@ -199,7 +203,7 @@ def list_arguments(options: AdviseOptions, costs: Costs) -> list[tuple[str, str]
     baseline, tuning = "against tuning", "for tuning"
     arguments = []
     if options.knowledge_changes != "never":
-        times = RETRAININGS[options.knowledge_changes]
+        times = RETRAININGS_PER_MONTH[options.knowledge_changes]
         time = format_duration(times * costs.training_seconds)
         why = f"knowledge changes {options.knowledge_changes}: {time} of training per month"
         arguments.append((baseline, why))

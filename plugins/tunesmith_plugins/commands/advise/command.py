@@ -21,8 +21,8 @@ from tunesmith_cli import render
 from tunesmith_cli.common import CliState, start_options
 from tunesmith_evidence.baselines import (
     MeasuredBaseline,
+    list_baseline_overrides,
     list_baselines,
-    list_overrides,
     measure_baselines,
 )
 from tunesmith_evidence.number_text import format_interval, format_number
@@ -32,9 +32,9 @@ from tunesmith_plugins.commands.advise.learning_curve import Extrapolation
 from tunesmith_plugins.commands.advise.offer import AdviseOptions
 from tunesmith_plugins.commands.advise.tokens import count_request_tokens
 
-SHARES = (10, 20, 40)
+PILOT_PERCENTS = (10, 20, 40)
 """Percentages of the training rows that the pilots train on."""
-FEWEST_ROWS = 8
+MIN_ROWS = 8
 """Pilots with fewer rows are skipped."""
 MARGIN = 0.02
 """Default margin if no verdict is installed."""
@@ -64,11 +64,11 @@ def command(
     """
     if distributed.world_size() > 1:
         raise UsageError("advise: runs in a single process", hint="start it without torchrun")
-    overrides = [*sets, *list_overrides(0, None, [])[:2]]
+    overrides = [*sets, *list_baseline_overrides(0, None, [])[:2]]
     plan, catalog = api.load_plan(
         run_file, sets=overrides, files=state.files, disabled=state.disabled
     )
-    api.refuse_unrunnable(plan)
+    api.require_runnable(plan)
     named = None if out is None else api.create_run_folder(plan, out)
     plan = state.apply_quiet(plan)
     root = named or RunFolder.create(Path(plan.run.folder), f"{plan.name}-advice")
@@ -105,7 +105,7 @@ def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str,
     differences = compare_baselines(baselines, baseline_run, expected, pilots[-1])
     compared = {difference.baseline.chosen.baseline for difference in differences}
     missing = advice.list_missing(report.baselines.values(), compared)
-    word, sentence = advice.decide(differences, margin, not expected.reason, missing)
+    word, sentence = advice.decide_advice(differences, margin, not expected.reason, missing)
     return {
         "schema": "tunesmith.advice/1",
         "word": word,
@@ -131,9 +131,9 @@ def run_pilots(plan: Plan, catalog: Catalog, parts: DataParts, root: Path) -> li
     """
     total = len(parts.train)
     pilots = []
-    for share in SHARES:
+    for share in PILOT_PERCENTS:
         rows = total * share // 100
-        if rows >= FEWEST_ROWS:
+        if rows >= MIN_ROWS:
             folder = api.create_run_folder(plan, root / f"pilot-{share}")
             report = run_pilot(plan, catalog, parts, rows, folder)
             measured = report.tuned[0]
@@ -159,13 +159,13 @@ def compare_baselines(
     baseline_run: RunFolder,
     expected: Extrapolation,
     largest: advice.Pilot,
-) -> list[advice.Difference]:
+) -> list[advice.ExpectedDifference]:
     """Compare tuning with each baseline that has the same metric and the same test rows."""
     differences = []
     for baseline in baselines:
         if baseline.measured and baseline.measured.metric == largest.measured.metric:
             values = read_values(baseline_run.path, baseline.measured)
-            difference = advice.compare(baseline, values, expected, largest)
+            difference = advice.compare_with_baseline(baseline, values, expected, largest)
             if difference is not None:
                 differences.append(difference)
     return differences
@@ -175,7 +175,7 @@ def measure_costs(
     plan: Plan,
     parts: DataParts,
     baseline_run: RunFolder,
-    differences: Sequence[advice.Difference],
+    differences: Sequence[advice.ExpectedDifference],
     pilots: Sequence[advice.Pilot],
 ) -> dict[str, Any]:
     """Return costs, prompt tokens and arguments as JSON, against the strongest baseline.
@@ -206,8 +206,8 @@ def measure_costs(
 def _expected_to_json(measured: Any, expected: Any) -> dict[str, Any]:
     if expected.reason:
         return {"rows": expected.rows, "reason": expected.reason}
-    ends = sorted(advice.to_score(measured, error) for error in expected.interval())
-    value = advice.to_score(measured, expected.error)
+    ends = sorted(advice.error_to_score(measured, error) for error in expected.interval())
+    value = advice.error_to_score(measured, expected.error)
     return {"rows": expected.rows, "value": value, "low": ends[0], "high": ends[1], "reason": ""}
 
 

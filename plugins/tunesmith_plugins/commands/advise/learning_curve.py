@@ -17,7 +17,7 @@ from tunesmith_evidence.statistics.differences import label_unit
 
 Array = npt.NDArray[np.float64]
 RESAMPLES = 2_000
-FEWEST_POINTS = 3
+MIN_POINTS = 3
 MAX_UNCLEAR = 0.1
 """Extrapolate nothing if a larger share of resamples shows no improvement."""
 
@@ -31,7 +31,7 @@ class Extrapolation:
     error: float = float("nan")
     """Predicted mean error, in the unit of the errors; nan without one."""
     resampled: tuple[float, ...] = ()
-    """Predicted error of each resample, in the order of :func:`average`."""
+    """Predicted error of each resample, in the order of :func:`average_resamples`."""
     exponent: float = float("nan")
     """``b`` of the power law: how fast the error falls with more rows; nan without a prediction."""
     reason: str = ""
@@ -59,14 +59,14 @@ def extrapolate(
         weights: positive weights of the test rows; None for equal weights.
         groups: groups of the test rows; the rows of a group are resampled together.
     """
-    if len(set(rows)) < FEWEST_POINTS:
-        return Extrapolation(target, reason=f"fewer than {FEWEST_POINTS} pilots were measured")
+    if len(set(rows)) < MIN_POINTS:
+        return Extrapolation(target, reason=f"fewer than {MIN_POINTS} pilots were measured")
     units = {label_unit(group, row) for row, group in enumerate(groups or [None] * len(errors[0]))}
     if len(units) < 2:
         return Extrapolation(target, reason="the test rows are a single row or group")
     # The logarithm needs errors above 0, so zero wrong answers count as half a wrong answer.
     least = 0.5 / len(errors[0]) if np.isin(errors, (0.0, 1.0)).all() else 0.0
-    means_PR = np.stack([np.maximum(average(e, weights, groups), least) for e in errors])
+    means_PR = np.stack([np.maximum(average_resamples(e, weights, groups), least) for e in errors])
     if not means_PR[:, 0].min() > 0:
         return Extrapolation(target, reason="a pilot's mean error is 0")
     slopes, predicted = _fit(rows, means_PR, target)
@@ -79,7 +79,7 @@ def extrapolate(
     )
 
 
-def average(
+def average_resamples(
     values: Sequence[float],
     weights: Sequence[float] | None = None,
     groups: Sequence[Hashable | None] | None = None,

@@ -13,7 +13,7 @@ from tunesmith.records import Record, last_exchange
 from tunesmith.storage import RunFolder
 from tunesmith_evidence.baselines import MeasuredBaseline
 from tunesmith_evidence.prompting.prompted_model import count_prompt_tokens
-from tunesmith_evidence.winner import open_baseline
+from tunesmith_evidence.winner import rebuild_baseline
 
 ROWS = 100
 """Number of test rows whose prompts are counted, evenly spaced."""
@@ -48,6 +48,6 @@ def count_request_tokens(
         return None
     if strongest.chosen.solution in ("constant", "classifier"):
         return RequestTokens(0.0, fmean(tuned))
-    baseline = open_baseline(plan, train, strongest.chosen, base)
+    baseline = rebuild_baseline(plan, train, strongest.chosen, base)
     asked = baseline and count_prompt_tokens(baseline, prompts)
     return RequestTokens(fmean(asked), fmean(tuned)) if asked else None

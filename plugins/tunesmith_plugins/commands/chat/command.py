@@ -23,7 +23,7 @@ from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, trust_option
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
-from tunesmith_evidence.winner import FOLDER, open_winner
+from tunesmith_evidence.winner import WINNER_FOLDER, open_winner
 from tunesmith_plugins.commands.chat.answering import (
     StreamingModel,
     print_stream,
@@ -217,7 +217,7 @@ def _open_models(
     tuned, base = not (base_only or winner), base_only or bool(compare)
     if tuned or base:
         opened |= api.open_models(folder, plan, tuned=tuned, base=base)
-    if tuned and (folder.path / FOLDER).is_dir():
+    if tuned and (folder.path / WINNER_FOLDER).is_dir():
         run = render.shell_path(folder.path)
         render.print_note(
             "the verdict of this run: a baseline is sufficient; to chat with it: "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
-from tunesmith_evidence.slices.rows import to_rows
+from tunesmith_evidence.slices.rows import to_scored_rows
 
 COMMON = 0.9
 """Minimum share of the rows with the same system prompt."""
@@ -25,7 +25,7 @@ def find_system_prompt(folder: Path, report: Report) -> tuple[str, int]:
     event = next(iter(report.tuned), None)
     if event is None or not (folder / event.records).is_file():
         return "", 0
-    rows = to_rows(read_rows(folder / event.records, event.metric), event.metric)
+    rows = to_scored_rows(read_rows(folder / event.records, event.metric), event.metric)
     found = Counter("\n\n".join(t for role, t in row.prompt if role == "system") for row in rows)
     if not found:
         return "", 0

@@ -21,14 +21,14 @@ from tunesmith_evidence.comparison import (
     ChangedRow,
     MetricDifference,
     RunResults,
-    adjust,
+    adjust_differences,
     compare_metrics,
-    find_obstacles,
+    find_comparison_obstacles,
     find_row_metric,
     list_changed_rows,
-    list_differences,
+    list_plan_differences,
 )
-from tunesmith_evidence.improvement import REST, SliceChange, compare_with_parent
+from tunesmith_evidence.improvement import OTHER_ROWS, SliceChange, compare_with_parent
 from tunesmith_evidence.number_text import format_number, format_p_value
 from tunesmith_evidence.pairs import list_metrics
 from tunesmith_plugins.commands.compare.difference import RunDifference
@@ -141,7 +141,7 @@ def refuse_incomparable(
     Raises:
         UsageError: the runs cannot be compared; the message lists all reasons.
     """
-    reasons = find_obstacles(first, other, catalog)
+    reasons = find_comparison_obstacles(first, other, catalog)
     if shared_rows or is_next(first, other):
         reasons = [reason for reason in reasons if not reason.startswith("the test rows")]
     if reasons:
@@ -163,14 +163,16 @@ def compare_all(
 ) -> list[RunDifference]:
     """Compare each run with the first one, and adjust the p-values for all comparisons."""
     compared = [compare_metrics(first, other, metrics=metrics) for other in others]
-    adjusted = iter(adjust([found for by_name in compared for found in by_name.values()]))
+    adjusted = iter(
+        adjust_differences([found for by_name in compared for found in by_name.values()])
+    )
     found = []
     for other, by_name in zip(others, compared, strict=True):
         differences = {name: next(adjusted) for name in by_name}
         main = next(iter(differences.values()))
         key = find_row_metric(first, other, (main.evaluator, main.metric))
         changed = list_changed_rows(first, other, key) if key else []
-        options = list_differences(first.plan, other.plan)
+        options = list_plan_differences(first.plan, other.plan)
         slices: Sequence[SliceChange] = ()
         moved = 0
         if is_next(first, other):
@@ -268,7 +270,9 @@ def show_slices(changes: Sequence[SliceChange]) -> None:
         "slices, on the half of the test rows that was not used to collect rows", style="strong"
     )
     targets = [change for change in changes if change.is_target]
-    others = [c for c in changes if not c.is_target and (c.outcome != "unclear" or c.name == REST)]
+    others = [
+        c for c in changes if not c.is_target and (c.outcome != "unclear" or c.name == OTHER_ROWS)
+    ]
     render.print_table(
         ["slice", "before", "after", "difference, 95 % interval", "n", "is"],
         [
@@ -308,7 +312,7 @@ def describe_power(metric: MetricDifference, is_joint: bool) -> str:
     )
 
 
-def _to_row(name: str, metric: MetricDifference) -> list[render.Cell]:
+def _to_row(name: str, metric: MetricDifference) -> list[render.TableCell]:
     return [
         one_line(name),
         format_number(metric.first),

@@ -52,7 +52,7 @@ def show_metric(
     measured = [(d.run.folder, d.metrics[metric]) for d in found if metric in d.metrics]
     sign = -1 if measured[0][1].higher_is_better else 1
     measured.sort(key=lambda item: sign * item[1].difference)
-    rows: list[list[render.Cell]] = [
+    rows: list[list[render.TableCell]] = [
         [
             names[folder],
             format_number(value.second),
@@ -64,7 +64,7 @@ def show_metric(
     ]
     better = sum(sign * value.difference < 0 for _, value in measured)
     values = {format_number(value.first) for _, value in measured}
-    base: list[render.Cell] = [
+    base: list[render.TableCell] = [
         (names[first], "strong"), (values.pop() if len(values) == 1 else "", "strong"), "", "",
         f"place {better + 1} of {len(measured) + 1}",
     ]  # fmt: skip
@@ -117,7 +117,7 @@ def format_change(difference: float, low: float, high: float) -> str:
     return f"{format_difference(difference)} {format_interval(low, high, signed=True)}"
 
 
-def outcome_cell(metric: MetricDifference) -> render.Cell:
+def outcome_cell(metric: MetricDifference) -> render.TableCell:
     """Return a table cell with better, worse or unclear, in the matching style."""
     word = metric.outcome if metric.is_clear else "unclear"
     return word, STYLES.get(word, "dim")

@@ -14,17 +14,17 @@ from tunesmith.records import Chat, Completion, Record, Text
 from tunesmith.storage import write_atomic
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
-from tunesmith_data.write_rows import to_row
+from tunesmith_data.write_rows import record_to_row
 from tunesmith_evidence.side_effects.canaries import (
     CONTROLS_PER_CANARY,
-    FEWEST_CONTROLS,
+    MIN_CONTROLS,
     CanarySet,
-    Kind,
+    RecordKind,
     draw_canaries,
 )
 from tunesmith_plugins.commands.data.open_data import count_skipped, open_rows, show_skipped
 
-KINDS: dict[type[Record], Kind] = {Chat: "chat", Completion: "completion", Text: "text"}
+KINDS: dict[type[Record], RecordKind] = {Chat: "chat", Completion: "completion", Text: "text"}
 
 
 @click.command("canaries")
@@ -46,7 +46,7 @@ KINDS: dict[type[Record], Kind] = {Chat: "chat", Completion: "completion", Text:
     show_default=True, help="How often to inject a secret. Repeatable: the secrets take turns.",
 )  # fmt: skip
 @click.option(
-    "--controls", type=click.IntRange(FEWEST_CONTROLS, 100_000), default=1000, show_default=True,
+    "--controls", type=click.IntRange(MIN_CONTROLS, 100_000), default=1000, show_default=True,
     help="Number of control secrets, which are not injected, to rank the injected ones against.",
 )  # fmt: skip
 @click.option(
@@ -87,7 +87,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         raise UsageError(f"{data}: all rows must be of one kind: texts, prompts or conversations")
     planned = [repetitions[number % len(repetitions)] for number in range(count)]
     drawn = draw_canaries(kind, planned, controls, seed)
-    rows = [to_row(record) for record in inject(records, drawn, seed)]
+    rows = [record_to_row(record) for record in inject(records, drawn, seed)]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_atomic(secrets, json.dumps(drawn.to_json(), indent=1) + "\n")
     write_atomic(out, lines)

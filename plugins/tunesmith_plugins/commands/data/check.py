@@ -23,7 +23,7 @@ from tunesmith_plugins.commands.data.open_data import (
     show_skipped,
 )
 
-FOUND_ERRORS = 3
+FOUND_ERRORS_EXIT_CODE = 3
 """Exit code if there are errors; other commands use it for unusable data too."""
 LEVELS = ("error", "warning", "info")
 STYLES = {"error": "bad", "warning": "warning", "info": ""}
@@ -92,7 +92,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
         if traffic is not None:
             render.print_text("\ncoverage of production:\n")
             traffic.show()
-    return FOUND_ERRORS if any(finding.level == "error" for finding in findings) else 0
+    return FOUND_ERRORS_EXIT_CODE if any(finding.level == "error" for finding in findings) else 0
 
 
 def collect_findings(opened: OpenedData) -> list[Finding]:
@@ -118,7 +118,7 @@ def show(opened: OpenedData, findings: Sequence[Finding]) -> None:
         render.print_text(f"no findings in {sizes} rows", style="good")
         return
     render.print_text(f"findings in {sizes} rows:\n")
-    rows: list[list[render.Cell]] = [
+    rows: list[list[render.TableCell]] = [
         [(f.level, STYLES[f.level]), f.where.removeprefix("data "), one_line(f.message, MESSAGE)]
         for f in findings
     ]

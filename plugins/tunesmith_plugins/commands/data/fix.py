@@ -20,7 +20,7 @@ from tunesmith_plugins.commands.data.fixes import Fixer
 MAX_BYTES = 2_000_000_000
 SHOWN = 20
 NOT_UTF8 = "not UTF-8"
-UNUSABLE_ROWS = 3
+UNUSABLE_ROWS_EXIT_CODE = 3
 """Exit code if unusable rows remain; other commands use it for unusable data too."""
 
 
@@ -57,7 +57,7 @@ def command(file: Path, out: Path | None, encoding: str, as_json: bool) -> int:
         _print_json(fixer, out)
     else:
         _print(fixer, out)
-    return UNUSABLE_ROWS if fixer.unusable else 0
+    return UNUSABLE_ROWS_EXIT_CODE if fixer.unusable else 0
 
 
 def _has_rows_in_lines(content: bytes, file: Path) -> bool:

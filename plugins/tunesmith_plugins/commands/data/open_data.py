@@ -33,7 +33,7 @@ from tunesmith.records import (
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState
 from tunesmith_data import RowLoader
-from tunesmith_data.accounting import describe_skipped
+from tunesmith_data.skipped_rows import describe_skipped
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tunesmith.storage import write_atomic
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
 from tunesmith_data.splits import PromptTexts
-from tunesmith_data.write_rows import to_row
+from tunesmith_data.write_rows import record_to_row
 from tunesmith_plugins.commands.data.open_data import count_skipped, open_rows, show_skipped
 from tunesmith_plugins.commands.data.selection import Selection, select_rows
 
@@ -42,7 +42,9 @@ def command(state: CliState, data: Path, rows: int, out: Path, as_json: bool) ->
     dataset = open_rows(data, state)
     records = dataset.train
     found = select_rows(PromptTexts(records), rows)
-    lines = (json.dumps(to_row(records[row]), ensure_ascii=False) + "\n" for row in found.rows)
+    lines = (
+        json.dumps(record_to_row(records[row]), ensure_ascii=False) + "\n" for row in found.rows
+    )
     write_atomic(out, "".join(lines))
     if as_json:
         values = {**asdict(found), "rows": [records[row].source for row in found.rows]}

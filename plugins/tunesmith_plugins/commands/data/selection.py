@@ -24,13 +24,13 @@ import numpy as np
 from tunesmith_data.coverage.vectors import sample_rows
 from tunesmith_data.near_duplicates import Texts, cluster_texts
 from tunesmith_data.splits import normalize_text
-from tunesmith_data.vectors import Vectors, embed
+from tunesmith_data.vectors import Vectors, fit_text_vectors
 
 MAX_CANDIDATES = 100_000
 """Maximum candidates; more are reduced to a random sample."""
 MAX_REPRESENTED = 5_000
 """Maximum rows whose similarity to the selected ones is maximized; more are sampled."""
-MISS = 0.1
+MISS_PROBABILITY = 0.1
 """Probability that a greedy step looks at none of the ``count`` best candidates."""
 
 
@@ -59,7 +59,7 @@ def select_rows(texts: Texts, count: int, *, seed: int = 0) -> Selection:
     similar = np.unique(cluster_texts(texts), return_index=True)[1]
     distinct = similar if len(similar) >= count else equal
     candidates = sample_rows(rng, np.sort(distinct.astype(np.int64)), MAX_CANDIDATES)
-    vectors = embed([texts[int(row)] for row in candidates])
+    vectors = fit_text_vectors([texts[int(row)] for row in candidates])
     represented = vectors[sample_rows(rng, np.arange(len(candidates)), MAX_REPRESENTED)]
     chosen = _cover(vectors, represented, count, rng)
     others = rng.choice(len(candidates), min(count, len(candidates)), replace=False)
@@ -80,7 +80,7 @@ def _cover(
     left = rng.permutation(len(vectors))
     if count >= len(left):
         return [*map(int, left)]
-    looked_at = min(len(left), math.ceil(len(left) / count * math.log(1 / MISS)))
+    looked_at = min(len(left), math.ceil(len(left) / count * math.log(1 / MISS_PROBABILITY)))
     best = np.zeros(len(represented), np.float32)
     chosen: list[int] = []
     while len(chosen) < count:

@@ -19,7 +19,7 @@ from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
 from tunesmith_data.splits import PARTS, split_records
-from tunesmith_data.write_rows import to_row
+from tunesmith_data.write_rows import record_to_row
 from tunesmith_plugins.commands.data.open_data import count_skipped, open_rows, show_skipped
 
 SPLIT_FILE = "split.json"
@@ -101,7 +101,7 @@ def _size(text: str | None, option: str) -> float | int | None:
 
 def _write_part(out: Path, part: str, rows: Sequence[int], records: Sequence[Record]) -> int:
     """Write the rows of a part; return the number of rows."""
-    lines = (json.dumps(to_row(records[row]), ensure_ascii=False) + "\n" for row in rows)
+    lines = (json.dumps(record_to_row(records[row]), ensure_ascii=False) + "\n" for row in rows)
     write_atomic(out / f"{part}.jsonl", "".join(lines))
     return len(rows)
 

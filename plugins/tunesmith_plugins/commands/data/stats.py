@@ -16,7 +16,7 @@ from tunesmith.records import Record, last_exchange
 from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, set_option
-from tunesmith_data.accounting import describe_skipped
+from tunesmith_data.skipped_rows import describe_skipped
 from tunesmith_data.splits import MAX_CLASS_LABELS, PromptTexts, normalize_text
 from tunesmith_data.text import content_key
 from tunesmith_plugins.commands.data.open_data import (

@@ -37,7 +37,7 @@ def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]
     """
     if plan is None:
         raise UsageError("--tokens: needs a run file, to know which tokenizer to use")
-    from tunesmith_torch.data.message_fields import without_label
+    from tunesmith_torch.data.message_fields import unpaired_to_chat
     from tunesmith_torch.data.templates import Template
     from tunesmith_torch.models.loading import config_context_length, load_config, load_tokenizer
     from tunesmith_torch.options.training import TrainingOptions
@@ -65,7 +65,7 @@ def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]
         return rows
 
     def examples_of(record: Record) -> Iterator[Example]:
-        for one in _list_trained(without_label(record), trains_rejected):
+        for one in _list_trained(unpaired_to_chat(record), trains_rejected):
             yield from template.tokenize_record(one, max_length, truncate_prompts=truncates)
 
     return tokenize

@@ -11,7 +11,7 @@ import numpy as np
 
 from tunesmith_data.coverage.vectors import sample_rows
 from tunesmith_data.near_duplicates import Texts
-from tunesmith_data.vectors import READ_CHARACTERS, embed
+from tunesmith_data.vectors import MAX_TEXT_CHARACTERS, fit_text_vectors
 
 TOPICS = 10
 ROWS_PER_TOPIC = 10
@@ -43,11 +43,11 @@ def find_topics(texts: Texts, *, seed: int = 0) -> list[Topic]:
     from sklearn.cluster import KMeans
 
     rows = sample_rows(np.random.default_rng(seed), np.arange(len(texts)), MAX_ROWS)
-    read = [texts[int(row)][:READ_CHARACTERS] for row in rows]
+    read = [texts[int(row)][:MAX_TEXT_CHARACTERS] for row in rows]
     count = min(TOPICS, len(read) // ROWS_PER_TOPIC)
     if count < 2:
         return []
-    vectors = embed(read)
+    vectors = fit_text_vectors(read)
     model = KMeans(count, n_init=3, random_state=seed)
     distances = model.fit_transform(vectors)
     in_texts = _count_texts(read)

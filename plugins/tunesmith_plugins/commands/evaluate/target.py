@@ -28,9 +28,9 @@ from tunesmith_evidence.winner import has_probabilities, open_winner
 from tunesmith_plugins.commands.evaluate.endpoint_model import EndpointModel
 from tunesmith_plugins.commands.evaluate.find import NO_WEIGHTS, is_endpoint
 
-Which = Literal["tuned", "base", "winner"]
+TargetModel = Literal["tuned", "base", "winner"]
 ADAPTER_CONFIG = "adapter_config.json"
-PARTS_OF_DATA = ("test", "validation", "test_size")
+DATA_PARTS = ("test", "validation", "test_size")
 """Data options that name parts; a single file to evaluate on has no parts."""
 ANSWER_SECONDS = 300.0
 """Seconds to wait for an answer from an endpoint; answers can be long."""
@@ -38,14 +38,14 @@ SHOWN_MODELS = 20
 
 
 @dataclass(frozen=True)
-class Choice:
+class TargetChoice:
     """The target and options from the command line."""
 
     target: str
     """Run folder, adapter folder, endpoint address, or model reference."""
     data: Path | None
     """File of rows to evaluate on; None for the run's test rows."""
-    which: Which
+    which: TargetModel
     base: str | None
     """Base model of an adapter; None for the one in its config."""
     evaluators: Sequence[str]
@@ -66,7 +66,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Target:
+class EvaluationTarget:
     """A model to evaluate, the plan that opens it, and the rows."""
 
     label: str
@@ -79,7 +79,7 @@ class Target:
     """Endpoint that receives the prompts; None for a model in this process."""
 
 
-def open_target(choice: Choice) -> Target:
+def open_evaluation_target(choice: TargetChoice) -> EvaluationTarget:
     """Return the target of an evaluation; its weights are loaded later.
 
     Raises:
@@ -112,7 +112,7 @@ def open_target(choice: Choice) -> Target:
     return _build(label, plan, catalog, records, artifact)
 
 
-def _check_options(choice: Choice) -> None:
+def _check_options(choice: TargetChoice) -> None:
     """Refuse options that do not fit the target.
 
     Raises:
@@ -143,7 +143,7 @@ def _check_options(choice: Choice) -> None:
         )
 
 
-def _open_run(choice: Choice, run: Path) -> Target:
+def _open_run(choice: TargetChoice, run: Path) -> EvaluationTarget:
     folder, plan, catalog = api.load_run(run, files=choice.files, disabled=choice.disabled)
     parts = load_data(plan)[1]
     records: Sequence[Record] = [*parts.test]
@@ -157,7 +157,7 @@ def _open_run(choice: Choice, run: Path) -> Target:
         named = bool(choice.evaluators)
         return replace(
             target,
-            evaluators=target.evaluators if named else suit_winner(target, folder),
+            evaluators=target.evaluators if named else select_winner_evaluators(target, folder),
             open=lambda: (open_winner(folder, plan)[1], target.open()[1]),
         )
     artifact = _find_artifact(folder) if choice.which == "tuned" else None
@@ -176,8 +176,8 @@ def _rows_tables(plan: Plan, file: Path | None) -> dict[str, Any]:
 
 
 def _open_endpoint(
-    choice: Choice, plan: Plan, catalog: Catalog, records: Sequence[Record]
-) -> Target:
+    choice: TargetChoice, plan: Plan, catalog: Catalog, records: Sequence[Record]
+) -> EvaluationTarget:
     """Return an endpoint as a target; only its list of models may be requested here.
 
     Raises:
@@ -191,7 +191,7 @@ def _open_endpoint(
     except ValueError as error:
         raise UsageError(f"cannot use the endpoint: {error}") from None
     target = _build("endpoint", plan, catalog, records, None)
-    evaluators = keep_generating(target.evaluators)
+    evaluators = select_generating_evaluators(target.evaluators)
     skipped = [e.id for e in target.evaluators if e not in evaluators]
     if (choice.evaluators and skipped) or not evaluators:
         raise UsageError(
@@ -232,16 +232,16 @@ def _find_only_model(endpoint: Endpoint) -> str:
     return names[0]
 
 
-def keep_generating(evaluators: Evaluators) -> Evaluators:
+def select_generating_evaluators(evaluators: Evaluators) -> Evaluators:
     """Return the evaluators that only need generated answers, not log-probabilities."""
     return tuple(e for e in evaluators if e.offer.generates)
 
 
-def suit_winner(target: Target, folder: RunFolder) -> Evaluators:
+def select_winner_evaluators(target: EvaluationTarget, folder: RunFolder) -> Evaluators:
     """Return the evaluators that can measure the winner: a classifier has no log-probabilities."""
     if has_probabilities(folder):
         return target.evaluators
-    return keep_generating(target.evaluators) or target.evaluators
+    return select_generating_evaluators(target.evaluators) or target.evaluators
 
 
 def _find_artifact(folder: RunFolder) -> Path:
@@ -261,7 +261,7 @@ def _build(
     records: Sequence[Record],
     artifact: Path | None,
     train: Sequence[Record] = (),
-) -> Target:
+) -> EvaluationTarget:
     if not records:
         raise UsageError("there are no rows to evaluate on")
     evaluators = plan.evaluators or default_evaluators(catalog, records)
@@ -289,7 +289,7 @@ def _build(
             train=train,
         )
 
-    return Target(label, plan, evaluators, records, load)
+    return EvaluationTarget(label, plan, evaluators, records, load)
 
 
 def load_rows(plan: Plan) -> list[Record]:
@@ -299,7 +299,7 @@ def load_rows(plan: Plan) -> list[Record]:
     return [*RecordsByUnit(rows, plan.find_clusters)]
 
 
-def _load_plan(tables: Mapping[str, Any], choice: Choice) -> tuple[Plan, Catalog]:
+def _load_plan(tables: Mapping[str, Any], choice: TargetChoice) -> tuple[Plan, Catalog]:
     tables = dict(tables)
     if choice.evaluators:
         tables["evaluators"] = [{"use": name} for name in choice.evaluators]
@@ -315,7 +315,7 @@ def _replace_file(data: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
         return dict(data)
     if not isinstance(data.get("train"), str) or Path(data["train"]).suffix != file.suffix:
         return {"train": str(file.resolve())}
-    kept = {key: value for key, value in data.items() if key not in PARTS_OF_DATA}
+    kept = {key: value for key, value in data.items() if key not in DATA_PARTS}
     return {**kept, "train": str(file.resolve())}
 
 

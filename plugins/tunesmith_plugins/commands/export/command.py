@@ -11,7 +11,7 @@ import click
 from pydantic import ValidationError
 
 from tunesmith import api
-from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.config.problems import convert_problems
 from tunesmith.config.run_file import parse_value
 from tunesmith.errors import ConfigError, UsageError
@@ -76,11 +76,11 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
     offered = _find_exporter(catalog, to)
     options = _read_options(offered.offer, quantize, sets)
-    from tunesmith_plugins.commands.export.trained import find_trained
+    from tunesmith_plugins.commands.export.trained import find_trained_model
     from tunesmith_torch.export.contract import ServedExporter
     from tunesmith_torch.export.export_run import Export, export_run
 
-    trained = find_trained(folder, plan, catalog)
+    trained = find_trained_model(folder, plan, catalog)
     target = folder.path / "export" / to if out is None else expand_home(out).absolute()
     _make_parent(target)
     export = Export.from_offer(offered.offer, options)
@@ -122,7 +122,7 @@ def _make_parent(target: Path) -> None:
 def _find_exporter(catalog: Catalog, name: str) -> Offered[ExporterOffer[Any]]:
     try:
         return catalog.find(ExporterOffer, name)
-    except OfferNotFound as error:
+    except OfferNotFoundError as error:
         package = _PACKAGES.get(name)
         hint = f"pip install {package}" if package else error.hint
         raise UsageError(f"--to: {error.what}", hint=hint) from None

@@ -17,8 +17,8 @@ from tunesmith.offers import EvaluatorOffer
 from tunesmith.plan import Component, Plan
 from tunesmith.records import Record
 from tunesmith.storage import RunFolder
-from tunesmith_torch.export.export_run import Measure, TrainedModel
-from tunesmith_torch.models.artifacts import artifact_format
+from tunesmith_torch.export.export_run import MeasureFunction, TrainedModel
+from tunesmith_torch.models.artifacts import detect_artifact_format
 from tunesmith_torch.models.initial_model import adapter_base_folder, find_adapter_base
 from tunesmith_torch.models.merging import MergeOptions
 from tunesmith_torch.models.quantization import Quantization
@@ -31,7 +31,7 @@ SEARCHED_ROWS = 1_000
 """Test rows to search for rows that an engine can score."""
 
 
-def find_trained(folder: RunFolder, plan: Plan, catalog: Catalog) -> TrainedModel:
+def find_trained_model(folder: RunFolder, plan: Plan, catalog: Catalog) -> TrainedModel:
     """Return the trained model of a run.
 
     Raises:
@@ -46,7 +46,7 @@ def find_trained(folder: RunFolder, plan: Plan, catalog: Catalog) -> TrainedMode
     artifact = folder.path / trained.artifact
     base = plan.found_model.fetch()
     options = plan.technique.config
-    if artifact_format(artifact) == "adapter":
+    if detect_artifact_format(artifact) == "adapter":
         base = (
             adapter_base_folder(base, artifact, options)
             if isinstance(options, TrainingOptions)
@@ -77,7 +77,7 @@ def _merge_options(plan: Plan, options: Any) -> MergeOptions:
 
 def _measure(
     evaluator: Component[EvaluatorOffer[Any]], records: Sequence[Record], test: Sequence[Record]
-) -> Measure:
+) -> MeasureFunction:
     def measure(model: TextModel) -> Sequence[Measurement]:
         return prepare(evaluator.offer.build(evaluator.config), test).measure(model, records)
 

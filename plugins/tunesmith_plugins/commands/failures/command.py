@@ -90,7 +90,7 @@ def write_rows(failures: Failures, path: Path, for_next: bool) -> int:
         UsageError: the file exists, or cannot be written.
     """
     rows = (redact_all(row) for row in export_rows(failures, for_next))
-    return render.write_new(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return render.write_new_file(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def to_json(folder: Path, failures: Failures) -> JSON:

@@ -15,11 +15,11 @@ from tunesmith.storage import RunFolder, read_known_events
 from tunesmith_evidence.slices.discover import WeakSlice, find_weak_slices, split_in_halves
 from tunesmith_evidence.slices.items import (
     find_near_misses,
-    find_regressed,
-    find_wrong,
+    find_regressed_rows,
+    find_wrong_rows,
     has_best_value,
 )
-from tunesmith_evidence.slices.rows import ScoredRow, find_row_metric, to_rows
+from tunesmith_evidence.slices.rows import ScoredRow, find_row_metric, to_scored_rows
 
 BASE_MODELS = ("zero-shot", "base")
 """Labels of the untuned base model, in runs and in evaluations."""
@@ -76,9 +76,9 @@ def find_failures(folder: Path, report: Report, metric: str | None) -> Failures:
             f"{chosen.metric} has no score per row, so it cannot find failed rows",
             hint="choose another with --metric NAME",
         )
-    rows = to_rows(read_rows(folder / measured.records, measured.metric), measured.metric)
+    rows = to_scored_rows(read_rows(folder / measured.records, measured.metric), measured.metric)
     higher = measured.higher_is_better
-    wrong = find_wrong(rows, higher, has_best=has_best_value(measured))
+    wrong = find_wrong_rows(rows, higher, has_best=has_best_value(measured))
     base = next(
         (
             report.measured[label, measured.evaluator, measured.metric]
@@ -87,13 +87,15 @@ def find_failures(folder: Path, report: Report, metric: str | None) -> Failures:
         ),
         None,
     )
-    of_base = to_rows(read_rows(folder / base.records, base.metric), base.metric) if base else []
+    of_base = (
+        to_scored_rows(read_rows(folder / base.records, base.metric), base.metric) if base else []
+    )
     return Failures(
         measured=measured,
         rows=rows,
         slices=find_weak_slices(rows, higher),
         wrong=wrong,
-        regressed=find_regressed(rows, {row.number: row for row in of_base}, higher),
+        regressed=find_regressed_rows(rows, {row.number: row for row in of_base}, higher),
         near_misses=find_near_misses(wrong) if higher else [],
         base=base.model if base else "",
         replaced="" if measured == chosen else chosen.metric,

@@ -15,9 +15,9 @@ from tunesmith.fence import fence
 from tunesmith.plan import Plan
 from tunesmith.records import ROLES, Chat, Completion, Message, Record
 from tunesmith.storage import RunFolder
-from tunesmith_evidence.improvement import choose_metric
+from tunesmith_evidence.improvement import choose_verdict_metric
 from tunesmith_evidence.slices.discover import split_in_halves
-from tunesmith_evidence.slices.rows import to_rows
+from tunesmith_evidence.slices.rows import to_scored_rows
 
 
 def load_collected(path: Path, plan: Plan) -> list[Record]:
@@ -73,12 +73,12 @@ def read_first_half(run: Path) -> frozenset[int]:
         UsageError: the run has not been evaluated.
     """
     report = load_report(RunFolder.open(run))
-    key = choose_metric(report)
+    key = choose_verdict_metric(report)
     if key is None:
         raise UsageError(
             f"{run}: the test rows have not been evaluated", hint=f"tunesmith resume {run}"
         )
     event = report.measured[TUNED, *key]
-    rows = to_rows(read_rows(run / event.records, event.metric), event.metric)
+    rows = to_scored_rows(read_rows(run / event.records, event.metric), event.metric)
     first, _ = split_in_halves(rows)
     return frozenset(rows[position].number for position in first)

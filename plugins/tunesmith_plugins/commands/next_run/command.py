@@ -12,7 +12,7 @@ import click
 import tomli_w
 
 from tunesmith import api
-from tunesmith.data.units import as_loaded
+from tunesmith.data.units import restore_loaded_groups
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON
 from tunesmith.execution.run_data import DataParts, load_data
@@ -22,7 +22,7 @@ from tunesmith.storage import write_atomic
 from tunesmith.text import format_count
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
-from tunesmith_data.write_rows import to_row
+from tunesmith_data.write_rows import record_to_row
 from tunesmith_plugins.commands.next_run.collected import load_collected, read_first_half
 
 
@@ -47,7 +47,7 @@ def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> 
     folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
     added = load_collected(add, plan)
     parts = load_data(plan)[1]
-    moved = find_moved(parts.test, added)
+    moved = find_moved_test_rows(parts.test, added)
     first_half = read_first_half(folder.path)
     late = [row for row in moved if row not in first_half]
     if late:
@@ -59,7 +59,7 @@ def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> 
             "or rows similar to them",
         )
     leaving = set(moved)
-    test = as_loaded(parts.test)
+    test = restore_loaded_groups(parts.test)
     kept = [record for row, record in enumerate(test) if row not in leaving]
     lineage = {"parent": str(folder.path.resolve())}
     write_folder(out, plan, parts, added, kept, lineage)
@@ -79,7 +79,7 @@ def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> 
     )
 
 
-def find_moved(test: Sequence[Record], added: Sequence[Record]) -> list[int]:
+def find_moved_test_rows(test: Sequence[Record], added: Sequence[Record]) -> list[int]:
     """Return the indices of the test rows whose prompt is among the added rows."""
     prompts = {last_exchange(record)[0] for record in added}
     return [row for row, record in enumerate(test) if last_exchange(record)[0] in prompts]
@@ -104,12 +104,12 @@ def write_folder(
         raise UsageError(f"{out}: already exists", hint="choose a new folder") from None
     except OSError as error:
         raise UsageError(f"{out}: cannot create the folder: {error.strerror}") from None
-    validation = as_loaded(parts.validation)
+    validation = restore_loaded_groups(parts.validation)
     files = {"train": parts.train, "added": added, "test": test, "validation": validation}
     columns = find_label_columns([record for records in files.values() for record in records])
     for name, records in files.items():
         if records:
-            write_atomic(out / f"{name}.jsonl", to_lines(records, columns))
+            write_atomic(out / f"{name}.jsonl", to_json_lines(records, columns))
     write_atomic(out / "run.toml", to_run_file(plan, files, columns, lineage))
 
 
@@ -120,7 +120,7 @@ def find_label_columns(records: Sequence[Record]) -> JSON:
     return ({"group": "group"} if has_groups else {}) | ({"slices": slices} if slices else {})
 
 
-def to_lines(records: Iterable[Record], columns: JSON) -> str:
+def to_json_lines(records: Iterable[Record], columns: JSON) -> str:
     """Return records as JSON Lines that all have the same label columns.
 
     A record without a group gets its own group. Missing slice labels are null.
@@ -130,7 +130,7 @@ def to_lines(records: Iterable[Record], columns: JSON) -> str:
         labels: JSON = dict.fromkeys(columns.get("slices", []))
         if "group" in columns:
             labels[columns["group"]] = record.source
-        lines.append(json.dumps(labels | to_row(record), ensure_ascii=False) + "\n")
+        lines.append(json.dumps(labels | record_to_row(record), ensure_ascii=False) + "\n")
     return "".join(lines)
 
 

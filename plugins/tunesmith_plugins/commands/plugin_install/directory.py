@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 
-class Listed(BaseModel):
+class ListedDistribution(BaseModel):
     """A plugin distribution in the directory."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,14 +27,14 @@ class Listed(BaseModel):
     keywords: list[str]
 
 
-def read_directory() -> list[Listed]:
+def read_directory() -> list[ListedDistribution]:
     """Return all distributions in the directory."""
     package = resources.files("tunesmith_plugins.commands.plugin_install")
     content: dict[str, Any] = json.loads(package.joinpath("directory.json").read_bytes())
-    return [Listed.model_validate(item) for item in content["distributions"]]
+    return [ListedDistribution.model_validate(item) for item in content["distributions"]]
 
 
-def search(words: list[str]) -> list[Listed]:
+def search_directory(words: list[str]) -> list[ListedDistribution]:
     """Return the distributions that contain all words, ignoring case."""
     wanted = [word.casefold() for word in words]
     found = []

@@ -19,8 +19,8 @@ from tunesmith_cli import render
 from tunesmith_cli.common import common_options
 from tunesmith_plugins.commands.plugin_install.pip import (
     Change,
+    find_protected_changes,
     is_pinned,
-    moved,
     plan_install,
     run_pip,
 )
@@ -51,7 +51,7 @@ def command(requirements: tuple[str, ...], allow_moves: bool, no_check: bool) ->
     changes = plan_install(requirements)
     for change in changes:
         render.print_text(one_line(str(change), 200))
-    if found := moved(changes):
+    if found := find_protected_changes(changes):
         texts = ", ".join(map(str, found))
         if not allow_moves:
             raise EnvironmentProblem(

@@ -54,7 +54,7 @@ def plan_install(requirements: Sequence[str]) -> list[Change]:
         changes.append(
             Change(
                 canonicalize_name(name),
-                version_of(name),
+                find_installed_version(name),
                 after,
                 publisher=describe_publisher(item),
                 is_requested=item.get("requested", False),
@@ -82,7 +82,7 @@ def is_pinned(requirement: str) -> bool:
     return parsed.url is not None or next(exact, None) is not None
 
 
-def version_of(name: str) -> str | None:
+def find_installed_version(name: str) -> str | None:
     """Return the installed version of a distribution; None if it is not installed."""
     try:
         return metadata.version(name)
@@ -90,7 +90,7 @@ def version_of(name: str) -> str | None:
         return None
 
 
-def moved(changes: Sequence[Change]) -> list[Change]:
+def find_protected_changes(changes: Sequence[Change]) -> list[Change]:
     """Return the changes of protected distributions."""
     return [c for c in changes if c.name in PROTECTED and c.before != c.after]
 

@@ -20,7 +20,7 @@ from tunesmith_plugins.commands.plugin_list.explain import (
     list_keys,
 )
 
-MOST_FORMS = 3
+MAX_FORMS = 3
 """Maximum number of keys to explain in full; more are only listed."""
 
 
@@ -61,7 +61,7 @@ def command(state: CliState, word: str, as_json: bool) -> None:
         render.print_json({"schema": "tunesmith.explain/1", "text": text, "keys": explained})
     elif text is not None:
         render.print_paragraph(text)
-    elif len(found) <= MOST_FORMS:
+    elif len(found) <= MAX_FORMS:
         for key in found:
             show_key(key)
     else:

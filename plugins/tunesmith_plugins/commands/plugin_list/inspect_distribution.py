@@ -22,7 +22,13 @@ from typing import Any
 from tunesmith.catalog import Catalog
 from tunesmith.errors import TunesmithError
 from tunesmith.offers import KINDS, Plugin
-from tunesmith.plugins import LARGEST_FILE, Installed, Plugins, create_manager, load_plugin
+from tunesmith.plugins import (
+    MAX_INSPECTION_BYTES,
+    InstalledPlugins,
+    Plugins,
+    create_manager,
+    load_plugin,
+)
 from tunesmith.storage import write_atomic
 
 SECONDS = 30.0
@@ -47,7 +53,7 @@ class Inspection:
     offers: tuple[OfferSummary, ...] = ()
 
 
-def inspect_here(installed: Installed) -> list[Inspection]:
+def inspect_here(installed: InstalledPlugins) -> list[Inspection]:
     """Import plugins in this process, and return their offers."""
     plugins = Plugins(create_manager())
     for plugin, entry in installed:
@@ -67,7 +73,7 @@ def list_inspections(catalog: Catalog) -> list[Inspection]:
     return [Inspection(plugin, tuple(offers.get(plugin.full_name, ()))) for plugin in found]
 
 
-def inspect_elsewhere(installed: Installed, seconds: float = SECONDS) -> list[Inspection]:
+def inspect_elsewhere(installed: InstalledPlugins, seconds: float = SECONDS) -> list[Inspection]:
     """Import the plugins of one distribution in a child process.
 
     If the process takes too long or ends without a result, all its plugins count as broken.
@@ -103,7 +109,7 @@ def read_inspection(path: Path, plugins: Sequence[Plugin]) -> list[Inspection]:
     """
     stored: Any = None
     with suppress(OSError, ValueError, RecursionError):
-        if path.is_file() and path.stat().st_size <= LARGEST_FILE:
+        if path.is_file() and path.stat().st_size <= MAX_INSPECTION_BYTES:
             stored = json.loads(path.read_bytes())
     found = []
     for plugin in plugins:
@@ -150,7 +156,7 @@ def _parse(plugin: Plugin, about: Any) -> Inspection:
     return Inspection(loaded, tuple(offers))
 
 
-def _inspect_and_write(installed: Installed, path: Path) -> None:
+def _inspect_and_write(installed: InstalledPlugins, path: Path) -> None:
     os.setsid()
     silent = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tunesmith.catalog import Catalog
 from tunesmith.offers import FILE_DISTRIBUTION
-from tunesmith.plugins import Installed, Selection, find_installed, inspection_files
+from tunesmith.plugins import InstalledPlugins, Selection, find_installed, inspection_files
 from tunesmith_plugins.commands.plugin_list.inspect_distribution import (
     Inspection,
     inspect_elsewhere,
@@ -19,13 +19,13 @@ from tunesmith_plugins.commands.plugin_list.inspect_distribution import (
     write_inspection,
 )
 
-QUICK = 1.0
+MAX_QUICK_SECONDS = 1.0
 """Inspect a plugin again each time if it failed within this many seconds: a missing requirement may
 have been installed since."""
 
 
 @dataclass
-class Inspected:
+class InspectedPlugins:
     """Inspections of all installed plugins."""
 
     inspections: list[Inspection] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Inspected:
 
 def inspect_installed(
     selection: Selection, *, refresh: bool, report: Callable[[str], None]
-) -> Inspected:
+) -> InspectedPlugins:
     """Return the inspections of all installed plugins; inspect those that are not in the cache.
 
     Args:
@@ -45,7 +45,7 @@ def inspect_installed(
         report: called with a text before a distribution is imported in a child process.
     """
     installed = find_installed()
-    found = Inspected(files=inspection_files(installed))
+    found = InspectedPlugins(files=inspection_files(installed))
     for distribution, group in groupby(installed, lambda pair: pair[0].distribution):
         pairs = [*group]
         if pairs[0][0].state == "broken":  # unreadable entry points
@@ -73,12 +73,12 @@ def inspect_files(catalog: Catalog) -> list[Inspection]:
     return [i for i in found if i.plugin.distribution == FILE_DISTRIBUTION]
 
 
-def _is_outdated(known: list[Inspection], chosen: Installed) -> bool:
+def _is_outdated(known: list[Inspection], chosen: InstalledPlugins) -> bool:
     broken = [found.plugin for found in known if found.plugin.state == "broken"]
-    return len(known) < len(chosen) or any(plugin.seconds < QUICK for plugin in broken)
+    return len(known) < len(chosen) or any(plugin.seconds < MAX_QUICK_SECONDS for plugin in broken)
 
 
-def _inspect(chosen: Installed, report: Callable[[str], None]) -> list[Inspection]:
+def _inspect(chosen: InstalledPlugins, report: Callable[[str], None]) -> list[Inspection]:
     plugin, _ = chosen[0]
     if plugin.is_builtin:
         return inspect_here(chosen)

@@ -13,13 +13,13 @@ from tunesmith.plugins import find_plugins, missing_requirements
 from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
-from tunesmith_cli.groups import Conflict, arrange_commands
+from tunesmith_cli.groups import CommandConflict, resolve_command_conflicts
 from tunesmith_plugins.commands.plugin_list.inspect_distribution import Inspection
 from tunesmith_plugins.commands.plugin_list.inspect_installed import (
     inspect_files,
     inspect_installed,
 )
-from tunesmith_plugins.commands.plugin_list.tiers import tier_of
+from tunesmith_plugins.commands.plugin_list.tiers import find_tier
 
 
 @click.command("list")
@@ -40,9 +40,9 @@ def command(state: CliState, refresh: bool, as_json: bool) -> None:
     if found.is_new:  # the catalog above predates the inspection
         catalog = Catalog(find_plugins(state.selection(), commands_only=True))
     listed = [*found.inspections, *inspect_files(catalog)]
-    conflicts = arrange_commands(catalog.offers(CommandOffer))[1]
+    conflicts = resolve_command_conflicts(catalog.offers(CommandOffer))[1]
     tiers = {
-        i.plugin.full_name: tier_of(i.plugin, found.files.get(i.plugin.distribution))
+        i.plugin.full_name: find_tier(i.plugin, found.files.get(i.plugin.distribution))
         for i in listed
     }
     if as_json:
@@ -85,7 +85,7 @@ def print_components(listed: list[Inspection], tiers: Mapping[str, str]) -> None
     render.print_table(["name", "kind", "summary", "source, tier"], [row for *_, row in rows])
 
 
-def print_problems(listed: list[Inspection], conflicts: list[Conflict]) -> None:
+def print_problems(listed: list[Inspection], conflicts: list[CommandConflict]) -> None:
     """Print unusable plugins and commands, and the plugins without components."""
     for plugin in (inspection.plugin for inspection in listed):
         if plugin.state != "active":

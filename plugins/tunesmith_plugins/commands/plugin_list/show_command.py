@@ -20,7 +20,7 @@ from tunesmith_plugins.commands.plugin_list.describe import (
     plugin_to_json,
 )
 
-LONGEST_DEFAULT = 60
+MAX_DEFAULT_CHARACTERS = 60
 """Maximum characters of a default; ``--json`` prints it in full."""
 
 
@@ -74,7 +74,9 @@ def show_offer(offered: Offered[Any]) -> None:
         kind = ", ".join(filter(None, [option["type"], option["bounds"]]))
         default = option["default"]
         value = (
-            default if default in (REQUIRED, UNSET) else f"= {one_line(default, LONGEST_DEFAULT)}"
+            default
+            if default in (REQUIRED, UNSET)
+            else f"= {one_line(default, MAX_DEFAULT_CHARACTERS)}"
         )
         render.print_paragraph(f"{option['name']} {value} ({kind})", style="strong")
         for text in option["help"], f"Keys: {option['keys']}." if option["keys"] else "":

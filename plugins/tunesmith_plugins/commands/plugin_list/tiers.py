@@ -17,10 +17,10 @@ from typing import Any
 from tunesmith.offers import FILE_DISTRIBUTION, Plugin
 
 RESULTS_FILE = "tunesmith-results.json"
-LARGEST_FILE = 4_000_000
+MAX_RESULTS_BYTES = 4_000_000
 
 
-def tier_of(plugin: Plugin, inspection_file: Path | None) -> str:
+def find_tier(plugin: Plugin, inspection_file: Path | None) -> str:
     """Return the tier of a plugin; empty if the plugin is not active."""
     if plugin.state != "active":
         return ""
@@ -53,6 +53,6 @@ def _are_results(results: Any) -> bool:
 
 def _read(path: Path) -> Any:
     with suppress(OSError, ValueError, RecursionError):
-        if path.is_file() and path.stat().st_size <= LARGEST_FILE:
+        if path.is_file() and path.stat().st_size <= MAX_RESULTS_BYTES:
             return json.loads(path.read_bytes())
     return None

@@ -9,7 +9,7 @@ _OFFER_FILES = {"__init__.py": "init-offer.py", "offer.py": "offer-$kind.py"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class PluginKind:
     """A kind of plugin: its hook, and the templates for its files."""
 
     usage: str
@@ -26,30 +26,30 @@ class Kind:
     """Expression that the hook returns in the single file."""
 
 
-KINDS: dict[str, Kind] = {
-    "loader": Kind(
+KINDS: dict[str, PluginKind] = {
+    "loader": PluginKind(
         usage='Use it with `[data] use = "$name"` in a run file.',
         hook="tunesmith_data_loaders",
         result="list[DataLoaderOffer[LinesOptions]]",
     ),
-    "technique": Kind(
+    "technique": PluginKind(
         usage='Use it with `[technique] use = "$name"` in a run file.',
         hook="tunesmith_techniques",
         files={**_OFFER_FILES, "technique.py": "technique.py"},
         single_file="file-technique.py",
         result="list[TechniqueOffer[TopLayersOptions]]",
     ),
-    "evaluator": Kind(
+    "evaluator": PluginKind(
         usage='Use it with `[[evaluators]]` and `use = "$name"` in a run file.',
         hook="tunesmith_evaluators",
         result="list[EvaluatorOffer[FirstWordOptions]]",
     ),
-    "reporter": Kind(
+    "reporter": PluginKind(
         usage='Use it with `[[reporters]]` and `use = "$name"` in a run file.',
         hook="tunesmith_reporters",
         result="list[ReporterOffer[LossFileOptions]]",
     ),
-    "check": Kind(
+    "check": PluginKind(
         usage="`tunesmith check run.toml`, `tunesmith data check FILE` and every run use it.",
         hook="tunesmith_review_data",
         arguments="train: Sequence[Record]",
@@ -58,7 +58,7 @@ KINDS: dict[str, Kind] = {
         result="list[Finding]",
         returned="find_links(train)",
     ),
-    "command": Kind(
+    "command": PluginKind(
         usage="Run `tunesmith $name FILE`.",
         hook="tunesmith_commands",
         files={"__init__.py": "init-command.py", "command.py": "command.py"},
@@ -66,17 +66,17 @@ KINDS: dict[str, Kind] = {
         result="list[CommandOffer]",
         returned='[CommandOffer(name="$name", summary=SUMMARY, load=lambda: command)]',
     ),
-    "baseline": Kind(
+    "baseline": PluginKind(
         usage='Use it with `[baselines]` and `use = ["$name"]` in a run file.',
         hook="tunesmith_baselines",
         result="list[BaselineOffer[WordVotesOptions]]",
     ),
-    "splitter": Kind(
+    "splitter": PluginKind(
         usage='Use it with `[split] use = "$name"` in a run file.',
         hook="tunesmith_splitters",
         result="list[SplitterOffer[HashedOptions]]",
     ),
-    "exporter": Kind(
+    "exporter": PluginKind(
         usage="Use it with `tunesmith export RUN --to $name`.",
         hook="tunesmith_exporters",
         result="list[ExporterOffer[ArchiveOptions]]",

@@ -19,7 +19,7 @@ from tunesmith.offers import BaselineOffer
 from tunesmith.renamed import find_present_name
 from tunesmith.storage import write_atomic
 from tunesmith.text import suggest_name
-from tunesmith_plugins.commands.plugin_template.kinds import KINDS, Kind
+from tunesmith_plugins.commands.plugin_template.kinds import KINDS, PluginKind
 
 MAX_NAME_LENGTH = 64
 _PACKAGES = {"cli", "data", "evidence", "plugins", "python", "torch"}
@@ -84,7 +84,7 @@ def write_file(path: Path, name: str, kind: str) -> Path:
     return _write(path, text + hook)
 
 
-def _prepare(name: str, kind: str) -> tuple[Kind, dict[str, str]]:
+def _prepare(name: str, kind: str) -> tuple[PluginKind, dict[str, str]]:
     """Return the kind and the values of the placeholders."""
     if kind not in KINDS:
         guess = find_present_name(kind, KINDS) or suggest_name(kind, KINDS)

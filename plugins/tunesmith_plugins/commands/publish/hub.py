@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.text import one_line, redact
-from tunesmith_data import offline_variable
+from tunesmith_data import find_offline_variable
 
 CARD = "README.md"
 MODEL_FILES = re.compile(
@@ -39,7 +39,7 @@ def explain_errors(repository: str) -> Iterator[None]:
         UsageError: the repository does not exist, or is private.
         EnvironmentProblem: the Hub cannot be reached, refused, or a variable disables it.
     """
-    if variable := offline_variable():
+    if variable := find_offline_variable():
         raise EnvironmentProblem(f"{repository}: {variable} is set", hint=f"unset {variable}")
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 

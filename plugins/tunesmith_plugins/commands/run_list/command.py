@@ -75,7 +75,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         for run in read_runs(folder)
         if (not status or run.status in status)
         and (run.is_resumable or not resumable)
-        and (grep is None or matches(run, grep))
+        and (grep is None or matches_text(run, grep))
     ]
     runs = runs[:limit] if limit else runs
     if as_json:
@@ -84,7 +84,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         show(runs, folder)
 
 
-def matches(run: RunSummary, text: str) -> bool:
+def matches_text(run: RunSummary, text: str) -> bool:
     """Return True if any text field of a run contains the text, ignoring case."""
     fields = (str(run.path), run.name, run.model, run.technique, run.word, run.error)
     return any(text.casefold() in field.casefold() for field in fields)
@@ -112,7 +112,7 @@ def show(runs: Sequence[RunSummary], folder: Path) -> None:
         render.print_note(f"Continue the newest run marked *:\n  tunesmith resume {path}")
 
 
-def _to_row(run: RunSummary, folder: Path) -> list[render.Cell]:
+def _to_row(run: RunSummary, folder: Path) -> list[render.TableCell]:
     value = "" if run.value is None else f"{one_line(run.metric, 20)} {format_number(run.value)}"
     outcome = one_line(run.word or run.error, 40)
     status = f"{run.status}*" if run.is_resumable else run.status

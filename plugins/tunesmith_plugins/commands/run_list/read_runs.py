@@ -92,7 +92,7 @@ def read_run(path: Path) -> RunSummary:
     """Return the summary of a run."""
     size = measure_size(path)
     try:
-        first, last = read_ends(path / "events.jsonl")
+        first, last = read_first_and_last_event(path / "events.jsonl")
         if not first:
             status: Status = "running" if is_running(path) else "unfinished"
             return RunSummary(path=path, status=status, bytes=size)
@@ -123,7 +123,7 @@ def _summarize(path: Path, first: JSON, last: JSON, size: int) -> RunSummary:
     )
 
 
-def read_ends(path: Path) -> tuple[JSON, JSON]:
+def read_first_and_last_event(path: Path) -> tuple[JSON, JSON]:
     """Return the first and the last complete line of a log; both empty if there are none.
 
     Raises:

@@ -13,7 +13,7 @@ import click
 from tunesmith import api
 from tunesmith.catalog import Catalog
 from tunesmith.config.evaluators import choose_evaluators
-from tunesmith.config.read_plan import list_needs
+from tunesmith.config.read_plan import list_requirements
 from tunesmith.config.run_file import dotted_items
 from tunesmith.contracts import Dataset
 from tunesmith.errors import ConfigError, Problem
@@ -65,7 +65,7 @@ def command(
     if errors:
         raise ConfigError(errors)
     next_line = f"tunesmith run {render.shell_path(run_file.resolve())}"
-    needs = dict.fromkeys(chain(*list_needs(plan, catalog).values()))
+    needs = dict.fromkeys(chain(*list_requirements(plan, catalog).values()))
     if missing := [text for text in needs if missing_requirements([text])]:
         next_line = f"pip install {shlex.join(missing)}"
     todo = "install what the run needs" if missing else "start the run"
@@ -119,7 +119,7 @@ def to_json(
     return {
         "schema": "tunesmith.check/2",
         "plan": plan.to_json(),
-        "origins": origins(plan),
+        "origins": list_origins(plan),
         "model": plan.found_model.description,
         "data": event.to_json(),
         "evaluators": [e.id for e in choose_evaluators(plan, catalog, parts.measured)],
@@ -142,13 +142,14 @@ def to_json(
 def show_origins(plan: Plan) -> None:
     """Print every value of the plan with its origin."""
     rows = [
-        [key, one_line(entry["value"], 60), entry["origin"]] for key, entry in origins(plan).items()
+        [key, one_line(entry["value"], 60), entry["origin"]]
+        for key, entry in list_origins(plan).items()
     ]
     render.print_table(["key", "value", "origin"], rows)
     render.print_text()
 
 
-def origins(plan: Plan) -> dict[str, dict[str, str]]:
+def list_origins(plan: Plan) -> dict[str, dict[str, str]]:
     """Return value and origin of each dotted key.
 
     A value without an origin inherits that of the table or list that contains it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunesmith.catalog import Catalog
-from tunesmith.config.read_plan import list_needs
+from tunesmith.config.read_plan import list_requirements
 from tunesmith.contracts import Dataset
 from tunesmith.events import FindingReported
 from tunesmith.execution.execute import collect_findings
@@ -28,7 +28,7 @@ def check_data(plan: Plan, catalog: Catalog) -> tuple[Dataset, DataParts, list[F
         text = "the rows are not split: the splitter's libraries are missing"
         found.insert(0, FindingReported(level="warning", source="data", message=text))
     sources = {finding.source for finding in found}
-    for name, needs in list_needs(plan, catalog).items():
+    for name, needs in list_requirements(plan, catalog).items():
         if name not in sources and (missing := missing_requirements(needs)):
             text = f"needed for the run but not available: {'; '.join(missing)}"
             found.append(FindingReported(level="warning", source=name, message=text))

@@ -22,7 +22,7 @@ from tunesmith.text import format_count
 from tunesmith_data.text import content_key
 
 
-class Part(NamedTuple):
+class RecordPart(NamedTuple):
     """A part of a record: its label, its text, and whether the model is trained on it."""
 
     label: str
@@ -42,24 +42,27 @@ def choose_rows(records: Sequence[Record], seed: int) -> dict[str, Record]:
     return {reason: records[index] for index, reason in sorted(reasons.items())}
 
 
-def split_by_training(record: Record, trains_on: frozenset[Feature]) -> list[Part]:
+def split_by_training(record: Record, trains_on: frozenset[Feature]) -> list[RecordPart]:
     """Split a record into parts, marked as trained or not for a technique with these features."""
     match record:
         case Text():
-            return [Part("text", record.text, True)]
+            return [RecordPart("text", record.text, True)]
         case Completion():
-            return [Part("user", record.prompt, False), Part("assistant", record.completion, True)]
+            return [
+                RecordPart("user", record.prompt, False),
+                RecordPart("assistant", record.completion, True),
+            ]
         case Chat():
             return [part for message in record.messages for part in _parts(message)]
         case Preference():
             return [
                 *_prompt_parts(record.prompt),
-                Part("chosen", record.chosen, True),
-                Part("rejected", record.rejected, "rejected" in trains_on),
+                RecordPart("chosen", record.chosen, True),
+                RecordPart("rejected", record.rejected, "rejected" in trains_on),
             ]
         case UnpairedPreference():
             label = "good" if record.label else "bad"
-            return [*_prompt_parts(record.prompt), Part(label, record.completion, True)]
+            return [*_prompt_parts(record.prompt), RecordPart(label, record.completion, True)]
         case _:
             raise TypeError(f"unknown kind of record: {type(record).__name__}")
 
@@ -104,26 +107,26 @@ def _contents(record: Record) -> Iterator[str]:
             yield "good" if record.label else "bad"
 
 
-def _prompt_parts(messages: Sequence[Message]) -> list[Part]:
+def _prompt_parts(messages: Sequence[Message]) -> list[RecordPart]:
     return [part._replace(is_trained=False) for message in messages for part in _parts(message)]
 
 
-def _parts(message: Message) -> Iterator[Part]:
+def _parts(message: Message) -> Iterator[RecordPart]:
     """Yield the parts of a message: tools, reasoning, text and tool calls."""
     for definition in message.tools:
         name = json.loads(definition).get("function", {}).get("name", "")
-        yield Part("tool", f"{name} {definition}", False)
+        yield RecordPart("tool", f"{name} {definition}", False)
     trained = message.is_trained
     if message.reasoning:
-        yield Part("reasoning", message.reasoning, trained)
+        yield RecordPart("reasoning", message.reasoning, trained)
     if message.has_weights and not message.media:
         for part in message.text_parts:
             weight = message.weight * part.weight
-            yield Part(_weighted(message.role, weight), part.text, trained and weight > 0)
+            yield RecordPart(_weighted(message.role, weight), part.text, trained and weight > 0)
     elif message.shown_text or not message.tool_calls:
-        yield Part(_weighted(message.role, message.weight), message.shown_text, trained)
+        yield RecordPart(_weighted(message.role, message.weight), message.shown_text, trained)
     for call in message.tool_calls:
-        yield Part("call", f"{call.name} {call.arguments}", trained)
+        yield RecordPart("call", f"{call.name} {call.arguments}", trained)
 
 
 def _weighted(role: str, weight: float) -> str:

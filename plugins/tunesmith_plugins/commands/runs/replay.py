@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tunesmith import api
-from tunesmith.catalog import OfferNotFound
+from tunesmith.catalog import OfferNotFoundError
 from tunesmith.errors import UsageError
 from tunesmith.fence import attribute_errors_to
 from tunesmith.offers import ReporterOffer
@@ -27,7 +27,7 @@ def replay_events(folder: Path, reporter: str) -> None:
     if component is None:
         try:
             offered = catalog.find(ReporterOffer, reporter)
-        except OfferNotFound as error:
+        except OfferNotFoundError as error:
             raise UsageError(f"--to: {error.what}", hint=error.hint) from None
         component = Component(offered, offered.offer.config())
     with (

@@ -93,7 +93,7 @@ def write_card(view: ReportView, path: Path) -> None:
     forms = {".md": render_card_markdown, ".svg": render_card_svg}
     if path.suffix.lower() not in forms:
         raise UsageError(f"--card {path}: unknown card format", hint="use FILE.md or FILE.svg")
-    render.write_new(path, [forms[path.suffix.lower()](view)])
+    render.write_new_file(path, [forms[path.suffix.lower()](view)])
     render.print_note(f"card: {path}")
 
 

@@ -42,7 +42,7 @@ def command(
         api.run_worker_rank(files=state.files, disabled=state.disabled)
         return
     plan, catalog = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
-    api.refuse_unrunnable(plan)
+    api.require_runnable(plan)
     folder = api.create_run_folder(plan, out)
     state.run_folder = folder.path
     with show_failed_run(folder, as_json):

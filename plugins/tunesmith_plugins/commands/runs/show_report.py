@@ -17,7 +17,7 @@ from tunesmith_evidence.number_text import format_number
 from tunesmith_evidence.report.answers import Answers
 from tunesmith_evidence.report.curves import build_loss_curve
 from tunesmith_evidence.report.facts import describe_data, describe_gate, describe_stage
-from tunesmith_evidence.report.text_plot import ASCII, UNICODE, plot_curve
+from tunesmith_evidence.report.text_plot import ASCII_MARKS, UNICODE_MARKS, plot_curve
 from tunesmith_evidence.report.view import ReportView
 
 OUTCOME_STYLES = {"better": "good", "worse": "bad"}
@@ -77,7 +77,7 @@ def show_verdict(view: ReportView) -> None:
 
 def show_training(report: Report) -> None:
     """Print a summary line and a loss curve for each stage."""
-    marks = UNICODE if supports_unicode(sys.stdout) else ASCII
+    marks = UNICODE_MARKS if supports_unicode(sys.stdout) else ASCII_MARKS
     for stage in report.training_started:
         facts = describe_stage(report, stage)
         parts = [
@@ -115,7 +115,7 @@ def show_forecast(view: ReportView) -> None:
     """Print predicted memory and time, and the measured values once training has finished."""
     for row in view.predictions:
         text = f"predicted {row.quantity}: {row.predicted}"
-        text += f"; measured: {row.measured}, {row.judgement}" if row.judgement else ""
+        text += f"; measured: {row.measured}, {row.judgment}" if row.judgment else ""
         render.print_text(text, style="dim")
 
 

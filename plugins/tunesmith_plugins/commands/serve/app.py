@@ -37,7 +37,7 @@ from tunesmith_plugins.commands.serve.connection import (
 from tunesmith_plugins.commands.serve.extensions import describe_request
 from tunesmith_plugins.commands.serve.guard import Guard
 from tunesmith_plugins.commands.serve.responses import Responses
-from tunesmith_plugins.commands.serve.service import Service, Ticket
+from tunesmith_plugins.commands.serve.service import OpenRequest, Service
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -107,7 +107,9 @@ class Routes:
             pieces = [p async for p in self.service.read_pieces(ticket)]
             return Responses(asked, ticket).write_whole(pieces)
 
-    async def _stream(self, responses: Responses, ticket: Ticket) -> AsyncIterator[dict[str, Any]]:
+    async def _stream(
+        self, responses: Responses, ticket: OpenRequest
+    ) -> AsyncIterator[dict[str, Any]]:
         for chunk in responses.write_first():
             yield chunk
         async for piece in self.service.read_pieces(ticket):

@@ -13,7 +13,7 @@ from tunesmith.errors import DataError, UsageError
 from tunesmith.records import Prompt
 from tunesmith_plugins.commands.serve.api_error import ApiError
 from tunesmith_plugins.commands.serve.job import (
-    Choice,
+    ChoiceInput,
     Job,
     Piece,
     Scored,
@@ -26,7 +26,7 @@ from tunesmith_torch.generation.continuous import ContinuousBatch, RunningSequen
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.generation.text_model import TorchTextModel
 
-SEEDS = 2**32
+NUM_SEEDS = 2**32
 """Number of different seeds to pass to models that sample by themselves."""
 
 
@@ -50,7 +50,7 @@ class Engine(Protocol):
         """
         ...
 
-    def check(self, choice: Choice) -> None:
+    def check(self, choice: ChoiceInput) -> None:
         """Check that the model supports a request.
 
         Raises:
@@ -243,7 +243,7 @@ class BatchedEngine(Engine):
             return self._decoding.decode_answer(ids)
         return decode_partial_answer(self._decoding, ids)
 
-    def _continue_text(self, choice: Choice) -> Callable[[Sequence[int], bool], str]:
+    def _continue_text(self, choice: ChoiceInput) -> Callable[[Sequence[int], bool], str]:
         """Return the function that decodes the continuation of a text.
 
         It decodes from the prompt's last token on, because tokenizers drop a leading space.
@@ -277,7 +277,7 @@ class CallingEngine(Engine):
             raise ApiError(400, "prompt: this model does not accept token ids", param="prompt")
         return ()
 
-    def check(self, choice: Choice) -> None:
+    def check(self, choice: ChoiceInput) -> None:
         """Refuse options that the model does not support."""
         if choice.num_top is not None:
             raise ApiError(400, "logprobs: not available for this model", param="logprobs")
@@ -308,7 +308,7 @@ class CallingEngine(Engine):
             (answer,) = require_sampling(self._model).sample(
                 [choice.prompt],
                 choice.max_tokens,
-                seed=(choice.seed * 1_000_003 + choice.stream) % SEEDS,
+                seed=(choice.seed * 1_000_003 + choice.stream) % NUM_SEEDS,
                 temperature=choice.temperature,
             )
         else:
@@ -327,7 +327,7 @@ class CallingEngine(Engine):
         return left
 
 
-def error_of(error: Exception) -> ApiError:
+def to_api_error(error: Exception) -> ApiError:
     """Convert an error in the model thread to the error that the client sees."""
     if isinstance(error, UsageError | DataError):
         return ApiError(400, str(error))

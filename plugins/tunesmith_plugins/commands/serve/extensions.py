@@ -19,12 +19,12 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.config.problems import convert_problems
 from tunesmith.config.run_file import read_run_file
 from tunesmith.contracts import TextModel
 from tunesmith.errors import ConfigError, UsageError
-from tunesmith.execution.emitter import MUTED_AFTER
+from tunesmith.execution.emitter import MAX_REPORTER_FAILURES
 from tunesmith.fence import describe_error, fence
 from tunesmith.offers import Offered, ServeExtensionOffer
 from tunesmith.plan import Plan
@@ -33,9 +33,11 @@ from tunesmith_cli.serving import ServedAnswer, ServedRequest
 from tunesmith_plugins.commands.serve.api_error import ApiError
 from tunesmith_plugins.commands.serve.metrics import Metrics
 
-PENDING = 100
+MAX_PENDING = 100
 """Number of answers that may wait for an observer; further ones are dropped."""
-SECRETS = re.compile("authorization|cookie|token|secret|password|credential|api-?key|jwt")
+SECRET_HEADER_PATTERN = re.compile(
+    "authorization|cookie|token|secret|password|credential|api-?key|jwt"
+)
 """Headers with such a name are never passed to extensions."""
 
 
@@ -47,8 +49,10 @@ class Extension:
         self.name, self.needs_logprobs = offer.name, offer.needs_logprobs
         with fence(self._plugin, "build", may_take_long=True):
             self._built, named = offer.build(config), map(str.lower, offer.headers(config))
-            self.headers = frozenset(name for name in named if not SECRETS.search(name))
-        self._pending: Queue[tuple[ServedRequest, ServedAnswer] | None] = Queue(PENDING)
+            self.headers = frozenset(
+                name for name in named if not SECRET_HEADER_PATTERN.search(name)
+            )
+        self._pending: Queue[tuple[ServedRequest, ServedAnswer] | None] = Queue(MAX_PENDING)
 
     def open_models(self, plan: Plan) -> Mapping[str, TextModel]:
         """Return the models that the extension adds to those of the run."""
@@ -97,7 +101,7 @@ class Extension:
     def _run(self) -> None:
         failures = 0
         while pending := self._pending.get():
-            if failures == MUTED_AFTER:
+            if failures == MAX_REPORTER_FAILURES:
                 self._outcome("muted").inc()
                 continue
             try:
@@ -107,7 +111,9 @@ class Extension:
                 failures += 1
                 self._outcome("failed").inc()
                 muted = (
-                    "; the extension observes no further answers" if failures == MUTED_AFTER else ""
+                    "; the extension observes no further answers"
+                    if failures == MAX_REPORTER_FAILURES
+                    else ""
                 )
                 self._note(f"failed: {describe_error(error)}{muted}")
 
@@ -127,7 +133,7 @@ def open_extensions(catalog: Catalog, file: Path) -> list[Extension]:
         try:
             offered = catalog.find(ServeExtensionOffer, name)
             config = offered.offer.config.model_validate_json(json.dumps(options, default=str))
-        except OfferNotFound as error:
+        except OfferNotFoundError as error:
             raise UsageError(f"{file}: {error.what}", hint=error.hint) from None
         except ValidationError as error:
             raise ConfigError([*convert_problems(error, name, offered.offer.config)]) from None

@@ -50,7 +50,7 @@ Text = Callable[[Sequence[int], bool], str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class ChoiceInput:
     """Input of a single answer."""
 
     index: int
@@ -116,7 +116,7 @@ class Channel:
 class Job:
     """An answer that is being generated."""
 
-    choice: Choice
+    choice: ChoiceInput
     channel: Channel
     created: float = field(default_factory=time.monotonic)
     first_token: float | None = None

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 
 from tunesmith.text import one_line
 from tunesmith_cli import render
-from tunesmith_plugins.commands.serve.engine import Engine, error_of
+from tunesmith_plugins.commands.serve.engine import Engine, to_api_error
 from tunesmith_plugins.commands.serve.job import Channel, Event, Job
 
 Post = tuple[Channel, Event]
@@ -88,7 +88,7 @@ class ModelThread:
         try:
             return [(job.channel, piece) for job, piece in engine.step()]
         except Exception as error:  # a single request must not end the server
-            shown = error_of(error)
+            shown = to_api_error(error)
             if shown.status >= 500:
                 lines = "".join(traceback.format_exception(error))
                 render.print_note(f"{one_line(name)}: the model failed\n{lines}", style="bad")

@@ -14,7 +14,7 @@ from tunesmith_plugins.commands.serve.api_request import (
     GenerationRequest,
 )
 from tunesmith_plugins.commands.serve.job import Piece, Scored, TokenScore
-from tunesmith_plugins.commands.serve.service import Ticket
+from tunesmith_plugins.commands.serve.service import OpenRequest
 from tunesmith_plugins.commands.serve.tool_answers import (
     StreamedTurn,
     split_known_calls,
@@ -25,7 +25,7 @@ from tunesmith_plugins.commands.serve.tool_answers import (
 class Responses:
     """Writes the answers to a request."""
 
-    def __init__(self, request: GenerationRequest, ticket: Ticket) -> None:
+    def __init__(self, request: GenerationRequest, ticket: OpenRequest) -> None:
         self.request, self.ticket = request, ticket
         self._is_chat = isinstance(request, ChatRequest)
         self._head = {

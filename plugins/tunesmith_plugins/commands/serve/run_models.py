@@ -11,7 +11,7 @@ from tunesmith.execution import execute
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
-from tunesmith_evidence.winner import FOLDER, open_winner
+from tunesmith_evidence.winner import WINNER_FOLDER, open_winner
 from tunesmith_plugins.commands.serve.engine import BatchedEngine, CallingEngine, Engine
 from tunesmith_plugins.commands.serve.extensions import Extension
 from tunesmith_torch.generation.text_model import TorchTextModel
@@ -28,7 +28,7 @@ def list_models(folder: RunFolder, wanted: Sequence[str]) -> list[str]:
     has = {
         "tuned": "" in execute.load_report(folder).training_finished,
         "base": True,
-        "winner": (folder.path / FOLDER).is_dir(),
+        "winner": (folder.path / WINNER_FOLDER).is_dir(),
     }
     for name in wanted:
         if not has[name]:

@@ -22,7 +22,7 @@ from tunesmith_plugins.commands.serve.api_request import (
 )
 from tunesmith_plugins.commands.serve.engine import BatchedEngine, Engine
 from tunesmith_plugins.commands.serve.extensions import Extension
-from tunesmith_plugins.commands.serve.job import Channel, Choice, Job, Piece
+from tunesmith_plugins.commands.serve.job import Channel, ChoiceInput, Job, Piece
 from tunesmith_plugins.commands.serve.limits import Limits
 from tunesmith_plugins.commands.serve.metrics import Metrics
 from tunesmith_plugins.commands.serve.model_thread import ModelThread
@@ -34,7 +34,7 @@ GREEDY_BELOW = 1e-3
 
 
 @dataclass(eq=False)
-class Ticket:
+class OpenRequest:
     """A request that is being answered."""
 
     id: str
@@ -111,7 +111,9 @@ class Service:
         return request
 
     @asynccontextmanager
-    async def open(self, request: GenerationRequest, seen: ServedRequest) -> AsyncIterator[Ticket]:
+    async def open(
+        self, request: GenerationRequest, seen: ServedRequest
+    ) -> AsyncIterator[OpenRequest]:
         """Queue the answers to a request; cancel unfinished ones when the block ends.
 
         Raises:
@@ -127,7 +129,7 @@ class Service:
             prompts = {choice.index // request.n: len(choice.ids) for choice in choices}
             kind = "chatcmpl" if isinstance(request, ChatRequest) else "cmpl"
             id_, tokens = f"{kind}-{secrets.token_hex(12)}", sum(prompts.values())
-            ticket = Ticket(id_, request.model, jobs, channel, tokens, deadline)
+            ticket = OpenRequest(id_, request.model, jobs, channel, tokens, deadline)
             self.metrics.prompt_tokens.labels(request.model).inc(ticket.prompt_tokens)
             self.thread.submit(request.model, jobs)
             try:
@@ -140,7 +142,7 @@ class Service:
                 for extension in self.extensions:
                     extension.observe(seen, ticket.to_answer())
 
-    async def read_pieces(self, ticket: Ticket) -> AsyncIterator[Piece]:
+    async def read_pieces(self, ticket: OpenRequest) -> AsyncIterator[Piece]:
         """Yield the pieces of all answers as they arrive.
 
         Raises:
@@ -191,7 +193,7 @@ class Service:
         except TimeoutError:
             raise self._too_slow() from None
 
-    def _finish(self, ticket: Ticket, piece: Piece) -> None:
+    def _finish(self, ticket: OpenRequest, piece: Piece) -> None:
         """Record a finished answer in the metrics."""
         job = ticket.jobs[piece.index]
         job.is_finished = True
@@ -213,7 +215,7 @@ class Service:
 
 def make_choices(
     engine: Engine, request: GenerationRequest, limits: Limits, scores: bool
-) -> list[Choice]:
+) -> list[ChoiceInput]:
     """Encode the prompts of a request, and return the input of each answer.
 
     Raises:
@@ -225,14 +227,14 @@ def make_choices(
         raise ApiError(400, what, param="max_tokens")
     seed = secrets.randbits(48) if request.seed is None else request.seed
     temperature = request.temperature if request.temperature >= GREEDY_BELOW else 0.0
-    choices: list[Choice] = []
+    choices: list[ChoiceInput] = []
     unasked = 0 if scores and isinstance(engine, BatchedEngine) else None
     for prompt in request.prompts:
         ids = engine.encode(prompt, wanted or 0)
         max_tokens = _find_room(engine, len(ids), wanted, limits)
         for stream in range(request.n):
             choices.append(
-                Choice(
+                ChoiceInput(
                     index=len(choices),
                     prompt=prompt,  # type: ignore[arg-type]  # engines refuse unsupported prompts
                     ids=ids,

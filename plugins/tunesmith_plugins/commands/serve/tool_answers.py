@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from tunesmith_evidence.answers.tool_calls import Call, settled_length, split_calls
+from tunesmith_evidence.answers.tool_calls import Call, count_settled_characters, split_tool_calls
 
 
 class StreamedTurn:
@@ -28,7 +28,7 @@ class StreamedTurn:
         if is_complete:
             content, calls = split_known_calls(self._text, self._tools)
         elif self._tools:
-            content = self._text[: settled_length(self._text)]
+            content = self._text[: count_settled_characters(self._text)]
         part = content[self._sent :]
         self._sent += len(part)
         is_empty_answer = is_complete and not self._sent and not calls
@@ -40,7 +40,7 @@ def split_known_calls(text: str, tools: frozenset[str]) -> tuple[str, list[Call]
 
     An answer that calls an unknown tool is returned as text.
     """
-    before, calls = split_calls(text) if tools else (text, [])
+    before, calls = split_tool_calls(text) if tools else (text, [])
     if not calls or not {name for name, _ in calls} <= tools:
         return text, []
     return before, calls

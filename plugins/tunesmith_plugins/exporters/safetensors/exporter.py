@@ -9,7 +9,11 @@ from typing import Any
 
 from tunesmith_plugins.exporters.safetensors.offer import SafetensorsOptions
 from tunesmith_torch.export.folder_facts import read_folder_facts
-from tunesmith_torch.export.plain_folder import PlainTransformers, copy_model, open_plain
+from tunesmith_torch.export.plain_folder import (
+    TransformersEngine,
+    copy_model,
+    open_transformers_engine,
+)
 
 
 class SafetensorsExporter:
@@ -27,6 +31,6 @@ class SafetensorsExporter:
         return read_folder_facts(out)
 
     @contextmanager
-    def open(self, out: Path) -> Iterator[PlainTransformers]:
+    def open(self, out: Path) -> Iterator[TransformersEngine]:
         """Load the folder in float32, with plain transformers calls."""
-        yield open_plain(out)
+        yield open_transformers_engine(out)

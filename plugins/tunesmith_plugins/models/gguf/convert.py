@@ -29,7 +29,7 @@ from transformers import (
 
 from tunesmith.errors import EnvironmentProblem
 from tunesmith_plugins.models.gguf.header import read_header
-from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
+from tunesmith_torch.models.legacy_config_keys import write_legacy_config_keys
 from tunesmith_torch.models.loading import no_progress_bars
 
 MAX_FLOAT32_PARAMETERS = 1_000_000_000
@@ -71,7 +71,7 @@ def convert_gguf(path: Path, folder: Path) -> None:
     config.pad_token_id = tokenizer.pad_token_id
     save_file(_unique_tensors(model), folder / "model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(folder)
-    write_earlier_keys(folder)
+    write_legacy_config_keys(folder)
     generation.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

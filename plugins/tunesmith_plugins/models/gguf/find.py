@@ -17,7 +17,7 @@ from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.machine import expand_home
 from tunesmith.plugins import cache_folder
 from tunesmith_plugins.models.gguf.header import config_from_header, read_header
-from tunesmith_torch.models.model_folder import check_sizes
+from tunesmith_torch.models.model_folder import check_config_sizes
 
 MAX_QUICK_HASH_BYTES = 500_000_000
 """Maximum size of a file that is hashed just to look up its conversion (under a second)."""
@@ -39,7 +39,7 @@ def find_gguf(reference: str) -> FoundModel:
     if not path.is_file():
         raise UsageError(f"no such file, got `{reference}`", hint="name a .gguf file that exists")
     config = config_from_header(read_header(path))
-    check_sizes({key: value for key, value in config.items() if value}, path)
+    check_config_sizes({key: value for key, value in config.items() if value}, path)
     return FoundModel(
         reference=reference,
         description=f"GGUF file {path.name}" + (f" from {reference}" if in_wheel else ""),

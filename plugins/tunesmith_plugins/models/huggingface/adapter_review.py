@@ -81,6 +81,6 @@ def _build_model(config: Mapping[str, Any], *, is_quantized: bool) -> PreTrained
     from tunesmith_torch.memory_estimate import meta_model
 
     model = meta_model.make_meta_model(meta_model.make_meta_config(config), torch.float32, "eager")
-    for _, _, layer in list(meta_model.quantizable_layers(model)) if is_quantized else ():
+    for _, _, layer in list(meta_model.find_quantizable_layers(model)) if is_quantized else ():
         layer.weight = torch.nn.Parameter(layer.weight.to(torch.uint8), requires_grad=False)
     return model

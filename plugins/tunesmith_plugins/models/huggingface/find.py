@@ -11,9 +11,13 @@ from typing import Any
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
 from tunesmith.machine import expand_home
-from tunesmith_data import offline_variable
-from tunesmith_torch.models.model_folder import check_folder, missing_weights, read_config
-from tunesmith_torch.untrusted.foreign_code import read_object
+from tunesmith_data import find_offline_variable
+from tunesmith_torch.models.model_folder import (
+    check_model_folder,
+    explain_missing_weights,
+    read_config,
+)
+from tunesmith_torch.untrusted.foreign_code import read_json_object
 
 _HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _ALLOW_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
@@ -32,9 +36,9 @@ def find_folder(reference: str) -> FoundModel | None:
     folder = expand_home(reference)
     if folder.is_dir():
         config = read_config(folder)
-        lacking = missing_weights(folder)
+        lacking = explain_missing_weights(folder)
         if not lacking:
-            check_folder(folder)
+            check_model_folder(folder)
         return FoundModel(
             reference=reference,
             description=f"folder {folder}",
@@ -83,7 +87,9 @@ def find_on_hub(reference: str, revision: str | None) -> FoundModel | None:
 
 def _missing_offline(name: str, revision: str | None, snapshot: Path | None) -> str:
     """Return why a hub model cannot be read offline; empty if it can, or if not offline."""
-    if offline_variable() is None or (snapshot is not None and not missing_weights(snapshot)):
+    if find_offline_variable() is None or (
+        snapshot is not None and not explain_missing_weights(snapshot)
+    ):
         return ""
     model_id = f"{name}@{revision}" if revision else name
     command = f"hf download {model_id.replace('@', ' --revision ')}"
@@ -102,7 +108,7 @@ def _check_and_resolve(folder: Path) -> Path:
     Raises:
         TunesmithError: a run cannot use the folder.
     """
-    check_folder(folder)
+    check_model_folder(folder)
     return folder.resolve()
 
 
@@ -119,7 +125,7 @@ def fetch_from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    local = offline_variable() is not None
+    local = find_offline_variable() is not None
     model_id = f"{name}@{revision}" if revision else name
     try:
         folder = snapshot_download(
@@ -140,7 +146,7 @@ def fetch_from_hub(name: str, revision: str | None) -> Path:
     except HfHubHTTPError as error:
         raise _hub_refusal(model_id, error) from None
     try:
-        check_folder(Path(folder))
+        check_model_folder(Path(folder))
     except TunesmithError as error:
         raise EnvironmentProblem(
             f"{model_id}: the cached copy cannot be used, {error.message}",
@@ -179,7 +185,7 @@ def _read_cached_config(name: str, revision: str | None) -> tuple[Mapping[str, A
         return {}, None
     snapshot = model / "snapshots" / commit
     try:
-        read_object(snapshot / "config.json")
+        read_json_object(snapshot / "config.json")
     except IntegrityError:
         return {}, None  # the run's download will replace or refuse it
     return read_config(snapshot), snapshot

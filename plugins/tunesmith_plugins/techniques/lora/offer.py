@@ -52,7 +52,7 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
     if not has_docstrings() and any("transformers" in n for n in plan.technique.offer.needs):
         findings.append(Finding(level="error", where="python", message=NO_DOCSTRINGS))
     if plan.additions:
-        findings += checks.find_sharded(options)
+        findings += checks.find_sharding_errors(options)
     return [*findings, *checks.find_inert_options(options), *_review_lora(plan)]
 
 
@@ -61,7 +61,7 @@ def _review_lora(plan: Plan) -> Sequence[Finding]:
     if plan.technique.offer is not LORA or not isinstance(options, LoraOptions):
         return []
     findings = checks.check_optimizer(options, plan.run.device)
-    if not checks.LEAST_RATE <= options.learning_rate <= LOW_LEARNING_RATE:
+    if not checks.MIN_LEARNING_RATE <= options.learning_rate <= LOW_LEARNING_RATE:
         return findings
     message = (
         f"{format_rate(options.learning_rate)} is low for adapters, which usually use about 2e-4, "

@@ -141,7 +141,7 @@ class PreferenceObjective:
     def prepare(self, rows: Sequence[int], run: RunWithBudget) -> Sequence[int]:
         """Estimate the batch's KL divergence for KTO; the other losses need no preparation."""
         if self._options.type == "kto":
-            with sharding.unsharded(self._adapted.model):
+            with sharding.summon_full_params(self._adapted.model):
                 self._z0 = run(lambda budget: self._estimate_z0(rows, budget))
         return rows
 

@@ -9,8 +9,8 @@ from typing import Any
 from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
 from tunesmith.records import Preference
 from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
-from tunesmith_torch.memory_estimate.parallel_choice import build_setting
-from tunesmith_torch.memory_estimate.policies import Stage, estimate_stages, pair_grouping
+from tunesmith_torch.memory_estimate.parallel_choice import build_estimate_setting
+from tunesmith_torch.memory_estimate.policies import Stage, build_pair_grouping, estimate_stages
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.techniques import stage_memory_savings
 
@@ -37,11 +37,11 @@ def _trained_stages(options: RlhfOptions, request: EstimateRequest) -> Iterator[
     demonstrations = [record for record in request.train if not isinstance(record, Preference)]
     if not supervised.skip:
         own = replace(request, train=demonstrations or pairs)
-        yield Stage("supervised", own, build_setting(supervised, own))
+        yield Stage("supervised", own, build_estimate_setting(supervised, own))
     if not reward.skip:
         own = replace(request, train=pairs)
-        grouping = pair_grouping(reward, request.device, scores_last_token=True)
-        yield Stage("reward", own, build_setting(reward, own, grouping))
+        grouping = build_pair_grouping(reward, request.device, scores_last_token=True)
+        yield Stage("reward", own, build_estimate_setting(reward, own, grouping))
     if not policy.skip:
         size = _reward_model_bytes(options, request)
         yield Stage.of_policy("policy", policy, request, reward_model_bytes=size)

@@ -18,7 +18,7 @@ from tunesmith.records import Preference
 from tunesmith.statistics import Interval
 from tunesmith.storage import write_atomic
 from tunesmith_evidence.number_text import format_number
-from tunesmith_plugins.techniques.rlhf.reward_metrics import RewardReport, reward_report
+from tunesmith_plugins.techniques.rlhf.reward_metrics import RewardReport, build_reward_report
 from tunesmith_torch.prefix.completion_groups import tokenize_pairs
 from tunesmith_torch.rlhf.reward_model import RewardModel
 
@@ -47,7 +47,7 @@ class RewardModelEvaluation:
         rewards = [rewards_2.tolist() for rewards_2 in model.group_rewards(groups)]
         lengths = [(len(group.completions[0]), len(group.completions[1])) for group in groups]
         chosen, rejected = [reward for reward, _ in rewards], [reward for _, reward in rewards]
-        report = reward_report(chosen, rejected, lengths, [pair.group for pair in pairs])
+        report = build_reward_report(chosen, rejected, lengths, [pair.group for pair in pairs])
         return cls(pairs, chosen, rejected, report)
 
     def events(self, job: Job[Any], gate: GateChecked, seconds: float) -> list[Event]:
@@ -74,7 +74,7 @@ class RewardModelEvaluation:
         write_atomic(job.out / RECORDS_FILE, "".join(lines))
 
 
-def gate_result(report: RewardReport | None, *, accept_weak: bool) -> GateChecked:
+def decide_gate(report: RewardReport | None, *, accept_weak: bool) -> GateChecked:
     """Decide if a reward model passes; without validation pairs (report None) it does not."""
     stage, accepted = "reward", accept_weak
     if report is None:

@@ -145,7 +145,7 @@ class RewardReport:
         )
 
 
-def reward_report(
+def build_reward_report(
     chosen: Sequence[float],
     rejected: Sequence[float],
     lengths: Sequence[tuple[int, int]],

@@ -26,11 +26,11 @@ from tunesmith.storage import is_inside, verify_folder, write_atomic
 from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
 from tunesmith_plugins.techniques.rlhf.reward_gate import (
     RewardModelEvaluation,
+    decide_gate,
     enforce_gate,
-    gate_result,
 )
 from tunesmith_plugins.techniques.rlhf.reward_task import RewardTask
-from tunesmith_torch.models.artifacts import artifact_format
+from tunesmith_torch.models.artifacts import detect_artifact_format
 from tunesmith_torch.models.initial_model import InitialModel, find_adapter_base
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.training import TrainingOptions
@@ -42,7 +42,7 @@ from tunesmith_torch.runtime.device import pick_device, pick_precision
 from tunesmith_torch.runtime.malloc import release_memory
 from tunesmith_torch.training.supervised import SupervisedTask
 from tunesmith_torch.training.trainer import TrainingTask, train
-from tunesmith_torch.untrusted.foreign_code import read_object
+from tunesmith_torch.untrusted.foreign_code import read_json_object
 
 _E = TypeVar("_E", bound=Event)
 
@@ -60,7 +60,7 @@ def train_stages(job: Job[Any]) -> Artifact:
         GateError: the reward model failed its check; the policy was not trained.
         UsageError, TrainingError: a reward function cannot be imported or does not return a number.
     """
-    with distributed.all_ranks(job):
+    with distributed.run_on_all_ranks(job):
         options: RlhfOptions = job.config
         data = StageData.split(job)
         if not options.reward.skip and not data.pairs:
@@ -246,7 +246,7 @@ class Stages:
         started = time.perf_counter()
         evaluation = self._evaluate_reward_model(source)
         report = evaluation.report if evaluation else None
-        gate = gate_result(report, accept_weak=accept_weak)
+        gate = decide_gate(report, accept_weak=accept_weak)
         seconds = time.perf_counter() - started
         for event in evaluation.events(stage, gate, seconds) if evaluation else [gate]:
             stage.emit(event)
@@ -279,7 +279,9 @@ def _sum_known(counts: Iterable[int | None]) -> int | None:
 
 def _base_folder_of(artifact: Path, model: Path) -> Path:
     return (
-        find_adapter_base(artifact, model) if artifact_format(artifact) == "adapter" else artifact
+        find_adapter_base(artifact, model)
+        if detect_artifact_format(artifact) == "adapter"
+        else artifact
     )
 
 
@@ -315,6 +317,6 @@ def _read_event(kind: type[_E], path: Path) -> _E:
         IntegrityError: the file does not hold an event of this kind.
     """
     try:
-        return kind(**read_object(path))
+        return kind(**read_json_object(path))
     except TypeError as error:
         raise IntegrityError(f"{path}: was not written by this stage, {error}") from None

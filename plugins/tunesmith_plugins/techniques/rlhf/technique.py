@@ -9,7 +9,7 @@ from tunesmith.contracts import Artifact, Job, TextModel
 from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
 from tunesmith_plugins.techniques.rlhf.stages import train_stages
 from tunesmith_torch.generation.open_model import open_trained_model
-from tunesmith_torch.models.artifacts import artifact_format
+from tunesmith_torch.models.artifacts import detect_artifact_format
 from tunesmith_torch.models.initial_model import find_adapter_base
 from tunesmith_torch.options.training import TrainingOptions
 
@@ -26,7 +26,7 @@ class Rlhf:
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
         """Open the policy, the model of an earlier stage, or the base model."""
-        if artifact is not None and artifact_format(artifact) == "adapter":
+        if artifact is not None and detect_artifact_format(artifact) == "adapter":
             model = find_adapter_base(artifact, model)
         options = self._stage_options(artifact).model_copy(update={"initial_model": None})
         return open_trained_model(model, artifact, device=device, options=options)

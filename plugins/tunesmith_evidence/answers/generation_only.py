@@ -9,10 +9,10 @@ from tunesmith.contracts import Progress, TokenScores
 from tunesmith.errors import UsageError
 from tunesmith.records import Answer, Prompt
 
-__all__ = ["WithoutScores"]
+__all__ = ["GenerationOnlyModel"]
 
 
-class WithoutScores(ABC):
+class GenerationOnlyModel(ABC):
     """A text model without log-probabilities: :meth:`score` always raises an error."""
 
     @property

@@ -18,7 +18,7 @@ MAX_CONTENT_OF_ALL = 50_000_000
 
 
 @dataclass
-class UnusableRows:
+class SkippedRows:
     """The rows that cannot be used, with a check of their share."""
 
     allowed: float

@@ -13,7 +13,7 @@ from tunesmith.statistics import mean_interval
 
 
 @dataclass
-class Tried:
+class TriedVariant:
     """A variant and its scores so far."""
 
     variant: BaselineVariant
@@ -33,14 +33,14 @@ class Tried:
 
 
 @dataclass
-class Contender:
+class BaselineCandidate:
     """A baseline whose variant is being chosen."""
 
     baseline: Component[BaselineOffer[Any]]
     built: Baseline | None = None
     untried: list[tuple[int, BaselineVariant]] = field(default_factory=list)
-    tried: list[Tried] = field(default_factory=list)
-    left: list[Tried] = field(default_factory=list)
+    tried: list[TriedVariant] = field(default_factory=list)
+    left: list[TriedVariant] = field(default_factory=list)
     """The tried variants that are still being compared."""
     not_tried: list[JSON] = field(default_factory=list)
     seconds: float = 0.0
@@ -65,7 +65,7 @@ class Contender:
             self.reject(reason, variant)
         self.untried.clear()
 
-    def rank(self, sign: int) -> list[Tried]:
+    def rank(self, sign: int) -> list[TriedVariant]:
         """Return the remaining variants, best first; ties keep their order."""
         return sorted(self.left, key=lambda one: -sign * one.score)
 
@@ -75,7 +75,7 @@ class Contender:
 
 
 @dataclass
-class Budget:
+class TimeBudget:
     """Seconds that costly baselines share."""
 
     left: float
