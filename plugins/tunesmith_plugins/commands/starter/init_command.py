@@ -16,11 +16,12 @@ import click
 
 from tunesmith import api
 from tunesmith.errors import UsageError
+from tunesmith.execution.execute import collect_findings
+from tunesmith.execution.run_data import load_data
 from tunesmith.storage import write_atomic
 from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, pass_state
-from tunesmith_plugins.commands.runs.check_data import check_data
 from tunesmith_plugins.commands.starter.choose import StarterChoice, choose
 from tunesmith_plugins.commands.starter.examples import copy_example
 
@@ -121,8 +122,8 @@ def _is_accepted(choice: StarterChoice, model: str, data: Path, state: CliState)
         plan, catalog = api.load_plan(
             path, files=state.files, disabled=state.disabled, runnable=False
         )
-        _, _, found = check_data(plan, catalog)
-    return not any(finding.level == "error" for finding in found)
+        found = collect_findings(plan, catalog, *load_data(plan))
+        return not any(finding.level == "error" for finding in found)
 
 
 def write_translation(configuration: Path, target: Path, recognize: FindLoader) -> None:
