@@ -138,7 +138,7 @@ def group_table(runs: int) -> Iterator[list[str]]:
         "share 0.5": (lambda rng, sizes, alike: _draw_share(rng, sizes, alike, 0.5), 0.5),
         "share 0.9": (lambda rng, sizes, alike: _draw_share(rng, sizes, alike, 0.9), 0.9),
         "paired shares": (_draw_pairs, 0.04),
-        "numbers": (_draw_numbers, 0.0),
+        "continuous values": (_draw_numbers, 0.0),
         "skewed losses": (_draw_losses, math.exp(0.32)),
     }
     for name, (draw, truth) in draws.items():
@@ -222,9 +222,9 @@ class World:
 
 NAMES = ("nearest", "linear", "zero-shot", "retrieved-shots")
 WORLDS = (
-    World("one baseline, as good", 0.85, {"linear": 0.85}),
-    World("four baselines, all as good", 0.85, dict.fromkeys(NAMES, 0.85)),
-    World("four baselines, one as good, others 3 points worse", 0.85,
+    World("one equally good baseline", 0.85, {"linear": 0.85}),
+    World("four equally good baselines", 0.85, dict.fromkeys(NAMES, 0.85)),
+    World("four baselines, one equally good, the others 3 points worse", 0.85,
           dict(zip(NAMES, (0.82, 0.85, 0.82, 0.82), strict=True))),
     World("the same without validation rows", 0.85,
           dict(zip(NAMES, (0.82, 0.85, 0.82, 0.82), strict=True)), validation=False),
@@ -310,7 +310,12 @@ ALIKE = 0.9
 
 def cluster_table(runs: int) -> Iterator[list[str]]:
     """Yield how often two equally good models differ clearly, and what intervals cover."""
-    yield ["test rows", "different, rows as units", "different", "coverage"]
+    yield [
+        "test rows",
+        "called different, rows independent",
+        "called different, rows clustered",
+        "coverage",
+    ]
     yield _rule(4)
     for design in DESIGNS:
         rng = random.Random(design.name)
