@@ -27,6 +27,7 @@ from tunesmith.offers import (
     DataLoaderOffer,
     EvaluatorOffer,
     ReporterOffer,
+    SplitterOffer,
     TableOffer,
     TechniqueOffer,
 )
@@ -107,6 +108,7 @@ def run_file() -> Iterator[str]:
     yield from table(EvaluatorKeys)
     parts: list[tuple[str, str, type[Any]]] = [
         ("Data loaders", "[data]", DataLoaderOffer),
+        ("Splitters", "[split]", SplitterOffer),
         ("Techniques", "[technique]", TechniqueOffer),
         ("Evaluators", "[[evaluators]]", EvaluatorOffer),
         ("Baselines", "[baselines]", BaselineOffer),
@@ -119,6 +121,8 @@ def run_file() -> Iterator[str]:
             own = f"[baselines.{offer.name}]" if kind is BaselineOffer else f'use = "{offer.name}"'
             yield f"### `{own}`\n"
             yield f"{offer.summary[:1].upper()}{offer.summary[1:]}.\n"
+            if isinstance(offer, SplitterOffer) and offer.by_default:
+                yield "This is the default.\n"
             yield from table(offer.config)
             yield from inner_tables(offer.config, where.strip("[]"))
     yield "## Tables of plugins\n"
