@@ -167,7 +167,7 @@ def fallbacks(results: Sequence[Summary]) -> str:
 
 REASONS = (
     ("rows of .* would change each other", "packed rows would influence each other"),
-    ("would change log-probabilities of", "packed rows get other log-probabilities than alone"),
+    ("would change log-probabilities of", "log-probabilities change in packed rows"),
     ("another width than its keys", "keys and values differ in width"),
     ("mask is not causal within", "the model's mask is not causal within packed rows"),
     ("`s_aux`", "attention sinks (`s_aux`) are not supported in packed rows"),
@@ -189,7 +189,7 @@ def describe(message: str) -> str:
 TITLES = {
     "refused": "Refused by `tunesmith check`",
     "wrong": "Wrong",
-    "crash": "Crash",
+    "crash": "Crashed",
     "not built": "Not measured",
 }
 
@@ -221,11 +221,11 @@ eager attention, one row at a time. A model is *exact* if
 - gradient norms differ by at most {norm}
 - greedy answers are equal up to the first token whose lead over the second is below {tie}
 
-Where gradients amplify rounding, five times the effect of changing each weight's last bit is
-accepted; such architectures are marked. The columns show the largest relative difference over all
-runs.
+Some gradients amplify rounding. There, a difference of up to five times the effect of changing each
+weight's last bit is accepted, and the architecture is marked. The columns show the largest relative
+difference over all runs.
 
 *Rows* is the layout with the default options: packed, padded, or alone (one row at a time).
-*Shared prefix* shows whether rows with the same start compute it once. *Speed* is tokens per second
-with the default options divided by those with `packing = false`. Tiny models on a busy machine give
-only an indication."""
+*Shared prefix* shows whether the common start of several rows is computed once. *Speed* is tokens
+per second with the default options, divided by tokens per second with `packing = false`. These
+speeds are only indicative, because the models are tiny and the machine was busy."""

@@ -40,12 +40,13 @@ def render_page(results: dict[str, Any], raw: str) -> str:
 HEAD = """# Benchmarks
 
 Written by `make bench`; the raw numbers are in `{raw}`. All programs train on the same rows in the
-same order: log-normal lengths (median 180 tokens, 24 to 512), 35 % of the tokens trained. They take
-turns, each training in a separate process. Numbers are medians, with the lowest and highest in
-brackets; the first step is not counted.
+same order. Row lengths are log-normal (24 to 512 tokens, median 180), and 35 % of the tokens count
+in the loss. The programs take turns, each training in a separate process. Numbers are medians, with
+the lowest and highest value in brackets; the first step is not counted.
 
-- *times*: tunesmith's speed divided by the other's, per round
-- *memory*: tunesmith's peak divided by the other's, including imported libraries"""
+- *times*: tunesmith's speed divided by that of the other program, per round
+- *memory*: tunesmith's peak memory divided by that of the other program, both including imported
+  libraries"""
 
 
 def _machine(machine: dict[str, Any]) -> str:
@@ -104,7 +105,7 @@ def _date_and_load(results: dict[str, Any]) -> str:
 
 
 def _comparison(result: dict[str, Any]) -> str:
-    """Return the comparison that shows that both trained the same."""
+    """Return the comparison that shows that both programs trained the same model."""
     runs = result["runs"]
     tunesmith, trl = runs["tunesmith"][0], runs["trl"][0]
     match result.get("compared", "losses"):
@@ -114,18 +115,19 @@ def _comparison(result: dict[str, Any]) -> str:
                 for trainer in ("tunesmith", "trl")
             )
             return (
-                f"Only tokens of completions count. Median rewards of tunesmith and TRL: {rewards}."
+                "Speed only counts tokens of completions. Median rewards of tunesmith and TRL: "
+                f"{rewards}."
             )
         case "first":
             return (
-                "Reward heads start from random weights, so losses are similar but not equal: "
+                "Reward heads are initialized randomly, so losses are similar but not equal: "
                 f"{tunesmith['losses'][0]:.3f} and {trl['losses'][0]:.3f} at the first step, "
                 f"{tunesmith['losses'][-1]:.3f} and {trl['losses'][-1]:.3f} at the last."
             )
         case _:
             return (
-                f"Over {result['steps']} steps, the losses of tunesmith and of TRL's defaults "
-                f"differ by at most {loss_distance(result):.1e} of the loss."
+                f"Over {result['steps']} steps, the largest relative difference between the losses "
+                f"of tunesmith and of TRL's defaults is {loss_distance(result):.1e}."
             )
 
 
@@ -161,9 +163,9 @@ def _generation(results: dict[str, Any]) -> str:
 def _utilization(results: dict[str, Any]) -> str:
     return (
         "## Distance from the arithmetic limit\n\n"
-        f"Full fine-tuning of the 40M Llama does {results['gflops']:.0f}e9 useful operations per "
-        f"second. That is {results['share']:.2f} of the best rate of plain {results['format']} "
-        f"matrix products, and {results['share_of_usual']:.2f} of the usual one."
+        f"Full fine-tuning of the 40M Llama performs {results['gflops']:.0f}e9 useful operations "
+        f"per second. That is {results['share']:.2f} of the best rate of plain {results['format']} "
+        f"matrix products, and {results['share_of_usual']:.2f} of the usual rate."
     )
 
 
@@ -204,7 +206,8 @@ def _first_step(results: dict[str, Any]) -> str:
     return (
         "## First step\n\n"
         "From the command to the end of the first LoRA step on a toy Llama, without baselines, "
-        "compared with a program that only imports the libraries; each in a new process, in turn"
+        "compared with a program that only imports the libraries. Each run is a new process, and "
+        "the two programs take turns"
         f"{_date_and_load(results)}.\n\n{_table(['', 'CPU seconds', 'seconds'], rows)}"
     )
 
@@ -242,7 +245,7 @@ def _large_data(results: dict[str, Any]) -> str:
     return (
         "## Large data\n\n"
         f"A complete run with a file of {results['bytes'] / 1e9:g} GB ({results['rows']:,} prompts "
-        "and completions of English words), compared with one of 100 of these rows"
+        "and completions of English words), compared with a run on 100 of these rows"
         f"{_date_and_load(results)}.\n\n{_table(head, rows)}"
     )
 
