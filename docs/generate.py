@@ -103,8 +103,10 @@ def run_file() -> Iterator[str]:
     yield "## Tables of the core\n"
     for name, model in {**CORE_TABLES, "data": DataOptions}.items():
         yield f"### `[{name}]`\n"
+        yield f"{table_summary(model)}\n"
         yield from table(model)
     yield "### `[[evaluators]]`\n"
+    yield f"{table_summary(EvaluatorKeys)}\n"
     yield from table(EvaluatorKeys)
     parts: list[tuple[str, str, type[Any]]] = [
         ("Data loaders", "[data]", DataLoaderOffer),
@@ -131,6 +133,12 @@ def run_file() -> Iterator[str]:
         yield f"{offered.offer.summary[:1].upper()}{offered.offer.summary[1:]}.\n"
         yield from table(offered.offer.config)
         yield from inner_tables(offered.offer.config, name)
+
+
+def table_summary(model: type[BaseModel]) -> str:
+    """Return the docstring of a table's options without the table's name in front."""
+    text = " ".join((inspect.getdoc(model) or "").split()).partition(": ")[2]
+    return text[:1].upper() + text[1:]
 
 
 def inner_tables(
