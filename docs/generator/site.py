@@ -19,7 +19,9 @@ MEASURED = ("benchmarks", "measurements", "models", "results")
 BOOSTS = {
     "pages.md": 0.2,
     **{f"reference/{name}.md": 0.2 for name in (*FOR_AUTHORS, *MEASURED)},
-    "reference/": 0.5,
+    "reference/gpu.md": 1,
+    "reference/": 0.25,
+    "explanation/security.md": 1,
     "explanation/": 0.5,
 }
 """Factor on a page's rank in the search, by its path or folder; the first that fits. Others: 1.
